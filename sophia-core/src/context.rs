@@ -1,0 +1,26 @@
+//! What the engine gives to each of its capabilities.
+
+use std::{path::PathBuf, sync::Arc};
+
+use crate::{Clock, NoSignals, Signals, SystemClock, telemetry::Telemetry};
+
+/// What the engine gives to each of its capabilities. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    pub clock: Arc<dyn Clock>,
+    pub signals: Signals,
+    pub telemetry: Telemetry,
+    /// Where durable state lives; `None` keeps it in process.
+    pub data_dir: Option<PathBuf>,
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Context {
+            clock: Arc::new(SystemClock::default()),
+            signals: Arc::new(NoSignals),
+            telemetry: Telemetry::default(),
+            data_dir: None,
+        }
+    }
+}

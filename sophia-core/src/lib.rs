@@ -1,0 +1,41 @@
+//! The embeddable core of an AI backend: memory, cached chat, an MCP registry and health correlation in one engine.
+//!
+//! | to | open |
+//! |---|---|
+//! | start an engine | [`Sophia`], [`Config`] |
+//! | remember and find | [`memory`] |
+//! | ask a model, or cache any coroutine | [`chat`] |
+//! | call tools of MCP servers | [`registry`] |
+//! | know what is wrong, and why | [`health`] |
+//! | handle failures | [`Error`], [`resilience`] |
+//! | call anything by name, as the bindings do | [`operations`] |
+
+mod clock;
+mod config;
+mod context;
+mod duration;
+mod error;
+mod scope;
+mod secret;
+mod signal;
+mod sophia;
+mod wire;
+
+pub mod chat;
+pub mod health;
+pub mod memory;
+pub mod operations;
+pub mod registry;
+pub mod resilience;
+pub mod telemetry;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use config::Config;
+pub use error::{Error, ErrorKind, Result};
+pub use jiff::Timestamp;
+pub use scope::Scope;
+pub use secret::Secret;
+pub use signal::{Direction, NoSignals, Signal, SignalSink, Signals};
+pub use sophia::{Builder, Sophia};

@@ -1,0 +1,23 @@
+//! Configuration of this capability.
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+
+/// Configuration of this capability.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct MemoryConfig {}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        MemoryConfig {}
+    }
+}
+
+impl MemoryConfig {
+    pub(crate) fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+}

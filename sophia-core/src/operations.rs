@@ -1,0 +1,144 @@
+//! Every operation by its name: what Python, Node, HTTP and the command line call.
+//!
+//! A capability lists its operations once, in its `operations.rs`, with typed arguments and a typed result. Whoever can
+//! offer a serde deserializer for the arguments and a serializer for the result can call them all; JSON Schema of both
+//! comes with them. So a method is added in one place, and every host has it.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> sophia_core::Result<()> {
+//! use serde_json::json;
+//! use sophia_core::{Config, Sophia, operations};
+//!
+//! let sophia = Sophia::new(Config::default())?;
+//! operations::call(&sophia, "health.observe", json!({"service": "chat", "metric": "latency_ms", "value": 12}))?.await?;
+//! assert_eq!(operations::find("memory.stor").unwrap_err().code(), "UNSUPPORTED");
+//! # Ok(()) }
+//! ```
+
+use std::{collections::HashMap, fmt, future::Future, pin::Pin, sync::LazyLock};
+
+use schemars::{Schema, SchemaGenerator};
+use serde::Deserializer;
+
+use crate::{Error, ErrorKind, Result, Sophia, wire};
+
+/// The result of an operation, ready to be written in the caller's form.
+pub type Reply = Box<dyn erased_serde::Serialize + Send>;
+
+/// An operation that has read its arguments and is about to run.
+pub type Running = Pin<Box<dyn Future<Output = Result<Reply>> + Send>>;
+
+/// One operation: its name, what it takes and what it gives.
+#[non_exhaustive]
+pub struct Operation {
+    /// Name, such as `"memory.store"`.
+    pub name: &'static str,
+    /// What it does, in one line.
+    pub summary: &'static str,
+    /// Makes the JSON Schema of its arguments.
+    pub arguments: fn(&mut SchemaGenerator) -> Schema,
+    /// Makes the JSON Schema of its result.
+    pub result: fn(&mut SchemaGenerator) -> Schema,
+    #[doc(hidden)]
+    pub begin: fn(&Sophia, &mut dyn erased_serde::Deserializer<'_>) -> Result<Running>,
+}
+
+impl fmt::Debug for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Operation").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Operation {
+    /// Reads the arguments and returns the work, which does nothing until it is polled.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`], naming the argument.
+    pub fn begin<'de, D: Deserializer<'de>>(&self, sophia: &Sophia, arguments: D) -> Result<Running> {
+        (self.begin)(sophia, &mut <dyn erased_serde::Deserializer<'_>>::erase(arguments))
+    }
+}
+
+/// Returns every operation, sorted by name.
+pub fn all() -> impl Iterator<Item = &'static Operation> {
+    let mut operations: Vec<_> = OPERATIONS.values().copied().collect();
+    operations.sort_by_key(|operation| operation.name);
+    operations.into_iter()
+}
+
+/// Returns the operation of this name.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`], naming the nearest known one.
+pub fn find(name: &str) -> Result<&'static Operation> {
+    OPERATIONS.get(name).copied().ok_or_else(|| {
+        let names: Vec<_> = OPERATIONS.keys().copied().collect();
+        let hint = wire::nearest(name, &names).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        Error::new(ErrorKind::Unsupported, "operations", format!("`{name}` is not an operation{hint}"))
+    })
+}
+
+/// Finds an operation and begins it.
+///
+/// # Errors
+/// As [`find`] and [`Operation::begin`].
+pub fn call<'de, D: Deserializer<'de>>(sophia: &Sophia, name: &str, arguments: D) -> Result<Running> {
+    find(name)?.begin(sophia, arguments)
+}
+
+static OPERATIONS: LazyLock<HashMap<&'static str, &'static Operation>> = LazyLock::new(|| {
+    let capabilities =
+        [crate::memory::OPERATIONS, crate::chat::OPERATIONS, crate::registry::OPERATIONS, crate::health::OPERATIONS];
+    capabilities.into_iter().flatten().map(|operation| (operation.name, operation)).collect()
+});
+
+/// Lists the operations of one capability.
+///
+/// ```ignore
+/// operations! {
+///     /// Stores one record.
+///     "memory.store"(sophia, record: NewRecord) -> StoreResult { sophia.memory().store(record).await }
+/// }
+/// ```
+/// The body is an expression of type `Result<StoreResult>` inside an async block.
+macro_rules! operations {
+    ($($(#[doc = $doc:literal])+ $name:literal($sophia:ident, $arguments:ident: $Arguments:ty) -> $Output:ty $body:block)*) => {
+        pub(crate) const OPERATIONS: &[$crate::operations::Operation] = &[$(
+            $crate::operations::Operation {
+                name: $name,
+                summary: concat!($($doc),+).trim_ascii(),
+                arguments: |generator| generator.subschema_for::<$Arguments>(),
+                result: |generator| generator.subschema_for::<$Output>(),
+                begin: |sophia, arguments| {
+                    let $arguments: $Arguments = $crate::wire::read($crate::ErrorKind::InvalidInput, $name, arguments)?;
+                    let $sophia = sophia.clone();
+                    Ok(Box::pin(async move {
+                        let output: $crate::Result<$Output> = async { $body }.await;
+                        Ok(Box::new(output?) as $crate::operations::Reply)
+                    }))
+                },
+            },
+        )*];
+    };
+}
+pub(crate) use operations;
+
+/// The arguments of an operation that takes none.
+#[derive(Debug, Default, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NoArguments {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_has_a_summary_and_schemas() {
+        let mut generator = SchemaGenerator::default();
+        for operation in all() {
+            assert!(operation.summary.ends_with('.'), "{operation:?}");
+            (operation.arguments)(&mut generator);
+            (operation.result)(&mut generator);
+        }
+    }
+}

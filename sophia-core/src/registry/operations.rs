@@ -1,0 +1,3 @@
+//! The operations of this capability.
+
+crate::operations::operations! {}

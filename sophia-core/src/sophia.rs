@@ -1,0 +1,152 @@
+//! The engine: one handle that owns the four capabilities, one config, one shutdown.
+
+use std::sync::Arc;
+
+use crate::{
+    Clock, Config, Result, Signals, SystemClock, chat::Chat, context::Context, health::Health, memory::Memory,
+    registry::Registry, telemetry::Telemetry,
+};
+
+/// The engine. Cheap to clone; all clones are one engine.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> sophia_core::Result<()> {
+/// use sophia_core::{Scope, Sophia, memory::{NewRecord, Query}};
+///
+/// let sophia = Sophia::builder().start().await?;
+/// let ada = Scope::new().tenant("acme").user("ada");
+/// sophia.memory().store(NewRecord::new("Ada wants the quarterly report as a PDF.").scope(&ada)).await?;
+/// let found = sophia.memory().search(Query::new("which file format does she like?").scope(&ada)).await?;
+/// assert_eq!(found.hits.len(), 1);
+/// sophia.shutdown().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Sophia(Arc<Engine>);
+
+#[derive(Debug)]
+struct Engine {
+    config: Config,
+    telemetry: Telemetry,
+    memory: Memory,
+    chat: Chat,
+    registry: Registry,
+    health: Health,
+}
+
+/// Sets up an engine.
+#[derive(Debug, Default)]
+#[must_use = "call build() or start()"]
+pub struct Builder {
+    config: Config,
+    clock: Option<Arc<dyn Clock>>,
+}
+
+impl Builder {
+    /// Sets the configuration.
+    pub fn config(mut self, config: Config) -> Builder {
+        self.config = config;
+        self
+    }
+
+    /// Sets the clock; the system's by default.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Builder {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Builds the engine. Opens nothing and needs no runtime: files and connections are opened by their first use.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig), naming the path of the field.
+    pub fn build(self) -> Result<Sophia> {
+        let config = self.config;
+        config.validate()?;
+        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::default()));
+        let telemetry = Telemetry::default();
+        let health = Health::new(&config.health, clock.clone(), telemetry.clone())?;
+        let signals: Signals = Arc::new(health.clone());
+        let context = Context { clock, signals, telemetry: telemetry.clone(), data_dir: config.data_dir.clone() };
+        let memory = Memory::new(&config.memory, &context)?;
+        let chat = Chat::new(&config.chat, &context)?;
+        let registry = Registry::new(&config.registry, &context)?;
+        Ok(Sophia(Arc::new(Engine { config, telemetry, memory, chat, registry, health })))
+    }
+
+    /// Builds the engine and starts it.
+    ///
+    /// # Errors
+    /// As [`Builder::build`] and [`Sophia::start`].
+    pub async fn start(self) -> Result<Sophia> {
+        let sophia = self.build()?;
+        sophia.start().await?;
+        Ok(sophia)
+    }
+}
+
+impl Sophia {
+    /// Builds an engine from a configuration, as [`Builder::build`] does.
+    ///
+    /// # Errors
+    /// As [`Builder::build`].
+    pub fn new(config: Config) -> Result<Sophia> {
+        Sophia::builder().config(config).build()
+    }
+
+    /// Starts to set up an engine.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Opens what the configuration names, and starts background work. Calling it again does nothing.
+    ///
+    /// # Errors
+    /// What opening the data directory says.
+    pub async fn start(&self) -> Result<()> {
+        self.0.memory.start().await?;
+        self.0.chat.start().await?;
+        self.0.registry.start().await?;
+        self.0.health.start().await
+    }
+
+    /// Flushes, stops background work and child processes, and returns. [`Sophia::start`] starts it again.
+    ///
+    /// # Errors
+    /// What closing the data file says.
+    pub async fn shutdown(&self) -> Result<()> {
+        self.0.health.shutdown().await?;
+        self.0.registry.shutdown().await?;
+        self.0.chat.shutdown().await?;
+        self.0.memory.shutdown().await
+    }
+
+    /// Returns the configuration that the engine runs with.
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// Returns the metrics of the engine.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.0.telemetry
+    }
+
+    /// Returns the memory.
+    pub fn memory(&self) -> &Memory {
+        &self.0.memory
+    }
+
+    /// Returns the chat.
+    pub fn chat(&self) -> &Chat {
+        &self.0.chat
+    }
+
+    /// Returns the registry of MCP servers.
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    /// Returns the health.
+    pub fn health(&self) -> &Health {
+        &self.0.health
+    }
+}

@@ -1,0 +1,1 @@
+//! What those who implement a trait of this crate run against their implementation.

@@ -1,0 +1,102 @@
+//! Reading what a user wrote, and saying what is wrong with it: the field, and the fix.
+
+use serde::{Deserializer, de::DeserializeOwned};
+
+use crate::{Error, ErrorKind, Result};
+
+/// Furthest edit distance at which another name is worth suggesting.
+const MAX_SUGGESTION_DISTANCE: usize = 3;
+
+/// Reads a `T`; an error names the path of the field, what is wrong, and the nearest known name.
+pub(crate) fn read<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+    kind: ErrorKind,
+    operation: &'static str,
+    deserializer: D,
+) -> Result<T> {
+    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        explain(kind, operation, &path, &error.into_inner().to_string())
+    })
+}
+
+/// Turns a deserializer's message about `path` into an error of ours.
+fn explain(kind: ErrorKind, operation: &'static str, path: &str, message: &str) -> Error {
+    let mut names = message.split('`').skip(1).step_by(2);
+    let unknown_field = message.starts_with("unknown field");
+    let missing_field = message.starts_with("missing field");
+    let mut field = path.to_owned();
+    if (unknown_field || missing_field)
+        && let Some(name) = names.next()
+        && field.rsplit('.').next() != Some(name)
+    {
+        field = if path == "." { name.to_owned() } else { format!("{path}.{name}") };
+    }
+    let field = if field == "." { "arguments" } else { &field };
+    let text = if unknown_field {
+        let known: Vec<_> = names.collect();
+        let own = field.rsplit('.').next().unwrap_or(field);
+        match nearest(own, &known) {
+            Some(name) => format!("is not a known field; did you mean `{name}`?"),
+            None => format!("is not a known field; known are {}", known.join(", ")),
+        }
+    } else if missing_field {
+        "is required".to_owned()
+    } else {
+        format!("is wrong: {message}")
+    };
+    Error::new(kind, operation, format!("`{field}` {text}")).with("field", field)
+}
+
+/// Returns the known name that `name` is most likely a misspelling of.
+pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let plain = |text: &str| text.replace(['-', '_'], "").to_lowercase();
+    known
+        .iter()
+        .map(|candidate| (strsim::osa_distance(&plain(name), &plain(candidate)), *candidate))
+        .min()
+        .filter(|(distance, _)| *distance <= MAX_SUGGESTION_DISTANCE)
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use schemars::JsonSchema;
+    use serde::Deserialize;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Outer {
+        inner: Inner,
+        #[serde(default)]
+        list: Vec<Inner>,
+    }
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Inner {
+        max_size: u32,
+    }
+
+    fn error(value: Value) -> Error {
+        read::<Outer, _>(ErrorKind::InvalidInput, "test", value).unwrap_err()
+    }
+
+    #[test]
+    fn an_unknown_field_is_named_with_its_path_and_the_nearest_known_one() {
+        let error = error(json!({"inner": {"max_size": 1, "maxsize": 2}}));
+        assert_eq!(error.message(), "`inner.maxsize` is not a known field; did you mean `max_size`?");
+        assert_eq!(error.get("field"), Some("inner.maxsize"));
+    }
+
+    #[test]
+    fn a_wrong_type_and_a_missing_field_are_named_with_their_path() {
+        let wrong = error(json!({"inner": {"max_size": 1}, "list": [{"max_size": "x"}]}));
+        assert!(wrong.message().starts_with("`list[0].max_size` is wrong: invalid type: string"), "{wrong}");
+        assert_eq!(error(json!({"inner": {}})).message(), "`inner.max_size` is required");
+    }
+}
