@@ -95,6 +95,26 @@ impl Config {
         Config::from_variables(variables)
     }
 
+    /// Reads several layers, each over the one before: sections are merged, everything else is replaced.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn from_layers(layers: impl IntoIterator<Item = Value>) -> Result<Config> {
+        let mut root = Value::Object(Map::new());
+        for layer in layers {
+            merge(&mut root, Value::Object(object(layer, "config")?));
+        }
+        Config::read(root)
+    }
+
+    /// Reads a `.toml` or `.json` file as a layer for [`Config::from_layers`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] where the file cannot be read or is neither.
+    pub fn file_layer(path: impl AsRef<Path>) -> Result<Value> {
+        read_file(path.as_ref())
+    }
+
     /// Reads variables as [`Config::from_env`] does; those without the prefix are passed over.
     ///
     /// # Errors
@@ -129,6 +149,17 @@ impl Config {
         self.chat.validate()?;
         self.registry.validate()?;
         self.health.validate()
+    }
+}
+
+fn merge(under: &mut Value, over: Value) {
+    match (under, over) {
+        (Value::Object(under), Value::Object(over)) => {
+            for (name, value) in over {
+                merge(under.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (under, over) => *under = over,
     }
 }
 
@@ -194,6 +225,14 @@ mod tests {
     fn a_misspelt_variable_is_named() {
         let error = Config::from_variables([("SOPHIA_CHAT__MAX_CONCURENT".into(), "7".into())]).unwrap_err();
         assert_eq!((error.code(), error.get("field")), ("INVALID_CONFIG", Some("chat.max_concurent")));
+    }
+
+    #[test]
+    fn a_later_layer_replaces_only_what_it_names() {
+        let layers =
+            [serde_json::json!({"chat": {"max_concurrent": 7}}), serde_json::json!({"data_dir": "x", "chat": {}})];
+        let config = Config::from_layers(layers).unwrap();
+        assert_eq!((config.chat.max_concurrent, config.data_dir), (7, Some("x".into())));
     }
 
     #[test]

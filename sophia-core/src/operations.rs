@@ -19,6 +19,7 @@ use std::{collections::HashMap, fmt, future::Future, pin::Pin, sync::LazyLock};
 
 use schemars::{Schema, SchemaGenerator};
 use serde::Deserializer;
+use serde_json::{Value, json};
 
 use crate::{Error, ErrorKind, Result, Sophia, wire};
 
@@ -78,6 +79,30 @@ pub fn find(name: &str) -> Result<&'static Operation> {
     })
 }
 
+/// Describes every operation as `{name, summary, arguments, result}`, with self-contained JSON Schemas.
+pub fn describe() -> Vec<Value> {
+    let schema = |make: fn(&mut SchemaGenerator) -> Schema| {
+        // Made at the root, so that the definitions stand beside what refers to them.
+        let mut generator = SchemaGenerator::default();
+        let mut schema = make(&mut generator);
+        let definitions = generator.take_definitions(true);
+        if !definitions.is_empty() {
+            schema.insert("$defs".to_owned(), Value::Object(definitions));
+        }
+        schema
+    };
+    all()
+        .map(|operation| {
+            json!({
+                "name": operation.name,
+                "summary": operation.summary,
+                "arguments": schema(operation.arguments),
+                "result": schema(operation.result),
+            })
+        })
+        .collect()
+}
+
 /// Finds an operation and begins it.
 ///
 /// # Errors
@@ -134,11 +159,11 @@ mod tests {
 
     #[test]
     fn every_operation_has_a_summary_and_schemas() {
-        let mut generator = SchemaGenerator::default();
-        for operation in all() {
-            assert!(operation.summary.ends_with('.'), "{operation:?}");
-            (operation.arguments)(&mut generator);
-            (operation.result)(&mut generator);
+        let described = describe();
+        assert_eq!(described.len(), all().count());
+        for operation in described {
+            assert!(operation["summary"].as_str().is_some_and(|summary| summary.ends_with('.')), "{operation}");
+            assert!(operation["arguments"].is_object() && !operation["result"].is_null(), "{operation}");
         }
     }
 }

@@ -1,0 +1,138 @@
+//! A Python function that Rust calls: on the event loop it belongs to, or on a thread of its own.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use pyo3::{IntoPyObjectExt, intern, prelude::*, sync::PyOnceLock, types::PyTuple};
+use serde::de::DeserializeOwned;
+use sophia_core::{Error, ErrorKind, Result};
+use tokio::sync::oneshot;
+
+use crate::{convert::Reader, error::Raised, pending};
+
+/// The event loop on which an engine was started: where functions run that were given outside of one.
+#[derive(Debug, Clone, Default)]
+pub struct Home(Arc<Mutex<Option<Py<PyAny>>>>);
+
+impl Home {
+    /// Remembers the loop that runs now.
+    pub fn settle(&self, event_loop: Bound<'_, PyAny>) {
+        *self.0.lock() = Some(event_loop.unbind());
+    }
+
+    fn event_loop(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.0.lock().as_ref().map(|event_loop| event_loop.clone_ref(py))
+    }
+}
+
+/// A Python function, sync or async, with the loop and the context variables of where it was given.
+#[derive(Debug)]
+pub struct Callback {
+    operation: &'static str,
+    function: Py<PyAny>,
+    event_loop: Option<Py<PyAny>>,
+    context: Py<PyAny>,
+    home: Home,
+}
+
+impl Callback {
+    /// Takes a function; `operation` stands in its errors.
+    pub fn new(operation: &'static str, function: Bound<'_, PyAny>, home: &Home) -> PyResult<Callback> {
+        static COPY_CONTEXT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let py = function.py();
+        Ok(Callback {
+            operation,
+            event_loop: pending::running_loop(py).ok().map(Bound::unbind),
+            context: COPY_CONTEXT.import(py, "contextvars", "copy_context")?.call0()?.unbind(),
+            function: function.unbind(),
+            home: home.clone(),
+        })
+    }
+
+    /// Calls the function with one argument, or none, and reads what it returns or resolves to.
+    ///
+    /// Dropping the call cancels the Python task.
+    pub async fn call<A, T>(&self, argument: Option<A>) -> Result<T>
+    where
+        A: for<'py> IntoPyObject<'py> + Send,
+        T: DeserializeOwned,
+    {
+        let (answer, _cancel) =
+            Python::attach(|py| self.begin(py, argument)).map_err(|raised| Raised::wrap(self.operation, raised))?;
+        match answer.await {
+            Ok(Ok(value)) => Python::attach(|py| self.read(value.bind(py))),
+            Ok(Err(raised)) => Err(Raised::wrap(self.operation, raised)),
+            Err(_) => Err(Error::new(ErrorKind::Cancelled, self.operation, "the event loop of the callback has ended")),
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, value: &Bound<'_, PyAny>) -> Result<T> {
+        T::deserialize(Reader(value)).map_err(|mismatch| {
+            Error::new(
+                ErrorKind::InvalidInput,
+                self.operation,
+                format!("the callback returned what cannot be read: {mismatch}"),
+            )
+        })
+    }
+
+    fn begin<A>(
+        &self,
+        py: Python<'_>,
+        argument: Option<A>,
+    ) -> PyResult<(oneshot::Receiver<PyResult<Py<PyAny>>>, Cancel)>
+    where
+        A: for<'py> IntoPyObject<'py>,
+    {
+        static CALL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let (send, receive) = oneshot::channel();
+        let report = Report { send: Mutex::new(Some(send)) };
+        let arguments = match argument {
+            Some(argument) => PyTuple::new(py, [argument.into_bound_py_any(py)?])?,
+            None => PyTuple::empty(py),
+        };
+        let own = self.event_loop.as_ref().map(|own| own.clone_ref(py));
+        let event_loop = own.or_else(|| self.home.event_loop(py));
+        let call = CALL.import(py, "sophia._callbacks", "Call")?;
+        let call =
+            call.call1((event_loop, self.context.clone_ref(py), self.function.clone_ref(py), arguments, report))?;
+        call.call_method0(intern!(py, "start"))?;
+        Ok((receive, Cancel { call: call.unbind() }))
+    }
+}
+
+/// Cancels the Python side when the Rust side is dropped; does nothing once it has ended.
+struct Cancel {
+    call: Py<PyAny>,
+}
+
+impl Drop for Cancel {
+    fn drop(&mut self) {
+        // At the interpreter's exit there is nothing left to cancel.
+        Python::try_attach(|py| {
+            if let Err(failure) = self.call.bind(py).call_method0(intern!(py, "cancel")) {
+                failure.write_unraisable(py, None);
+            }
+        });
+    }
+}
+
+/// Where the Python side reports its end, once.
+#[pyclass(frozen)]
+struct Report {
+    send: Mutex<Option<oneshot::Sender<PyResult<Py<PyAny>>>>>,
+}
+
+#[pymethods]
+impl Report {
+    fn __call__(&self, value: Bound<'_, PyAny>, raised: Option<Bound<'_, PyAny>>) {
+        let outcome = match raised {
+            Some(raised) => Err(PyErr::from_value(raised)),
+            None => Ok(value.unbind()),
+        };
+        if let Some(send) = self.send.lock().take() {
+            // Nobody waits any more: the Rust side was dropped.
+            let _ = send.send(outcome);
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Errors of the engine as Python exceptions, and back.
+
+use std::fmt;
+
+use pyo3::{prelude::*, sync::PyOnceLock, types::PyDict};
+use sophia_core::{Error, ErrorKind};
+
+/// A Python exception on its way through the engine: who awaits the answer gets this very object.
+#[derive(Debug)]
+pub struct Raised(PyErr);
+
+impl Raised {
+    /// Wraps what a callback raised, for the waiters of `operation`.
+    pub fn wrap(operation: &'static str, raised: PyErr) -> Error {
+        let message = Python::attach(|py| format!("the callback raised {}", raised.value(py).get_type()));
+        Error::new(ErrorKind::Internal, operation, message).with_source(Raised(raised))
+    }
+}
+
+impl fmt::Display for Raised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl std::error::Error for Raised {}
+
+/// Turns an error of the engine into the exception of its kind.
+pub fn to_python(py: Python<'_>, error: &Error) -> PyErr {
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        if let Some(raised) = inner.downcast_ref::<Raised>() {
+            return raised.0.clone_ref(py);
+        }
+        source = inner.source();
+    }
+    construct(py, error).unwrap_or_else(|failure| failure)
+}
+
+fn construct(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
+    static FROM_CODE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let from_code = FROM_CODE.import(py, "sophia.errors", "from_code")?;
+    let context = PyDict::new(py);
+    for (key, value) in error.context() {
+        context.set_item(key, value)?;
+    }
+    let retry_after = error.retry_after().map(|delay| delay.as_secs_f64());
+    let exception = from_code.call1((error.code(), error.to_string(), retry_after, error.operation(), context))?;
+    for cause in error.causes() {
+        exception.call_method1("add_note", (format!("caused by: {cause}"),))?;
+    }
+    Ok(PyErr::from_value(exception))
+}
+
+/// Returns every code with whether it is retryable, for the test that walks them.
+#[pyfunction]
+pub fn error_codes() -> Vec<(&'static str, bool)> {
+    ErrorKind::ALL.iter().map(|kind| (kind.code(), kind.is_retryable())).collect()
+}

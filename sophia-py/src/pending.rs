@@ -1,0 +1,203 @@
+//! An await: answered on the spot where the engine knows, else settled through its event loop in batches.
+//!
+//! A future is polled once in place. If it is ready, its value is returned and Python awaits nothing. If not, that same
+//! future is spawned, and its end is queued for the event loop: tasks that end together wake the loop once, with a byte on
+//! a socket, without the interpreter's lock.
+
+use std::{
+    cell::RefCell,
+    io::{Read, Write},
+    os::{fd::AsRawFd, unix::net::UnixStream},
+    sync::Arc,
+    task::Poll,
+};
+
+use futures::future::{BoxFuture, FutureExt};
+use parking_lot::Mutex;
+use pyo3::{intern, prelude::*, sync::PyOnceLock, types::PyCFunction};
+use sophia_core::{Result, operations::Reply};
+use tokio::task::AbortHandle;
+
+use crate::{convert, error, runtime};
+
+/// What an engine call ends with.
+pub type Outcome = Result<Reply>;
+
+/// Runs a call: its value if that is known at once, else a [`Pending`] to await.
+pub fn run<'py>(py: Python<'py>, mut future: BoxFuture<'static, Outcome>) -> PyResult<Bound<'py, PyAny>> {
+    let runtime = runtime::get()?;
+    let polled = py.detach(|| runtime::poll_once(runtime, &mut future));
+    if let Poll::Ready(outcome) = polled {
+        return settle(py, outcome);
+    }
+    let waker = LoopQueue::current(py)?;
+    let loop_future = waker.event_loop.bind(py).call_method0(intern!(py, "create_future"))?;
+    let slot = waker.queue.slot(loop_future.clone().unbind());
+    let task = runtime::spawn(runtime, async move { slot.fill(future.await) });
+    let cancel = Canceller { task: task.abort_handle() };
+    loop_future.call_method1(intern!(py, "add_done_callback"), (cancel,))?;
+    Ok(Pending { future: loop_future.unbind() }.into_pyobject(py)?.into_any())
+}
+
+/// Blocks until a call ends.
+pub fn run_sync<'py>(py: Python<'py>, mut future: BoxFuture<'static, Outcome>) -> PyResult<Bound<'py, PyAny>> {
+    let runtime = runtime::get()?;
+    let polled = py.detach(|| runtime::poll_once(runtime, &mut future));
+    let outcome = match polled {
+        Poll::Ready(outcome) => outcome,
+        Poll::Pending => runtime::block_on(py, future)?,
+    };
+    settle(py, outcome)
+}
+
+fn settle(py: Python<'_>, outcome: Outcome) -> PyResult<Bound<'_, PyAny>> {
+    match outcome {
+        Ok(reply) => convert::to_python(py, &*reply),
+        Err(failure) => Err(error::to_python(py, &failure)),
+    }
+}
+
+/// A call under way.
+#[pyclass(frozen, module = "sophia._sophia")]
+pub struct Pending {
+    future: Py<PyAny>,
+}
+
+#[pymethods]
+impl Pending {
+    fn __await__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.future.bind(py).call_method0(intern!(py, "__await__"))
+    }
+}
+
+/// Drops the engine's future when the awaiting task is cancelled.
+#[pyclass(frozen)]
+struct Canceller {
+    task: AbortHandle,
+}
+
+#[pymethods]
+impl Canceller {
+    fn __call__(&self, future: &Bound<'_, PyAny>) -> PyResult<()> {
+        if future.call_method0(intern!(future.py(), "cancelled"))?.is_truthy()? {
+            self.task.abort();
+        }
+        Ok(())
+    }
+}
+
+/// Ended calls of one event loop, and the socket that wakes it.
+struct Queue {
+    ended: Mutex<Vec<(Py<PyAny>, Outcome)>>,
+    wake: UnixStream,
+}
+
+/// The place of one call in the queue of its loop.
+struct Slot {
+    queue: Arc<Queue>,
+    future: Py<PyAny>,
+}
+
+impl Slot {
+    fn fill(self, outcome: Outcome) {
+        let first = {
+            let mut ended = self.queue.ended.lock();
+            ended.push((self.future, outcome));
+            ended.len() == 1
+        };
+        // The reader empties the whole queue: one byte is enough. A full socket has woken it already, and a closed one
+        // has nobody left who waits.
+        if first {
+            let _ = (&self.queue.wake).write(&[1]);
+        }
+    }
+}
+
+impl Queue {
+    fn slot(self: &Arc<Self>, future: Py<PyAny>) -> Slot {
+        Slot { queue: self.clone(), future }
+    }
+
+    /// Settles everything that ended; runs on the event loop.
+    fn drain(&self, py: Python<'_>, wake: &UnixStream) {
+        let mut bytes = [0; 64];
+        while (&*wake).read(&mut bytes).is_ok_and(|read| read == bytes.len()) {}
+        let ended = std::mem::take(&mut *self.ended.lock());
+        for (future, outcome) in ended {
+            let future = future.bind(py);
+            if let Err(failure) = resolve(py, future, outcome) {
+                failure.write_unraisable(py, Some(future));
+            }
+        }
+    }
+}
+
+fn resolve(py: Python<'_>, future: &Bound<'_, PyAny>, outcome: Outcome) -> PyResult<()> {
+    if future.call_method0(intern!(py, "done"))?.is_truthy()? {
+        return Ok(());
+    }
+    match settle(py, outcome) {
+        Ok(value) => future.call_method1(intern!(py, "set_result"), (value,))?,
+        Err(failure) => future.call_method1(intern!(py, "set_exception"), (failure,))?,
+    };
+    Ok(())
+}
+
+/// The queue of the loop that runs on this thread.
+#[derive(Clone)]
+struct LoopQueue {
+    event_loop: Arc<Py<PyAny>>,
+    queue: Arc<Queue>,
+}
+
+thread_local! {
+    /// Holding the loop keeps its address from being given to another one.
+    static CURRENT: RefCell<Option<(LoopQueue, u64)>> = const { RefCell::new(None) };
+}
+
+impl LoopQueue {
+    fn current(py: Python<'_>) -> PyResult<LoopQueue> {
+        let event_loop = running_loop(py)?;
+        let known = CURRENT.with_borrow(|current| {
+            let (known, generation) = current.as_ref()?;
+            (known.event_loop.bind(py).is(&event_loop) && *generation == runtime::generation()).then(|| known.clone())
+        });
+        match known {
+            Some(known) => Ok(known),
+            None => {
+                let made = LoopQueue::new(py, event_loop)?;
+                let previous = CURRENT.replace(Some((made.clone(), runtime::generation())));
+                drop(previous);
+                Ok(made)
+            }
+        }
+    }
+
+    fn new(py: Python<'_>, event_loop: Bound<'_, PyAny>) -> PyResult<LoopQueue> {
+        let (reader, wake) = UnixStream::pair()?;
+        reader.set_nonblocking(true)?;
+        wake.set_nonblocking(true)?;
+        let queue = Arc::new(Queue { ended: Mutex::default(), wake });
+        let descriptor = reader.as_raw_fd();
+        let drain = PyCFunction::new_closure(py, None, None, {
+            let queue = queue.clone();
+            move |arguments, _| queue.drain(arguments.py(), &reader)
+        })?;
+        event_loop.call_method1(intern!(py, "add_reader"), (descriptor, drain))?;
+        Ok(LoopQueue { event_loop: Arc::new(event_loop.unbind()), queue })
+    }
+}
+
+/// Returns the event loop that runs on this thread.
+pub fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    GET.import(py, "asyncio", "get_running_loop")?.call0()
+}
+
+/// Boxes the reply of a call that is not an operation.
+pub fn reply<T>(future: impl Future<Output = Result<T>> + Send + 'static) -> BoxFuture<'static, Outcome>
+where
+    T: serde::Serialize + Send + 'static,
+{
+    async move { Ok(Box::new(future.await?) as Reply) }.boxed()
+}

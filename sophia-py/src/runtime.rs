@@ -1,0 +1,131 @@
+//! The one tokio runtime of this process: made at first use, replaced after a fork, stopped before the interpreter.
+
+use std::{
+    future::Future,
+    pin::pin,
+    ptr,
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use pyo3::{exceptions::PyRuntimeError, prelude::*};
+use tokio::{
+    runtime::{Builder, Runtime},
+    task::JoinHandle,
+};
+
+/// Worker threads: they wait for sockets and files; the work itself is small.
+const WORKER_THREADS: usize = 2;
+
+/// How long the interpreter's exit waits for running tasks.
+const EXIT_GRACE: Duration = Duration::from_secs(1);
+
+/// How often a blocking call looks for Ctrl-C.
+const SIGNAL_TICK: Duration = Duration::from_millis(50);
+
+static RUNTIME: AtomicPtr<Runtime> = AtomicPtr::new(ptr::null_mut());
+/// Whether a task was ever given to the runtime of this process.
+static USED: AtomicBool = AtomicBool::new(false);
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+static EXITING: AtomicBool = AtomicBool::new(false);
+
+/// Installs the fork hook and the exit hook.
+pub fn install(py: Python<'_>) -> PyResult<()> {
+    // SAFETY: the hook only stores to atomics, which is async-signal-safe, as a child of a threaded process requires.
+    #[allow(unsafe_code, reason = "no safe interface to pthread_atfork")]
+    unsafe {
+        libc::pthread_atfork(None, None, Some(after_fork_in_child));
+    }
+    let exit = pyo3::types::PyCFunction::new_closure(py, None, None, |arguments, _| stop(arguments.py()))?;
+    py.import("atexit")?.call_method1("register", (exit,))?;
+    Ok(())
+}
+
+/// Threads do not survive a fork: the child forgets the parent's runtime, leaking it, and makes its own.
+extern "C" fn after_fork_in_child() {
+    RUNTIME.store(ptr::null_mut(), Ordering::SeqCst);
+    if USED.swap(false, Ordering::SeqCst) {
+        GENERATION.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Returns a number that changes when this process is forked from one that had begun to work. What belongs to another
+/// generation holds connections and threads that are not here.
+pub fn generation() -> u64 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
+/// Stops the runtime before the interpreter is gone, so that no task can touch a dead one.
+fn stop(py: Python<'_>) {
+    EXITING.store(true, Ordering::SeqCst);
+    let runtime = RUNTIME.swap(ptr::null_mut(), Ordering::SeqCst);
+    if runtime.is_null() {
+        return;
+    }
+    // SAFETY: the pointer came from `Box::into_raw` in `get`, and the swap made this the only owner. References that
+    // `get` gave out live on threads that call into this module; at exit the interpreter runs none but this one.
+    #[allow(unsafe_code, reason = "takes back what `get` made")]
+    let runtime = unsafe { Box::from_raw(runtime) };
+    py.detach(|| runtime.shutdown_timeout(EXIT_GRACE));
+}
+
+/// Returns the runtime, making it if there is none.
+pub fn get() -> PyResult<&'static Runtime> {
+    let current = RUNTIME.load(Ordering::Acquire);
+    if !current.is_null() {
+        // SAFETY: a stored runtime is freed by `stop` alone, at the interpreter's exit.
+        #[allow(unsafe_code, reason = "reads what `Box::into_raw` made")]
+        return Ok(unsafe { &*current });
+    }
+    if EXITING.load(Ordering::SeqCst) {
+        return Err(PyRuntimeError::new_err("the interpreter is shutting down"));
+    }
+    let made = Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .thread_name("sophia")
+        .enable_all()
+        .build()
+        .map_err(|error| PyRuntimeError::new_err(format!("the runtime cannot start: {error}")))?;
+    let made = Box::into_raw(Box::new(made));
+    match RUNTIME.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {}
+        // SAFETY: another thread was first; `made` was never shared.
+        #[allow(unsafe_code, reason = "takes back what was made in vain")]
+        Err(_) => drop(unsafe { Box::from_raw(made) }),
+    }
+    get()
+}
+
+/// Polls a future once, in place, inside the runtime's context.
+pub fn poll_once<F: Future + Unpin>(runtime: &Runtime, future: &mut F) -> Poll<F::Output> {
+    let _entered = runtime.enter();
+    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Spawns a task.
+pub fn spawn<F>(runtime: &Runtime, task: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    USED.store(true, Ordering::Relaxed);
+    runtime.spawn(task)
+}
+
+/// Blocks on a future, without the interpreter's lock, and stops at once on Ctrl-C.
+pub fn block_on<F>(py: Python<'_>, mut future: F) -> PyResult<F::Output>
+where
+    F: Future + Unpin + Send,
+    F::Output: Send,
+{
+    let runtime = get()?;
+    USED.store(true, Ordering::Relaxed);
+    loop {
+        let tick = py.detach(|| runtime.block_on(async { tokio::time::timeout(SIGNAL_TICK, &mut future).await }));
+        match tick {
+            Ok(output) => return Ok(output),
+            Err(_) => py.check_signals()?,
+        }
+    }
+}
