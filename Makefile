@@ -11,7 +11,7 @@ help:
 	@echo 'make test ONLY="clippy pytest"   some of its steps; `make test ONLY=list` names them'
 
 demo:
-	@PORT="$(PORT)" ONCE="$(ONCE)" $(PYTHON) scripts/demo.py
+	@PORT="$(PORT)" ONCE="$(ONCE)" MODEL="$(MODEL)" $(PYTHON) scripts/demo.py
 
 test:
 	@$(PYTHON) scripts/test.py $(ONLY)
