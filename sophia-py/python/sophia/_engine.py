@@ -1,0 +1,90 @@
+"""The engine: one object that owns the four capabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike, fspath
+from types import TracebackType
+from typing import Any, Self
+
+from . import _sophia
+from ._wire import settled
+from .chat import Chat
+from .health import Health
+from .memory import Memory
+from .registry import Registry
+
+__all__ = ["Sophia"]
+
+
+class Sophia:
+    """Memory, chat, registry and health in one engine.
+
+    It needs no service, no key and no event loop to be built; files and connections are opened by their first use, or by
+    `start()`. Without `data_dir`, everything stays in this process and is gone at its end.
+
+    >>> from sophia import Scope, Sophia
+    >>> with Sophia() as s:
+    ...     stored = s.memory.store_sync("Ada wants the quarterly report as a PDF.", scope=Scope(user="ada"))
+    ...     found = s.memory.search_sync("which file format does she like?", scope=Scope(user="ada"))
+    >>> found.hits[0].record.id == stored.id
+    True
+    """
+
+    def __init__(self, config: Mapping[str, Any] | str | PathLike[str] | None = None, **overrides: Any) -> None:
+        """Builds an engine from a mapping, or from a `.toml` or `.json` file; keywords are set over it."""
+        if isinstance(config, Mapping):
+            config, path = {**config, **overrides}, None
+        else:
+            config, path = overrides, None if config is None else fspath(config)
+        self._attach(_sophia.Engine(config, path=path))
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Builds an engine from the variables `SOPHIA_…` and the file that `SOPHIA_CONFIG` names."""
+        sophia = cls.__new__(cls)
+        sophia._attach(_sophia.Engine(env=True))
+        return sophia
+
+    def _attach(self, engine: _sophia.Engine) -> None:
+        self._engine = engine
+        self.memory = Memory(engine)
+        """Records, conversations, values by key."""
+        self.chat = Chat(engine)
+        """Models, cached."""
+        self.registry = Registry(engine)
+        """MCP servers and their tools."""
+        self.health = Health(engine)
+        """What is wrong, and why."""
+
+    async def start(self) -> None:
+        """Opens what the configuration names, and starts background work. A second call does nothing."""
+        await settled(self._engine.start())
+
+    async def close(self) -> None:
+        """Flushes and stops everything; `start()` starts it again."""
+        await settled(self._engine.close())
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __enter__(self) -> Self:
+        self._engine.start_sync()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._engine.close_sync()
+
+    @staticmethod
+    def config_schema() -> dict[str, Any]:
+        """Returns the JSON Schema of the configuration."""
+        schema: dict[str, Any] = _sophia.config_schema()
+        return schema

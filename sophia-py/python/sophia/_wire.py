@@ -1,0 +1,120 @@
+"""Calls into the engine: arguments in, typed results out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+
+from ._sophia import Engine, Pending
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Unset:
+    """The default of an argument for which None means something else."""
+
+    def __repr__(self) -> str:
+        return "…"
+
+
+UNSET: Any = Unset()
+
+
+def given(**fields: Any) -> dict[str, Any]:
+    """Returns the arguments that were given: None is left to the engine's default."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Request(Generic[R]):
+    """One operation of the engine, ready to be begun."""
+
+    operation: str
+    arguments: dict[str, Any]
+    result: Callable[[Any], R]
+
+
+class HasEngine(Protocol):
+    """A capability: it belongs to an engine."""
+
+    @property
+    def _engine(self) -> Engine: ...
+
+
+C = TypeVar("C", bound=HasEngine)
+
+
+def awaited(build: Callable[Concatenate[C, P], Request[R]]) -> Callable[Concatenate[C, P], Coroutine[Any, Any, R]]:
+    """Makes the asynchronous method of a request."""
+
+    @functools.wraps(build)
+    async def method(self: C, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        request = build(self, *args, **kwargs)
+        value = self._engine.call(request.operation, request.arguments)
+        return request.result(await value if type(value) is Pending else value)
+
+    return _named(method, build)
+
+
+def blocking(build: Callable[Concatenate[C, P], Request[R]]) -> Callable[Concatenate[C, P], R]:
+    """Makes the synchronous method of a request."""
+
+    @functools.wraps(build)
+    def method(self: C, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        request = build(self, *args, **kwargs)
+        return request.result(self._engine.call_sync(request.operation, request.arguments))
+
+    return _named(method, build)
+
+
+async def settled(value: Any) -> Any:
+    """Awaits what the engine returned, if it is not the value yet."""
+    return await typing.cast(Awaitable[Any], value) if type(value) is Pending else value
+
+
+def _named(method: Any, build: Any) -> Any:
+    method.__name__ = build.__name__.removeprefix("_")
+    method.__qualname__ = build.__qualname__.replace("._", ".")
+    return method
+
+
+def same(value: Any) -> Any:
+    """Returns a value as it is."""
+    return value
+
+
+@functools.cache
+def reader(hint: Any) -> Callable[[Any], Any]:
+    """Returns what turns a plain value into one of the type `hint`: dataclasses, and lists, dicts and options of them."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return functools.partial(_read_dataclass, hint, _nested_fields(hint))
+    if origin is list and (read := reader(arguments[0])) is not same:
+        return lambda value: [read(item) for item in value]
+    if origin is dict and (read := reader(arguments[1])) is not same:
+        return lambda value: {name: read(item) for name, item in value.items()}
+    if origin in (typing.Union, types.UnionType):
+        inner = [reader(argument) for argument in arguments if argument is not type(None)]
+        if len(inner) == 1 and inner[0] is not same:
+            return lambda value: None if value is None else inner[0](value)
+    return same
+
+
+def _nested_fields(cls: Any) -> list[tuple[str, Callable[[Any], Any]]]:
+    hints = typing.get_type_hints(cls)
+    readers = ((field.name, reader(hints[field.name])) for field in dataclasses.fields(cls))
+    return [(name, read) for name, read in readers if read is not same]
+
+
+def _read_dataclass(cls: Any, nested: list[tuple[str, Callable[[Any], Any]]], value: dict[str, Any]) -> Any:
+    # The engine gives exactly the fields of the class (a test compares the two), so they become its attributes at once.
+    result = object.__new__(cls)
+    for name, read in nested:
+        value[name] = read(value[name])
+    result.__dict__.update(value)
+    return result

@@ -1,0 +1,308 @@
+"""Chat: one client for every provider, and the same protection for any coroutine of one's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from ._sophia import Engine, Stream
+from ._wire import Request, awaited, blocking, given, reader, same, settled
+from .memory import Seconds
+from .scope import ScopeLike
+
+__all__ = ["Attempt", "CacheInfo", "Chat", "ChatChunk", "ChatResponse", "ChatStream", "RunResult", "Usage"]
+
+T = TypeVar("T")
+Share = Literal["session", "user", "tenant", "all"]
+CacheMode = Literal["default", "bypass", "refresh", "only"]
+Messages = str | Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens as the provider counted them; None where it did not say."""
+
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    cache_write_tokens: int | None
+    reasoning_tokens: int | None
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """What the cache did: `status` is miss, hit, stale, semantic_hit, coalesced or bypass."""
+
+    status: str
+    tier: str | None
+    key: str | None
+    ttl_s: int | None
+    age_s: float | None
+    similarity: float | None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One call of one provider, and how it ended."""
+
+    provider: str
+    model: str
+    status: str
+    error: str | None
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class ChatResponse:
+    """A whole answer. `cost_usd` is None where the price is not known."""
+
+    text: str
+    message: dict[str, Any]
+    model: str
+    provider: str
+    usage: Usage
+    cost_usd: float | None
+    finish_reason: str | None
+    tool_calls: list[dict[str, Any]]
+    cache: CacheInfo
+    attempts: list[Attempt]
+    latency_ms: float
+    explain: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class ChatChunk:
+    """A piece of a streamed answer."""
+
+    delta: str
+    reasoning: str | None
+    tool_calls: list[dict[str, Any]]
+    finish_reason: str | None
+    usage: Usage | None
+    cache: CacheInfo | None
+
+
+@dataclass(frozen=True)
+class RunResult(Generic[T]):
+    """What a producer returned, by way of the cache."""
+
+    value: T
+    cache: CacheInfo
+    latency_ms: float
+
+
+class ChatStream:
+    """An answer while it is made: `async for chunk in stream`. Leaving it, or `aclose()`, closes what feeds it."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._read = reader(ChatChunk)
+
+    def __aiter__(self) -> ChatStream:
+        return self
+
+    async def __anext__(self) -> ChatChunk:
+        chunk = await settled(self._stream.next())
+        if chunk is None:
+            raise StopAsyncIteration
+        result: ChatChunk = self._read(chunk)
+        return result
+
+    async def aclose(self) -> None:
+        """Closes the stream."""
+        self._stream.close()
+
+
+def _request(messages: Messages, provider_fields: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
+    name = "prompt" if isinstance(messages, str) else "messages"
+    return given(**fields) | {name: messages, "provider_fields": provider_fields}
+
+
+class Chat:
+    """Questions to models, answered once and remembered for who may know."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def _complete(
+        self,
+        messages: Messages,
+        *,
+        model: str | None = None,
+        scope: ScopeLike = None,
+        share: Share = "user",
+        context: str = "default",
+        cache: CacheMode = "default",
+        ttl: Seconds | None = None,
+        timeout: Seconds | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tags: Sequence[str] = (),
+        **provider_fields: Any,
+    ) -> Request[ChatResponse]:
+        """Asks a model, or the cache. A prompt, or messages as the provider wants them; unknown fields are passed on.
+
+        `share` says who else may be given the answer; `timeout` is 30 s by default.
+        """
+        arguments = _request(
+            messages,
+            provider_fields,
+            model=model,
+            scope=scope,
+            share=share,
+            context=context,
+            cache=cache,
+            ttl=ttl,
+            timeout=timeout,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            response_format=response_format,
+            tools=tools,
+            tags=tags,
+        )
+        return Request("chat.complete", arguments, reader(ChatResponse))
+
+    complete = awaited(_complete)
+    complete_sync = blocking(_complete)
+
+    def stream(
+        self,
+        messages: Messages,
+        *,
+        model: str | None = None,
+        scope: ScopeLike = None,
+        share: Share = "user",
+        context: str = "default",
+        cache: CacheMode = "default",
+        ttl: Seconds | None = None,
+        timeout: Seconds | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tags: Sequence[str] = (),
+        **provider_fields: Any,
+    ) -> ChatStream:
+        """Asks a model and gives its answer piece by piece; the arguments are those of `complete`."""
+        arguments = _request(
+            messages,
+            provider_fields,
+            model=model,
+            scope=scope,
+            share=share,
+            context=context,
+            cache=cache,
+            ttl=ttl,
+            timeout=timeout,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            response_format=response_format,
+            tools=tools,
+            tags=tags,
+        )
+        return ChatStream(self._engine.chat_stream(arguments))
+
+    async def run(
+        self,
+        message: str,
+        producer: Callable[[], T | Awaitable[T]],
+        *,
+        scope: ScopeLike = None,
+        share: Share = "user",
+        context: str = "default",
+        cache: CacheMode = "default",
+        ttl: Seconds | None = None,
+        timeout: Seconds | None = None,
+        cacheable: Callable[[T], bool] | None = None,
+        text: Callable[[T], str] | None = None,
+        tags: Sequence[str] = (),
+    ) -> RunResult[T]:
+        """Gives cache, single flight, permits, deadline and metrics to any coroutine that returns a JSON value.
+
+        The producer runs once for all who ask at once. `text` says what of its value decides the time to live, and
+        `cacheable` whether it may be kept.
+        """
+
+        async def produce() -> dict[str, Any]:
+            made = producer()
+            value: T = await made if inspect.isawaitable(made) else made  # type: ignore[assignment]
+            return {
+                "value": value,
+                "text": None if text is None else text(value),
+                "cacheable": cacheable is None or bool(cacheable(value)),
+            }
+
+        arguments = given(
+            message=message,
+            scope=scope,
+            share=share,
+            context=context,
+            cache=cache,
+            ttl=ttl,
+            timeout=timeout,
+            tags=tags,
+        )
+        result: RunResult[T] = reader(RunResult)(await settled(self._engine.chat_run(arguments, produce)))
+        return result
+
+    def _embed(self, texts: Sequence[str], *, model: str | None = None) -> Request[list[list[float]]]:
+        """Embeds texts with a provider's model; one vector a text, in order."""
+        return Request("chat.embed", given(texts=texts, model=model), same)
+
+    embed = awaited(_embed)
+    embed_sync = blocking(_embed)
+
+    def _models(self) -> Request[list[dict[str, Any]]]:
+        """Returns the models that the providers offer."""
+        return Request("chat.models", {}, same)
+
+    models = awaited(_models)
+    models_sync = blocking(_models)
+
+    def classify(self, message: str) -> str:
+        """Returns the context that a message speaks of, such as `business_intelligence`."""
+        context: str = self._engine.call_sync("chat.classify", {"message": message})
+        return context
+
+    def cache_key(
+        self,
+        messages: Messages,
+        *,
+        model: str | None = None,
+        scope: ScopeLike = None,
+        share: Share = "user",
+        **provider_fields: Any,
+    ) -> str:
+        """Returns the key under which the answer to this request is kept."""
+        arguments = _request(messages, provider_fields, model=model, scope=scope, share=share)
+        key: str = self._engine.call_sync("chat.cache_key", arguments)
+        return key
+
+    def ttl_for(self, context: str, text: str) -> int:
+        """Returns the seconds, 60 to 900, for which an answer with this text is kept."""
+        seconds: int = self._engine.call_sync("chat.ttl_for", {"context": context, "text": text})
+        return seconds
+
+    def _invalidate(
+        self,
+        *,
+        key: str | None = None,
+        context: str | None = None,
+        tags: Sequence[str] | None = None,
+        scope: ScopeLike = None,
+        all: bool = False,
+    ) -> Request[int]:
+        """Forgets cached answers that match; returns how many."""
+        return Request("chat.invalidate", given(key=key, context=context, tags=tags, scope=scope, all=all), same)
+
+    invalidate = awaited(_invalidate)
+    invalidate_sync = blocking(_invalidate)
+
+    def metrics(self) -> dict[str, Any]:
+        """Returns figures over the last 1,000 calls; None where nothing was measured."""
+        metrics: dict[str, Any] = self._engine.call_sync("chat.metrics", {})
+        return metrics

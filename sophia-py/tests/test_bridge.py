@@ -1,0 +1,257 @@
+"""The bridge between Python's await and the engine: exit, fork, threads, loops, Ctrl-C, cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from sophia import Scope, Sophia, SophiaError, errors
+from sophia._sophia import Pending, error_codes
+
+from .conftest import Program
+
+ADA = Scope(tenant="acme", user="ada")
+
+IN_FLIGHT_AT_EXIT = """
+import asyncio, sys
+from sophia import Sophia
+
+async def main():
+    s = Sophia(data_dir=sys.argv[1])
+    async def work(i):
+        while True:
+            await s.memory.store(f"note {i}")
+            await s.memory.search("note")
+    tasks = [asyncio.create_task(work(i)) for i in range(16)]
+    await asyncio.sleep(0.05)
+    globals()["kept"] = (s, tasks)  # the interpreter ends with all of them in flight
+    if sys.argv[2] == "abrupt":
+        sys.exit(7)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("ending", ["clean", "abrupt"])
+def test_exit_with_tasks_in_flight_never_crashes(program: Program, tmp_path: Path, ending: str) -> None:
+    for attempt in range(12):
+        ended = program(IN_FLIGHT_AT_EXIT, str(tmp_path / f"data{attempt}"), ending)
+        assert ended.returncode == (7 if ending == "abrupt" else 0), ended.stderr
+
+
+FORK = """
+import asyncio, os, sys
+from sophia import Scope, Sophia
+
+s = Sophia(data_dir=sys.argv[1])
+
+async def use(text):
+    await asyncio.wait_for(s.memory.store(text), 10)
+    return len((await asyncio.wait_for(s.memory.search("note", limit=10), 10)).hits)
+
+if sys.argv[2] == "used":
+    asyncio.run(use("a note of the parent"))
+children = []
+for i in range(3):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(0 if asyncio.run(use(f"a note of child {i}")) >= 1 else 1)
+        except BaseException:
+            import traceback; traceback.print_exc()
+            os._exit(2)
+    children.append(pid)
+assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
+found = asyncio.run(use("another note of the parent"))
+assert found == (5 if sys.argv[2] == "used" else 4), found
+"""
+
+
+@pytest.mark.parametrize("parent", ["fresh", "used"])
+def test_children_of_a_fork_work_and_share_the_file(program: Program, tmp_path: Path, parent: str) -> None:
+    ended = program(FORK, str(tmp_path / "data"), parent)
+    assert ended.returncode == 0, ended.stderr
+
+
+SLEEPY = """
+import sys, threading, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from sophia import Sophia
+
+class Slow(BaseHTTPRequestHandler):
+    def log_message(self, *args): pass
+    def do_POST(self):
+        time.sleep(30)
+
+server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+server.daemon_threads = True
+threading.Thread(target=server.serve_forever, daemon=True).start()
+url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+s = Sophia({"chat": {"providers": [{"name": "slow", "kind": "openai", "base_url": url, "api_key": "k"}]}})
+print("ready", flush=True)
+s.chat.complete_sync("hello", model="m")
+"""
+
+
+def test_ctrl_c_stops_a_blocking_call_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(SLEEPY)
+    process = subprocess.Popen([sys.executable, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    time.sleep(0.3)  # the call is made after the line; a signal before it would prove nothing
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=10)
+    assert time.monotonic() - began < 2 and "KeyboardInterrupt" in stderr
+
+
+def test_an_answer_in_memory_is_returned_with_nothing_to_await() -> None:
+    s = Sophia()
+    s.memory.kv.set_sync("plan", {"plan": "pro"}, scope=ADA)
+    assert s._engine.kv_get_now("plan", ADA, None) == {"plan": "pro"}
+    value = s._engine.call("memory.kv.get", {"key": "plan", "scope": ADA})
+    assert type(value) is not Pending and value == {"plan": "pro"}
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_one_engine_serves_several_loops_in_turn(run: Callable[..., object], tmp_path: Path) -> None:
+    s = Sophia(data_dir=tmp_path)
+
+    async def use() -> None:
+        results = await asyncio.gather(*[s.memory.store(f"note {i}", scope=ADA) for i in range(100)])
+        assert len({r.seq for r in results}) == 100
+
+    for _ in range(3):
+        run(use())
+
+
+def test_one_engine_serves_loops_in_several_threads_at_once(tmp_path: Path) -> None:
+    s = Sophia(data_dir=tmp_path)
+
+    async def use(thread: int) -> int:
+        stored = await asyncio.gather(*[s.memory.store(f"{thread}:{i}") for i in range(50)])
+        return len(stored)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(lambda thread: asyncio.run(use(thread)), range(8))) == 400
+    assert s.memory.stats_sync()["records"] == 400
+
+
+def test_a_cancelled_await_leaves_the_loop_and_the_engine_usable(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Sophia(data_dir=tmp_path) as s:
+            never = asyncio.Event()
+
+            async def loader() -> int:
+                await never.wait()
+                return 1
+
+            tasks = [asyncio.create_task(s.memory.kv.get_or_set("k", loader)) for _ in range(50)]
+            await asyncio.sleep(0.05)
+            for task in tasks:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+            assert await s.memory.kv.get_or_set("k", lambda: 2) == 2
+
+    asyncio.run(main())
+
+
+def test_the_last_waiter_to_leave_cancels_the_loader(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Sophia(data_dir=tmp_path) as s:
+            cancelled = asyncio.Event()
+
+            async def loader() -> None:
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    cancelled.set()
+                    raise
+
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(s.memory.kv.get_or_set("k", loader), 0.1)
+            await asyncio.wait_for(cancelled.wait(), 5)
+
+    asyncio.run(main())
+
+
+def test_what_a_callback_raises_reaches_every_waiter_as_the_same_object() -> None:
+    failure = LookupError("no such plan")
+
+    async def main() -> None:
+        s = Sophia()
+
+        async def loader() -> None:
+            await asyncio.sleep(0.05)
+            raise failure
+
+        outcomes = await asyncio.gather(*[s.memory.kv.get_or_set("k", loader) for _ in range(20)], return_exceptions=True)
+        assert all(outcome is failure for outcome in outcomes)
+
+    asyncio.run(main())
+
+
+def test_callbacks_see_the_context_variables_of_their_caller() -> None:
+    import contextvars
+
+    request: contextvars.ContextVar[str] = contextvars.ContextVar("request")
+
+    async def main() -> None:
+        s = Sophia()
+        request.set("r1")
+
+        async def loader() -> str:
+            return request.get()
+
+        assert await s.memory.kv.get_or_set("k", loader) == "r1"
+
+    asyncio.run(main())
+
+
+def test_a_call_without_a_running_loop_says_so(tmp_path: Path) -> None:
+    s = Sophia(data_dir=tmp_path)
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        s.memory.store("note").send(None)
+
+
+def test_every_code_has_its_class_and_survives_a_pickle() -> None:
+    codes = error_codes()
+    assert len(codes) == 12
+    for code, retryable in codes:
+        error = errors.from_code(code, "message", 1.5, "memory.search", {"field": "x"})
+        assert (error.code, error.retryable, error.retry_after) == (code, retryable, 1.5)
+        assert type(error).__name__ in errors.__all__ and isinstance(error, SophiaError)
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is type(error) and again.context == {"field": "x"}
+
+
+def test_errors_with_a_builtin_meaning_are_that_builtin() -> None:
+    assert issubclass(errors.TimeoutError, TimeoutError) and issubclass(errors.UnavailableError, ConnectionError)
+
+
+def test_no_thread_or_descriptor_is_left_behind(tmp_path: Path) -> None:
+    async def use(s: Sophia) -> None:
+        await s.memory.store("note")
+
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    s = Sophia(data_dir=tmp_path)
+    asyncio.run(use(s))
+    before, threads = count(), threading.active_count()
+    for _ in range(20):
+        asyncio.run(use(s))
+    assert count() <= before + 4 and threading.active_count() == threads
