@@ -18,7 +18,7 @@
 use std::{collections::HashMap, fmt, future::Future, pin::Pin, sync::LazyLock};
 
 use schemars::{Schema, SchemaGenerator};
-use serde::Deserializer;
+use serde::{Deserializer, de::DeserializeOwned};
 
 use crate::{Error, ErrorKind, Result, Sophia, wire};
 
@@ -84,6 +84,14 @@ pub fn find(name: &str) -> Result<&'static Operation> {
 /// As [`find`] and [`Operation::begin`].
 pub fn call<'de, D: Deserializer<'de>>(sophia: &Sophia, name: &str, arguments: D) -> Result<Running> {
     find(name)?.begin(sophia, arguments)
+}
+
+/// Reads the arguments of a method that is no operation, such as one that takes a callback or gives a stream.
+///
+/// # Errors
+/// [`ErrorKind::InvalidInput`], naming the argument.
+pub fn read<'de, T: DeserializeOwned, D: Deserializer<'de>>(operation: &'static str, arguments: D) -> Result<T> {
+    wire::read(ErrorKind::InvalidInput, operation, arguments)
 }
 
 static OPERATIONS: LazyLock<HashMap<&'static str, &'static Operation>> = LazyLock::new(|| {

@@ -43,7 +43,10 @@ export class Bridge {
   constructor(source: native.ConfigSource, text: string, given: unknown) {
     // Weak: the native side holds `deliver` for as long as the engine lives, which would hold the engine in turn.
     const self = new WeakRef(this)
-    const engine = native.open(source, text, (batch) => self.deref()?.#deliver(batch))
+    const engine = native.open(source, text, (batch) => {
+      const bridge = self.deref()
+      if (bridge) bridge.#deliver(batch)
+    })
     if (!(engine instanceof native.Engine)) throw toError(engine, given)
     this.#engine = engine
   }

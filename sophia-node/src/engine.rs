@@ -5,6 +5,7 @@ use std::sync::Arc;
 use napi::bindgen_prelude::Either;
 use napi_derive::napi;
 use schemars::generate::SchemaSettings;
+use serde::Serialize;
 use serde_json::json;
 use sophia_core::{Config, Error, ErrorKind, Result, Sophia, operations};
 
@@ -13,8 +14,9 @@ use crate::{
     case,
     failure::Failure,
     mailbox::{Deliver, Mailbox},
+    methods,
     runtime::{Reply, Tasks, Work, reply, run_here, runtime},
-    stream::{JsonStream, Texts},
+    stream::JsonStream,
 };
 
 /// One engine, called by name with JSON text.
@@ -136,10 +138,17 @@ impl Engine {
     /// Opens a stream of results.
     #[napi]
     pub fn stream(&self, operation: String, arguments: String) -> Either<JsonStream, Failure> {
-        match self.sophia().and_then(|sophia| open_stream(&sophia, &operation, &arguments)) {
+        match self.sophia().and_then(|sophia| methods::open_stream(&sophia, &operation, &arguments)) {
             Ok((operation, items)) => Either::A(JsonStream::new(operation, items, self.mailbox.clone())),
             Err(error) => Either::B(Failure::from(&error)),
         }
+    }
+
+    /// Registers a service whose probe is the function `probe`.
+    #[napi]
+    pub fn register_probe(&self, arguments: String, probe: u32) -> Reply {
+        let probe = self.callbacks.function(probe);
+        reply(self.sophia().and_then(|sophia| methods::register_probe(&sophia, &arguments, probe)))
     }
 
     /// Drops the work of the promise `id`, which is then never settled.
@@ -189,12 +198,8 @@ fn begin(sophia: &Sophia, operation: &str, arguments: &str) -> Result<Work> {
 }
 
 /// Writes a result as JSON text.
-fn text(operation: &'static str, result: &operations::Reply) -> Result<String> {
+pub fn text(operation: &'static str, result: &(impl Serialize + ?Sized)) -> Result<String> {
     serde_json::to_string(&case::writing(result)).map_err(|error| {
         Error::new(ErrorKind::Internal, operation, "the result cannot be written as JSON").with_source(error)
     })
-}
-
-fn open_stream(_sophia: &Sophia, operation: &str, _arguments: &str) -> Result<(&'static str, Texts)> {
-    Err(Error::new(ErrorKind::Unsupported, "operations", format!("`{operation}` is not a stream")))
 }

@@ -9,6 +9,7 @@
 //! | call operations | `engine.rs` |
 //! | see how an answer comes back later | `mailbox.rs`, `runtime.rs` |
 //! | call a function of JavaScript | `callback.rs` |
+//! | see what is no operation: what takes a function or gives a stream | `methods.rs` |
 //! | read a stream | `stream.rs` |
 //! | see how errors and names are written | `failure.rs`, `case.rs` |
 
@@ -17,5 +18,6 @@ mod case;
 mod engine;
 mod failure;
 mod mailbox;
+mod methods;
 mod runtime;
 mod stream;
