@@ -1,30 +1,57 @@
-//! Stub.
+//! Health: what is wrong, what caused it, and what may be done about it.
+//!
+//! | to | open |
+//! |---|---|
+//! | use it | [`Health`] (`health.rs`), [`HealthConfig`] |
+//! | look after a service | [`Registration`], [`Probe`], [`ProbeSpec`], [`CallbackProbe`] (`probe.rs`, `probes/`) |
+//! | know how looks are weighed, timed and doubted | `service.rs`, `prober.rs`, `stall.rs` |
+//! | report points | [`Observation`] (`observe.rs`), kept in `series.rs`, `window.rs`, `sketch.rs` |
+//! | say what is an alert | [`Rule`] (`rules.rs`) |
+//! | follow alerts | [`Alert`] (`alerts.rs`), [`HealthEvent`] (`events.rs`) |
+//! | read the report | [`SystemHealth`] (`report.rs`), [`UnifiedHealth`] (`unified.rs`), [`SeriesView`] (`history.rs`) |
+//! | call it by name | `operations.rs` |
+
+mod alerts;
 mod config;
+mod engine;
+mod events;
+mod graph;
+#[allow(clippy::module_inception, reason = "the handle is named as the capability")]
+mod health;
+mod history;
+mod names;
+mod observe;
 mod operations;
-use crate::{Clock, Result, Signal, SignalSink, telemetry::Telemetry};
+mod probe;
+mod prober;
+mod probes;
+mod report;
+mod rules;
+mod series;
+mod service;
+mod sketch;
+mod stall;
+mod status;
+mod tls;
+mod unified;
+mod window;
+
+pub use alerts::{Alert, AlertMatch, AlertState, Severity};
 pub use config::HealthConfig;
+pub use events::{EventKind, HealthEvent, StatusChange};
+pub use graph::EdgeSource;
+pub use health::{CheckAll, Health};
+pub use history::{SeriesPoint, SeriesQuery, SeriesView};
+pub use observe::Observation;
+pub use probe::{CallbackProbe, Probe, ProbeSpec, Registration};
+pub use probes::{HttpProbe, TcpProbe};
+pub use report::{
+    Dependency, Incident, Kpis, Overall, OverallStatus, Quantiles, Recommendation, Risk, ServiceHealth, Source,
+    SystemHealth, Trends,
+};
+pub use rules::Rule;
+pub use service::ServiceCheck;
+pub use status::{ProbeOutcome, Status};
+pub use unified::{Section, UnifiedHealth};
+
 pub(crate) use operations::OPERATIONS;
-use std::sync::Arc;
-
-/// Stub.
-#[derive(Debug, Clone)]
-pub struct Health {}
-
-impl Health {
-    pub(crate) fn new(_config: &HealthConfig, _clock: Arc<dyn Clock>, _telemetry: Telemetry) -> Result<Health> {
-        Ok(Health {})
-    }
-
-    pub(crate) async fn start(&self) -> Result<()> {
-        Ok(())
-    }
-
-    pub(crate) async fn shutdown(&self) -> Result<()> {
-        Ok(())
-    }
-}
-
-impl SignalSink for Health {
-    fn signal(&self, _: Signal) {}
-    fn depends(&self, _: &str, _: &str) {}
-}

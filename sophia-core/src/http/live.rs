@@ -9,21 +9,25 @@ use std::{
 
 use axum::http::HeaderMap;
 use futures::{Stream, StreamExt, stream::BoxStream};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 use tokio::{
     sync::OwnedSemaphorePermit,
-    time::{Instant, Interval, MissedTickBehavior, interval},
+    time::{sleep, timeout},
 };
 
-use super::{exposed, guard::protocols};
-use crate::{Sophia, Timestamp};
+use super::guard::protocols;
+use crate::{
+    Sophia, Timestamp,
+    health::{EventKind, HealthEvent},
+};
 
 /// Subprotocol that is agreed on where a client offers any: one that carries a key must not be echoed.
 const PROTOCOL: &str = "sophia.v1";
 /// How often the report is sent although nothing changed.
 const HEARTBEAT: Duration = Duration::from_secs(30);
-/// How often it is looked whether something changed.
-const LOOK: Duration = Duration::from_secs(1);
+/// How long changes are gathered into one report: what belongs together comes within a moment.
+const GATHER: Duration = Duration::from_millis(200);
 
 /// What is pushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,95 +65,72 @@ impl fmt::Debug for Live {
 
 /// Opens a feed, which holds its place as long as it is open.
 pub(super) fn open(sophia: &Sophia, feed: Feed, headers: &HeaderMap, permit: OwnedSemaphorePermit) -> Live {
+    // Listening starts before the first report is made: nothing falls between them.
+    let watch = Watch { sophia: sophia.clone(), events: sophia.health().subscribe().boxed(), begun: false };
     let messages = match feed {
-        Feed::UnifiedHealth => changes(sophia.clone(), "health.unified", "unified_health", Some(HEARTBEAT)).boxed(),
-        Feed::SystemAlerts => changes(sophia.clone(), "health.alerts", "system_alerts", None).boxed(),
+        Feed::UnifiedHealth => futures::stream::unfold(watch, |mut watch| async {
+            let message = watch.next_report().await?;
+            Some((message, watch))
+        })
+        .boxed(),
+        Feed::SystemAlerts => futures::stream::unfold(watch, |mut watch| async {
+            let message = watch.next_alert().await?;
+            Some((message, watch))
+        })
+        .boxed(),
     };
     let messages = messages.map(move |message| {
         let _ = &permit;
         message
     });
-    Live {
-        protocol: protocols(headers).any(|offered| offered == PROTOCOL).then_some(PROTOCOL),
-        messages: messages.boxed(),
-    }
-}
-
-/// What an operation answers: at once, when it changes, and after every `heartbeat`.
-fn changes(
-    sophia: Sophia,
-    operation: &'static str,
-    kind: &'static str,
-    heartbeat: Option<Duration>,
-) -> impl Stream<Item = String> + Send {
-    let watch = Watch { sophia, operation, heartbeat, ticks: None, last: None };
-    futures::stream::unfold(watch, move |mut watch| async move {
-        let data = watch.next().await;
-        Some((message(kind, data), watch))
-    })
+    let protocol = protocols(headers).any(|offered| offered == PROTOCOL).then_some(PROTOCOL);
+    Live { protocol, messages: messages.boxed() }
 }
 
 struct Watch {
     sophia: Sophia,
-    operation: &'static str,
-    heartbeat: Option<Duration>,
-    /// Made at the first poll: the feed may be opened outside of a runtime.
-    ticks: Option<Interval>,
-    last: Option<(Value, Instant)>,
+    events: BoxStream<'static, HealthEvent>,
+    begun: bool,
 }
 
 impl Watch {
-    async fn next(&mut self) -> Value {
+    /// The report: at once, after changes, and after every heartbeat. Ends with the engine.
+    async fn next_report(&mut self) -> Option<String> {
+        if std::mem::replace(&mut self.begun, true)
+            && let Ok(event) = timeout(HEARTBEAT, self.events.next()).await
+        {
+            event?;
+            sleep(GATHER).await;
+            while let Some(Some(_)) = futures::FutureExt::now_or_never(self.events.next()) {}
+        }
+        // Unknown is null: a feed outlives a report that fails.
+        let report = self.sophia.health().unified().await;
+        let report = report.inspect_err(|error| tracing::warn!(code = error.code(), "a live report failed")).ok();
+        Some(message("unified_health", &report))
+    }
+
+    /// The alerts that hold at once, and then what happens to them. Ends with the engine.
+    async fn next_alert(&mut self) -> Option<String> {
+        if !std::mem::replace(&mut self.begun, true) {
+            return Some(self.alerts());
+        }
         loop {
-            let ticks = self.ticks.get_or_insert_with(|| {
-                let mut ticks = interval(LOOK);
-                ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-                ticks
-            });
-            ticks.tick().await;
-            let data = self.ask().await;
-            let essence = without_times(&data);
-            let due = match &self.last {
-                None => true,
-                Some((last, _)) if *last != essence => true,
-                Some((_, sent)) => self.heartbeat.is_some_and(|heartbeat| sent.elapsed() >= heartbeat),
-            };
-            if due {
-                self.last = Some((essence, Instant::now()));
-                return data;
+            let event = self.events.next().await?;
+            match event.kind {
+                EventKind::AlertOpened(_) | EventKind::AlertChanged(_) | EventKind::AlertResolved(_) => {
+                    return serde_json::to_string(&event).ok();
+                }
+                EventKind::Missed(_) => return Some(self.alerts()),
+                EventKind::ReportChanged(_) => {}
             }
         }
     }
 
-    /// Unknown is null: a feed outlives a report that fails.
-    async fn ask(&self) -> Value {
-        let Some(exposed) = exposed::find(self.operation) else { return Value::Null };
-        let reply = async { exposed.operation.begin(&self.sophia, json!({}))?.await };
-        match reply.await {
-            Ok(reply) => serde_json::to_value(&reply).unwrap_or_default(),
-            Err(error) => {
-                tracing::warn!(operation = self.operation, code = error.code(), "a live report failed");
-                Value::Null
-            }
-        }
+    fn alerts(&self) -> String {
+        message("alerts", &self.sophia.health().alerts(None))
     }
 }
 
-/// Returns what must differ for a report to count as changed: times always do.
-fn without_times(value: &Value) -> Value {
-    match value {
-        Value::Object(fields) => fields
-            .iter()
-            .filter(|(name, _)| {
-                !matches!(name.as_str(), "timestamp" | "checked_at" | "last_check" | "uptime_s" | "took_ms")
-            })
-            .map(|(name, value)| (name.clone(), without_times(value)))
-            .collect(),
-        Value::Array(values) => values.iter().map(without_times).collect(),
-        value => value.clone(),
-    }
-}
-
-fn message(kind: &str, data: Value) -> String {
+fn message(kind: &str, data: &impl Serialize) -> String {
     json!({"type": kind, "data": data, "timestamp": Timestamp::now()}).to_string()
 }

@@ -331,27 +331,33 @@ pub(super) async fn alive(_: Call) -> Result<Response, Failure> {
     Ok(json_response(StatusCode::OK, &json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")})))
 }
 
-/// Asks the memory, without which nothing works, for its tiers.
+/// Asks the memory, without which nothing works, and looks at the services that are registered as critical.
 pub(super) async fn ready(call: Call) -> Result<Response, Failure> {
+    let sophia = call.surface.sophia();
     let mut checks = Map::new();
     let mut down = Vec::new();
+    let mut add = |name: String, status: &Value, needed: bool| {
+        let status = status.as_str().unwrap_or("unknown");
+        if needed && matches!(status, "down" | "unhealthy" | "critical") {
+            down.push(name.clone());
+        }
+        checks.insert(name, status.into());
+    };
     if let Some(exposed) = exposed::find("memory.health") {
-        let health = async { exposed.operation.begin(call.surface.sophia(), json!({}))?.await };
+        let health = async { exposed.operation.begin(sophia, json!({}))?.await };
         let answer = match tokio::time::timeout(READY_TIMEOUT, health).await {
             Ok(Ok(reply)) => serde_json::to_value(&reply).unwrap_or_default(),
-            Ok(Err(error)) => json!({"status": "down", "detail": error.code()}),
-            Err(_) => json!({"status": "down", "detail": "TIMEOUT"}),
+            Ok(Err(_)) | Err(_) => json!({"status": "down"}),
         };
-        let mut add = |name: String, status: &Value| {
-            let text = status.as_str().unwrap_or("unknown");
-            if matches!(text, "down" | "unhealthy" | "critical" | "failed") {
-                down.push(name.clone());
-            }
-            checks.insert(name, text.into());
-        };
-        add("memory".to_owned(), &answer["status"]);
+        add("memory".to_owned(), &answer["status"], true);
+        // A tier that is down is named; the memory answers from those that are left.
         for (tier, health) in answer["tiers"].as_object().into_iter().flatten() {
-            add(format!("memory.{tier}"), &health["status"]);
+            add(format!("memory.{tier}"), &health["status"], false);
+        }
+    }
+    for (name, service) in sophia.health().report().await?.services {
+        if service.critical {
+            add(name, &json!(service.status), true);
         }
     }
     let status = if down.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -360,7 +366,7 @@ pub(super) async fn ready(call: Call) -> Result<Response, Failure> {
 }
 
 pub(super) async fn metrics(call: Call) -> Result<Response, Failure> {
-    Ok(bytes_response(StatusCode::OK, OPEN_METRICS, call.surface.sophia().telemetry().prometheus()))
+    Ok(bytes_response(StatusCode::OK, OPEN_METRICS, call.surface.sophia().health().prometheus()))
 }
 
 pub(super) async fn openapi(call: Call) -> Result<Response, Failure> {

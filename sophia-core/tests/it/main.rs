@@ -1,4 +1,5 @@
-//! Integration tests, in one binary: linking is slower than running.
+//! Integration tests of the core, in one binary, one module for each capability.
 
+mod health;
 #[cfg(feature = "http-server")]
 mod http;

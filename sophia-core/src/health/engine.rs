@@ -1,0 +1,187 @@
+//! What all clones of one [`Health`](super::Health) share.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use parking_lot::{Mutex, RwLock};
+use tokio::{
+    sync::{Notify, broadcast},
+    task::AbortHandle,
+};
+
+use super::{
+    HealthConfig, Status,
+    alerts::{AlertBook, Change},
+    events::{EventKind, HealthEvent, StatusChange},
+    graph::Graph,
+    probes::HttpClients,
+    rules::Rules,
+    series::SeriesMap,
+    service::Service,
+};
+use crate::{Clock, telemetry::Telemetry};
+
+/// Scores kept for `delta_1h`, one a minute.
+const MAX_SCORES: usize = 70;
+
+/// The state of one engine's health.
+///
+/// Locks are taken in the order of the fields, and never held over an await.
+pub(super) struct Shared {
+    pub config: HealthConfig,
+    pub clock: Arc<dyn Clock>,
+    pub telemetry: Telemetry,
+    pub clients: Arc<HttpClients>,
+    pub services: RwLock<BTreeMap<String, Arc<Service>>>,
+    pub rules: RwLock<Rules>,
+    pub graph: RwLock<Graph>,
+    pub alerts: Mutex<AlertBook>,
+    pub series: SeriesMap,
+    pub maintenance: RwLock<HashMap<String, Timestamp>>,
+    pub scores: Mutex<VecDeque<(Timestamp, f64)>>,
+    sent: Mutex<VecDeque<Timestamp>>,
+    pub events: broadcast::Sender<HealthEvent>,
+    /// Services that the background task has not seen yet.
+    pub fresh: Mutex<Vec<Arc<Service>>>,
+    pub wake: Arc<Notify>,
+    pub task: Mutex<Option<AbortHandle>>,
+}
+
+impl Shared {
+    pub fn new(config: &HealthConfig, clock: Arc<dyn Clock>, telemetry: Telemetry) -> Shared {
+        Shared {
+            clock,
+            telemetry,
+            clients: Arc::default(),
+            services: RwLock::default(),
+            rules: RwLock::default(),
+            graph: RwLock::default(),
+            alerts: Mutex::default(),
+            series: SeriesMap::new(config.max_signals),
+            maintenance: RwLock::default(),
+            scores: Mutex::default(),
+            sent: Mutex::default(),
+            events: broadcast::Sender::new(super::events::BACKLOG),
+            fresh: Mutex::default(),
+            wake: Arc::default(),
+            task: Mutex::default(),
+            config: config.clone(),
+        }
+    }
+
+    /// Returns whether a service is being worked on at this time.
+    pub fn in_maintenance(&self, service: &str, at: Timestamp) -> bool {
+        self.maintenance.read().get(service).is_some_and(|until| at < *until)
+    }
+
+    /// Makes alerts of the conditions, and tells of what changed.
+    pub fn reconcile(&self, at: Timestamp) {
+        let changes = {
+            let graph = self.graph.read();
+            self.alerts.lock().reconcile(&graph, at)
+        };
+        for (change, alert) in changes {
+            let alert = self.alerts.lock().shown(&alert, at);
+            let kind = match change {
+                Change::Opened => EventKind::AlertOpened(alert),
+                Change::Changed => EventKind::AlertChanged(alert),
+                Change::Resolved => EventKind::AlertResolved(alert),
+            };
+            self.emit_limited(kind, at);
+        }
+    }
+
+    /// Tells of services whose status changed.
+    pub fn emit_status(&self, changes: Vec<(String, Status, Status)>, at: Timestamp) {
+        if changes.is_empty() {
+            return;
+        }
+        let changes = changes.into_iter().map(|(service, from, to)| StatusChange { service, from, to }).collect();
+        self.emit(EventKind::ReportChanged(changes), at);
+    }
+
+    pub fn emit(&self, kind: EventKind, at: Timestamp) {
+        // An error means that nobody listens.
+        let _ = self.events.send(HealthEvent { kind, timestamp: at });
+    }
+
+    /// Tells of an alert, unless too many were told of within the hour.
+    fn emit_limited(&self, kind: EventKind, at: Timestamp) {
+        let mut sent = self.sent.lock();
+        while sent.front().is_some_and(|first| at.duration_since(*first) >= SignedDuration::from_hours(1)) {
+            sent.pop_front();
+        }
+        if sent.len() >= self.config.alerts_per_hour as usize {
+            tracing::warn!(limit = self.config.alerts_per_hour, "an alert event was not sent: too many within an hour");
+            return;
+        }
+        sent.push_back(at);
+        drop(sent);
+        self.emit(kind, at);
+    }
+
+    /// Remembers the overall score, once a minute.
+    pub fn remember_score(&self, at: Timestamp, score: f64) {
+        let mut scores = self.scores.lock();
+        if scores.back().is_some_and(|(last, _)| at.duration_since(*last) < SignedDuration::from_mins(1)) {
+            return;
+        }
+        if scores.len() >= MAX_SCORES {
+            scores.pop_front();
+        }
+        scores.push_back((at, score));
+    }
+
+    /// Does what is to be done now and then.
+    pub fn housekeep(&self) {
+        let now = self.clock.now();
+        self.judge_engine(now);
+        self.maintenance.write().retain(|_, until| now < *until);
+        if let Some(score) = self.overall_score(now) {
+            self.remember_score(now, score);
+        }
+    }
+
+    /// Returns the registered services, sorted by name.
+    pub fn registered(&self) -> Vec<Arc<Service>> {
+        self.services.read().values().cloned().collect()
+    }
+
+    /// Hands every registered service to a new background task.
+    pub fn refresh_all(&self) {
+        *self.fresh.lock() = self.registered();
+    }
+
+    /// Forgets a service; returns whether it was registered.
+    pub fn remove(&self, name: &str) -> bool {
+        let removed = self.services.write().remove(name);
+        let existed = removed.is_some();
+        if let Some(service) = removed {
+            service.retired.store(true, Ordering::SeqCst);
+        }
+        self.rules.write().forget_service(name);
+        self.graph.write().remove_service(name);
+        self.alerts.lock().forget_service(name);
+        self.series.remove_service(name);
+        self.maintenance.write().remove(name);
+        existed
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Health").field("services", &self.services.read().len()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.get_mut().take() {
+            task.abort();
+        }
+    }
+}

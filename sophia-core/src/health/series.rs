@@ -1,0 +1,283 @@
+//! Every signal's last hour, by service and metric.
+
+use std::{
+    borrow::Borrow,
+    hash::{Hash, Hasher},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+
+use super::{
+    names::is_name,
+    window::{BUCKETS, Window, minute_of},
+};
+use crate::Direction;
+
+/// One signal.
+#[derive(Debug)]
+pub(super) struct Series {
+    pub service: Arc<str>,
+    pub metric: Arc<str>,
+    state: Mutex<SeriesState>,
+}
+
+/// What is known of one signal.
+#[derive(Debug)]
+pub(super) struct SeriesState {
+    pub window: Window,
+    pub direction: Option<Direction>,
+    pub unit: Option<Arc<str>>,
+    /// The newest point: its time in microseconds, and its value.
+    pub newest: Option<(i64, f64)>,
+    /// The minute of the newest point that the engine itself sent.
+    pub engine_minute: Option<i64>,
+}
+
+/// Who measured a point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The engine's own memory, chat and registry: many points, each worth little.
+    Engine,
+    /// The user, or a probe: each point is a statement.
+    Observed,
+}
+
+impl Series {
+    /// Runs `work` with the state locked.
+    pub fn with<T>(&self, work: impl FnOnce(&mut SeriesState) -> T) -> T {
+        work(&mut self.state.lock())
+    }
+}
+
+impl SeriesState {
+    /// Adds a finite value measured at `at_us`, and returns whether it is the newest so far.
+    pub fn add(&mut self, at_us: i64, value: f64, weight: u32, origin: Origin) -> bool {
+        let minute = minute_of(at_us.div_euclid(1_000_000));
+        self.window.add(minute, value, weight);
+        if origin == Origin::Engine {
+            self.engine_minute = self.engine_minute.max(Some(minute));
+        }
+        let newest = self.newest.is_none_or(|(newest, _)| at_us >= newest);
+        if newest {
+            self.newest = Some((at_us, value));
+        }
+        newest
+    }
+
+    /// Returns which way is bad: as told, or as the name says.
+    pub fn direction(&self, metric: &str) -> Direction {
+        self.direction.unwrap_or_else(|| direction_of(metric))
+    }
+}
+
+/// Guesses which way is bad from the name of a metric, where nobody said it.
+pub(super) fn direction_of(metric: &str) -> Direction {
+    const GOOD: [&str; 10] =
+        ["hit", "hits", "availability", "available", "uptime", "success", "free", "remaining", "up", "throughput"];
+    const BAD: [&str; 4] = ["error", "errors", "miss", "failure"];
+    const NEUTRAL: [&str; 5] = ["requests", "traffic", "count", "rate", "operations"];
+    let has = |known: &[&str]| metric.split(['_', '.', '-']).any(|word| known.contains(&word));
+    match () {
+        () if has(&BAD) => Direction::LowerIsBetter,
+        () if has(&GOOD) => Direction::HigherIsBetter,
+        () if has(&NEUTRAL) => Direction::Both,
+        () => Direction::LowerIsBetter,
+    }
+}
+
+/// All signals. Bounded.
+#[derive(Debug)]
+pub(super) struct SeriesMap {
+    map: DashMap<Key, Arc<Series>>,
+    max: usize,
+    /// Points that were not kept: values that are no numbers, and new signals while there is no room.
+    pub dropped: AtomicU64,
+}
+
+impl SeriesMap {
+    pub fn new(max: usize) -> SeriesMap {
+        SeriesMap { map: DashMap::new(), max, dropped: AtomicU64::new(0) }
+    }
+
+    /// Returns a signal that exists.
+    pub fn get(&self, service: &str, metric: &str) -> Option<Arc<Series>> {
+        self.map.get(&(service, metric) as &dyn Names).map(|found| Arc::clone(found.value()))
+    }
+
+    /// Returns a signal, made when there is none; `None` when there is no room, or it cannot be named so.
+    pub fn get_or_insert(&self, service: &str, metric: &str, now_us: i64) -> Option<Arc<Series>> {
+        if let Some(found) = self.get(service, metric) {
+            return Some(found);
+        }
+        if !is_name(service) || !is_name(metric) || (self.map.len() >= self.max && !self.make_room(now_us)) {
+            return None;
+        }
+        let (service, metric): (Arc<str>, Arc<str>) = (service.into(), metric.into());
+        let key = Key { service: Arc::clone(&service), metric: Arc::clone(&metric) };
+        let series = self.map.entry(key).or_insert_with(|| {
+            let state = SeriesState {
+                window: Window::default(),
+                direction: None,
+                unit: None,
+                newest: None,
+                engine_minute: None,
+            };
+            Arc::new(Series { service, metric, state: Mutex::new(state) })
+        });
+        Some(Arc::clone(series.value()))
+    }
+
+    /// Adds a point and forgets about it when that is not possible.
+    pub fn record(&self, service: &str, metric: &str, direction: Direction, at_us: i64, value: f64, now_us: i64) {
+        let series = if value.is_finite() { self.get_or_insert(service, metric, now_us) } else { None };
+        match series {
+            Some(series) => series.with(|state| {
+                state.direction = Some(direction);
+                state.add(at_us, value, 1, Origin::Engine);
+            }),
+            None => self.drop_one(),
+        }
+    }
+
+    /// Counts a point that was not kept.
+    pub fn drop_one(&self) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns all signals, sorted by name, so that what is computed from them does not depend on chance.
+    pub fn all(&self) -> Vec<Arc<Series>> {
+        let mut all: Vec<_> = self.map.iter().map(|entry| Arc::clone(entry.value())).collect();
+        all.sort_by(|a, b| (&a.service, &a.metric).cmp(&(&b.service, &b.metric)));
+        all
+    }
+
+    /// Runs `work` for every signal, in no order.
+    pub fn for_each(&self, mut work: impl FnMut(&Series)) {
+        self.map.iter().for_each(|entry| work(entry.value()));
+    }
+
+    /// Forgets the signals of a service.
+    pub fn remove_service(&self, service: &str) {
+        self.map.retain(|key, _| &*key.service != service);
+    }
+
+    /// Forgets signals that had no point for an hour; returns whether there is room.
+    fn make_room(&self, now_us: i64) -> bool {
+        let oldest = now_us.saturating_sub(BUCKETS as i64 * 60 * 1_000_000);
+        self.map.retain(|_, series| series.with(|state| state.newest.is_some_and(|(at, _)| at >= oldest)));
+        self.map.len() < self.max
+    }
+}
+
+/// The key of a signal; found by borrowed names, so that a look-up does not allocate.
+#[derive(Debug, Clone)]
+struct Key {
+    service: Arc<str>,
+    metric: Arc<str>,
+}
+
+trait Names {
+    fn names(&self) -> (&str, &str);
+}
+
+impl Names for Key {
+    fn names(&self) -> (&str, &str) {
+        (&self.service, &self.metric)
+    }
+}
+
+impl Names for (&str, &str) {
+    fn names(&self) -> (&str, &str) {
+        *self
+    }
+}
+
+impl<'a> Borrow<dyn Names + 'a> for Key {
+    fn borrow(&self) -> &(dyn Names + 'a) {
+        self
+    }
+}
+
+impl Hash for dyn Names + '_ {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.names().hash(state);
+    }
+}
+
+impl PartialEq for dyn Names + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.names() == other.names()
+    }
+}
+
+impl Eq for dyn Names + '_ {}
+
+// The same as for what it borrows as, or nothing would be found.
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.names().hash(state);
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.names() == other.names()
+    }
+}
+
+impl Eq for Key {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_found_by_both_its_names() {
+        let map = SeriesMap::new(10);
+        map.record("chat", "latency_ms", Direction::LowerIsBetter, 0, 1.0, 0);
+        assert!(map.get("chat", "latency_ms").is_some());
+        assert!(map.get("chat", "latency").is_none() && map.get("chatlatency", "_ms").is_none());
+    }
+
+    #[test]
+    fn signals_are_bounded_and_the_stale_make_room() {
+        let map = SeriesMap::new(2);
+        map.record("a", "x", Direction::Both, 0, 1.0, 0);
+        map.record("b", "x", Direction::Both, 0, 1.0, 0);
+        map.record("c", "x", Direction::Both, 0, 1.0, 0);
+        assert!(map.get("c", "x").is_none());
+        let later = 2 * 3_600_000_000;
+        map.record("c", "x", Direction::Both, later, 1.0, later);
+        assert!(map.get("c", "x").is_some() && map.get("a", "x").is_none());
+        assert_eq!(map.dropped.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn what_is_no_number_is_dropped() {
+        let map = SeriesMap::new(2);
+        for value in [f64::NAN, f64::INFINITY] {
+            map.record("a", "x", Direction::Both, 0, value, 0);
+        }
+        assert!(map.get("a", "x").is_none());
+    }
+
+    #[test]
+    fn which_way_is_bad_is_read_from_the_name() {
+        for (metric, direction) in [
+            ("cache_hit_ratio", Direction::HigherIsBetter),
+            ("up", Direction::HigherIsBetter),
+            ("latency_ms", Direction::LowerIsBetter),
+            ("disk_used_ratio", Direction::LowerIsBetter),
+            ("cpu_ratio", Direction::LowerIsBetter),
+            ("error_rate", Direction::LowerIsBetter),
+            ("requests", Direction::Both),
+        ] {
+            assert_eq!(direction_of(metric), direction, "{metric}");
+        }
+    }
+}

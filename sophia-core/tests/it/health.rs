@@ -1,0 +1,591 @@
+//! Health, through its public interface.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures::{FutureExt, StreamExt};
+use serde_json::{Value, json};
+use sophia_core::{
+    Clock, Config, Direction, Error, ErrorKind, ManualClock, Result, Signal, SignalSink, Sophia, Timestamp,
+    health::{
+        AlertMatch, AlertState, CallbackProbe, CheckAll, EventKind, Health, HttpProbe, Observation, OverallStatus,
+        ProbeOutcome, ProbeSpec, Registration, Rule, SeriesQuery, Severity, Status, TcpProbe,
+    },
+    operations,
+};
+use wiremock::{Mock, MockServer, ResponseTemplate, matchers::path};
+
+fn engine() -> Sophia {
+    Sophia::builder().build().unwrap()
+}
+
+fn timed() -> (Sophia, Arc<ManualClock>) {
+    let clock = Arc::new(ManualClock::default());
+    (Sophia::builder().clock(Arc::clone(&clock) as Arc<dyn Clock>).build().unwrap(), clock)
+}
+
+fn says(outcome: impl Fn() -> Result<ProbeOutcome> + Send + Sync + 'static) -> Arc<CallbackProbe> {
+    Arc::new(CallbackProbe::new(move || std::future::ready(outcome()).boxed()))
+}
+
+fn is(status: Status) -> Arc<CallbackProbe> {
+    says(move || Ok(ProbeOutcome::new(status)))
+}
+
+fn hangs() -> Arc<CallbackProbe> {
+    Arc::new(CallbackProbe::new(|| std::future::pending().boxed()))
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn hit_ratio() -> Rule {
+    Rule::new("cache_hit_ratio", Direction::HigherIsBetter).warning(0.6).critical(0.4)
+}
+
+async fn call(sophia: &Sophia, operation: &str, arguments: Value) -> Result<Value> {
+    let reply = operations::call(sophia, operation, arguments)?.await?;
+    Ok(serde_json::to_value(&reply).unwrap())
+}
+
+#[tokio::test]
+async fn forty_eight_hung_servers_cost_one_deadline_and_are_one_alert() {
+    // It accepts connections, by the system's queue, and never answers.
+    let hung = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/health", hung.local_addr().unwrap());
+    let sophia = engine();
+    let health = sophia.health();
+    for i in 0..48 {
+        let server = Registration::new(format!("server-{i}")).timeout(seconds(1)).fail_after(1).group("mcp");
+        health.register(server, Arc::new(HttpProbe::new(&url).unwrap())).unwrap();
+    }
+    let began = Instant::now();
+    let checks = health.check_all(CheckAll::default().deadline(seconds(2))).await.unwrap();
+    assert!(began.elapsed() < seconds(3), "{:?}", began.elapsed());
+    assert!(checks.values().all(|check| check.status == Status::Unhealthy), "{checks:?}");
+    let alerts = health.alerts(None);
+    assert_eq!((alerts.len(), alerts[0].services.len()), (1, 48));
+    assert_eq!((alerts[0].severity, alerts[0].group.as_deref()), (Severity::Critical, Some("mcp")));
+}
+
+#[tokio::test]
+async fn the_overall_score_is_weighted_and_leaves_out_what_is_unknown() {
+    let sophia = engine();
+    let health = sophia.health();
+    let scored =
+        |text: &'static str, score| says(move || Ok(ProbeOutcome::new(Status::parse(text).unwrap()).score(score)));
+    health.register(Registration::new("infrastructure").weight(0.4), scored("ok", 90.0)).unwrap();
+    health.register(Registration::new("ai_memory").weight(0.3), scored("healthy", 80.0)).unwrap();
+    health.register(Registration::new("deployment").weight(0.3), scored("degraded", 70.0)).unwrap();
+    health.register(Registration::new("business"), hangs()).unwrap();
+    assert_eq!(health.report().await.unwrap().overall.score, None);
+
+    health.check_all(CheckAll::default().deadline(Duration::from_millis(200))).await.unwrap();
+    let report = health.report().await.unwrap();
+    assert_eq!((report.overall.score, report.overall.status), (Some(81.0), OverallStatus::Good));
+    assert_eq!(
+        (report.overall.components_evaluated, report.overall.components_unknown),
+        (3, vec!["business".to_owned()])
+    );
+    assert_eq!(report.services["infrastructure"].status, Status::Healthy);
+    assert_eq!(
+        (report.services["deployment"].status, report.services["deployment"].score),
+        (Status::Degraded, Some(70.0))
+    );
+    assert_eq!(report.overall.delta_1h, None);
+    assert!(health.alerts(None).is_empty());
+
+    let unified = health.unified().await.unwrap();
+    assert_eq!(unified.overall_health, Some(81.0));
+    assert_eq!(unified.infrastructure.unwrap().score, Some(90.0));
+    assert_eq!(unified.business.unwrap().score, None);
+}
+
+#[tokio::test]
+async fn the_unified_health_of_an_idle_engine_knows_nothing_and_says_so() {
+    let unified = call(&engine(), "health.unified", json!({})).await.unwrap();
+    for field in ["overall_health", "infrastructure", "ai_memory", "deployment", "business"] {
+        assert_eq!(unified.get(field), Some(&Value::Null), "{field}");
+    }
+    assert_eq!((&unified["alerts"], &unified["status"]), (&json!([]), &json!("unknown")));
+}
+
+#[tokio::test]
+async fn a_critical_service_that_is_down_makes_the_whole_critical() {
+    let sophia = engine();
+    let health = sophia.health();
+    health.register(Registration::new("redis").critical().fail_after(1).weight(0.01), is(Status::Unhealthy)).unwrap();
+    health.register(Registration::new("web"), is(Status::Healthy)).unwrap();
+    health.check_all(CheckAll::default()).await.unwrap();
+    let overall = health.report().await.unwrap().overall;
+    assert!(overall.score > Some(90.0));
+    assert_eq!(overall.status, OverallStatus::Critical);
+}
+
+#[test]
+fn which_way_is_bad_is_part_of_the_rule() {
+    let sophia = engine();
+    let health = sophia.health();
+    health.rule(hit_ratio()).unwrap();
+    health.observe("redis", "cache_hit_ratio", 0.97);
+    assert!(health.alerts(None).is_empty());
+    for _ in 0..5 {
+        health.observe("chat", "cache_hit_ratio", 0.05);
+    }
+    let alerts = health.alerts(None);
+    assert_eq!(alerts.len(), 1);
+    assert_eq!(
+        (alerts[0].severity, alerts[0].services.as_slice()),
+        (Severity::Critical, ["chat".to_owned()].as_slice())
+    );
+    assert_eq!((alerts[0].count, alerts[0].value, alerts[0].threshold), (5, Some(0.05), Some(0.4)));
+    health.observe("chat", "cache_hit_ratio", 0.9);
+    assert!(health.alerts(None).is_empty());
+}
+
+#[test]
+fn a_cooldown_keeps_the_alert_and_an_escalation_breaks_it() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    health.rule(hit_ratio()).unwrap();
+    let mut events = Box::pin(health.subscribe());
+    let mut next = || events.next().now_or_never().flatten().map(|event| event.kind);
+
+    health.observe("chat", "cache_hit_ratio", 0.5);
+    let first = health.alerts(None).remove(0);
+    assert!(matches!(next(), Some(EventKind::AlertOpened(alert)) if alert.severity == Severity::Warning));
+    health.observe("chat", "cache_hit_ratio", 0.9);
+    assert!(matches!(next(), Some(EventKind::AlertResolved(_))));
+
+    // Back within the cooldown, no worse: the same alert, and nobody is told again.
+    clock.advance(seconds(60));
+    health.observe("chat", "cache_hit_ratio", 0.5);
+    assert_eq!((health.alerts(None)[0].id.as_str(), health.alerts(None).len()), (first.id.as_str(), 1));
+    assert_eq!(next(), None);
+
+    // Worse, within the cooldown: shown and told at once.
+    health.observe("chat", "cache_hit_ratio", 0.05);
+    assert_eq!(health.alerts(None)[0].severity, Severity::Critical);
+    assert!(
+        matches!(next(), Some(EventKind::AlertChanged(alert)) if alert.severity == Severity::Critical && alert.id == first.id)
+    );
+
+    // Back after the cooldown: a new alert.
+    health.observe("chat", "cache_hit_ratio", 0.9);
+    clock.advance(seconds(301));
+    health.observe("chat", "cache_hit_ratio", 0.5);
+    assert_ne!(health.alerts(None)[0].id, first.id);
+}
+
+#[tokio::test]
+async fn a_cause_and_its_fifty_children_are_one_alert_that_lists_them_all() {
+    let sophia = engine();
+    let health = sophia.health();
+    health.register(Registration::new("redis").fail_after(1), is(Status::Unhealthy)).unwrap();
+    for i in 0..50 {
+        let child = Registration::new(format!("child-{i}")).fail_after(1).depends_on("redis");
+        health.register(child, is(Status::Unhealthy)).unwrap();
+    }
+    health.check_all(CheckAll::default()).await.unwrap();
+    let alerts = health.alerts(None);
+    assert_eq!((alerts.len(), alerts[0].services.len(), alerts[0].services[0].as_str()), (1, 51, "redis"));
+    assert_eq!(health.report().await.unwrap().incidents.len(), 1);
+}
+
+#[test]
+fn a_cause_that_shows_itself_late_takes_over_the_alert_of_its_effect() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    health.rule(Rule::new("latency_ms", Direction::LowerIsBetter).critical(500.0)).unwrap();
+    health.depends("chat", "redis").unwrap();
+    health.observe("chat", "latency_ms", 900.0);
+    let effect = health.alerts(None).remove(0);
+    clock.advance(seconds(30));
+    health.observe("redis", "latency_ms", 600.0);
+    let alerts = health.alerts(None);
+    assert_eq!((alerts.len(), alerts[0].services.as_slice()), (1, ["redis", "chat"].map(String::from).as_slice()));
+    assert_eq!((&alerts[0].id, &alerts[0].incident), (&effect.id, &effect.incident));
+}
+
+#[test]
+fn alerts_grow_together_when_what_lies_between_is_sick_as_well() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    health.rule(Rule::new("latency_ms", Direction::LowerIsBetter).critical(500.0)).unwrap();
+    health.depends("chat", "redis").unwrap();
+    health.depends("web", "chat").unwrap();
+    health.observe("web", "latency_ms", 900.0);
+    let effect = health.alerts(None).remove(0);
+    clock.advance(seconds(30));
+    health.observe("redis", "latency_ms", 600.0);
+    health.observe("chat", "latency_ms", 800.0);
+    let alerts = health.alerts(None);
+    assert_eq!(
+        (alerts.len(), alerts[0].services.as_slice()),
+        (1, ["redis", "web", "chat"].map(String::from).as_slice())
+    );
+    assert_eq!(alerts[0].started_at, effect.started_at);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_prober_that_stood_still_blames_nobody() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    let freeze = Arc::clone(&clock);
+    let frozen = says(move || {
+        freeze.advance(seconds(60));
+        Ok(ProbeOutcome::new(Status::Healthy))
+    });
+    for i in 0..10 {
+        health.register(Registration::new(format!("server-{i}")).fail_after(1).timeout(seconds(2)), hangs()).unwrap();
+    }
+    health.register(Registration::new("zz-freezes"), frozen).unwrap();
+    let checks = health.check_all(CheckAll::default()).await.unwrap();
+    assert_eq!(checks["server-0"].observed, Status::Unknown, "{:?}", checks["server-0"]);
+    assert!(checks["server-0"].detail.as_ref().unwrap().contains("stood still"));
+    assert!(health.alerts(None).is_empty());
+
+    // The same without the freeze is their fault.
+    health.unregister("zz-freezes");
+    health.check_all(CheckAll::default()).await.unwrap();
+    assert_eq!(health.alerts(None).len(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_could_not_be_asked_in_time_is_unknown() {
+    let sophia = engine();
+    let health = sophia.health();
+    for i in 0..6 {
+        health.register(Registration::new(format!("server-{i}")).fail_after(1).timeout(seconds(2)), hangs()).unwrap();
+    }
+    let options = CheckAll::default().concurrency(2).deadline(seconds(4));
+    let checks = health.check_all(options).await.unwrap();
+    let count = |status| checks.values().filter(|check| check.observed == status).count();
+    assert_eq!((count(Status::Unhealthy), count(Status::Unknown)), (4, 2));
+}
+
+#[tokio::test]
+async fn a_probe_that_panics_is_a_failure_of_that_service_alone() {
+    let sophia = engine();
+    let health = sophia.health();
+    health.register(Registration::new("bad").fail_after(1), says(|| panic!("in the probe"))).unwrap();
+    health.register(Registration::new("good"), is(Status::Healthy)).unwrap();
+    let checks = health.check_all(CheckAll::default()).await.unwrap();
+    assert_eq!((checks["bad"].status, checks["good"].status), (Status::Unhealthy, Status::Healthy));
+}
+
+#[test]
+fn the_same_history_gives_the_same_verdicts() {
+    let replay = || {
+        let (sophia, clock) = timed();
+        let health = sophia.health();
+        health.rule(hit_ratio()).unwrap();
+        health.rule(Rule::new("latency_ms", Direction::LowerIsBetter).warning(100.0).critical(400.0).for_n(2)).unwrap();
+        for step in 0..200u32 {
+            clock.advance(seconds(30));
+            health.observe("chat", "cache_hit_ratio", f64::from(step % 17) / 17.0);
+            health.observe("redis", "latency_ms", f64::from(step * 7 % 500));
+        }
+        let report = health.report().now_or_never().unwrap().unwrap();
+        (serde_json::to_string(&health.all_alerts()).unwrap(), serde_json::to_string(&report).unwrap())
+    };
+    assert_eq!(replay(), replay());
+}
+
+#[test]
+fn points_of_the_past_land_in_their_own_minute() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    clock.advance(seconds(30));
+    let now = clock.now();
+    for minute in (0..60).rev() {
+        let at = now - jiff::SignedDuration::from_mins(minute);
+        health.observe_point(Observation::new("redis", "latency_ms", minute as f64).at(at).unit("ms")).unwrap();
+    }
+    let series = health.series(SeriesQuery::new("redis", "latency_ms")).unwrap();
+    let means: Vec<_> = series.points.iter().map(|point| point.mean).collect();
+    assert_eq!(means, (0..60).rev().map(|minute| Some(f64::from(minute))).collect::<Vec<_>>());
+    assert_eq!(series.unit.as_deref(), Some("ms"));
+    let coarse = health.series(SeriesQuery::new("redis", "latency_ms").window(seconds(600)).buckets(2)).unwrap();
+    assert_eq!(
+        coarse.points.iter().map(|point| (point.count, point.mean)).collect::<Vec<_>>(),
+        [(5, Some(7.0)), (5, Some(2.0))]
+    );
+}
+
+#[test]
+fn a_late_point_does_not_change_what_is_believed_of_now() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    health.rule(hit_ratio()).unwrap();
+    clock.advance(seconds(3_600));
+    health.observe("chat", "cache_hit_ratio", 0.9);
+    let earlier = clock.now() - jiff::SignedDuration::from_mins(10);
+    health.observe_point(Observation::new("chat", "cache_hit_ratio", 0.01).at(earlier)).unwrap();
+    assert!(health.alerts(None).is_empty());
+}
+
+#[test]
+fn bad_input_is_refused_by_the_name_of_its_field() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    let now = clock.now();
+    let point = |value| Observation::new("chat", "latency_ms", value);
+    let field = |result: Result<()>| result.unwrap_err().get("field").map(str::to_owned);
+    let cases: [(Result<()>, &str); 17] = [
+        (health.observe_point(point(f64::NAN)), "value"),
+        (health.observe_point(point(f64::INFINITY)), "value"),
+        (health.observe_point(Observation::new("", "latency_ms", 1.0)), "service"),
+        (health.observe_point(Observation::new("chat", "a\0b", 1.0)), "metric"),
+        (health.observe_point(Observation::new("x".repeat(10_000_000), "m", 1.0)), "service"),
+        (health.observe_point(point(1.0).weight(0)), "weight"),
+        (health.observe_point(point(1.0).at(now - jiff::SignedDuration::from_hours(2))), "at"),
+        (health.observe_point(point(1.0).at(now + jiff::SignedDuration::from_hours(2))), "at"),
+        (health.rule(Rule::new("x", Direction::LowerIsBetter)), "critical"),
+        (health.depends("a", "a"), "on"),
+        (health.maintenance("", now), "service"),
+        (health.silence(AlertMatch::default(), Timestamp::MAX), "match"),
+        (health.silence(AlertMatch::service("x"), now), "until"),
+        (health.register(Registration::new(" "), hangs()), "service"),
+        (health.register(Registration::new("x").weight(f64::NAN), hangs()), "weight"),
+        (health.register(Registration::new("x").timeout(Duration::ZERO), hangs()), "timeout"),
+        (health.register_spec(Registration::new("x")), "probe"),
+    ];
+    for (result, expected) in cases {
+        assert_eq!(result.as_ref().unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(field(result).as_deref(), Some(expected));
+    }
+    health.observe("chat", "latency_ms", f64::NAN);
+    assert_eq!(health.series(SeriesQuery::new("chat", "latency_ms")).unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn an_operation_names_the_misspelt_field() {
+    let sophia = engine();
+    let error = |result: Result<Value>| result.unwrap_err().get("field").unwrap_or_default().to_owned();
+    let register = json!({"service": "x", "probe": {"kind": "tcp", "host": "127.0.0.1", "port": 1}, "intervall": 3});
+    assert_eq!(error(call(&sophia, "health.register", register).await), "intervall");
+    let observe = json!({"service": "x", "metric": "m", "value": null});
+    assert_eq!(error(call(&sophia, "health.observe", observe).await), "value");
+}
+
+#[tokio::test]
+async fn alerts_are_taken_silenced_and_resolved() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    health.rule(hit_ratio()).unwrap();
+    health.observe("chat", "cache_hit_ratio", 0.05);
+    health.observe("web", "cache_hit_ratio", 0.5);
+    let id = |service: &str| health.all_alerts().into_iter().find(|alert| alert.services == [service]).unwrap().id;
+
+    let taken = health.ack(&id("chat"), "ops@acme").unwrap();
+    assert_eq!((taken.state, taken.acknowledged_by.as_deref()), (AlertState::Acknowledged, Some("ops@acme")));
+    assert_eq!(health.alerts(None).len(), 1);
+    health.silence(AlertMatch::service("web"), clock.now() + jiff::SignedDuration::from_mins(10)).unwrap();
+    assert_eq!((health.alerts(None).len(), health.alerts(Some(AlertState::Silenced)).len()), (0, 1));
+    clock.advance(seconds(601));
+    assert_eq!(health.alerts(None).len(), 1);
+
+    let resolved = health.resolve(&id("chat"), "ops@acme").unwrap();
+    assert_eq!((resolved.state, resolved.resolved_by.as_deref()), (AlertState::Resolved, Some("ops@acme")));
+    health.observe("chat", "cache_hit_ratio", 0.05);
+    assert!(health.alerts(None).iter().all(|alert| alert.services != ["chat"]), "held back for its cooldown");
+    clock.advance(seconds(301));
+    health.observe("chat", "cache_hit_ratio", 0.05);
+    assert!(health.alerts(None).iter().any(|alert| alert.services == ["chat"]));
+    assert_eq!(health.ack("no-such-id", "ops").unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_service_in_maintenance_raises_nothing_and_is_not_in_the_score() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    health.register(Registration::new("redis").fail_after(1), is(Status::Unhealthy)).unwrap();
+    health.register(Registration::new("web"), is(Status::Healthy)).unwrap();
+    health.check_all(CheckAll::default()).await.unwrap();
+    assert_eq!(health.alerts(None).len(), 1);
+    health.maintenance("redis", clock.now() + jiff::SignedDuration::from_mins(10)).unwrap();
+    health.check_all(CheckAll::default()).await.unwrap();
+    assert!(health.alerts(None).is_empty());
+    assert_eq!(health.report().await.unwrap().overall.score, Some(100.0));
+    clock.advance(seconds(601));
+    health.check_all(CheckAll::default()).await.unwrap();
+    assert_eq!(health.alerts(None).len(), 1);
+}
+
+#[test]
+fn points_of_the_engine_are_judged_by_their_mean() {
+    let (sophia, clock) = timed();
+    let health: &Health = sophia.health();
+    // Half of the look-ups miss: each miss alone is 0, and is no alert.
+    for i in 0..100 {
+        health.signal(Signal::cache("chat", i % 2 == 0));
+    }
+    assert!(health.alerts(None).is_empty(), "without a rule there is no alert");
+    health.rule(hit_ratio().critical(0.3)).unwrap();
+    let alerts = health.alerts(None);
+    assert_eq!((alerts.len(), alerts[0].severity, alerts[0].value), (1, Severity::Warning, Some(0.5)));
+    clock.advance(seconds(360));
+    for _ in 0..100 {
+        health.signal(Signal::cache("chat", true));
+    }
+    assert!(health.alerts(None).is_empty());
+}
+
+#[tokio::test]
+async fn services_that_only_send_signals_are_scored_by_them() {
+    let (sophia, _clock) = timed();
+    let health = sophia.health();
+    health.signal(Signal::latency_ms("memory", 3.0));
+    for i in 0..100 {
+        health.signal(Signal::outcome("chat", i % 10 == 0));
+        health.signal(Signal::latency_ms("chat", 12.0));
+    }
+    let report = health.report().await.unwrap();
+    let chat = &report.services["chat"];
+    assert_eq!((chat.score, chat.status, chat.error_ratio), (Some(80.0), Status::Healthy, Some(0.1)));
+    assert_eq!(chat.latency_ms.unwrap().p50, 12.0);
+    assert_eq!((report.services["memory"].score, report.services["memory"].status), (None, Status::Unknown));
+    assert_eq!((report.overall.score, report.overall.components_unknown), (Some(80.0), vec!["memory".to_owned()]));
+    assert_eq!((report.kpis.operations, report.kpis.error_ratio), (101, Some(0.1)));
+    let unified = health.unified().await.unwrap();
+    assert_eq!((unified.overall_health, unified.ai_memory.unwrap().score), (Some(80.0), Some(80.0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_background_looks_at_each_interval_until_shutdown() {
+    let sophia = engine();
+    let looks = Arc::new(AtomicUsize::new(0));
+    let counting = Arc::clone(&looks);
+    let probe = says(move || {
+        counting.fetch_add(1, Ordering::SeqCst);
+        Ok(ProbeOutcome::new(Status::Healthy))
+    });
+    sophia.health().register(Registration::new("redis").interval(seconds(10)), probe).unwrap();
+    sophia.start().await.unwrap();
+    sophia.start().await.unwrap();
+    tokio::time::sleep(seconds(100)).await;
+    let seen = looks.load(Ordering::SeqCst);
+    assert!((9..=12).contains(&seen), "{seen}");
+    sophia.shutdown().await.unwrap();
+    tokio::time::sleep(seconds(100)).await;
+    assert_eq!(looks.load(Ordering::SeqCst), seen);
+    sophia.start().await.unwrap();
+    tokio::time::sleep(seconds(30)).await;
+    assert!(looks.load(Ordering::SeqCst) > seen);
+    let seen = looks.load(Ordering::SeqCst);
+    drop(sophia);
+    tokio::time::sleep(seconds(100)).await;
+    assert_eq!(looks.load(Ordering::SeqCst), seen);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_background_raises_one_alert_for_a_group_and_tells_of_it() {
+    let sophia = engine();
+    let health = sophia.health();
+    for i in 0..20 {
+        let server = Registration::new(format!("server-{i}")).interval(seconds(5)).timeout(seconds(1)).group("mcp");
+        health.register(server, hangs()).unwrap();
+    }
+    let mut events = Box::pin(health.subscribe());
+    sophia.start().await.unwrap();
+    tokio::time::sleep(seconds(60)).await;
+    let alerts = health.alerts(None);
+    assert_eq!((alerts.len(), alerts[0].services.len()), (1, 20));
+    let mut opened = 0;
+    while let Some(Some(event)) = events.next().now_or_never() {
+        opened += usize::from(matches!(event.kind, EventKind::AlertOpened(_)));
+        let wire = serde_json::to_value(&event).unwrap();
+        assert!(wire["type"].is_string() && wire["timestamp"].is_string() && !wire["data"].is_null(), "{wire}");
+    }
+    assert_eq!(opened, 1);
+    health.unregister("server-0");
+    assert_eq!(health.alerts(None)[0].services.len(), 19);
+}
+
+#[tokio::test]
+async fn an_http_service_is_read_by_its_code_and_its_word() {
+    let server = MockServer::start().await;
+    let answers = [
+        ("/up", ResponseTemplate::new(200), Status::Healthy),
+        ("/down", ResponseTemplate::new(503), Status::Unhealthy),
+        ("/busy", ResponseTemplate::new(429), Status::Degraded),
+        ("/text", ResponseTemplate::new(200).set_body_string("all good"), Status::Healthy),
+        (
+            "/warn",
+            ResponseTemplate::new(200).set_body_json(json!({"status": "warn", "output": "disk"})),
+            Status::Degraded,
+        ),
+        ("/lies", ResponseTemplate::new(502).set_body_json(json!({"status": "ok"})), Status::Unhealthy),
+        ("/huge", ResponseTemplate::new(200).set_body_bytes(vec![b'x'; 300_000]), Status::Healthy),
+        ("/moved", ResponseTemplate::new(302).insert_header("location", "http://169.254.169.254/"), Status::Healthy),
+    ];
+    let sophia = engine();
+    for (route, answer, _) in &answers {
+        Mock::given(path(*route)).respond_with(answer.clone()).mount(&server).await;
+        let url = format!("{}{route}", server.uri());
+        let register =
+            json!({"service": route, "probe": {"kind": "http", "url": url}, "fail_after": 1, "timeout": "5s"});
+        call(&sophia, "health.register", register).await.unwrap();
+    }
+    let checks = sophia.health().check_all(CheckAll::default()).await.unwrap();
+    for (route, _, expected) in &answers {
+        assert_eq!(checks[*route].status, *expected, "{route}: {:?}", checks[*route]);
+    }
+    assert_eq!(checks["/warn"].detail.as_deref(), Some("disk"));
+}
+
+#[tokio::test]
+async fn a_tcp_service_is_up_while_it_accepts() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sophia = engine();
+    let health = sophia.health();
+    let probe = ProbeSpec::Tcp { host: "127.0.0.1".into(), port };
+    health
+        .register(Registration::new("redis").fail_after(1), Arc::new(TcpProbe::new("127.0.0.1", port).unwrap()))
+        .unwrap();
+    assert!(probe.build().is_ok());
+    assert_eq!(health.check("redis").await.unwrap().status, Status::Healthy);
+    drop(listener);
+    let check = health.check("redis").await.unwrap();
+    assert_eq!((check.status, check.observed), (Status::Unhealthy, Status::Unhealthy));
+    let error: Error = health.check("radis").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.message().contains("did you mean `redis`?"), "{error}");
+}
+
+#[tokio::test]
+async fn prometheus_text_holds_scores_and_alerts_and_ends_once() {
+    let sophia = engine();
+    let health = sophia.health();
+    health.register(Registration::new("redis"), is(Status::Healthy)).unwrap();
+    health.check_all(CheckAll::default()).await.unwrap();
+    health.rule(hit_ratio()).unwrap();
+    health.observe("chat", "cache_hit_ratio", 0.05);
+    let text = health.prometheus();
+    assert!(
+        text.contains("# TYPE sophia_service_score gauge")
+            && text.contains("sophia_service_score{service=\"redis\"} 100.0"),
+        "{text}"
+    );
+    assert!(text.contains("sophia_alerts_active{severity=\"critical\"} 1"), "{text}");
+    assert!(text.ends_with("# EOF\n") && text.matches("# EOF").count() == 1);
+}
+
+#[tokio::test]
+async fn signals_are_bounded() {
+    let config = Config::from_toml("[health]\nmax_signals = 3").unwrap();
+    let sophia = Sophia::new(config).unwrap();
+    for i in 0..3 {
+        sophia.health().observe(&format!("s{i}"), "latency_ms", 1.0);
+    }
+    let error = sophia.health().observe_point(Observation::new("s3", "latency_ms", 1.0)).unwrap_err();
+    assert_eq!((error.kind(), error.get("max_signals")), (ErrorKind::RateLimited, Some("3")));
+}
