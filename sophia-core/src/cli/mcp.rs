@@ -50,7 +50,7 @@ pub(super) async fn run(output: Output, sophia: &Sophia, command: Mcp) -> Result
 async fn load(sophia: &Sophia, files: &[PathBuf]) -> Result<()> {
     sophia.start().await?;
     for file in files {
-        let report = call(sophia, "registry.load", json!({"path": file})).await?;
+        let report = call(sophia, "registry.load", json!({"config": file})).await?;
         for kind in ["errors", "warnings"] {
             for text in report[kind].as_array().into_iter().flatten() {
                 note(&format!("{}: {}", file.display(), cell(text)));

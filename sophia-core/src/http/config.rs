@@ -49,7 +49,7 @@ pub struct ServerConfig {
 pub struct ApiKey {
     /// The key, sent as `Authorization: Bearer …` or `x-api-key: …`.
     pub key: Secret,
-    /// Whose it is, as it stands in logs and as who acknowledged an alert. Default none.
+    /// Whose it is, as it stands in logs and as who acknowledged an alert. Default `key-1` for the first, and so on.
     pub name: Option<String>,
     /// The bearer's scope. A request may set the parts that are unset here, and change none. Default: all unset.
     pub scope: Scope,
@@ -121,6 +121,14 @@ impl ServerConfig {
             }
             if !seen.insert(text) {
                 return Err(Error::invalid_config(&path, "is there twice"));
+            }
+            if key
+                .name
+                .as_ref()
+                .is_some_and(|name| name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()))
+            {
+                let message = "must be visible ASCII without spaces: it stands in logs and records";
+                return Err(Error::invalid_config(&format!("server.keys[{index}].name"), message));
             }
             if let Err(error) = key.scope.validate("config") {
                 let part = error.get("field").unwrap_or("scope").to_owned();

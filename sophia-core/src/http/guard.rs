@@ -31,7 +31,7 @@ impl Guard {
         let lower =
             |names: &[String]| names.iter().map(|name| name.trim_end_matches('/').to_ascii_lowercase()).collect();
         let keys = config.keys.iter().enumerate().map(|(index, key)| {
-            let name = key.name.clone().unwrap_or_else(|| format!("key {}", index + 1));
+            let name = key.name.clone().unwrap_or_else(|| format!("key-{}", index + 1));
             let caller = Caller { name, scope: key.scope.clone(), admin: key.admin };
             (blake3::hash(key.key.expose().as_bytes()), caller)
         });

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use sophia_core::{
-    Config, Scope, Sophia,
+    Config, Direction, Scope, Sophia,
+    health::{ProbeSpec, Registration, Rule},
     http::{self, ApiKey, Body, Peer, Response, ServerConfig, Surface},
 };
 use tokio::{net::TcpListener, sync::oneshot};
@@ -378,6 +379,119 @@ async fn a_live_feed_is_opened_outside_of_a_handshake_as_well() {
     assert_eq!(message["type"], "unified_health");
     let refused = surface.live("/ws/unified-health", &HeaderMap::new(), remote()).unwrap_err();
     assert_eq!(refused.status(), 401);
+}
+
+/// Raises an alert of the service `redis`.
+fn raise(surface: &Surface) {
+    let health = surface.sophia().health();
+    health.rule(Rule::new("latency_ms", Direction::LowerIsBetter).critical(100.0)).unwrap();
+    health.observe("redis", "latency_ms", 500.0);
+    assert_eq!(health.alerts(None).len(), 1);
+}
+
+async fn next(live: &mut http::Live) -> Value {
+    let message = tokio::time::timeout(SOON, live.next()).await.unwrap().unwrap();
+    serde_json::from_str(&message).unwrap()
+}
+
+#[tokio::test]
+async fn the_unified_health_is_the_same_over_http_and_live_and_is_pushed_on_change() {
+    let surface = surface(|_| {});
+    let mut live = surface.live("/ws/unified-health", &HeaderMap::new(), Peer::Local).unwrap();
+    assert_eq!(next(&mut live).await["data"]["alerts"], json!([]));
+    raise(&surface);
+    let pushed = next(&mut live).await;
+    assert_eq!(
+        (&pushed["type"], &pushed["data"]["alerts"][0]["severity"]),
+        (&json!("unified_health"), &json!("critical"))
+    );
+    let (status, _, report) = get(&surface, "/api/v1/unified-health").await;
+    assert_eq!(status, 200);
+    for field in
+        ["overall_health", "infrastructure", "ai_memory", "deployment", "business", "alerts", "recommendations"]
+    {
+        assert!(report.get(field).is_some() && pushed["data"].get(field).is_some(), "{field}");
+    }
+}
+
+#[tokio::test]
+async fn alerts_are_live_and_an_admin_acknowledges_them_in_its_own_name() {
+    let surface = surface(|server| server.keys = keys());
+    let headers = http::headers([("x-api-key", "acme-key")]).unwrap();
+    let mut live = surface.live("/ws/system-alerts", &headers, remote()).unwrap();
+    let first = next(&mut live).await;
+    assert_eq!((&first["type"], &first["data"]), (&json!("alerts"), &json!([])));
+    raise(&surface);
+    let opened = next(&mut live).await;
+    assert_eq!((&opened["type"], &opened["data"]["services"]), (&json!("alert_opened"), &json!(["redis"])));
+
+    let (_, _, alerts) = send(&surface, "GET /api/v1/alerts", &[("x-api-key", "acme-key")], "", remote()).await;
+    let line = format!("POST /api/v1/alerts/{}/ack", alerts[0]["id"].as_str().unwrap());
+    let (status, _, body) = send(&surface, &line, &[("x-api-key", "acme-key")], "", remote()).await;
+    assert_eq!((status, &body["error"]["code"]), (403, &json!("UNAUTHORIZED")));
+    let (status, _, body) = send(&surface, &line, &[("x-api-key", "admin-key")], "", remote()).await;
+    assert_eq!((status, &body["acknowledged_by"], &body["state"]), (200, &json!("key-3"), &json!("acknowledged")));
+    let changed = next(&mut live).await;
+    assert_eq!((&changed["type"], &changed["data"]["state"]), (&json!("alert_changed"), &json!("acknowledged")));
+    let state = "GET /api/v1/alerts?state=acknowledged";
+    assert_eq!(send(&surface, state, &[("x-api-key", "ada-key")], "", remote()).await.2.as_array().unwrap().len(), 1);
+    let (status, _, body) =
+        send(&surface, "GET /api/v1/alerts?stat=x", &[("x-api-key", "ada-key")], "", remote()).await;
+    assert_eq!((status, &body["error"]["context"]["field"]), (400, &json!("stat")));
+}
+
+#[tokio::test]
+async fn a_critical_service_that_is_down_is_named_by_readiness() {
+    let surface = surface(|_| {});
+    let health = surface.sophia().health();
+    let down =
+        Registration::new("redis").critical().fail_after(1).probe(ProbeSpec::Tcp { host: "127.0.0.1".into(), port: 1 });
+    health.register_spec(down).unwrap();
+    health.check("redis").await.unwrap();
+    let (status, _, body) = get(&surface, "/readyz").await;
+    assert_eq!((status, &body["status"], &body["down"]), (503, &json!("not_ready"), &json!(["redis"])));
+    assert_eq!(get(&surface, "/healthz").await.0, 200);
+}
+
+#[tokio::test]
+async fn what_concerns_everyone_needs_an_admin() {
+    let surface = surface(|server| server.keys = keys());
+    let body = r#"{"service": "crm", "metric": "latency_ms", "value": 3}"#;
+    let line = "POST /api/v1/health/observe";
+    assert_eq!(send(&surface, line, &[("x-api-key", "acme-key")], body, remote()).await.0, 403);
+    assert_eq!(send(&surface, line, &[("x-api-key", "admin-key")], body, remote()).await.0, 200);
+    let (status, _, report) =
+        send(&surface, "POST /api/v1/health/report", &[("x-api-key", "acme-key")], "", remote()).await;
+    assert_eq!((status, report["services"]["crm"].is_object()), (200, true));
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_json_is_refused_with_its_position() {
+    let surface = surface(|_| {});
+    let line = "POST /api/v1/health/observe";
+    let (status, _, body) = send(&surface, line, &[], "{\"service\":\n oops}", Peer::Local).await;
+    assert_eq!((status, &body["error"]["code"]), (400, &json!("INVALID_INPUT")));
+    assert_eq!((&body["error"]["context"]["line"], &body["error"]["context"]["column"]), (&json!("2"), &json!("2")));
+    for bad in ["[]", "7", "\u{0}", "{\"a\":1} x"] {
+        assert_eq!(send(&surface, line, &[], bad.to_owned(), Peer::Local).await.0, 400, "{bad:?}");
+    }
+    let (status, _, body) = send(&surface, line, &[], r#"{"service": "x", "metrik": "y"}"#, Peer::Local).await;
+    assert_eq!((status, body["error"]["message"].as_str().unwrap().contains("`metric`")), (400, true), "{body}");
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused_however_it_comes() {
+    let surface = surface(|server| server.max_body_bytes = 1000);
+    let line = "POST /api/v1/health/observe";
+    assert_eq!(send(&surface, line, &[], "x".repeat(1001), Peer::Local).await.0, 413);
+    assert_eq!(send(&surface, line, &[("content-length", "1001")], "", Peer::Local).await.0, 413);
+    assert_eq!(send(&surface, line, &[], "x".repeat(1000), Peer::Local).await.0, 400);
+
+    let served = serve(surface).await;
+    let endless = futures::stream::repeat_with(|| Ok::<_, std::io::Error>("x".repeat(400))).take(100);
+    let request = client().post(format!("http://{}/api/v1/health/observe", served.url));
+    let response = request.body(reqwest::Body::wrap_stream(endless)).send().await.unwrap();
+    assert_eq!(response.status(), 413);
 }
 
 #[tokio::test]
