@@ -3,3 +3,4 @@
 mod health;
 #[cfg(feature = "http-server")]
 mod http;
+mod registry;
