@@ -384,6 +384,38 @@ mod over_stdio {
     }
 
     #[tokio::test]
+    async fn an_engine_that_is_dropped_leaves_nothing() {
+        let sophia = sophia();
+        sophia.registry().register(small("small")).unwrap();
+        let pid = call(sophia.registry(), "small", "pid", json!({})).await.text;
+        drop(sophia);
+        until(async || !exists(&pid)).await;
+    }
+
+    #[test]
+    fn a_runtime_that_ends_takes_its_processes_along_and_the_next_one_starts_anew() {
+        let sophia = sophia();
+        sophia.registry().register(small("small")).unwrap();
+        let run = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(call(sophia.registry(), "small", "pid", json!({}))).text
+        };
+        let (first, second) = (run(), run());
+        assert_ne!(first, second);
+        let gone = |pid: &str| {
+            let started = Instant::now();
+            while exists(pid) && started.elapsed() < Duration::from_secs(10) {
+                std::thread::sleep(Duration::from_millis(10));
+                // What was left behind is reaped when another child of a runtime ends.
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async { tokio::process::Command::new("true").status().await.unwrap() });
+            }
+            !exists(pid)
+        };
+        assert!(gone(&first) && gone(&second));
+    }
+
+    #[tokio::test]
     async fn the_environment_is_clean() {
         let sophia = sophia();
         sophia.registry().register(small("small").env("GREETING", "${NO_SUCH_GREETING:-hello}")).unwrap();
