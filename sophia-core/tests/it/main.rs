@@ -1,4 +1,5 @@
 //! Integration tests of the core, in one binary, one module for each capability.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed test panics")]
 
 mod health;
 #[cfg(feature = "http-server")]
