@@ -4,9 +4,12 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use pyo3::prelude::*;
 use serde::{Serialize, Serializer};
-use sophia_core::http::{Body, Peer, Response, Surface, headers};
+use sophia_core::{
+    Sophia,
+    http::{Body, HeaderMap, Peer, Response, Surface, headers},
+};
 
-use crate::{engine::Engine, error, stream::Stream};
+use crate::{error, runtime, stream::Stream};
 
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -36,27 +39,35 @@ impl Serialize for Raw {
     }
 }
 
+/// The surface of one engine.
+#[pyclass(frozen, module = "sophia._sophia")]
+pub struct HttpSurface(Surface);
+
+impl HttpSurface {
+    pub fn new(py: Python<'_>, sophia: Sophia) -> PyResult<HttpSurface> {
+        Surface::new(sophia).map(HttpSurface).map_err(|failure| error::to_python(py, &failure))
+    }
+}
+
 #[pymethods]
-impl Engine {
-    /// Largest body that the surface accepts, in bytes.
+impl HttpSurface {
+    /// Largest body that is accepted, in bytes.
     #[getter]
     fn max_body_bytes(&self) -> usize {
-        self.config().server.max_body_bytes
+        self.0.sophia().config().server.max_body_bytes
     }
 
     /// Answers a request: a stream of `{status, headers}` and then of chunks.
-    fn http_request(
+    fn request(
         &self,
         py: Python<'_>,
         method: String,
         target: String,
         pairs: Pairs,
         body: Vec<u8>,
-        client: Option<String>,
+        client: Option<&str>,
     ) -> PyResult<Stream> {
-        let surface = self.surface(py)?;
-        let headers = headers(pairs).map_err(|failure| error::to_python(py, &failure))?;
-        let peer = Peer::from_host(client.as_deref());
+        let (surface, headers, peer) = (self.0.clone(), headers_of(py, pairs)?, Peer::from_host(client));
         let answer = async move {
             let response = surface.handle_parts(&method, &target, headers, body.into(), peer).await;
             let (head, body) = parts(response);
@@ -66,18 +77,16 @@ impl Engine {
     }
 
     /// Opens the messages of a WebSocket; None where the caller may not listen.
-    fn http_live(&self, py: Python<'_>, target: String, pairs: Pairs, client: Option<String>) -> PyResult<Option<Stream>> {
-        let surface = self.surface(py)?;
-        let headers = headers(pairs).map_err(|failure| error::to_python(py, &failure))?;
-        let live = surface.live(&target, &headers, Peer::from_host(client.as_deref()));
+    fn live(&self, py: Python<'_>, target: &str, pairs: Pairs, client: Option<&str>) -> PyResult<Option<Stream>> {
+        let headers = headers_of(py, pairs)?;
+        let _entered = runtime::get()?.enter();
+        let live = self.0.live(target, &headers, Peer::from_host(client));
         Ok(live.ok().map(|messages| Stream::new(messages.map(Ok))))
     }
 }
 
-impl Engine {
-    fn surface(&self, py: Python<'_>) -> PyResult<Surface> {
-        Surface::new(self.sophia(py)?).map_err(|failure| error::to_python(py, &failure))
-    }
+fn headers_of(py: Python<'_>, pairs: Pairs) -> PyResult<HeaderMap> {
+    headers(pairs).map_err(|failure| error::to_python(py, &failure))
 }
 
 fn parts(response: Response) -> (Part, Body) {
@@ -90,6 +99,6 @@ fn parts(response: Response) -> (Part, Body) {
 #[pyfunction]
 pub fn command_line(py: Python<'_>, arguments: Vec<String>) -> PyResult<u8> {
     let command = sophia_core::cli::run(arguments.into_iter().map(Into::into));
-    let code = crate::runtime::block_on(py, Box::pin(command))?;
+    let code = runtime::block_on(py, Box::pin(command))?;
     Ok(u8::from(code != std::process::ExitCode::SUCCESS))
 }
