@@ -4,4 +4,5 @@
 mod health;
 #[cfg(feature = "http-server")]
 mod http;
+mod memory;
 mod registry;
