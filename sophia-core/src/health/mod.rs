@@ -9,12 +9,19 @@
 //! | say what is an alert | [`Rule`] (`rules.rs`) |
 //! | follow alerts | [`Alert`] (`alerts.rs`), [`HealthEvent`] (`events.rs`) |
 //! | read the report | [`SystemHealth`] (`report.rs`), [`UnifiedHealth`] (`unified.rs`), [`SeriesView`] (`history.rs`) |
+//! | know how it concludes | `analysis.rs`, then `detector.rs`, `anomaly.rs`, `correlation.rs`, `causes.rs`, `forecast.rs` |
 //! | call it by name | `operations.rs` |
 
 mod alerts;
+mod analysis;
+mod anomaly;
+mod causes;
 mod config;
+mod correlation;
+mod detector;
 mod engine;
 mod events;
+mod forecast;
 mod graph;
 #[allow(clippy::module_inception, reason = "the handle is named as the capability")]
 mod health;
@@ -37,8 +44,12 @@ mod unified;
 mod window;
 
 pub use alerts::{Alert, AlertMatch, AlertState, Severity};
+pub use anomaly::{Anomaly, AnomalyKind};
+pub use causes::RootCause;
 pub use config::HealthConfig;
+pub use correlation::{Correlation, SignalName};
 pub use events::{EventKind, HealthEvent, StatusChange};
+pub use forecast::Prediction;
 pub use graph::EdgeSource;
 pub use health::{CheckAll, Health};
 pub use history::{SeriesPoint, SeriesQuery, SeriesView};

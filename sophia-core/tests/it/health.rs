@@ -589,3 +589,125 @@ async fn signals_are_bounded() {
     let error = sophia.health().observe_point(Observation::new("s3", "latency_ms", 1.0)).unwrap_err();
     assert_eq!((error.kind(), error.get("max_signals")), (ErrorKind::RateLimited, Some("3")));
 }
+
+/// Normal deviates from a seed (Box and Muller 1958).
+struct Noise(u64);
+
+impl Noise {
+    fn uniform(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+    }
+
+    fn normal(&mut self, deviation: f64) -> f64 {
+        let (a, b) = (self.uniform(), self.uniform());
+        deviation * (-2.0 * a.ln()).sqrt() * (2.0 * std::f64::consts::PI * b).cos()
+    }
+}
+
+/// An hour in which redis drives chat, one minute later, and a disk fills up.
+fn an_hour_of_history(health: &Health, now: Timestamp, seed: u64) {
+    let mut noise = Noise(seed);
+    let start = now - jiff::SignedDuration::from_mins(59);
+    let cause: Vec<f64> =
+        (0..60).map(|m| 5.0 + noise.normal(0.3) + if (40..50).contains(&m) { 30.0 } else { 0.0 }).collect();
+    for minute in 0..60usize {
+        let at = start + jiff::SignedDuration::from_mins(minute as i64);
+        let mut observe = |service: &str, metric: &str, value| {
+            health.observe_point(Observation::new(service, metric, value).at(at)).unwrap();
+        };
+        observe("redis", "latency_ms", cause[minute]);
+        observe("chat", "latency_ms", 100.0 + 10.0 * cause[minute.saturating_sub(1)] + noise.normal(5.0));
+        observe("billing", "latency_ms", 50.0 + noise.normal(5.0) + 5.0 * (minute as f64).sin());
+        observe("host", "disk_used_ratio", 0.5 + 0.006 * minute as f64);
+    }
+}
+
+#[tokio::test]
+async fn an_hour_of_history_names_the_cause_and_what_comes_next() {
+    for seed in 1..=50 {
+        let (sophia, clock) = timed();
+        let health = sophia.health();
+        clock.advance(seconds(7 * seed));
+        an_hour_of_history(health, clock.now(), seed);
+        health.depends("chat", "redis").unwrap();
+        health.rule(Rule::new("disk_used_ratio", Direction::LowerIsBetter).critical(0.95)).unwrap();
+        let report = health.report().await.unwrap();
+
+        let top = &report.correlations[0];
+        assert_eq!(
+            (top.a.service.as_str(), top.b.service.as_str(), top.lag_s),
+            ("redis", "chat", 60),
+            "seed {seed}: {top:?}"
+        );
+        assert!(top.r > 0.9 && top.p < 0.001, "seed {seed}: {top:?}");
+        assert!(report.correlations.iter().all(|found| found.b.service != "billing"), "seed {seed}");
+        assert_eq!(report.root_causes[0].service, "redis", "seed {seed}: {:?}", report.root_causes);
+        assert!(report.anomalies.iter().any(|anomaly| anomaly.service == "redis"), "seed {seed}");
+        assert!(
+            report.anomalies.iter().all(|anomaly| anomaly.service != "billing"),
+            "seed {seed}: {:?}",
+            report.anomalies
+        );
+        let disk = report.predictions.iter().find(|prediction| prediction.service == "host").unwrap();
+        assert!((900.0..1020.0).contains(&disk.eta_s), "seed {seed}: {disk:?}");
+        assert!(disk.eta_p10 <= disk.eta_s && disk.eta_p90.is_some_and(|late| late >= disk.eta_s), "{disk:?}");
+        assert!(report.recommendations.iter().any(|advice| advice.title == "Look at redis first"));
+    }
+}
+
+#[tokio::test]
+async fn a_quiet_hour_has_no_anomalies_no_causes_and_no_predictions() {
+    let mut wrong = 0;
+    for seed in 1..=50 {
+        let (sophia, clock) = timed();
+        let health = sophia.health();
+        let mut noise = Noise(seed);
+        health.rule(Rule::new("used_ratio", Direction::LowerIsBetter).critical(0.9)).unwrap();
+        for minute in (0..60).rev() {
+            let at = clock.now() - jiff::SignedDuration::from_mins(minute);
+            for service in ["a", "b", "c"] {
+                let point = |metric, value| Observation::new(service, metric, value).at(at);
+                health.observe_point(point("latency_ms", 50.0 + noise.normal(5.0))).unwrap();
+                health.observe_point(point("used_ratio", 0.6 + noise.normal(0.02))).unwrap();
+            }
+        }
+        let report = health.report().await.unwrap();
+        wrong +=
+            report.anomalies.len() + report.root_causes.len() + report.correlations.len() + report.predictions.len();
+    }
+    assert_eq!(wrong, 0);
+}
+
+#[tokio::test]
+async fn the_time_that_callees_lost_is_not_the_callers_fault() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    for (service, on) in [("web", "chat"), ("chat", "redis"), ("chat", "provider"), ("web", "registry")] {
+        health.depends(service, on).unwrap();
+    }
+    let mut noise = Noise(3);
+    for minute in 0..60 {
+        clock.advance(seconds(60));
+        let slow = if (30..45).contains(&minute) { 40.0 } else { 0.0 };
+        for _ in 0..20 {
+            let provider = 100.0 + noise.normal(5.0) + slow * 5.0;
+            let redis = 2.0 + noise.normal(0.1);
+            let registry = 30.0 + noise.normal(2.0);
+            for (service, value) in [
+                ("provider", provider),
+                ("redis", redis),
+                ("registry", registry),
+                ("chat", 10.0 + provider + 3.0 * redis),
+                ("web", 20.0 + provider + 3.0 * redis + registry),
+            ] {
+                health.signal(Signal::latency_ms(service, value));
+            }
+        }
+    }
+    let causes = health.report().await.unwrap().root_causes;
+    assert_eq!((causes[0].service.as_str(), causes[0].target.as_str()), ("provider", "web"), "{causes:?}");
+    assert!(causes[0].score > 4.0 * causes[1].score, "{causes:?}");
+    assert!(causes[0].share > 0.9 && causes[0].explained == 0.0, "{causes:?}");
+    assert!(causes.iter().all(|cause| cause.service != "redis" && cause.service != "registry"), "{causes:?}");
+}
