@@ -17,9 +17,9 @@
 
 use std::{collections::HashMap, fmt, future::Future, pin::Pin, sync::LazyLock};
 
-use schemars::{Schema, SchemaGenerator};
-use serde::Deserializer;
-use serde_json::{Value, json};
+use schemars::{Schema, SchemaGenerator, generate::SchemaSettings};
+use serde::{Deserializer, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
 
 use crate::{Error, ErrorKind, Result, Sophia, wire};
 
@@ -81,9 +81,8 @@ pub fn find(name: &str) -> Result<&'static Operation> {
 
 /// Describes every operation as `{name, summary, arguments, result}`, with self-contained JSON Schemas.
 pub fn describe() -> Vec<Value> {
-    let schema = |make: fn(&mut SchemaGenerator) -> Schema| {
-        // Made at the root, so that the definitions stand beside what refers to them.
-        let mut generator = SchemaGenerator::default();
+    let schema = |settings: SchemaSettings, make: fn(&mut SchemaGenerator) -> Schema| {
+        let mut generator = settings.into_generator();
         let mut schema = make(&mut generator);
         let definitions = generator.take_definitions(true);
         if !definitions.is_empty() {
@@ -96,11 +95,35 @@ pub fn describe() -> Vec<Value> {
             json!({
                 "name": operation.name,
                 "summary": operation.summary,
-                "arguments": schema(operation.arguments),
-                "result": schema(operation.result),
+                "arguments": schema(SchemaSettings::default(), operation.arguments),
+                "result": schema(results(), operation.result),
             })
         })
         .collect()
+}
+
+/// Returns the JSON Schema of every type that a result is made of, by name: what the bindings' types are generated from.
+pub fn result_types() -> Map<String, Value> {
+    let mut generator = results().into_generator();
+    for operation in all() {
+        (operation.result)(&mut generator);
+    }
+    let mut types: Vec<_> = generator.take_definitions(true).into_iter().collect();
+    types.sort_by(|a, b| a.0.cmp(&b.0));
+    types.into_iter().collect()
+}
+
+/// Results are described as they are written: a field that is always there is required, also where it may be null.
+fn results() -> SchemaSettings {
+    SchemaSettings::default().for_serialize()
+}
+
+/// Reads the arguments of a method that takes a callback or gives a stream, and so is no operation.
+///
+/// # Errors
+/// [`ErrorKind::InvalidInput`], naming the argument.
+pub fn read<'de, T: DeserializeOwned, D: Deserializer<'de>>(name: &'static str, arguments: D) -> Result<T> {
+    wire::read(ErrorKind::InvalidInput, name, arguments)
 }
 
 /// Finds an operation and begins it.

@@ -54,7 +54,7 @@ impl Callback {
     /// Dropping the call cancels the Python task.
     pub async fn call<A, T>(&self, argument: Option<A>) -> Result<T>
     where
-        A: for<'py> IntoPyObject<'py> + Send,
+        A: for<'py> IntoPyObject<'py>,
         T: DeserializeOwned,
     {
         let (answer, _cancel) =

@@ -1,14 +1,22 @@
 //! The engine as Python sees it: operations by name, and the few calls that take a function or give a stream.
 
+use std::sync::Arc;
+
+use futures::StreamExt;
 use parking_lot::RwLock;
 use pyo3::prelude::*;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sophia_core::{Config, Sophia};
+use sophia_core::{
+    Config, Sophia,
+    health::{CallbackProbe, ProbeOutcome, Registration},
+};
 
 use crate::{
-    callback::Home,
+    callback::{Callback, Home},
     convert::{self, Reader},
     error, pending, runtime,
+    stream::Stream,
 };
 
 /// One engine.
@@ -97,6 +105,27 @@ impl Engine {
         pending::run(py, Box::pin(pending::reply(async move { sophia.shutdown().await })))
     }
 
+    /// Registers a service whose probe is a Python function.
+    fn health_register(
+        &self,
+        py: Python<'_>,
+        registration: &Bound<'_, PyAny>,
+        function: Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let registration: Registration = self.read(py, "health.register", registration)?;
+        let callback = Arc::new(Callback::new("health.probe", function, &self.home)?);
+        let probe = CallbackProbe::new(move || {
+            let callback = callback.clone();
+            Box::pin(async move { callback.call::<(), ProbeOutcome>(None).await })
+        });
+        let registered = self.sophia(py)?.health().register(registration, Arc::new(probe));
+        registered.map_err(|failure| error::to_python(py, &failure))
+    }
+
+    fn health_subscribe(&self, py: Python<'_>) -> PyResult<Stream> {
+        Ok(Stream::new(self.sophia(py)?.health().subscribe().map(Ok)))
+    }
+
     fn start_sync<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let sophia = self.sophia(py)?;
         pending::run_sync(py, Box::pin(pending::reply(async move { sophia.start().await })))
@@ -109,6 +138,15 @@ impl Engine {
 }
 
 impl Engine {
+    fn read<T: DeserializeOwned>(
+        &self,
+        py: Python<'_>,
+        method: &'static str,
+        arguments: &Bound<'_, PyAny>,
+    ) -> PyResult<T> {
+        sophia_core::operations::read(method, Reader(arguments)).map_err(|failure| error::to_python(py, &failure))
+    }
+
     fn begin(
         &self,
         py: Python<'_>,
@@ -132,4 +170,10 @@ pub fn config_schema(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 pub fn operations(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     let described: Vec<Value> = sophia_core::operations::describe();
     convert::to_python(py, &described)
+}
+
+/// Returns the JSON Schema of every type that a result is made of, by name.
+#[pyfunction]
+pub fn result_types(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    convert::to_python(py, &sophia_core::operations::result_types())
 }

@@ -220,11 +220,6 @@ impl AlertBook {
         }
     }
 
-    /// Returns whether the condition holds.
-    pub fn holds(&self, key: &str) -> bool {
-        self.conditions.contains_key(key)
-    }
-
     /// Drops every condition of a service.
     pub fn forget_service(&mut self, service: &str) {
         let before = self.conditions.len();
@@ -286,7 +281,7 @@ impl AlertBook {
                         worse || alert.services != open.alert.services || alert.severity != open.alert.severity;
                     alert.id.clone_from(&open.alert.id);
                     alert.incident.clone_from(&open.alert.incident);
-                    alert.started_at = open.alert.started_at;
+                    alert.started_at = open.alert.started_at.min(alert.started_at);
                     alert.updated_at = open.alert.updated_at.max(at);
                     alert.count = alert.count.max(open.alert.count);
                     // Who took a warning did not take what it has become.

@@ -123,7 +123,7 @@ impl Window {
     /// Returns p50, p95 and p99 of the last 50 to 60 minutes.
     pub fn quantiles(&self, now: i64) -> Option<[f64; 3]> {
         let newest = now.div_euclid(SLICE_MINUTES);
-        let live = self.slices.iter().filter(|(epoch, _)| *epoch <= newest && newest - epoch < SLICES as i64);
+        let live = self.slices.iter().filter(|(epoch, _)| *epoch <= newest && *epoch > newest - SLICES as i64);
         quantiles(live.map(|(_, sketch)| sketch), [0.5, 0.95, 0.99])
     }
 }

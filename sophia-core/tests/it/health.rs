@@ -198,8 +198,23 @@ async fn a_cause_and_its_fifty_children_are_one_alert_that_lists_them_all() {
     assert_eq!(health.report().await.unwrap().incidents.len(), 1);
 }
 
-#[tokio::test]
-async fn a_cause_that_shows_itself_late_takes_over_the_alert_of_its_effect() {
+#[test]
+fn a_cause_that_shows_itself_late_takes_over_the_alert_of_its_effect() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    health.rule(Rule::new("latency_ms", Direction::LowerIsBetter).critical(500.0)).unwrap();
+    health.depends("chat", "redis").unwrap();
+    health.observe("chat", "latency_ms", 900.0);
+    let effect = health.alerts(None).remove(0);
+    clock.advance(seconds(30));
+    health.observe("redis", "latency_ms", 600.0);
+    let alerts = health.alerts(None);
+    assert_eq!((alerts.len(), alerts[0].services.as_slice()), (1, ["redis", "chat"].map(String::from).as_slice()));
+    assert_eq!((&alerts[0].id, &alerts[0].incident), (&effect.id, &effect.incident));
+}
+
+#[test]
+fn alerts_grow_together_when_what_lies_between_is_sick_as_well() {
     let (sophia, clock) = timed();
     let health = sophia.health();
     health.rule(Rule::new("latency_ms", Direction::LowerIsBetter).critical(500.0)).unwrap();
@@ -211,7 +226,6 @@ async fn a_cause_that_shows_itself_late_takes_over_the_alert_of_its_effect() {
     health.observe("redis", "latency_ms", 600.0);
     health.observe("chat", "latency_ms", 800.0);
     let alerts = health.alerts(None);
-    // A service in between that is well at first keeps the two apart until it is sick as well.
     assert_eq!(
         (alerts.len(), alerts[0].services.as_slice()),
         (1, ["redis", "web", "chat"].map(String::from).as_slice())

@@ -1,17 +1,231 @@
-"""Health: what is wrong, what caused it, and what may be done about it."""
+"""Health: what is wrong, since when, and who is affected; measured, never invented."""
 
 from __future__ import annotations
 
-from ._sophia import Engine
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ._sophia import Engine, Stream
+from ._wire import Request, awaited, blocking, given, reader, settled
+from .memory import Seconds, Time
+from .types import Alert, Direction, SeriesView, ServiceCheck, SystemHealth, UnifiedHealth
+
+__all__ = ["Health", "HealthEvents", "Probe"]
+
+Outcome = str | Mapping[str, Any]
+"""What a callback says: "ok", "degraded", "down"…, or a mapping of status, score (0..100) and detail."""
+
 
 @dataclass(frozen=True)
-class Alert: ...
-@dataclass(frozen=True)
-class Probe: ...
-@dataclass(frozen=True)
-class SystemHealth: ...
+class Probe:
+    """A way to ask a service how it is. Made by `Probe.http` and its siblings."""
+
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    function: Callable[[], Outcome | Awaitable[Outcome]] | None = None
+
+    @staticmethod
+    def http(url: str, *, headers: Mapping[str, str] | None = None, expect: Sequence[int] | None = None) -> Probe:
+        """Gets a URL. Any 2xx or 3xx is healthy, or those in `expect`; a body that names a status is believed."""
+        return Probe("http", given(url=url, headers=headers, expect=expect))
+
+    @staticmethod
+    def tcp(host: str, port: int) -> Probe:
+        """Opens a TCP connection."""
+        return Probe("tcp", {"host": host, "port": port})
+
+    @staticmethod
+    def callback(function: Callable[[], Outcome | Awaitable[Outcome]]) -> Probe:
+        """Calls a function, sync or async. A sync one runs on a thread, so it may block."""
+        return Probe("callback", function=function)
+
+
+class HealthEvents:
+    """What happens, as it happens: `async for event in s.health.subscribe()`, each `{type, data, timestamp}`."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> HealthEvents:
+        return self
+
+    async def __anext__(self) -> dict[str, Any]:
+        event: dict[str, Any] | None = await settled(self._stream.next())
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    async def aclose(self) -> None:
+        """Stops listening."""
+        self._stream.close()
+
 
 class Health:
+    """Services that are looked after, signals that are watched, alerts that are raised once."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+
+    def register(
+        self,
+        service: str,
+        *,
+        probe: Probe,
+        interval: Seconds | None = None,
+        timeout: Seconds | None = None,
+        fail_after: int | None = None,
+        ok_after: int | None = None,
+        weight: float = 1.0,
+        critical: bool = False,
+        group: str | None = None,
+        depends_on: Sequence[str] = (),
+    ) -> None:
+        """Looks after a service from now on: every `interval` (60 s), for at most `timeout` (5 s).
+
+        It is down after `fail_after` (3) failures in a row, and up after `ok_after` (2) successes. Services of one
+        `group` that fail together share an alert.
+        """
+        registration = given(
+            service=service,
+            interval=interval,
+            timeout=timeout,
+            fail_after=fail_after,
+            ok_after=ok_after,
+            weight=weight,
+            critical=critical,
+            group=group,
+            depends_on=depends_on,
+        )
+        if probe.function is not None:
+            self._engine.health_register(registration, probe.function)
+        else:
+            registration["probe"] = {"kind": probe.kind, **probe.options}
+            self._engine.call_sync("health.register", registration)
+
+    def unregister(self, service: str) -> bool:
+        """Forgets a service; returns whether it was registered."""
+        known: bool = self._engine.call_sync("health.unregister", {"service": service})
+        return known
+
+    def depends(self, service: str, on: str) -> None:
+        """Says that `service` calls `on`."""
+        self._engine.call_sync("health.depends", {"service": service, "on": on})
+
+    def maintenance(self, service: str, until: Time) -> None:
+        """Says that a service is being worked on, and raises nothing until then."""
+        self._engine.call_sync("health.maintenance", {"service": service, "until": until})
+
+    def observe(
+        self,
+        service: str,
+        metric: str,
+        value: float,
+        *,
+        at: Time | None = None,
+        unit: str | None = None,
+        direction: Direction | None = None,
+        weight: int = 1,
+    ) -> None:
+        """Takes in a measured point; `at` may be up to an hour ago."""
+        point = given(
+            service=service, metric=metric, value=value, at=at, unit=unit, direction=direction, weight=weight
+        )
+        self._engine.call_sync("health.observe", point)
+
+    def rule(
+        self,
+        metric: str,
+        *,
+        direction: Direction,
+        service: str | None = None,
+        warning: float | None = None,
+        critical: float | None = None,
+        for_n: int = 1,
+        cooldown: Seconds = 300,
+        auto_resolve: bool = True,
+    ) -> None:
+        """Sets when the values of a metric are an alert; `direction` says which way is bad."""
+        rule = given(
+            metric=metric,
+            direction=direction,
+            service=service,
+            warning=warning,
+            critical=critical,
+            for_n=for_n,
+            cooldown=cooldown,
+            auto_resolve=auto_resolve,
+        )
+        self._engine.call_sync("health.rule", rule)
+
+    def _check(self, service: str) -> Request[ServiceCheck]:
+        """Looks at one service now."""
+        return Request("health.check", {"service": service}, reader(ServiceCheck))
+
+    check = awaited(_check)
+    check_sync = blocking(_check)
+
+    def _check_all(self, *, concurrency: int = 64, deadline: Seconds = 5) -> Request[dict[str, ServiceCheck]]:
+        """Looks at all services at once, before one deadline: hung ones cost it once."""
+        arguments = given(concurrency=concurrency, deadline=deadline)
+        return Request("health.check_all", arguments, reader(dict[str, ServiceCheck]))
+
+    check_all = awaited(_check_all)
+    check_all_sync = blocking(_check_all)
+
+    def _report(self) -> Request[SystemHealth]:
+        """Returns how everything is, and why."""
+        return Request("health.report", {}, reader(SystemHealth))
+
+    report = awaited(_report)
+    report_sync = blocking(_report)
+
+    def _unified(self) -> Request[UnifiedHealth]:
+        """Returns how everything is, in the shape of the unified dashboard."""
+        return Request("health.unified", {}, reader(UnifiedHealth))
+
+    unified = awaited(_unified)
+    unified_sync = blocking(_unified)
+
+    def series(self, service: str, metric: str, *, window: Seconds = 3600, buckets: int = 60) -> SeriesView:
+        """Returns the recent history of one signal."""
+        arguments = {"service": service, "metric": metric, "window": window, "buckets": buckets}
+        view: SeriesView = reader(SeriesView)(self._engine.call_sync("health.series", arguments))
+        return view
+
+    def alerts(
+        self, *, state: Literal["active", "acknowledged", "silenced", "resolved", "all"] = "active"
+    ) -> list[Alert]:
+        """Returns alerts, the newest first."""
+        alerts: list[Alert] = reader(list[Alert])(self._engine.call_sync("health.alerts", {"state": state}))
+        return alerts
+
+    def _ack(self, id: str, by: str) -> Request[Alert]:
+        """Marks an alert as taken by someone."""
+        return Request("health.ack", {"id": id, "by": by}, reader(Alert))
+
+    ack = awaited(_ack)
+    ack_sync = blocking(_ack)
+
+    def _resolve(self, id: str, by: str) -> Request[Alert]:
+        """Ends an alert by hand."""
+        return Request("health.resolve", {"id": id, "by": by}, reader(Alert))
+
+    resolve = awaited(_resolve)
+    resolve_sync = blocking(_resolve)
+
+    def _silence(self, match: Mapping[str, Any], until: Time) -> Request[None]:
+        """Silences the alerts that match until then."""
+        return Request("health.silence", {"match": match, "until": until}, lambda _: None)
+
+    silence = awaited(_silence)
+    silence_sync = blocking(_silence)
+
+    def subscribe(self) -> HealthEvents:
+        """Returns what happens from now on."""
+        return HealthEvents(self._engine.health_subscribe())
+
+    def prometheus(self) -> str:
+        """Returns every metric as Prometheus text."""
+        text: str = self._engine.call_sync("health.prometheus", {})
+        return text

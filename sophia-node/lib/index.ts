@@ -1,0 +1,75 @@
+/**
+ * The embeddable core of an AI backend: memory, cached chat, an MCP registry and health correlation in one engine.
+ *
+ * ```js
+ * import { Sophia } from 'sophia-ai'
+ *
+ * const s = new Sophia()
+ * await s.start()
+ * await s.memory.store('Ada wants the quarterly report as a PDF.', { scope: { user: 'ada' } })
+ * const { hits } = await s.memory.search('which file format does she like?', { scope: { user: 'ada' } })
+ * await s.close()
+ * ```
+ */
+
+import * as native from '../native.js'
+import { Health } from './health.js'
+import type { Config } from './types.js'
+import { Bridge, type CallOptions } from './wire.js'
+
+/** The engine: memory, chat, registry and health, with one configuration and one end. */
+export class Sophia {
+  /** Probes, rules, alerts and healing. */
+  readonly health: Health
+  readonly #bridge: Bridge
+
+  /**
+   * Builds an engine from a configuration or from the path of a `.toml` or `.json` file. Opens nothing: files and
+   * connections are opened by their first use, or by `start()`.
+   *
+   * @throws InvalidConfigError that names the field
+   */
+  constructor(config: Config | string = {}) {
+    this.#bridge = bridgeOf(config)
+    this.health = new Health(this.#bridge)
+  }
+
+  /** Builds an engine from the file that `SOPHIA_CONFIG` names, and the variables `SOPHIA_…` over it. */
+  static fromEnv(): Sophia {
+    return new Sophia(ENVIRONMENT as unknown as Config)
+  }
+
+  /** Returns the JSON Schema of the configuration, in the names of configuration files. */
+  static configSchema(): Record<string, unknown> {
+    return JSON.parse(native.configSchema())
+  }
+
+  /** Opens what the configuration names, and starts background work. Calling it again does nothing. */
+  async start(options?: CallOptions): Promise<this> {
+    await this.#bridge.start(options)
+    return this
+  }
+
+  /** Flushes, stops background work and child processes, and returns. `start()` starts it again. */
+  close(): Promise<void> {
+    return this.#bridge.close()
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+}
+
+/** Stands for the variables of the environment where a configuration is expected. */
+const ENVIRONMENT = Symbol('environment')
+
+function bridgeOf(config: Config | string | typeof ENVIRONMENT): Bridge {
+  if (config === ENVIRONMENT) return new Bridge('Environment', '', {})
+  if (typeof config === 'string') return new Bridge('File', config, {})
+  return new Bridge('Json', JSON.stringify(config), config)
+}
+
+export * from './errors.js'
+export { Health, Probe, type HealthEvent, type ProbeAnswer, type ProbeSpec } from './health.js'
+export type * from './scope.js'
+export type { CallOptions, JsonIterator } from './wire.js'

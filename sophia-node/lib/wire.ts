@@ -1,0 +1,330 @@
+/** The bridge to the native engine: JSON text out, JSON text back, at once or later. */
+
+import * as native from '../native.js'
+import { SophiaError, invalidInput, toError } from './errors.js'
+
+/** What every call takes. */
+export interface CallOptions {
+  /** Aborts the call: the work is dropped and the promise rejects with the signal's reason. */
+  signal?: AbortSignal | undefined
+}
+
+/** A function that the engine calls with plain values and a signal that aborts when the answer is no longer awaited. */
+export type Callback = (...args: any[]) => unknown
+
+interface Waiter {
+  resolve(text: string): void
+  reject(reason: unknown): void
+  /** What was given, to name its fields in an error. */
+  given: unknown
+}
+
+/** A message of the native side; the numbers are those of `native.Ask`. */
+type Message = native.Message
+
+/** Engines that owe an answer. They are held here, so that a forgotten engine still settles what it promised. */
+const owing = new Set<Bridge>()
+
+/** Keeps the process alive while an answer is owed; the native wake-up by itself does not. */
+let vigil: NodeJS.Timeout | undefined
+
+/** Longest delay of a timer: it is there to be waited for, not to fire. */
+const NEVER_MS = 2 ** 31 - 1
+
+/** One native engine. */
+export class Bridge {
+  readonly #engine: native.Engine
+  readonly #waiters = new Map<number, Waiter>()
+  readonly #functions = new Map<number, Callback>()
+  readonly #invocations = new Map<number, AbortController>()
+  readonly #thrown = new Map<number, unknown>()
+  #last = 0
+
+  constructor(source: native.ConfigSource, text: string, given: unknown) {
+    // Weak: the native side holds `deliver` for as long as the engine lives, which would hold the engine in turn.
+    const self = new WeakRef(this)
+    const engine = native.open(source, text, (batch) => {
+      const bridge = self.deref()
+      if (bridge) bridge.#deliver(batch)
+    })
+    if (!(engine instanceof native.Engine)) throw toError(engine, given)
+    this.#engine = engine
+  }
+
+  /** Starts the engine. */
+  start(options?: CallOptions): Promise<void> {
+    return this.#run((id) => this.#engine.start(id), undefined, options?.signal)
+  }
+
+  /** Shuts the engine down. */
+  close(): Promise<void> {
+    return this.#run((id) => this.#engine.close(id), undefined, undefined)
+  }
+
+  /** Calls an operation with `own` arguments and those in `options`. */
+  async call<T>(operation: string, own: object, options?: CallOptions): Promise<T> {
+    const { signal, ...rest } = options ?? {}
+    const given = { ...rest, ...own }
+    return this.#run((id) => this.#engine.call(id, operation, write(operation, given)), given, signal)
+  }
+
+  /** Calls an operation and waits for it on this thread. */
+  callSync<T>(operation: string, own: object, options?: object): T {
+    const given = { ...options, ...own }
+    const reply = this.#engine.callSync(operation, write(operation, given))
+    if (typeof reply === 'string') return JSON.parse(reply)
+    throw this.#error(reply as native.Failure, given)
+  }
+
+  /** Calls a native method that takes the number of its promise. */
+  async run<T>(operation: string, given: object, options: CallOptions | undefined, call: NativeCall): Promise<T> {
+    return this.#run((id) => call(this.#engine, id, write(operation, given)), given, options?.signal)
+  }
+
+  /** Calls a native method that is ready at once. */
+  runSync<T>(operation: string, given: object, call: (engine: native.Engine, text: string) => native.Reply): T {
+    const reply = call(this.#engine, write(operation, given))
+    if (typeof reply === 'string') return JSON.parse(reply)
+    throw this.#error(reply as native.Failure, given)
+  }
+
+  /** Opens a stream of results. A failure to open it is what the first read gives. */
+  stream<T>(operation: string, own: object, options?: CallOptions): JsonIterator<T> {
+    const { signal, ...rest } = options ?? {}
+    const given = { ...rest, ...own }
+    const open = () => {
+      signal?.throwIfAborted()
+      const stream = this.#engine.stream(operation, write(operation, given))
+      if (stream instanceof native.JsonStream) return stream
+      throw this.#error(stream, given)
+    }
+    return new JsonIterator<T>(open, (stream) => this.#read(stream, given, signal), signal)
+  }
+
+  /** Keeps a function for the native side, and returns its number there. */
+  keep(callback: Callback): number {
+    const id = this.#id()
+    this.#functions.set(id, callback)
+    return id
+  }
+
+  /** Lets go of a function that the native side did not take. */
+  drop(id: number): void {
+    this.#functions.delete(id)
+  }
+
+  async #run<T>(begin: (id: number) => native.Reply, given: unknown, signal: AbortSignal | undefined): Promise<T> {
+    signal?.throwIfAborted()
+    const id = this.#id()
+    const reply = begin(id)
+    if (typeof reply === 'string') return JSON.parse(reply)
+    if (reply) throw this.#error(reply, given)
+    const cancel = () => this.#engine.cancel(id)
+    return JSON.parse(await this.#settled(id, given, signal, cancel))
+  }
+
+  /** Reads one item of a stream as JSON text; an empty text is the end. */
+  async #read(stream: native.JsonStream, given: unknown, signal: AbortSignal | undefined): Promise<string> {
+    signal?.throwIfAborted()
+    const id = this.#id()
+    const reply = stream.next(id)
+    if (typeof reply === 'string') return reply
+    if (reply) throw this.#error(reply, given)
+    return this.#settled(id, given, signal, () => stream.close())
+  }
+
+  /** Waits for the native side to settle `id`, or for the signal, which cancels. */
+  #settled(id: number, given: unknown, signal: AbortSignal | undefined, cancel: () => void): Promise<string> {
+    const settled = new Promise<string>((resolve, reject) => {
+      this.#waiters.set(id, { resolve, reject, given })
+      if (this.#waiters.size === 1) {
+        owing.add(this)
+        vigil = vigil?.ref() ?? setInterval(() => {}, NEVER_MS)
+      }
+    })
+    return signal ? abortable(signal, settled, (reason) => {
+      cancel()
+      this.#take(id)?.reject(reason)
+    }) : settled
+  }
+
+  #take(id: number): Waiter | undefined {
+    const waiter = this.#waiters.get(id)
+    if (waiter && this.#waiters.delete(id) && this.#waiters.size === 0) {
+      owing.delete(this)
+      if (owing.size === 0) vigil?.unref()
+    }
+    return waiter
+  }
+
+  #deliver(batch: Message[]): void {
+    for (const { ask, id, target, text, failure } of batch) {
+      switch (ask) {
+        case native.Ask.Settle: {
+          const waiter = this.#take(id)
+          if (failure) waiter?.reject(this.#error(failure, waiter.given))
+          else waiter?.resolve(text ?? '')
+          break
+        }
+        case native.Ask.Invoke:
+          void this.#invoke(id, target ?? 0, text ?? '[]')
+          break
+        case native.Ask.Abandon:
+          this.#invocations.get(id)?.abort()
+          this.#invocations.delete(id)
+          break
+        case native.Ask.Forget:
+          this.#functions.delete(id)
+          break
+        case native.Ask.Release:
+          this.#thrown.delete(id)
+          break
+      }
+    }
+  }
+
+  /** Calls a function for the native side, and tells it the outcome. */
+  async #invoke(id: number, target: number, text: string): Promise<void> {
+    const abort = new AbortController()
+    this.#invocations.set(id, abort)
+    try {
+      const value = await this.#functions.get(target)?.(...JSON.parse(text), abort.signal)
+      this.#engine.answer(id, JSON.stringify(value) ?? 'null')
+    } catch (thrown) {
+      const kept = this.#id()
+      this.#thrown.set(kept, thrown)
+      this.#engine.refuse(id, codeOf(thrown), messageOf(thrown), kept)
+    } finally {
+      this.#invocations.delete(id)
+    }
+  }
+
+  /** Builds the error of a failure, or finds the value that a callback threw. */
+  #error(failure: native.Failure, given: unknown): unknown {
+    const { thrown } = failure
+    return thrown != null && this.#thrown.has(thrown) ? this.#thrown.get(thrown) : toError(failure, given)
+  }
+
+  #id(): number {
+    // Numbers are 32 bits on the native side: one is used again only after four thousand million calls.
+    this.#last = (this.#last + 1) >>> 0
+    return this.#last
+  }
+}
+
+type NativeCall = (engine: native.Engine, id: number, text: string) => native.Reply
+
+/** Rejects with the signal's reason when it aborts first, after `abort` was called; leaves no listener behind. */
+export function abortable<T>(signal: AbortSignal, running: Promise<T>, abort: (reason: unknown) => void): Promise<T> {
+  const listener = () => abort(signal.reason)
+  signal.addEventListener('abort', listener, { once: true })
+  return running.finally(() => signal.removeEventListener('abort', listener))
+}
+
+/** The items of a native stream. Leaving a `for await` loop closes it. */
+export class JsonIterator<T> implements AsyncIterableIterator<T> {
+  #stream: native.JsonStream | undefined
+  #failure: { reason: unknown } | undefined
+  readonly #read: (stream: native.JsonStream) => Promise<string>
+  readonly #signal: AbortSignal | undefined
+
+  constructor(
+    open: () => native.JsonStream,
+    read: (stream: native.JsonStream) => Promise<string>,
+    signal: AbortSignal | undefined,
+  ) {
+    this.#read = read
+    this.#signal = signal
+    try {
+      this.#stream = open()
+    } catch (reason) {
+      this.#failure = { reason }
+    }
+  }
+
+  /** Reads the next item. */
+  async next(): Promise<IteratorResult<T, undefined>> {
+    const failure = this.#failure
+    if (failure) {
+      this.#failure = undefined
+      throw failure.reason
+    }
+    if (!this.#stream) return { done: true, value: undefined }
+    try {
+      const text = await this.#read(this.#stream)
+      if (text !== '') return { done: false, value: JSON.parse(text) }
+    } catch (reason) {
+      this.#close()
+      throw this.#signal?.aborted ? this.#signal.reason : reason
+    }
+    this.#close()
+    return { done: true, value: undefined }
+  }
+
+  /** Closes the stream and what feeds it. */
+  async return(): Promise<IteratorResult<T, undefined>> {
+    this.#failure = undefined
+    this.#close()
+    return { done: true, value: undefined }
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.return()
+  }
+
+  #close(): void {
+    this.#stream?.close()
+    this.#stream = undefined
+  }
+}
+
+/** Writes arguments as JSON text. Refuses what JSON would change on the way, and names the field. */
+function write(operation: string, given: object): string {
+  let text: string
+  try {
+    text = JSON.stringify(given)
+  } catch (cause) {
+    throw invalidInput(operation, 'arguments', `cannot be written as JSON: ${messageOf(cause)}`, cause)
+  }
+  // A number that is not finite is written as null, and half of a pair as an escape: look where there may be one.
+  if (text.includes('null') || text.includes('\\ud')) check(operation, given, '')
+  return text
+}
+
+function check(operation: string, value: unknown, path: string): void {
+  if (typeof value === 'number') {
+    if (!Number.isFinite(value)) throw invalidInput(operation, path, `must be a finite number, not ${value}`)
+  } else if (typeof value === 'string') {
+    if (!isWellFormed(value)) throw invalidInput(operation, path, 'holds half of a surrogate pair, which is not text')
+  } else if (Array.isArray(value)) {
+    value.forEach((item, index) => check(operation, item, `${path}[${index}]`))
+  } else if (typeof value === 'object' && value !== null && !('toJSON' in value)) {
+    for (const [name, item] of Object.entries(value)) {
+      const inner = path === '' ? name : `${path}.${name}`
+      check(operation, name, inner)
+      check(operation, item, inner)
+    }
+  }
+}
+
+function isWellFormed(text: string): boolean {
+  return !/[\uD800-\uDBFF](?![\uDC00-\uDFFF])|(?<![\uD800-\uDBFF])[\uDC00-\uDFFF]/.test(text)
+}
+
+function codeOf(thrown: unknown): string | undefined {
+  if (thrown instanceof SophiaError) return thrown.code
+  const name = thrown instanceof Error ? thrown.name : undefined
+  return name === 'AbortError' ? 'CANCELLED' : name === 'TimeoutError' ? 'TIMEOUT' : undefined
+}
+
+function messageOf(thrown: unknown): string {
+  try {
+    return thrown instanceof Error ? thrown.message : String(thrown)
+  } catch {
+    return 'a value that cannot be shown was thrown'
+  }
+}

@@ -1,0 +1,205 @@
+//! The engine as JavaScript sees it.
+
+use std::sync::Arc;
+
+use napi::bindgen_prelude::Either;
+use napi_derive::napi;
+use schemars::generate::SchemaSettings;
+use serde::Serialize;
+use serde_json::json;
+use sophia_core::{Config, Error, ErrorKind, Result, Sophia, operations};
+
+use crate::{
+    callback::Callbacks,
+    case,
+    failure::Failure,
+    mailbox::{Deliver, Mailbox},
+    methods,
+    runtime::{Reply, Tasks, Work, reply, run_here, runtime},
+    stream::JsonStream,
+};
+
+/// One engine, called by name with JSON text.
+#[napi]
+pub struct Engine {
+    sophia: Option<Sophia>,
+    mailbox: Arc<Mailbox>,
+    callbacks: Arc<Callbacks>,
+    tasks: Tasks,
+}
+
+/// Where the configuration comes from.
+#[napi(string_enum)]
+pub enum ConfigSource {
+    /// JSON text.
+    Json,
+    /// The path of a TOML or JSON file.
+    File,
+    /// The variables `SOPHIA_…`; the text is not read.
+    Environment,
+}
+
+/// Builds an engine. Needs no event loop: what it has to say later goes to `deliver`.
+#[napi]
+pub fn open(
+    source: ConfigSource,
+    text: String,
+    #[napi(ts_arg_type = "(messages: Array<Message>) => void")] deliver: Deliver<'_>,
+) -> napi::Result<Either<Engine, Failure>> {
+    let config = match source {
+        ConfigSource::Json => Config::read(case::reading(&mut serde_json::Deserializer::from_str(&text))),
+        ConfigSource::File => Config::from_file(&text),
+        ConfigSource::Environment => Config::from_env(),
+    };
+    let sophia = match config.and_then(Sophia::new) {
+        Ok(sophia) => sophia,
+        Err(error) => return Ok(Either::B(Failure::from(&error))),
+    };
+    let mailbox = Arc::new(Mailbox::new(&deliver)?);
+    let callbacks = Arc::new(Callbacks::new(mailbox.clone()));
+    let tasks = Tasks::new(mailbox.clone());
+    Ok(Either::A(Engine { sophia: Some(sophia), mailbox, callbacks, tasks }))
+}
+
+/// Returns the JSON Schema of the configuration.
+#[napi]
+pub fn config_schema() -> String {
+    // A schema is a JSON value, which can always be written.
+    serde_json::to_string(&Config::schema()).unwrap_or_default()
+}
+
+/// Returns every operation with the JSON Schemas of what it takes and gives, as JSON text:
+/// `{operations: [{name, summary, arguments, result}], arguments: {…definitions}, results: {…definitions}}`.
+#[napi]
+pub fn operation_schemas() -> String {
+    let mut arguments = SchemaSettings::draft2020_12().into_generator();
+    let mut results = SchemaSettings::draft2020_12().for_serialize().into_generator();
+    let operations: Vec<_> = operations::all()
+        .map(|operation| {
+            json!({
+                "name": operation.name,
+                "summary": operation.summary,
+                "arguments": (operation.arguments)(&mut arguments),
+                "result": (operation.result)(&mut results),
+            })
+        })
+        .collect();
+    json!({
+        "operations": operations,
+        "arguments": arguments.take_definitions(true),
+        "results": results.take_definitions(true),
+    })
+    .to_string()
+}
+
+/// Returns the codes of all errors, with whether the same call may succeed later.
+#[napi]
+pub fn error_codes() -> Vec<Failure> {
+    ErrorKind::ALL.into_iter().map(|kind| Failure::from(&Error::new(kind, "errors", "an example"))).collect()
+}
+
+#[napi]
+impl Engine {
+    /// Starts the engine, and settles the promise `id`.
+    #[napi]
+    pub fn start(&self, id: u32) -> Reply {
+        self.run(id, "start", |sophia| {
+            Ok(Box::pin(async move {
+                sophia.start().await?;
+                Ok("null".to_owned())
+            }))
+        })
+    }
+
+    /// Shuts the engine down, and settles the promise `id`.
+    #[napi]
+    pub fn close(&self, id: u32) -> Reply {
+        self.run(id, "close", |sophia| {
+            Ok(Box::pin(async move {
+                sophia.shutdown().await?;
+                Ok("null".to_owned())
+            }))
+        })
+    }
+
+    /// Calls an operation: returns its result if that is ready, else settles the promise `id`.
+    #[napi]
+    pub fn call(&self, id: u32, operation: String, arguments: String) -> Reply {
+        self.run(id, &operation, |sophia| begin(&sophia, &operation, &arguments))
+    }
+
+    /// Calls an operation and waits for it on this thread.
+    #[napi]
+    pub fn call_sync(&self, operation: String, arguments: String) -> Reply {
+        let outcome = self.sophia().and_then(|sophia| begin(&sophia, &operation, &arguments));
+        reply(outcome.and_then(|work| run_here(&operation, work)))
+    }
+
+    /// Opens a stream of results.
+    #[napi]
+    pub fn stream(&self, operation: String, arguments: String) -> Either<JsonStream, Failure> {
+        match self.sophia().and_then(|sophia| methods::open_stream(&sophia, &operation, &arguments)) {
+            Ok((operation, items)) => Either::A(JsonStream::new(operation, items, self.mailbox.clone())),
+            Err(error) => Either::B(Failure::from(&error)),
+        }
+    }
+
+    /// Registers a service whose probe is the function `probe`.
+    #[napi]
+    pub fn register_probe(&self, arguments: String, probe: u32) -> Reply {
+        let probe = self.callbacks.function(probe);
+        reply(self.sophia().and_then(|sophia| methods::register_probe(&sophia, &arguments, probe)))
+    }
+
+    /// Drops the work of the promise `id`, which is then never settled.
+    #[napi]
+    pub fn cancel(&self, id: u32) {
+        self.tasks.cancel(id);
+    }
+
+    /// Takes the result of an invocation, as JSON text.
+    #[napi]
+    pub fn answer(&self, invocation: u32, text: String) {
+        self.callbacks.answer(invocation, text);
+    }
+
+    /// Takes what an invocation threw: its code if it is one of ours, its message, and where the facade keeps it.
+    #[napi]
+    pub fn refuse(&self, invocation: u32, code: Option<String>, message: String, thrown: u32) {
+        self.callbacks.refuse(invocation, code.as_deref(), message, thrown);
+    }
+
+    fn sophia(&self) -> Result<Sophia> {
+        self.sophia.clone().ok_or_else(|| Error::new(ErrorKind::Cancelled, "engine", "the engine is gone"))
+    }
+
+    fn run(&self, id: u32, operation: &str, begin: impl FnOnce(Sophia) -> Result<Work>) -> Reply {
+        match self.sophia().and_then(begin) {
+            Ok(work) => self.tasks.run(id, operation, work),
+            Err(error) => reply(Err(error)),
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // What the capabilities stop may belong to the runtime.
+        let _entered = runtime().map(|runtime| runtime.enter());
+        self.sophia = None;
+    }
+}
+
+/// Reads the arguments of an operation and returns its work, which ends with the result as JSON text.
+fn begin(sophia: &Sophia, operation: &str, arguments: &str) -> Result<Work> {
+    let mut json = serde_json::Deserializer::from_str(arguments);
+    let running = operations::call(sophia, operation, case::reading(&mut json))?;
+    let operation = operations::find(operation)?.name;
+    Ok(Box::pin(async move { text(operation, &running.await?) }))
+}
+
+/// Writes a result as JSON text.
+pub fn text(operation: &'static str, result: &(impl Serialize + ?Sized)) -> Result<String> {
+    serde_json::to_string(&case::writing(result)).map_err(|error| {
+        Error::new(ErrorKind::Internal, operation, "the result cannot be written as JSON").with_source(error)
+    })
+}

@@ -1,0 +1,23 @@
+//! The native half of the npm package `sophia-ai`.
+//!
+//! It converts types, errors, cancellation and streams, and decides nothing. One class, [`engine::Engine`], calls every
+//! operation of the core by name: the arguments and the result are JSON text. What is ready at once is returned at once;
+//! what is not is settled through the mailbox.
+//!
+//! | to | open |
+//! |---|---|
+//! | call operations | `engine.rs` |
+//! | see how an answer comes back later | `mailbox.rs`, `runtime.rs` |
+//! | call a function of JavaScript | `callback.rs` |
+//! | see what is no operation: what takes a function or gives a stream | `methods.rs` |
+//! | read a stream | `stream.rs` |
+//! | see how errors and names are written | `failure.rs`, `case.rs` |
+
+mod callback;
+mod case;
+mod engine;
+mod failure;
+mod mailbox;
+mod methods;
+mod runtime;
+mod stream;
