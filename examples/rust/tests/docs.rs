@@ -5,7 +5,8 @@ use std::{fmt::Write, fs, path::PathBuf};
 use serde_json::{Map, Value};
 use sophia_core::Config;
 
-const BEGIN: &str = "<!-- Written by `UPDATE_DOCS=1 cargo test -p sophia-examples`; what stands above is by hand. -->\n";
+const BEGIN: &str =
+    "<!-- Written by `UPDATE_DOCS=1 cargo test -p sophia-examples`; what stands above is by hand. -->\n";
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -94,8 +95,10 @@ impl<'a> Reference<'a> {
     /// One table with the plain fields of a section, then its sections.
     fn section(&mut self, path: &str, schema: &'a Value) {
         let Some(fields) = schema["properties"].as_object() else { return };
-        let (sections, plain): (Vec<_>, Vec<_>) =
-            fields.iter().map(|(name, field)| (name, field, self.inner(field))).partition(|(_, _, inner)| inner.is_some());
+        let (sections, plain): (Vec<_>, Vec<_>) = fields
+            .iter()
+            .map(|(name, field)| (name, field, self.inner(field)))
+            .partition(|(_, _, inner)| inner.is_some());
         if !path.is_empty() {
             writeln!(self.text, "\n## `{path}`\n\n{}", prose(schema)).unwrap();
         }
@@ -144,7 +147,9 @@ impl<'a> Reference<'a> {
             _ => vec!["value"],
         };
         match names.as_slice() {
-            ["array"] => format!("list of {}", schema.get("items").map_or("value".to_owned(), |items| self.kind(items))),
+            ["array"] => {
+                format!("list of {}", schema.get("items").map_or("value".to_owned(), |items| self.kind(items)))
+            }
             ["object"] => "table".to_owned(),
             names => names.join(" or "),
         }
