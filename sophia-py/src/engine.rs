@@ -10,6 +10,8 @@ use serde_json::Value;
 use sophia_core::{
     Config, Result, Sophia,
     chat::{ChatRequest, Produced, RunOptions},
+    Scope,
+    memory::KvOptions,
     health::{CallbackProbe, ProbeOutcome, Registration},
 };
 
@@ -106,6 +108,38 @@ impl Engine {
     fn close<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let sophia = self.sophia(py)?;
         pending::run(py, pending::reply(async move { sophia.shutdown().await }))
+    }
+
+    /// Returns the value that L1 knows, None where it knows that there is none, and `unknown` where the other tiers must
+    /// be asked.
+    fn kv_get_now<'py>(
+        &self,
+        py: Python<'py>,
+        key: &str,
+        scope: &Bound<'py, PyAny>,
+        unknown: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let scope = if scope.is_none() { Scope::new() } else { self.read(py, "memory.kv.get", scope)? };
+        match self.sophia(py)?.memory().kv().get_now(key, &scope) {
+            Some(Some(value)) => convert::to_python(py, value.value()),
+            Some(None) => Ok(py.None().into_bound(py)),
+            None => Ok(unknown),
+        }
+    }
+
+    /// Returns the value, or what the function returns, which is then kept.
+    fn kv_get_or_set<'py>(
+        &self,
+        py: Python<'py>,
+        key: String,
+        options: &Bound<'py, PyAny>,
+        loader: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let options: KvOptions = self.read(py, "memory.kv.get_or_set", options)?;
+        let callback = Callback::new("memory.kv.get_or_set", loader, &self.home)?;
+        let load = move || async move { callback.call::<(), Value>(None).await };
+        let sophia = self.sophia(py)?;
+        pending::run(py, pending::reply(async move { sophia.memory().kv().get_or_set(&key, options, load).await }))
     }
 
     /// Returns the HTTP surface of this engine.
