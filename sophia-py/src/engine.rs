@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use parking_lot::RwLock;
 use pyo3::prelude::*;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::Value;
 use sophia_core::{
     Config, Result, Sophia,
     chat::{ChatRequest, Produced, RunOptions},
     Scope,
     memory::KvOptions,
-    health::{CallbackProbe, ProbeOutcome, Registration},
+    health::{Action, CallbackHealer, CallbackProbe, ProbeOutcome, Registration},
 };
 
 use crate::{
@@ -189,6 +192,27 @@ impl Engine {
         registered.map_err(|failure| error::to_python(py, &failure))
     }
 
+    /// Registers a healing action made of Python functions, each of which is given the target.
+    fn health_action(
+        &self,
+        py: Python<'_>,
+        action: &Bound<'_, PyAny>,
+        execute: Bound<'_, PyAny>,
+        verify: Option<Bound<'_, PyAny>>,
+        rollback: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let action: Action = self.read(py, "health.action", action)?;
+        let mut healer = CallbackHealer::new(self.step::<IgnoredAny, _>(execute, |_| ())?);
+        if let Some(verify) = verify {
+            healer = healer.verify(self.step::<bool, _>(verify, |helped| helped)?);
+        }
+        if let Some(rollback) = rollback {
+            healer = healer.rollback(self.step::<IgnoredAny, _>(rollback, |_| ())?);
+        }
+        let registered = self.sophia(py)?.health().action(action, Arc::new(healer));
+        registered.map_err(|failure| error::to_python(py, &failure))
+    }
+
     fn health_subscribe(&self, py: Python<'_>) -> PyResult<Stream> {
         Ok(Stream::new(self.sophia(py)?.health().subscribe().map(Ok)))
     }
@@ -205,6 +229,23 @@ impl Engine {
 }
 
 impl Engine {
+    /// Turns a Python function of a target into a step of a healer.
+    fn step<T, R>(
+        &self,
+        function: Bound<'_, PyAny>,
+        keep: fn(T) -> R,
+    ) -> PyResult<impl Fn(String) -> BoxFuture<'static, Result<R>> + Send + Sync + 'static>
+    where
+        T: DeserializeOwned + Send + 'static,
+        R: 'static,
+    {
+        let callback = Arc::new(Callback::new("health.action", function, &self.home)?);
+        Ok(move |target: String| {
+            let callback = callback.clone();
+            async move { callback.call::<_, T>(Some(target)).await.map(keep) }.boxed()
+        })
+    }
+
     fn read<T: DeserializeOwned>(
         &self,
         py: Python<'_>,
