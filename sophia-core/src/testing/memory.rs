@@ -10,9 +10,7 @@ use crate::{
     memory::{
         ForgetRequest, Invalidation, KvEntry, KvKey, KvTier, KvValue, MatchType, MemoryStore, Mode, Priority, Record,
         Status, Update,
-        store::{
-            Atomicity, Change, Depth, Draft, Filter, Key, Listing, Lookup, NamedVector, Plan, SameContent,
-        },
+        store::{Atomicity, Change, Depth, Draft, Filter, Key, Listing, Lookup, NamedVector, Plan, SameContent},
     },
 };
 
@@ -125,7 +123,8 @@ async fn ids_are_unique_inside_their_wall(store: &impl MemoryStore, clock: &Manu
     let other = Draft::new(record(&ada().session("s2"), "talk", "theirs", now));
     let taken = store.insert(vec![other], Atomicity::Each).await.expect("insert").remove(0).expect_err("taken");
     assert_eq!(taken.kind(), ErrorKind::Conflict);
-    let repeated = Draft { same_content: SameContent::ReturnExisting, ..Draft::new(record(&ada(), "new", "second", now)) };
+    let repeated =
+        Draft { same_content: SameContent::ReturnExisting, ..Draft::new(record(&ada(), "new", "second", now)) };
     let repeated = store.insert(vec![repeated], Atomicity::Each).await.expect("insert").remove(0).expect("found");
     assert_eq!((repeated.id.as_str(), repeated.created), ("same", false));
 }
@@ -171,7 +170,8 @@ async fn updates_keep_versions_and_find_conflicts(store: &impl MemoryStore, cloc
 
 async fn walls_hold(store: &impl MemoryStore, clock: &ManualClock) {
     let now = clock.now();
-    let scopes = [Scope::new(), Scope::new().tenant("acme"), Scope::new().user("ada"), ada(), bob(), ada().session("s1")];
+    let scopes =
+        [Scope::new(), Scope::new().tenant("acme"), Scope::new().user("ada"), ada(), bob(), ada().session("s1")];
     for (place, scope) in scopes.iter().enumerate() {
         put(store, record(scope, &format!("r{place}"), "the same words", now)).await;
     }
@@ -334,7 +334,11 @@ async fn forgetting_leaves_nothing(store: &impl MemoryStore, clock: &ManualClock
     let now = clock.now();
     for scope in [ada(), ada().session("s1"), bob(), Scope::new().user("ada")] {
         let id = format!("{}", scope.key());
-        put_with(store, Draft { vector: vector("m", [1.0, 0.0, 0.0]), ..Draft::new(record(&scope, &id, "apple", now)) }).await;
+        put_with(
+            store,
+            Draft { vector: vector("m", [1.0, 0.0, 0.0]), ..Draft::new(record(&scope, &id, "apple", now)) },
+        )
+        .await;
     }
     let receipt = store.forget(ForgetRequest::scope(ada().session("s1"))).await.expect("forget");
     assert_eq!((receipt.records, receipt.embeddings), (1, 1));

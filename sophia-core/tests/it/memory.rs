@@ -120,7 +120,9 @@ async fn without_a_directory_it_lives_in_this_process_and_says_so() {
 #[tokio::test]
 async fn what_has_nothing_to_do_with_the_question_is_no_hit() {
     let sophia = Sophia::builder().start().await.unwrap();
-    for text in ["The cat sleeps on the sofa.", "Invoices are paid within thirty days.", "Rust has no garbage collector."] {
+    for text in
+        ["The cat sleeps on the sofa.", "Invoices are paid within thirty days.", "Rust has no garbage collector."]
+    {
         sophia.memory().store(NewRecord::new(text)).await.unwrap();
     }
     let found = sophia.memory().search(Query::new("xylophone concerto in B flat").explain()).await.unwrap();
@@ -164,7 +166,8 @@ async fn two_engines_on_one_directory_see_each_other() {
     let (one, two) = tokio::join!(engine(directory.path()), engine(directory.path()));
     for round in 0..5 {
         for (writer, reader) in [(&one, &two), (&two, &one)] {
-            let id = writer.memory().store(NewRecord::new(format!("round {round} of tea")).scope(ada())).await.unwrap().id;
+            let id =
+                writer.memory().store(NewRecord::new(format!("round {round} of tea")).scope(ada())).await.unwrap().id;
             let found = reader.memory().search(Query::new("hot drinks").scope(ada()).limit(100)).await.unwrap();
             assert!(found.hits.iter().any(|hit| hit.record.id == id), "round {round}");
             writer.memory().delete(Delete::new(&id).scope(ada())).await.unwrap();
@@ -220,10 +223,14 @@ async fn a_hundred_callers_load_a_value_once() {
     let values = futures::future::try_join_all((0..100).map(|_| ask())).await.unwrap();
     assert!(values.iter().all(|value| value.value() == &json!({"plan": "pro"})));
     assert_eq!(calls.load(Ordering::SeqCst), 1);
-    assert_eq!(kv.get_now("plan", &ada()).flatten().map(|value| value.json().to_owned()), Some(r#"{"plan":"pro"}"#.into()));
+    assert_eq!(
+        kv.get_now("plan", &ada()).flatten().map(|value| value.json().to_owned()),
+        Some(r#"{"plan":"pro"}"#.into())
+    );
     assert_eq!(kv.get("plan", &bob()).await.unwrap(), None);
     assert_eq!(kv.get_now("plan", &bob()), Some(None), "known to be absent");
-    let by_tag: KvInvalidate = serde_json::from_value(json!({"tags": ["billing"], "scope": {"tenant": "acme", "user": "ada"}})).unwrap();
+    let by_tag: KvInvalidate =
+        serde_json::from_value(json!({"tags": ["billing"], "scope": {"tenant": "acme", "user": "ada"}})).unwrap();
     assert_eq!(kv.invalidate(by_tag).await.unwrap(), 1);
     assert_eq!(kv.get("plan", &ada()).await.unwrap(), None);
     let failed = kv.get_or_set("plan", options(), || async { Err(Error::new(ErrorKind::Unavailable, "test", "down")) });
@@ -308,7 +315,10 @@ async fn one_bad_item_of_a_batch_harms_no_other() {
     assert_eq!(sophia.memory().stats().await.unwrap().records, 0);
     let outcomes = sophia.memory().store_many(batch(), Atomicity::Each).await.unwrap();
     let written = serde_json::to_value(&outcomes).unwrap();
-    assert_eq!((&written[1]["error"]["code"], &written[1]["error"]["field"]), (&json!("INVALID_INPUT"), &json!("content")));
+    assert_eq!(
+        (&written[1]["error"]["code"], &written[1]["error"]["field"]),
+        (&json!("INVALID_INPUT"), &json!("content"))
+    );
     assert!(written[0]["seq"].as_i64() < written[2]["seq"].as_i64());
     assert_eq!(sophia.memory().delete_where(DeleteWhere::new(ada()).permanent()).await.unwrap(), 2);
 }
@@ -522,9 +532,19 @@ fn run(work: impl Future<Output = ()>) {
 
 fn query_text() -> impl Strategy<Value = String> {
     let pieces = prop_oneof![
-        Just("\"".to_owned()), Just("NEAR(".to_owned()), Just(" OR ".to_owned()), Just("AND".to_owned()),
-        Just("ns:n2".to_owned()), Just("*".to_owned()), Just("^".to_owned()), Just("{content}:".to_owned()),
-        Just("\0".to_owned()), Just("'; DROP TABLE records; --".to_owned()), Just("%".to_owned()), ".{0,8}", "[a-z]{1,5}",
+        Just("\"".to_owned()),
+        Just("NEAR(".to_owned()),
+        Just(" OR ".to_owned()),
+        Just("AND".to_owned()),
+        Just("ns:n2".to_owned()),
+        Just("*".to_owned()),
+        Just("^".to_owned()),
+        Just("{content}:".to_owned()),
+        Just("\0".to_owned()),
+        Just("'; DROP TABLE records; --".to_owned()),
+        Just("%".to_owned()),
+        ".{0,8}",
+        "[a-z]{1,5}",
     ];
     proptest::collection::vec(pieces, 0..8).prop_map(|pieces| pieces.concat())
 }
