@@ -333,7 +333,7 @@ async fn listings_keep_the_order_and_have_pages(store: &impl MemoryStore, clock:
 async fn forgetting_leaves_nothing(store: &impl MemoryStore, clock: &ManualClock) {
     let now = clock.now();
     for scope in [ada(), ada().session("s1"), bob(), Scope::new().user("ada")] {
-        let id = format!("{}", scope.key());
+        let id = scope.key();
         put_with(
             store,
             Draft { vector: vector("m", [1.0, 0.0, 0.0]), ..Draft::new(record(&scope, &id, "apple", now)) },
