@@ -303,13 +303,14 @@ impl Connection {
 
     async fn chat(&mut self, body: Value) -> Result<(), End> {
         let shared = self.shared.clone();
+        // Before it is counted: who sees the count may release it at once.
+        let before = *shared.released.borrow();
         shared.calls.fetch_add(1, Ordering::SeqCst);
         let _under_way = UnderWay::new(&shared);
         let asked = body["messages"].as_array().and_then(|messages| messages.last()).map(|last| &last["content"]);
         let asked = asked.and_then(Value::as_str).unwrap_or_default().to_owned();
         let streamed = body["stream"] == true;
         let model = body["model"].clone();
-        let before = *shared.released.borrow();
         let fault = match shared.script.lock().pop_front() {
             Some(fault) => fault,
             None => Fault::in_text(&asked),

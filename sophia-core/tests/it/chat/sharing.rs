@@ -93,24 +93,25 @@ async fn everyone_has_a_deadline_of_their_own() {
     assert_eq!(patient.await.unwrap().unwrap().text, "You asked: x");
     // A short first deadline does not end the call for a longer one that joins it.
     mock.script([Fault::Hold]);
-    let hasty = spawn(&chat, ask("y").timeout(Duration::from_millis(30)));
+    let mut hasty = Box::pin(chat.complete(ask("y").timeout(Duration::from_millis(30))));
+    assert!(futures::poll!(&mut hasty).is_pending());
+    let mut patient = Box::pin(chat.complete(ask("y")));
+    assert!(futures::poll!(&mut patient).is_pending());
+    assert_eq!(hasty.await.unwrap_err().code(), "TIMEOUT");
     until(|| mock.calls() == 2).await;
-    let patient = spawn(&chat, ask("y"));
-    assert_eq!(hasty.await.unwrap().unwrap_err().code(), "TIMEOUT");
     mock.release();
-    assert_eq!(patient.await.unwrap().unwrap().text, "You asked: y");
+    assert_eq!(patient.await.unwrap().text, "You asked: y");
     assert_eq!((mock.calls(), mock.closed()), (2, 0));
 }
 
 #[tokio::test]
 async fn a_timeout_is_typed_and_not_kept() {
-    let (mock, chat) = start().await;
-    mock.script([Fault::Hang, Fault::Hang]);
-    let short = Duration::from_millis(30);
-    assert_eq!(chat.complete(ask("x").timeout(short)).await.unwrap_err().kind(), ErrorKind::Timeout);
-    let mut stream = chat.stream(ask("x").timeout(short)).unwrap();
+    let (_mock, chat) = start().await;
+    let hanging = || ask("fault:hang").timeout(Duration::from_millis(30));
+    assert_eq!(chat.complete(hanging()).await.unwrap_err().kind(), ErrorKind::Timeout);
+    let mut stream = chat.stream(hanging()).unwrap();
     assert_eq!(stream.next().await.unwrap().unwrap_err().kind(), ErrorKind::Timeout);
     assert!(stream.next().await.is_none());
-    assert_eq!(chat.complete(ask("x")).await.unwrap().cache.status, CacheStatus::Miss);
+    assert!(chat.hit(&hanging()).is_none());
     assert_eq!(chat.metrics().error_breakdown.get("TIMEOUT"), Some(&2));
 }
