@@ -3,3 +3,6 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a suite speaks by panicking")]
 
 pub mod memory;
+pub mod mock_provider;
+
+pub use mock_provider::{Fault, MockProvider};
