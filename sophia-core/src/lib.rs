@@ -16,7 +16,7 @@ mod config;
 mod context;
 mod duration;
 mod error;
-mod http;
+mod http_client;
 mod scope;
 mod secret;
 mod signal;

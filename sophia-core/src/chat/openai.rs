@@ -19,7 +19,7 @@ use super::{
     provider::{ChatProvider, Completion, EmbedCall, Embeddings, Model, ProviderCall, ProviderEvent, ProviderStream},
     sse::{SseError, SseParser},
 };
-use crate::{Clock, Error, ErrorKind, Result, Secret, http};
+use crate::{Clock, Error, ErrorKind, Result, Secret, http_client};
 
 /// How much of a failure's body is read, in bytes.
 const MAX_FAILURE_BYTES: usize = 64 << 10;
@@ -103,7 +103,7 @@ impl OpenAiProvider {
         let mut client = self.0.client.lock();
         match &*client {
             Some(client) => Ok(client.clone()),
-            None => Ok(client.insert(http::client(operation, &self.0.base_url)?).clone()),
+            None => Ok(client.insert(http_client::client(operation, &self.0.base_url)?).clone()),
         }
     }
 

@@ -21,6 +21,8 @@ mod call;
 #[cfg(feature = "http-server")]
 mod caller;
 #[cfg(feature = "http-server")]
+mod chat;
+#[cfg(feature = "http-server")]
 mod exposed;
 #[cfg(feature = "http-server")]
 mod guard;
@@ -28,6 +30,8 @@ mod guard;
 mod host;
 #[cfg(feature = "http-server")]
 mod live;
+#[cfg(feature = "http-server")]
+mod openai;
 #[cfg(feature = "http-server")]
 mod openapi;
 #[cfg(feature = "http-server")]
@@ -38,6 +42,8 @@ mod reply;
 mod routes;
 #[cfg(feature = "http-server")]
 mod scopes;
+#[cfg(feature = "http-server")]
+mod sse;
 #[cfg(feature = "http-server")]
 mod surface;
 
