@@ -53,7 +53,6 @@ const SHARED: &[&str] = &[
     "health.series",
     "health.unified",
     "memory.health",
-    "memory.performance",
     "memory.stats",
     "registry.breaker",
     "registry.check",

@@ -8,12 +8,14 @@
 //! | add a route | `routes.rs`; `exposed.rs` lists the operations that HTTP offers |
 //! | see how an operation is called and answered | `call.rs`, `reply.rs`, `sse.rs` |
 //! | speak another dialect | `chat.rs`, `openai.rs` |
-//! | push to dashboards | `live.rs` |
+//! | feed dashboards | `live.rs`, `ai_memory.rs` |
 //! | describe it all | `openapi.rs` |
 //! | listen on a socket | `serve` (`host.rs`) |
 
 mod config;
 
+#[cfg(feature = "http-server")]
+mod ai_memory;
 #[cfg(feature = "http-server")]
 mod body;
 #[cfg(feature = "http-server")]

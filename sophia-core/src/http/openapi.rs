@@ -5,6 +5,7 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::{
+    ai_memory::{AiMemoryHealth, PerformanceTrends},
     caller::Access,
     exposed::{self, Exposed},
     reply::Dialect,
@@ -47,6 +48,15 @@ pub(super) fn document() -> Value {
                     item["requestBody"] = body(with_stream(&generator, arguments), true);
                     item["responses"] = responses(result);
                     item["responses"]["200"]["content"]["text/event-stream"] = json!({"schema": {"type": "string"}});
+                }
+                match route.path {
+                    "/api/v1/ai-memory/health" => {
+                        item["responses"] = responses(generator.subschema_for::<AiMemoryHealth>().to_value());
+                    }
+                    "/api/v1/ai-memory/performance-trends" => {
+                        item["responses"] = responses(generator.subschema_for::<PerformanceTrends>().to_value());
+                    }
+                    _ => {}
                 }
                 add(&path, &route.method, item);
             }

@@ -4,6 +4,7 @@ use axum::http::Method;
 use futures::future::BoxFuture;
 
 use super::{
+    ai_memory,
     call::Call,
     caller::Access,
     chat, exposed,
@@ -109,7 +110,14 @@ pub(super) static ROUTES: &[Route] = &[
         "/api/v1/ai-memory/health",
         "Reports the health of the memory.",
         Caller,
-        Operation("memory.performance"),
+        Custom(|call| Box::pin(ai_memory::health(call))),
+    ),
+    route(
+        Method::GET,
+        "/api/v1/ai-memory/performance-trends",
+        "Returns the last hour of the memory in steps of five minutes.",
+        Caller,
+        Custom(|call| Box::pin(ai_memory::trends(call))),
     ),
     route(Method::GET, "/api/v1/memory/records/{id}", "Returns one record.", Caller, Operation("memory.get")),
     route(Method::PATCH, "/api/v1/memory/records/{id}", "Changes one record.", Caller, Operation("memory.update")),

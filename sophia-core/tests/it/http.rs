@@ -735,3 +735,122 @@ async fn tools_are_listed_and_called() {
     let (status, _, answer) = send(&surface, "POST /api/v1/tools/call", &[], body, Peer::Local).await;
     assert_eq!((status, &answer["error"]["code"]), (404, &json!("NOT_FOUND")));
 }
+
+async fn as_key(surface: &Surface, key: &str, line: &str, body: Value) -> (u16, Value) {
+    let text = if body.is_null() { String::new() } else { body.to_string() };
+    let (status, _, answer) = send(surface, line, &[("x-api-key", key)], text, remote()).await;
+    (status, answer)
+}
+
+#[tokio::test]
+async fn a_key_reaches_its_own_scope_and_no_other() {
+    let surface = surface(|server| server.keys = keys());
+    let store = "POST /api/v1/memory/store";
+    let (status, stored) =
+        as_key(&surface, "ada-key", store, json!({"content": "Ada wants the report as a PDF."})).await;
+    assert_eq!(status, 200, "{stored}");
+    let id = stored["id"].as_str().unwrap();
+    let admin = as_key(
+        &surface,
+        "admin-key",
+        "POST /api/v1/memory/get",
+        json!({"id": id, "scope": {"tenant": "acme", "user": "ada"}}),
+    )
+    .await;
+    assert_eq!(admin.1["scope"], json!({"tenant": "acme", "user": "ada"}), "{admin:?}");
+
+    // The tenant's key may name the user, and must.
+    let search = "POST /api/v1/memory/search";
+    let ask = |scope: Value| json!({"query": "report", "scope": scope});
+    assert_eq!(
+        as_key(&surface, "acme-key", search, ask(json!({"user": "ada"}))).await.1["hits"].as_array().unwrap().len(),
+        1
+    );
+    assert_eq!(as_key(&surface, "acme-key", search, ask(json!(null))).await.1["hits"], json!([]));
+
+    // Nobody widens, in whatever place.
+    for (line, body) in [
+        (search, json!({"query": "report", "scope": {"user": "bob"}})),
+        (search, json!({"query": "report", "scope": {"tenant": "globex"}})),
+        (search, json!({"query": "report", "scopes": [{"user": "bob"}]})),
+        (store, json!({"content": "x", "scope": {"tenant": "globex", "user": "ada"}})),
+        ("POST /api/v1/memory/store_many", json!({"items": [{"content": "x", "scope": {"user": "bob"}}]})),
+        ("POST /api/v1/memory/kv/set", json!({"key": "k", "value": 1, "scope": {"user": "bob"}})),
+        (
+            "POST /api/v1/memory/append",
+            json!({"scope": {"user": "bob", "session": "s"}, "role": "user", "content": "x"}),
+        ),
+        ("POST /api/v1/memory/forget", json!({"scope": {"tenant": "globex"}})),
+        ("POST /api/v1/memory/forget", json!({"subject": "bob"})),
+        ("GET /api/v1/memory/search?query=report&user=bob", Value::Null),
+        ("POST /api/v1/registry/call", json!({"tool": "x", "scope": {"user": "bob"}})),
+    ] {
+        let (status, answer) = as_key(&surface, "ada-key", line, body.clone()).await;
+        assert_eq!((status, &answer["error"]["code"]), (403, &json!("UNAUTHORIZED")), "{line} {body} {answer}");
+    }
+
+    // What a key fixes is set where the body leaves it out, items included.
+    let many = json!({"items": [{"content": "one"}, {"content": "two", "scope": {"session": "s1"}}]});
+    assert_eq!(as_key(&surface, "ada-key", "POST /api/v1/memory/store_many", many).await.0, 200);
+    let (_, all) = as_key(&surface, "ada-key", search, json!({"scope": {"user": "ada"}})).await;
+    assert_eq!(all["hits"].as_array().map(Vec::len), Some(3), "{all}");
+    for nobody in [json!({}), json!({"tenant": "acme"}), json!({"user": "ada"})] {
+        let (_, found) = as_key(&surface, "admin-key", search, json!({"scope": nobody})).await;
+        assert_eq!(found["hits"], json!([]), "{nobody}");
+    }
+}
+
+#[tokio::test]
+async fn records_have_pages_of_their_own() {
+    let surface = surface(|_| {});
+    let scope = [("x-sophia-tenant", "acme"), ("x-sophia-user", "ada")];
+    let body = json!({"content": "The report is due on Friday.", "tags": ["report"]}).to_string();
+    let (status, _, stored) = send(&surface, "POST /api/v1/memory/store", &scope, body, Peer::Local).await;
+    assert_eq!(status, 200, "{stored}");
+    let page = format!("/api/v1/memory/records/{}", stored["id"].as_str().unwrap());
+    let (status, _, record) = send(&surface, &format!("GET {page}?tenant=acme&user=ada"), &[], "", Peer::Local).await;
+    assert_eq!((status, &record["content"]), (200, &json!("The report is due on Friday.")), "{record}");
+    let (status, _, answer) = get(&surface, &page).await;
+    assert_eq!((status, &answer["error"]["code"]), (404, &json!("NOT_FOUND")));
+    let change = json!({"content": "The report is due on Monday."}).to_string();
+    let (status, _, record) = send(&surface, &format!("PATCH {page}"), &scope, change, Peer::Local).await;
+    assert_eq!((status, &record["version"]), (200, &json!(2)), "{record}");
+    let found =
+        send(&surface, "GET /api/v1/memory/search?query=report&limit=5&tags=report", &scope, "", Peer::Local).await;
+    assert_eq!((found.0, found.2["hits"].as_array().map(Vec::len)), (200, Some(1)), "{}", found.2);
+    let (status, _, gone) = send(&surface, &format!("DELETE {page}?permanent=true"), &scope, "", Peer::Local).await;
+    assert_eq!((status, gone), (200, json!(true)));
+    assert_eq!(send(&surface, &format!("GET {page}"), &scope, "", Peer::Local).await.0, 404);
+}
+
+#[tokio::test]
+async fn the_memory_reports_what_was_measured_and_null_for_what_was_not() {
+    let surface = surface(|_| {});
+    let (status, _, empty) = get(&surface, "/api/v1/ai-memory/health").await;
+    assert_eq!(
+        (status, &empty["response_times"]["p95"], &empty["operation_stats"]["error_rate"]),
+        (200, &Value::Null, &Value::Null),
+        "{empty}"
+    );
+    for index in 0..5 {
+        let body = json!({"content": format!("note {index}")}).to_string();
+        send(&surface, "POST /api/v1/memory/store", &[], body, Peer::Local).await;
+    }
+    let (_, _, health) = get(&surface, "/api/v1/ai-memory/health").await;
+    assert_eq!(health["operation_stats"]["successful_operations"], json!(5), "{health}");
+    assert!(health["response_times"]["p95"].as_f64().is_some_and(|time| time > 0.0));
+    assert_eq!(health["recent_operations"][0]["operation"], "memory.store");
+    let (status, _, trends) = get(&surface, "/api/v1/ai-memory/performance-trends").await;
+    let lengths = ["labels", "response_times", "cache_hit_rates", "error_rates", "operation_counts"]
+        .map(|name| trends[name].as_array().map(Vec::len));
+    assert!(status == 200 && lengths.iter().all(|length| *length == lengths[0] && *length > Some(0)), "{trends}");
+    let (status, _, ready) = get(&surface, "/readyz").await;
+    assert_eq!((status, &ready["checks"]["memory"]), (200, &json!("healthy")), "{ready}");
+}
+
+#[tokio::test]
+async fn a_misspelt_operation_names_the_nearest() {
+    let (status, _, answer) = send(&surface(|_| {}), "POST /api/v1/memory/stor", &[], "{}", Peer::Local).await;
+    assert_eq!(status, 404);
+    assert!(answer["error"]["message"].as_str().unwrap().contains("`memory.store`"), "{answer}");
+}
