@@ -1,6 +1,9 @@
 //! Integration tests of the core, in one binary, one module for each capability.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed test panics")]
 
+mod chat;
+#[cfg(feature = "cli")]
+mod cli;
 mod health;
 #[cfg(feature = "http-server")]
 mod http;
