@@ -7,8 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    Error, ErrorKind, Result, chat::ChatConfig, health::HealthConfig, memory::MemoryConfig, registry::RegistryConfig,
-    wire,
+    Error, ErrorKind, Result, chat::ChatConfig, health::HealthConfig, http::ServerConfig, memory::MemoryConfig,
+    registry::RegistryConfig, wire,
 };
 
 /// Prefix of environment variables that are read as configuration.
@@ -40,6 +40,8 @@ pub struct Config {
     pub registry: RegistryConfig,
     /// Probes and alerts.
     pub health: HealthConfig,
+    /// HTTP surface: address, keys, limits.
+    pub server: ServerConfig,
 }
 
 impl Config {
@@ -148,7 +150,8 @@ impl Config {
         self.memory.validate()?;
         self.chat.validate()?;
         self.registry.validate()?;
-        self.health.validate()
+        self.health.validate()?;
+        self.server.validate()
     }
 }
 
@@ -238,7 +241,7 @@ mod tests {
     #[test]
     fn the_schema_names_every_section() {
         let schema = serde_json::to_value(Config::schema()).unwrap();
-        for section in ["data_dir", "memory", "chat", "registry", "health"] {
+        for section in ["data_dir", "memory", "chat", "registry", "health", "server"] {
             assert!(schema["properties"].get(section).is_some(), "{section}");
         }
     }

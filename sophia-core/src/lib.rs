@@ -7,6 +7,7 @@
 //! | ask a model, or cache any coroutine | [`chat`] |
 //! | call tools of MCP servers | [`registry`] |
 //! | know what is wrong, and why | [`health`] |
+//! | serve it all over HTTP | [`http`] |
 //! | handle failures | [`Error`], [`resilience`] |
 //! | call anything by name, as the bindings do | [`operations`] |
 
@@ -15,6 +16,7 @@ mod config;
 mod context;
 mod duration;
 mod error;
+mod http_client;
 mod scope;
 mod secret;
 mod signal;
@@ -22,7 +24,10 @@ mod sophia;
 mod wire;
 
 pub mod chat;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod health;
+pub mod http;
 pub mod memory;
 pub mod operations;
 pub mod registry;

@@ -2,20 +2,23 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use parking_lot::RwLock;
 use pyo3::prelude::*;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use sophia_core::{
-    Config, Sophia,
+    Config, Result, Sophia,
+    chat::{ChatRequest, Produced, RunOptions},
     health::{CallbackProbe, ProbeOutcome, Registration},
 };
 
 use crate::{
     callback::{Callback, Home},
     convert::{self, Reader},
-    error, pending, runtime,
+    error,
+    http::HttpSurface,
+    pending, runtime,
     stream::Stream,
 };
 
@@ -60,7 +63,7 @@ impl Engine {
     #[new]
     #[pyo3(signature = (mapping=None, *, path=None, env=false))]
     fn new(py: Python<'_>, mapping: Option<&Bound<'_, PyAny>>, path: Option<&str>, env: bool) -> PyResult<Engine> {
-        let read = || -> sophia_core::Result<Config> {
+        let read = || -> Result<Config> {
             if env {
                 return Config::from_env();
             }
@@ -97,12 +100,42 @@ impl Engine {
     fn start<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.home.settle(pending::running_loop(py)?);
         let sophia = self.sophia(py)?;
-        pending::run(py, Box::pin(pending::reply(async move { sophia.start().await })))
+        pending::run(py, pending::reply(async move { sophia.start().await }))
     }
 
     fn close<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let sophia = self.sophia(py)?;
-        pending::run(py, Box::pin(pending::reply(async move { sophia.shutdown().await })))
+        pending::run(py, pending::reply(async move { sophia.shutdown().await }))
+    }
+
+    /// Returns the HTTP surface of this engine.
+    fn http(&self, py: Python<'_>) -> PyResult<HttpSurface> {
+        HttpSurface::new(py, self.sophia(py)?)
+    }
+
+    /// Begins a streamed answer: a stream of lists of chunks.
+    fn chat_stream(&self, py: Python<'_>, arguments: &Bound<'_, PyAny>) -> PyResult<Stream> {
+        let request: ChatRequest = self.read(py, "chat.stream", arguments)?;
+        let sophia = self.sophia(py)?;
+        let _entered = runtime::get()?.enter();
+        let chunks = py.detach(|| sophia.chat().stream(request)).map_err(|failure| error::to_python(py, &failure))?;
+        Ok(Stream::new(futures::stream::unfold(chunks, |mut chunks| async move {
+            chunks.next_batch().await.map(|batch| (batch, chunks))
+        })))
+    }
+
+    /// Gives the chat's protection to a coroutine function, which returns `{value, text, cacheable}`.
+    fn chat_run<'py>(
+        &self,
+        py: Python<'py>,
+        arguments: &Bound<'py, PyAny>,
+        produce: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let options: RunOptions = self.read(py, "chat.run", arguments)?;
+        let callback = Callback::new("chat.run", produce, &self.home)?;
+        let producer = move || async move { callback.call::<(), Value>(None).await.and_then(produced) }.boxed();
+        let sophia = self.sophia(py)?;
+        pending::run(py, pending::reply(async move { sophia.chat().run_value(options, producer).await }))
     }
 
     /// Registers a service whose probe is a Python function.
@@ -128,12 +161,12 @@ impl Engine {
 
     fn start_sync<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let sophia = self.sophia(py)?;
-        pending::run_sync(py, Box::pin(pending::reply(async move { sophia.start().await })))
+        pending::run_sync(py, pending::reply(async move { sophia.start().await }))
     }
 
     fn close_sync<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let sophia = self.sophia(py)?;
-        pending::run_sync(py, Box::pin(pending::reply(async move { sophia.shutdown().await })))
+        pending::run_sync(py, pending::reply(async move { sophia.shutdown().await }))
     }
 }
 
@@ -157,6 +190,22 @@ impl Engine {
         sophia_core::operations::call(&sophia, name, Reader(arguments))
             .map_err(|failure| error::to_python(py, &failure))
     }
+}
+
+/// What the facade's wrapper of a producer returns.
+fn produced(value: Value) -> Result<Produced> {
+    #[derive(Deserialize)]
+    struct Made {
+        value: Value,
+        text: Option<String>,
+        cacheable: bool,
+    }
+    let Made { value, text, cacheable } = sophia_core::operations::read("chat.run", value)?;
+    let produced = Produced::new(value).cacheable(cacheable);
+    Ok(match text {
+        Some(text) => produced.text(text),
+        None => produced,
+    })
 }
 
 /// Returns the JSON Schema of the configuration.

@@ -7,12 +7,14 @@
 //! | follow a Python function that Rust calls | `callback` |
 //! | follow a value in or out | `convert` |
 //! | follow an error | `error` |
+//! | follow an HTTP request of an ASGI server | `http` |
 //! | see fork, exit and Ctrl-C | `runtime` |
 
 mod callback;
 mod convert;
 mod engine;
 mod error;
+mod http;
 mod pending;
 mod runtime;
 mod stream;
@@ -23,11 +25,13 @@ use pyo3::prelude::*;
 fn _sophia(module: &Bound<'_, PyModule>) -> PyResult<()> {
     runtime::install(module.py())?;
     module.add_class::<engine::Engine>()?;
+    module.add_class::<http::HttpSurface>()?;
     module.add_class::<pending::Pending>()?;
     module.add_class::<stream::Stream>()?;
     module.add_function(wrap_pyfunction!(engine::config_schema, module)?)?;
     module.add_function(wrap_pyfunction!(engine::operations, module)?)?;
     module.add_function(wrap_pyfunction!(engine::result_types, module)?)?;
+    module.add_function(wrap_pyfunction!(http::command_line, module)?)?;
     module.add_function(wrap_pyfunction!(error::error_codes, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

@@ -1,3 +1,8 @@
-//! Integration tests of the core, one module for each capability.
+//! Integration tests of the core, in one binary, one module for each capability.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed test panics")]
 
 mod health;
+#[cfg(feature = "http-server")]
+mod http;
+mod memory;
+mod registry;

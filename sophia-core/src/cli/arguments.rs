@@ -1,0 +1,138 @@
+//! What the command line takes.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::Scope;
+
+/// Memory, cached chat, an MCP registry and health in one engine.
+#[derive(Debug, Parser)]
+#[command(name = "sophia", version, about, arg_required_else_help = true, propagate_version = true)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Global {
+    /// Configuration, .toml or .json [default: the file that SOPHIA_CONFIG names, or ./sophia.toml where it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Directory of durable state; overrides the configuration
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Write JSON, for programs
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Serve HTTP until interrupted
+    Serve {
+        /// Address to listen on [default: 127.0.0.1]; any other than loopback needs keys
+        #[arg(long)]
+        host: Option<String>,
+        /// Port to listen on; 0 takes a free one [default: 8000]
+        #[arg(long)]
+        port: Option<u16>,
+    },
+    /// Check configuration, environment, data directory and connections, and say how to fix what is wrong
+    Check,
+    /// Look at MCP servers and call their tools
+    #[command(subcommand)]
+    Mcp(Mcp),
+    /// Look into the memory
+    #[command(subcommand)]
+    Memory(Memory),
+    /// Write completions for a shell
+    Completions {
+        /// Shell to complete in
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Mcp {
+    /// Say what several configuration files disagree about; exit code 1 if they do
+    Lint {
+        /// Configurations of MCP servers, in any known form, beside those of the engine's configuration
+        files: Vec<PathBuf>,
+    },
+    /// List servers, or their tools
+    List {
+        /// Configurations of MCP servers, in any known form, beside those of the engine's configuration
+        files: Vec<PathBuf>,
+        /// List the tools, which asks every server
+        #[arg(long)]
+        tools: bool,
+    },
+    /// Call a tool
+    Call {
+        /// Server, as `mcp list` names it
+        server: String,
+        /// Tool, as `mcp list --tools` names it
+        tool: String,
+        /// Arguments, as a JSON object
+        #[arg(default_value = "{}")]
+        arguments: String,
+        /// A configuration of MCP servers, in any known form; may be repeated
+        #[arg(long = "file", value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Memory {
+    /// Find records
+    Search {
+        /// What to look for
+        query: String,
+        /// Most records
+        #[arg(long, default_value_t = 10)]
+        limit: usize,
+        #[command(flatten)]
+        scope: ScopeArguments,
+    },
+    /// Count what is there
+    Stats,
+}
+
+/// Whose data it is.
+#[derive(Debug, Args)]
+pub(super) struct ScopeArguments {
+    /// Organisation
+    #[arg(long)]
+    tenant: Option<String>,
+    /// Person
+    #[arg(long)]
+    user: Option<String>,
+    /// Conversation
+    #[arg(long)]
+    session: Option<String>,
+    /// Agent
+    #[arg(long)]
+    agent: Option<String>,
+}
+
+impl From<ScopeArguments> for Scope {
+    fn from(arguments: ScopeArguments) -> Scope {
+        Scope { tenant: arguments.tenant, user: arguments.user, session: arguments.session, agent: arguments.agent }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,190 @@
+//! `sophia check`: what is wrong with the configuration, the environment and the connections, and how to fix it.
+
+use std::{path::Path, process::ExitCode, time::Duration};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{
+    output::{Output, cell, table},
+    run::call,
+};
+use crate::{Config, Result, Sophia};
+
+/// Longest wait for one connection.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// What was found at one place.
+#[derive(Debug, Serialize)]
+struct Finding {
+    what: String,
+    status: Status,
+    detail: String,
+    fix: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Status {
+    Ok,
+    /// It works, but may not be what was meant.
+    Note,
+    Problem,
+}
+
+/// Checks everything; the exit code is 1 where there is a problem.
+pub(super) async fn run(output: Output, config: Result<Config>) -> Result<ExitCode> {
+    let findings = match config.and_then(Sophia::new) {
+        Ok(sophia) => {
+            let findings = check(&sophia).await;
+            // What could not be opened cannot be closed; it stands among the findings.
+            let _ = sophia.shutdown().await;
+            findings
+        }
+        Err(error) => vec![Finding {
+            what: "configuration".to_owned(),
+            status: Status::Problem,
+            detail: error.message().to_owned(),
+            fix: Some(match error.get("field") {
+                Some(field) => format!("set `{field}` in the file, or {} in the environment", variable(field)),
+                None => "see `sophia check --help` for where the configuration is read from".to_owned(),
+            }),
+        }],
+    };
+    let problems = findings.iter().filter(|finding| finding.status == Status::Problem).count();
+    let value = json!({"ok": problems == 0, "findings": findings});
+    output.show(&value, |_| {
+        let rows: Vec<_> = findings.iter().map(row).collect();
+        let sum = if problems == 0 { "all is well".to_owned() } else { format!("{problems} to fix") };
+        format!("{}\n\n{sum}", table(["what", "status", "detail", "fix"], &rows))
+    });
+    Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn row(finding: &Finding) -> [String; 4] {
+    let status = match finding.status {
+        Status::Ok => "ok",
+        Status::Note => "note",
+        Status::Problem => "PROBLEM",
+    };
+    [finding.what.clone(), status.to_owned(), finding.detail.clone(), finding.fix.clone().unwrap_or_default()]
+}
+
+async fn check(sophia: &Sophia) -> Vec<Finding> {
+    let config = sophia.config();
+    let mut findings = vec![ok("configuration", "every field is known and in range")];
+    findings.push(server(config));
+    findings.push(data_dir(config.data_dir.as_deref()));
+    match tokio::time::timeout(DEADLINE, sophia.start()).await {
+        Ok(Ok(())) => findings.push(ok("engine", "starts")),
+        Ok(Err(error)) => findings.push(problem("engine", error.message(), "see the detail")),
+        Err(_) => findings.push(problem("engine", "does not start within 5 s", "look which dependency is slow")),
+    }
+    findings.extend(tiers(sophia).await);
+    findings.extend(servers(sophia).await);
+    findings
+}
+
+fn server(config: &Config) -> Finding {
+    match config.server.check_bind() {
+        Ok(()) => {
+            let address = format!("{}:{}", config.server.host, config.server.port);
+            match config.server.keys.len() {
+                0 => ok("server", format!("{address}, for this machine only")),
+                keys => ok("server", format!("{address}, {keys} keys")),
+            }
+        }
+        Err(error) => problem("server", error.message(), "add `[[server.keys]]`, or listen on 127.0.0.1"),
+    }
+}
+
+fn data_dir(data_dir: Option<&Path>) -> Finding {
+    let what = "data directory";
+    let Some(path) = data_dir else {
+        return Finding {
+            status: Status::Note,
+            fix: Some("set `data_dir`, or give --data-dir".to_owned()),
+            ..ok(what, "none: everything is gone at the end of the process")
+        };
+    };
+    let shown = path.display();
+    let probe = path.join(format!(".check-{}", std::process::id()));
+    let tried = std::fs::create_dir_all(path)
+        .and_then(|()| std::fs::write(&probe, b""))
+        .and_then(|()| std::fs::remove_file(&probe));
+    match tried {
+        Ok(()) => ok(what, format!("{shown} can be written")),
+        Err(error) => problem(what, format!("{shown}: {error}"), "make it writable for this user, or name another one"),
+    }
+}
+
+async fn tiers(sophia: &Sophia) -> Vec<Finding> {
+    let Some(health) = ask(sophia, "memory.health", json!({})).await else { return Vec::new() };
+    let health = match health {
+        Ok(health) => health,
+        Err(message) => return vec![problem("memory", message, "see the detail")],
+    };
+    let tiers = health["tiers"].as_object().into_iter().flatten();
+    tiers
+        .filter(|(_, tier)| !tier.is_null())
+        .map(|(name, tier)| {
+            let fix = "check that it runs and that its address in `memory` is right";
+            judge(format!("memory.{name}"), tier, fix)
+        })
+        .collect()
+}
+
+async fn servers(sophia: &Sophia) -> Vec<Finding> {
+    let arguments = json!({"deadline": DEADLINE.as_secs_f64()});
+    let Some(statuses) = ask(sophia, "registry.check_all", arguments).await else { return Vec::new() };
+    match statuses {
+        Ok(Value::Object(statuses)) => statuses
+            .iter()
+            .map(|(id, status)| {
+                judge(format!("mcp server {id}"), status, "start it, or correct its address (`sophia mcp lint` helps)")
+            })
+            .collect(),
+        Ok(_) => Vec::new(),
+        Err(message) => vec![problem("mcp servers", message, "see the detail")],
+    }
+}
+
+/// Runs an operation within the deadline; none where this build does not have it.
+async fn ask(sophia: &Sophia, name: &str, arguments: Value) -> Option<Result<Value, String>> {
+    crate::operations::find(name).ok()?;
+    // The operation has a deadline of its own; this one is for those that do not keep it.
+    let answer = tokio::time::timeout(DEADLINE * 2, call(sophia, name, arguments)).await;
+    Some(match answer {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(error.message().to_owned()),
+        Err(_) => Err(format!("no answer within {} s", DEADLINE.as_secs() * 2)),
+    })
+}
+
+/// Reads a `{status, latency_ms, detail}`.
+fn judge(what: String, health: &Value, fix: &str) -> Finding {
+    let status = health["status"].as_str().unwrap_or("unknown");
+    let detail = match (&health["detail"], &health["latency_ms"]) {
+        (Value::Null, Value::Null) => status.to_owned(),
+        (Value::Null, latency) => format!("{status}, {} ms", cell(latency)),
+        (detail, _) => format!("{status}: {}", cell(detail)),
+    };
+    match status {
+        "healthy" | "ok" | "up" => ok(&what, detail),
+        "disabled" | "unknown" | "not_configured" => Finding { status: Status::Note, ..ok(&what, detail) },
+        _ => problem(&what, detail, fix),
+    }
+}
+
+/// Returns the variable that sets a field.
+fn variable(field: &str) -> String {
+    format!("SOPHIA_{}", field.replace('.', "__").to_uppercase())
+}
+
+fn ok(what: &str, detail: impl Into<String>) -> Finding {
+    Finding { what: what.to_owned(), status: Status::Ok, detail: detail.into(), fix: None }
+}
+
+fn problem(what: &str, detail: impl Into<String>, fix: &str) -> Finding {
+    Finding { status: Status::Problem, fix: Some(fix.to_owned()), ..ok(what, detail) }
+}

@@ -1,0 +1,18 @@
+//! The command line `sophia`, callable from the binary, from `python -m sophia` and from `npx sophia-ai`. Feature `cli`.
+//!
+//! | to | open |
+//! |---|---|
+//! | see or add a command | `arguments.rs` |
+//! | see how a command is run | [`run`] (`run.rs`) |
+//! | see what it does | `serve.rs`, `check.rs`, `mcp.rs`, `memory.rs` |
+//! | change how results look | `output.rs` |
+
+mod arguments;
+mod check;
+mod mcp;
+mod memory;
+mod output;
+mod run;
+mod serve;
+
+pub use run::run;
