@@ -108,6 +108,9 @@ pub fn result_types() -> Map<String, Value> {
     for operation in all() {
         (operation.result)(&mut generator);
     }
+    // What the items of a stream are, which no operation returns.
+    generator.subschema_for::<crate::chat::ChatChunk>();
+    generator.subschema_for::<crate::registry::Change>();
     let mut types: Vec<_> = generator.take_definitions(true).into_iter().collect();
     types.sort_by(|a, b| a.0.cmp(&b.0));
     types.into_iter().collect()

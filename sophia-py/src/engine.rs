@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use parking_lot::RwLock;
 use pyo3::prelude::*;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::Value;
 use sophia_core::{
     Config, Result, Sophia,
     chat::{ChatRequest, Produced, RunOptions},
-    health::{CallbackProbe, ProbeOutcome, Registration},
+    Scope,
+    memory::KvOptions,
+    health::{Action, CallbackHealer, CallbackProbe, ProbeOutcome, Registration},
 };
 
 use crate::{
@@ -108,6 +113,38 @@ impl Engine {
         pending::run(py, pending::reply(async move { sophia.shutdown().await }))
     }
 
+    /// Returns the value that L1 knows, None where it knows that there is none, and `unknown` where the other tiers must
+    /// be asked.
+    fn kv_get_now<'py>(
+        &self,
+        py: Python<'py>,
+        key: &str,
+        scope: &Bound<'py, PyAny>,
+        unknown: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let scope = if scope.is_none() { Scope::new() } else { self.read(py, "memory.kv.get", scope)? };
+        match self.sophia(py)?.memory().kv().get_now(key, &scope) {
+            Some(Some(value)) => convert::to_python(py, value.value()),
+            Some(None) => Ok(py.None().into_bound(py)),
+            None => Ok(unknown),
+        }
+    }
+
+    /// Returns the value, or what the function returns, which is then kept.
+    fn kv_get_or_set<'py>(
+        &self,
+        py: Python<'py>,
+        key: String,
+        options: &Bound<'py, PyAny>,
+        loader: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let options: KvOptions = self.read(py, "memory.kv.get_or_set", options)?;
+        let callback = Callback::new("memory.kv.get_or_set", loader, &self.home)?;
+        let load = move || async move { callback.call::<(), Value>(None).await };
+        let sophia = self.sophia(py)?;
+        pending::run(py, pending::reply(async move { sophia.memory().kv().get_or_set(&key, options, load).await }))
+    }
+
     /// Returns the HTTP surface of this engine.
     fn http(&self, py: Python<'_>) -> PyResult<HttpSurface> {
         HttpSurface::new(py, self.sophia(py)?)
@@ -155,6 +192,27 @@ impl Engine {
         registered.map_err(|failure| error::to_python(py, &failure))
     }
 
+    /// Registers a healing action made of Python functions, each of which is given the target.
+    fn health_action(
+        &self,
+        py: Python<'_>,
+        action: &Bound<'_, PyAny>,
+        execute: Bound<'_, PyAny>,
+        verify: Option<Bound<'_, PyAny>>,
+        rollback: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let action: Action = self.read(py, "health.action", action)?;
+        let mut healer = CallbackHealer::new(self.step::<IgnoredAny, _>(execute, |_| ())?);
+        if let Some(verify) = verify {
+            healer = healer.verify(self.step::<bool, _>(verify, |helped| helped)?);
+        }
+        if let Some(rollback) = rollback {
+            healer = healer.rollback(self.step::<IgnoredAny, _>(rollback, |_| ())?);
+        }
+        let registered = self.sophia(py)?.health().action(action, Arc::new(healer));
+        registered.map_err(|failure| error::to_python(py, &failure))
+    }
+
     fn health_subscribe(&self, py: Python<'_>) -> PyResult<Stream> {
         Ok(Stream::new(self.sophia(py)?.health().subscribe().map(Ok)))
     }
@@ -171,6 +229,23 @@ impl Engine {
 }
 
 impl Engine {
+    /// Turns a Python function of a target into a step of a healer.
+    fn step<T, R>(
+        &self,
+        function: Bound<'_, PyAny>,
+        keep: fn(T) -> R,
+    ) -> PyResult<impl Fn(String) -> BoxFuture<'static, Result<R>> + Send + Sync + 'static>
+    where
+        T: DeserializeOwned + Send + 'static,
+        R: 'static,
+    {
+        let callback = Arc::new(Callback::new("health.action", function, &self.home)?);
+        Ok(move |target: String| {
+            let callback = callback.clone();
+            async move { callback.call::<_, T>(Some(target)).await.map(keep) }.boxed()
+        })
+    }
+
     fn read<T: DeserializeOwned>(
         &self,
         py: Python<'_>,

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use serde::{Serialize, Serializer};
 use sophia_core::{
     Sophia,
-    http::{Body, HeaderMap, Peer, Response, Surface, headers},
+    http::{Body, Headers, Peer, Response, Surface, headers},
 };
 
 use crate::{error, runtime, stream::Stream};
@@ -85,7 +85,7 @@ impl HttpSurface {
     }
 }
 
-fn headers_of(py: Python<'_>, pairs: Pairs) -> PyResult<HeaderMap> {
+fn headers_of(py: Python<'_>, pairs: Pairs) -> PyResult<Headers> {
     headers(pairs).map_err(|failure| error::to_python(py, &failure))
 }
 

@@ -42,14 +42,14 @@ const CRITICAL_APPROVALS: usize = 2;
 pub struct Action {
     /// Its name, unique.
     pub name: String,
-    /// How much harm it can do. High by default: someone has to say that it is less.
+    /// How much harm it can do. Low by default.
     ///
     /// - Low runs at once.
     /// - Medium runs at once when the target is the likeliest root cause and accounts for 90 % of the loss, and else waits for an
     ///   approval.
     /// - High waits for an approval.
     /// - Critical waits for the approval of two.
-    #[serde(default = "high")]
+    #[serde(default = "low")]
     pub risk: Risk,
     /// Least time between two executions on the same target. 1,800 s by default.
     #[serde(default = "half_an_hour", with = "crate::duration")]
@@ -64,8 +64,8 @@ pub struct Action {
     pub timeout: Duration,
 }
 
-const fn high() -> Risk {
-    Risk::High
+const fn low() -> Risk {
+    Risk::Low
 }
 
 const fn half_an_hour() -> Duration {
@@ -81,9 +81,9 @@ const fn a_minute() -> Duration {
 }
 
 impl Action {
-    /// Creates an action of high risk.
+    /// Creates an action of low risk.
     pub fn new(name: impl Into<String>) -> Action {
-        Action { name: name.into(), risk: high(), cooldown: half_an_hour(), max_attempts: three(), timeout: a_minute() }
+        Action { name: name.into(), risk: low(), cooldown: half_an_hour(), max_attempts: three(), timeout: a_minute() }
     }
 
     /// Sets how much harm it can do.

@@ -121,7 +121,7 @@ impl Watch {
                     return serde_json::to_string(&event).ok();
                 }
                 EventKind::Missed(_) => return Some(self.alerts()),
-                EventKind::ReportChanged(_) => {}
+                EventKind::ReportChanged(_) | EventKind::Action(_) => {}
             }
         }
     }

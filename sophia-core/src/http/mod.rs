@@ -44,6 +44,8 @@ mod surface;
 pub use config::{ApiKey, ServerConfig};
 
 #[cfg(feature = "http-server")]
+pub use axum::http::HeaderMap as Headers;
+#[cfg(feature = "http-server")]
 pub use self::{
     body::Body,
     host::{bind, serve},

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ._sophia import Engine, Stream
 from ._wire import Request, awaited, blocking, given, reader, settled
 from .memory import Seconds, Time
-from .types import Alert, Direction, SeriesView, ServiceCheck, SystemHealth, UnifiedHealth
+from .types import ActionResult, Alert, Direction, Risk, SeriesView, ServiceCheck, SystemHealth, UnifiedHealth
 
 __all__ = ["Health", "HealthEvents", "Probe"]
 
@@ -220,6 +220,51 @@ class Health:
 
     silence = awaited(_silence)
     silence_sync = blocking(_silence)
+
+    def action(
+        self,
+        name: str,
+        function: Callable[[str], Any],
+        *,
+        risk: Risk = "low",
+        cooldown: Seconds = 1800,
+        max_attempts: int = 3,
+        verify: Callable[[str], bool | Awaitable[bool]] | None = None,
+        rollback: Callable[[str], Any] | None = None,
+    ) -> None:
+        """Makes a healing action known; each function is given the target.
+
+        Low risk runs at once; medium only where the cause is clear, else it waits for an approval; high waits for one
+        approval, critical for two. `verify` says whether it helped, `rollback` takes it back.
+        """
+        action = {"name": name, "risk": risk, "cooldown": cooldown, "max_attempts": max_attempts}
+        self._engine.health_action(action, function, verify, rollback)
+
+    def _trigger(self, name: str, target: str, *, reason: str | None = None) -> Request[ActionResult]:
+        """Asks for an action: it runs, or the result says why not, or what it waits for."""
+        return Request("health.trigger", given(name=name, target=target, reason=reason), reader(ActionResult))
+
+    trigger = awaited(_trigger)
+    trigger_sync = blocking(_trigger)
+
+    def pending(self) -> list[ActionResult]:
+        """Returns the actions that wait for an approval, the oldest first."""
+        waiting: list[ActionResult] = reader(list[ActionResult])(self._engine.call_sync("health.pending", {}))
+        return waiting
+
+    def _approve(self, id: str, *, by: str) -> Request[ActionResult]:
+        """Approves an action that waits."""
+        return Request("health.approve", {"id": id, "by": by}, reader(ActionResult))
+
+    approve = awaited(_approve)
+    approve_sync = blocking(_approve)
+
+    def _reject(self, id: str, *, by: str) -> Request[ActionResult]:
+        """Refuses an action that waits."""
+        return Request("health.reject", {"id": id, "by": by}, reader(ActionResult))
+
+    reject = awaited(_reject)
+    reject_sync = blocking(_reject)
 
     def subscribe(self) -> HealthEvents:
         """Returns what happens from now on."""

@@ -187,8 +187,8 @@ class KeyValue:
         tags: Sequence[str] = (),
     ) -> T:
         """Returns the value, or what `loader` returns, which is then kept. The loader runs once for all who ask at once."""
-        arguments = given(key=key, scope=scope, ttl=ttl, stale=stale, tags=tags)
-        value: T = await settled(self._engine.kv_get_or_set(arguments, loader))
+        options = given(scope=scope, ttl=ttl, stale=stale, tags=tags)
+        value: T = await settled(self._engine.kv_get_or_set(key, options, loader))
         return value
 
     def _delete(self, key: str, *, scope: ScopeLike = None) -> Request[bool]:

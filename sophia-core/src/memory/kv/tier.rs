@@ -131,6 +131,12 @@ pub struct KvValue {
     json: Box<str>,
 }
 
+impl serde::Serialize for KvValue {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        self.value().serialize(serializer)
+    }
+}
+
 impl KvValue {
     /// Takes a value.
     pub fn new(value: Value) -> KvValue {
