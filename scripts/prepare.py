@@ -30,6 +30,12 @@ def cargo() -> None:
         raise Missing("cargo is not installed. Install Rust with rustup: https://rustup.rs")
 
 
+def host() -> str:
+    """The target that this machine builds for, such as x86_64-unknown-linux-gnu."""
+    said = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
+    return next(line.removeprefix("host: ") for line in said.splitlines() if line.startswith("host: "))
+
+
 def python() -> None:
     if sys.version_info < OLDEST_PYTHON:
         found, oldest = sys.version.split()[0], ".".join(map(str, OLDEST_PYTHON))
@@ -55,7 +61,8 @@ def environment() -> dict[str, str]:
         "VIRTUAL_ENV": str(VENV),
         # The same for every cargo command: another value would build the Python binding again.
         "PYO3_PYTHON": str(VENV_BIN / "python"),
-        "PYTHONDONTWRITEBYTECODE": "1",
+        # The MCP reference server, for tests that speak to a real one.
+        "EVERYTHING": f"{NODE_MODULES / '.bin' / 'mcp-server-everything'} stdio",
         "PYTHONUNBUFFERED": "1",
     }
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,13 +79,14 @@ def steps() -> list[Step]:
         Step("rust", [nextest], ("python-packages", "npm-packages")),
         Step("doctests", [["cargo", "test", "--doc", *EVERYTHING]]),
         Step("rustdoc", [["cargo", "doc", "--no-deps", "-p", "sophia-core", "--all-features"]], environment={"RUSTDOCFLAGS": "-D warnings"}),
-        Step("python-build", [["maturin", "develop", "--quiet"]], ("python-packages",)),
+        # For the target by name, as napi builds: the dependencies of both addons are then built once.
+        Step("python-build", [["maturin", "develop", "--quiet", "--target", prepare.host()]], ("python-packages",)),
         Step("pytest", [[python, "-m", "pytest"]], python_built),
         Step("mypy", [["mypy"], ["mypy", "--strict", *python_examples()]], python_built),
         Step("stubtest", [[python, "-m", "mypy.stubtest", "sophia"]], python_built),
         Step("node-build", [["npm", "run", "build:debug", "--workspace", "sophia-ai"]], ("npm-packages",)),
         Step("node-tests", [["npm", "test", "--workspace", "sophia-ai"]], node_built),
-        Step("examples-rust", [["cargo", "run", "--quiet", *EVERYTHING, "--example", path.stem] for path in files("examples/rust/*.rs")]),
+        Step("examples-rust", [["cargo", "build", *EVERYTHING, "--examples"], *rust_examples()]),
         Step("examples-python", [[python, path] for path in python_examples()], (*python_built, "npm-packages")),
         Step("examples-node", [["node", str(path)] for path in files("examples/node/*.mjs")], node_built),
         Step("snippets", [[python, "scripts/snippets.py", "README.md", "docs"]], (*python_built, *node_built)),
@@ -93,6 +95,13 @@ def steps() -> list[Step]:
 
 def files(pattern: str) -> list[Path]:
     return sorted(path.relative_to(ROOT) for path in ROOT.glob(pattern))
+
+
+def rust_examples() -> list[list[str]]:
+    # Run by their path: `cargo run` knows no --workspace, and one package alone would be another set of features.
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    manifest = tomllib.loads((ROOT / "examples" / "Cargo.toml").read_text())
+    return [[str(target / "debug" / "examples" / example["name"])] for example in manifest["example"]]
 
 
 def python_examples() -> list[str]:
@@ -164,6 +173,12 @@ def summary(outcomes: list[Outcome], seconds: float, out: IO[str] = sys.stdout) 
 
 def main(only: list[str]) -> int:
     began = time.monotonic()
+    try:
+        prepare.cargo()
+        prepare.python()
+    except prepare.Missing as missing:
+        print(missing, file=sys.stderr)
+        return 1
     chosen = steps()
     names = [step.name for step in chosen]
     if only == ["list"]:
@@ -175,7 +190,7 @@ def main(only: list[str]) -> int:
     if only:
         chosen = [step for step in chosen if any(step.name.startswith(name) for name in (*only, *needed_by(only, chosen)))]
     try:
-        prepare.cargo()
+        # At once: cargo asks it for its version. The packages come while cargo works.
         prepare.venv()
     except prepare.Missing as missing:
         print(missing, file=sys.stderr)
