@@ -142,8 +142,8 @@ test('several threads have an engine each', async () => {
   const counts = await Promise.all(
     Array.from({ length: 4 }, async () => {
       const worker = new Worker(source, { eval: true })
-      const [count] = await once(worker, 'message')
-      assert.equal((await once(worker, 'exit'))[0], 0)
+      const [[count], [code]] = await Promise.all([once(worker, 'message'), once(worker, 'exit')])
+      assert.equal(code, 0)
       return count
     }),
   )
