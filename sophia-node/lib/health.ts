@@ -4,13 +4,13 @@ import type {
   Alert,
   AlertMatch,
   CheckAll,
+  HealthEvent,
   Observation,
   Registration,
   Rule,
   SeriesQuery,
   SeriesView,
   ServiceCheck,
-  Status,
   SystemHealth,
   UnifiedHealth,
   WantedState,
@@ -42,15 +42,6 @@ export const Probe = {
   callback(fn: (signal: AbortSignal) => ProbeAnswer | PromiseLike<ProbeAnswer>): ProbeSpec {
     return { kind: 'callback', fn }
   },
-}
-
-/** What happens, for those who listen. */
-export interface HealthEvent {
-  type: 'alert_opened' | 'alert_changed' | 'alert_resolved' | 'report_changed' | 'missed'
-  /** The alert, the services whose status changed, or how many events were missed. */
-  data: Alert | { service: string; from: Status; to: Status }[] | number
-  /** RFC 3339, UTC. */
-  timestamp: string
 }
 
 /** Knows what is wrong, and why. */

@@ -70,6 +70,6 @@ function bridgeOf(config: Config | string | typeof ENVIRONMENT): Bridge {
 }
 
 export * from './errors.js'
-export { Health, Probe, type HealthEvent, type ProbeAnswer, type ProbeSpec } from './health.js'
+export { Health, Probe, type ProbeAnswer, type ProbeSpec } from './health.js'
 export type * from './scope.js'
 export type { CallOptions, JsonIterator } from './wire.js'

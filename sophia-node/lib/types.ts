@@ -28,7 +28,7 @@ export interface Alert {
   updatedAt: string
   /** When it no longer held. */
   resolvedAt: string | null
-  /** Who resolved it; `None` when it resolved itself. */
+  /** Who resolved it; `null` when it resolved itself. */
   resolvedBy: string | null
   /** Who took it. */
   acknowledgedBy: string | null
@@ -148,6 +148,42 @@ export interface HealthConfig {
   unifiedWeights?: Record<string, number>
 }
 
+/** What happened, as it goes over a WebSocket: `{type, data, timestamp}`. */
+export type HealthEvent = ({
+  type: "alert_opened"
+  /** What is wrong, once. */
+  data: Alert
+} & {
+  /** When. */
+  timestamp: string
+}) | ({
+  type: "alert_changed"
+  /** What is wrong, once. */
+  data: Alert
+} & {
+  /** When. */
+  timestamp: string
+}) | ({
+  type: "alert_resolved"
+  /** What is wrong, once. */
+  data: Alert
+} & {
+  /** When. */
+  timestamp: string
+}) | ({
+  type: "report_changed"
+  data: StatusChange[]
+} & {
+  /** When. */
+  timestamp: string
+}) | ({
+  type: "missed"
+  data: number
+} & {
+  /** When. */
+  timestamp: string
+})
+
 /** Alerts with the same cause. */
 export interface Incident {
   /** The `incident` of its alerts. */
@@ -212,11 +248,11 @@ export interface Observation {
 
 /** All in one. */
 export interface Overall {
-  /** 0..100: the weighted mean of the components that could be measured; `None` when none could. */
+  /** 0..100: the weighted mean of the components that could be measured; `null` when none could. */
   score: number | null
   /** The score in a word; `critical` also while a critical service does not work. */
   status: OverallStatus
-  /** The score less that of an hour ago; `None` when that is not known. */
+  /** The score less that of an hour ago; `null` when that is not known. */
   delta1h: number | null
   /** How many components are in the score. */
   componentsEvaluated: number
@@ -330,7 +366,7 @@ export interface Rule {
 
 /** How one section is. */
 export interface Section {
-  /** 0..100, or `None` while unknown. */
+  /** 0..100, or `null` while unknown. */
   score: number | null
   /** The score in a word. */
   status: Status
@@ -396,7 +432,7 @@ export interface ServiceCheck {
   status: Status
   /** What this look alone saw. */
   observed: Status
-  /** 0..100, or `None` while unknown. */
+  /** 0..100, or `null` while unknown. */
   score: number | null
   /** How long the look took, unless the service gave no answer. */
   latencyMs: number | null
@@ -415,7 +451,7 @@ export interface ServiceHealth {
   /**
    * 0..100. A probe's own score, or that of its status. Without a probe, from its signals of the last five minutes: 100 less
    * twice the percentage of errors, less up to 30 points for a latency above its own median of the hour (10 points each
-   * doubling). `None` while there are fewer than 5 points.
+   * doubling). `null` while there are fewer than 5 points.
    */
   score: number | null
   /** Its part in the overall score, relative to the others'. */
@@ -469,7 +505,17 @@ export type Source = "probe" | "signals"
 /** How a service is. */
 export type Status = "healthy" | "degraded" | "unhealthy" | "unknown"
 
-/** How everything is. What is not known is `None`, and never a guess. */
+/** A service whose status changed. */
+export interface StatusChange {
+  /** The service. */
+  service: string
+  /** How it was. */
+  from: Status
+  /** How it is. */
+  to: Status
+}
+
+/** How everything is. What is not known is `null`, and never a guess. */
 export interface SystemHealth {
   /** When the report was made. */
   timestamp: string
@@ -489,7 +535,7 @@ export interface SystemHealth {
   kpis: Kpis
 }
 
-/** The last hour in steps of five minutes, oldest first. Means over all services; `None` where nothing was measured. */
+/** The last hour in steps of five minutes, oldest first. Means over all services; `null` where nothing was measured. */
 export interface Trends {
   /** Where each step begins. */
   labels: string[]
@@ -510,7 +556,7 @@ export interface Trends {
  * `registry` and what is below them) are in `ai_memory`.
  */
 export interface UnifiedHealth {
-  /** 0..100: the sections by their weights; `None` when none could be measured. */
+  /** 0..100: the sections by their weights; `null` when none could be measured. */
   overallHealth: number | null
   /** The score in a word. */
   status: OverallStatus

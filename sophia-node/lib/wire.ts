@@ -108,11 +108,6 @@ export class Bridge {
     return id
   }
 
-  /** Lets go of a function that the native side did not take. */
-  drop(id: number): void {
-    this.#functions.delete(id)
-  }
-
   async #run<T>(begin: (id: number) => native.Reply, given: unknown, signal: AbortSignal | undefined): Promise<T> {
     signal?.throwIfAborted()
     const id = this.#id()
@@ -123,7 +118,7 @@ export class Bridge {
     return JSON.parse(await this.#settled(id, given, signal, cancel))
   }
 
-  /** Reads one item of a stream as JSON text; an empty text is the end. */
+  /** Reads what a stream has, as the JSON text of a list; an empty text is the end. */
   async #read(stream: native.JsonStream, given: unknown, signal: AbortSignal | undefined): Promise<string> {
     signal?.throwIfAborted()
     const id = this.#id()
@@ -225,6 +220,7 @@ export function abortable<T>(signal: AbortSignal, running: Promise<T>, abort: (r
 export class JsonIterator<T> implements AsyncIterableIterator<T> {
   #stream: native.JsonStream | undefined
   #failure: { reason: unknown } | undefined
+  #items: T[] = []
   readonly #read: (stream: native.JsonStream) => Promise<string>
   readonly #signal: AbortSignal | undefined
 
@@ -249,16 +245,18 @@ export class JsonIterator<T> implements AsyncIterableIterator<T> {
       this.#failure = undefined
       throw failure.reason
     }
-    if (!this.#stream) return { done: true, value: undefined }
-    try {
-      const text = await this.#read(this.#stream)
-      if (text !== '') return { done: false, value: JSON.parse(text) }
-    } catch (reason) {
-      this.#close()
-      throw this.#signal?.aborted ? this.#signal.reason : reason
+    if (this.#items.length === 0 && this.#stream) {
+      try {
+        const text = await this.#read(this.#stream)
+        if (text === '') this.#close()
+        else this.#items = this.#items.concat(JSON.parse(text))
+      } catch (reason) {
+        this.#close()
+        throw this.#signal?.aborted ? this.#signal.reason : reason
+      }
     }
-    this.#close()
-    return { done: true, value: undefined }
+    const value = this.#items.shift()
+    return value === undefined ? { done: true, value: undefined } : { done: false, value }
   }
 
   /** Closes the stream and what feeds it. */
@@ -279,6 +277,7 @@ export class JsonIterator<T> implements AsyncIterableIterator<T> {
   #close(): void {
     this.#stream?.close()
     this.#stream = undefined
+    this.#items = []
   }
 }
 

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use napi::bindgen_prelude::Either;
 use napi_derive::napi;
-use schemars::generate::SchemaSettings;
 use serde::Serialize;
-use serde_json::json;
 use sophia_core::{Config, Error, ErrorKind, Result, Sophia, operations};
 
 use crate::{
@@ -66,30 +64,6 @@ pub fn open(
 pub fn config_schema() -> String {
     // A schema is a JSON value, which can always be written.
     serde_json::to_string(&Config::schema()).unwrap_or_default()
-}
-
-/// Returns every operation with the JSON Schemas of what it takes and gives, as JSON text:
-/// `{operations: [{name, summary, arguments, result}], arguments: {…definitions}, results: {…definitions}}`.
-#[napi]
-pub fn operation_schemas() -> String {
-    let mut arguments = SchemaSettings::draft2020_12().into_generator();
-    let mut results = SchemaSettings::draft2020_12().for_serialize().into_generator();
-    let operations: Vec<_> = operations::all()
-        .map(|operation| {
-            json!({
-                "name": operation.name,
-                "summary": operation.summary,
-                "arguments": (operation.arguments)(&mut arguments),
-                "result": (operation.result)(&mut results),
-            })
-        })
-        .collect();
-    json!({
-        "operations": operations,
-        "arguments": arguments.take_definitions(true),
-        "results": results.take_definitions(true),
-    })
-    .to_string()
 }
 
 /// Returns the codes of all errors, with whether the same call may succeed later.

@@ -11,6 +11,7 @@
 //! | call a function of JavaScript | `callback.rs` |
 //! | see what is no operation: what takes a function or gives a stream | `methods.rs` |
 //! | read a stream | `stream.rs` |
+//! | see the schemas from which the facade's types are made | `schemas.rs` |
 //! | see how errors and names are written | `failure.rs`, `case.rs` |
 
 mod callback;
@@ -20,4 +21,5 @@ mod failure;
 mod mailbox;
 mod methods;
 mod runtime;
+mod schemas;
 mod stream;
