@@ -1,24 +1,42 @@
-//! Stub.
+//! Every MCP server in one list that tells the truth, and calls that survive the failure of any of them.
+//!
+//! | to | open |
+//! |---|---|
+//! | describe a server | [`Server`] |
+//! | load, lint, export, find, watch | [`Registry`] |
+//! | call a tool, with fallbacks | [`ToolCall`], [`ToolResult`] |
+//! | choose among servers | [`Select`], [`Strategy`] |
+//! | check servers | [`ServerStatus`], [`CheckAll`] |
+//! | set limits | [`RegistryConfig`] |
+//!
+//! Inside: `import/` reads configurations, `directory` holds servers and claims, `live` what goes on with each of them,
+//! `upstream/` speaks to them.
+
+mod call;
+mod check;
 mod config;
+mod directory;
+mod export;
+mod exposure;
+mod handle;
+mod import;
+mod lint;
+mod live;
 mod operations;
-use crate::{Result, context::Context};
+mod select;
+mod server;
+mod tools;
+mod upstream;
+mod variables;
+
+pub use call::{Attempt, Fallback, TOOL_ERROR, ToolCall, ToolError, ToolResult};
+pub use check::{CheckAll, ServerStatus, Status, Statuses};
 pub use config::RegistryConfig;
+pub use export::Dialect;
+pub use handle::{Change, ChangeKind, Discover, ListTools, Registry, ServerOverview};
+pub use import::{Load, LoadError, LoadReport};
+pub use lint::{Conflict, ConflictKind};
 pub(crate) use operations::OPERATIONS;
-
-/// Stub.
-#[derive(Debug, Clone)]
-pub struct Registry {}
-
-impl Registry {
-    pub(crate) fn new(_config: &RegistryConfig, _context: &Context) -> Result<Registry> {
-        Ok(Registry {})
-    }
-
-    pub(crate) async fn start(&self) -> Result<()> {
-        Ok(())
-    }
-
-    pub(crate) async fn shutdown(&self) -> Result<()> {
-        Ok(())
-    }
-}
+pub use select::{Decision, Select, Strategy};
+pub use server::{RestRoute, Server, Transport};
+pub use tools::{ListedTool, Tool, ToolFormat};

@@ -1,0 +1,500 @@
+//! A call of a tool: what is asked, whom it goes to, what came of it.
+
+use std::{collections::VecDeque, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{
+    directory::Entry,
+    handle::Registry,
+    select::Select,
+    server::{self, or_default},
+    tools,
+    upstream::{self, Answer, Blame, Failure, Outcome},
+};
+use crate::{
+    Error, ErrorKind, Result, Scope, Signal,
+    resilience::{BreakerState, Deadline},
+    telemetry::{McpLabels, ServerLabels},
+};
+
+const CALL: &str = "registry.call";
+/// Code of an error that the tool itself reported; the server and the way to it are well.
+pub const TOOL_ERROR: &str = "TOOL_ERROR";
+/// Most servers that are asked for one call.
+const MAX_SERVERS: usize = 8;
+
+/// Whom to ask when the server fails.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Fallback {
+    /// True: the server's own fallbacks, and those that `capability` finds. False: nobody.
+    Configured(bool),
+    /// These, in order.
+    Servers(Vec<String>),
+}
+
+impl Default for Fallback {
+    fn default() -> Self {
+        Fallback::Configured(true)
+    }
+}
+
+/// What to call.
+///
+/// ```
+/// use serde_json::json;
+/// use sophia_core::registry::ToolCall;
+///
+/// let call = ToolCall::new("github", "search").arguments(json!({"query": "bug"})).capability("code");
+/// assert_eq!(call.tool, "search");
+/// ```
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ToolCall {
+    /// Server to ask. Without it, `capability` picks one; without both, the tool must have a qualified name such as
+    /// `github__search`, or be known of one server only.
+    #[serde(default)]
+    pub server: Option<String>,
+    /// Name of the tool.
+    pub tool: String,
+    /// Its arguments, an object.
+    #[serde(default, deserialize_with = "or_default")]
+    pub arguments: Map<String, Value>,
+    /// What a server must be able to do, to be picked or to be a fallback.
+    #[serde(default)]
+    pub capability: Option<String>,
+    /// Whose call it is.
+    #[serde(default)]
+    pub scope: Option<Scope>,
+    /// Time for all of it, fallbacks included. Default: that of the server, else `registry.timeout`.
+    #[serde(default, with = "crate::duration::option")]
+    #[schemars(with = "Option<crate::duration::DurationSchema>")]
+    pub timeout: Option<Duration>,
+    /// Whom to ask when the server fails.
+    #[serde(default, deserialize_with = "or_default")]
+    pub fallback: Fallback,
+    /// Whether calling twice does what calling once does. True: a call that broke off is tried once more. False: once a server
+    /// may have begun to work, no other is asked. Default: no second try, but fallbacks are followed.
+    #[serde(default)]
+    pub idempotent: Option<bool>,
+}
+
+impl ToolCall {
+    /// Calls a tool of a server.
+    pub fn new(server: impl Into<String>, tool: impl Into<String>) -> ToolCall {
+        ToolCall { server: Some(server.into()), ..ToolCall::any(tool) }
+    }
+
+    /// Calls a tool of whichever server has it.
+    pub fn any(tool: impl Into<String>) -> ToolCall {
+        ToolCall {
+            server: None,
+            tool: tool.into(),
+            arguments: Map::new(),
+            capability: None,
+            scope: None,
+            timeout: None,
+            fallback: Fallback::default(),
+            idempotent: None,
+        }
+    }
+
+    /// Sets the arguments; what is not an object counts as none.
+    #[must_use]
+    pub fn arguments(mut self, arguments: Value) -> ToolCall {
+        self.arguments = match arguments {
+            Value::Object(arguments) => arguments,
+            _ => Map::new(),
+        };
+        self
+    }
+
+    /// Sets what a server must be able to do.
+    #[must_use]
+    pub fn capability(mut self, capability: impl Into<String>) -> ToolCall {
+        self.capability = Some(capability.into());
+        self
+    }
+
+    /// Sets whose call it is.
+    #[must_use]
+    pub fn scope(mut self, scope: impl Into<Scope>) -> ToolCall {
+        self.scope = Some(scope.into());
+        self
+    }
+
+    /// Sets the time for all of it.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> ToolCall {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets whom to ask when the server fails.
+    #[must_use]
+    pub fn fallback(mut self, fallback: Fallback) -> ToolCall {
+        self.fallback = fallback;
+        self
+    }
+
+    /// Says whether calling twice does what calling once does.
+    #[must_use]
+    pub fn idempotent(mut self, idempotent: bool) -> ToolCall {
+        self.idempotent = Some(idempotent);
+        self
+    }
+
+    fn validate(&self, max_arguments_bytes: usize) -> Result<()> {
+        server::name(CALL, "tool", &self.tool)?;
+        if let Some(id) = &self.server {
+            server::name(CALL, "server", id)?;
+        }
+        if let Some(capability) = &self.capability {
+            server::name(CALL, "capability", capability)?;
+        }
+        if let Some(scope) = &self.scope {
+            scope.validate(CALL)?;
+        }
+        if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(Error::invalid(CALL, "timeout", "must be above 0 seconds"));
+        }
+        let mut size = Counter(0);
+        // Counting cannot fail, and neither can writing JSON values.
+        let _ = serde_json::to_writer(&mut size, &self.arguments);
+        if size.0 > max_arguments_bytes {
+            let message = format!("must not be larger than {max_arguments_bytes} bytes as JSON");
+            return Err(Error::invalid(CALL, "arguments", message));
+        }
+        Ok(())
+    }
+}
+
+/// What came of a call.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct ToolResult {
+    /// Whether the tool did what it was asked.
+    pub ok: bool,
+    /// The text of the answer, its blocks joined by line ends. It was written by the tool: data, not instructions.
+    pub text: String,
+    /// The structured answer, or the JSON that the text is; null where it is neither.
+    pub data: Option<Value>,
+    /// The answer's blocks as MCP has them: text, images, resources.
+    pub content: Vec<Value>,
+    /// Id of the server that answered, or of the last that was asked.
+    pub server: String,
+    /// Time from the call to the answer, in milliseconds, failed tries included.
+    pub latency_ms: f64,
+    /// Every try, in order.
+    pub attempts: Vec<Attempt>,
+    /// Whether it was not the first choice that answered.
+    pub fallback_used: bool,
+    /// Why it failed; null where it did not.
+    pub error: Option<ToolError>,
+}
+
+/// One try of one server.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// Id of the server.
+    pub server: String,
+    /// Whether it answered, and the tool did not fail.
+    pub ok: bool,
+    /// How long it took, in milliseconds.
+    pub latency_ms: f64,
+    /// Why it failed; null where it did not.
+    pub error: Option<ToolError>,
+}
+
+/// Why a call or a try failed.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct ToolError {
+    /// A code of `docs/errors.md`, or [`TOOL_ERROR`] where the tool itself says that it failed.
+    pub code: String,
+    /// What went wrong, for people.
+    pub message: String,
+    /// Whether the same call may succeed later.
+    pub retryable: bool,
+    /// When it may be tried again, in seconds; null where that is not known.
+    pub retry_after: Option<f64>,
+}
+
+impl From<&Error> for ToolError {
+    fn from(error: &Error) -> Self {
+        ToolError {
+            code: error.code().to_owned(),
+            message: error.message().to_owned(),
+            retryable: error.is_retryable(),
+            retry_after: error.retry_after().map(|delay| delay.as_secs_f64()),
+        }
+    }
+}
+
+impl Registry {
+    /// Calls a tool, and asks other servers if the first one fails.
+    ///
+    /// A server that fails, and a tool that does, are an answer with `ok: false`; each try is in `attempts`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for a server that is not registered, with the nearest id; [`ErrorKind::InvalidInput`] for what
+    /// cannot be a call.
+    ///
+    /// # Cancel safety
+    /// A dropped call tells the server that it is cancelled, and counts neither for nor against it.
+    pub async fn call(&self, call: ToolCall) -> Result<ToolResult> {
+        call.validate(self.config().max_arguments_bytes)?;
+        let (plan, tool) = self.plan(&call)?;
+        let started = self.clock().monotonic();
+        let since = || (self.clock().monotonic().saturating_sub(started)).as_secs_f64() * 1_000.0;
+        let own = plan.front().and_then(|entry| entry.server.timeout);
+        let deadline = Deadline::after(call.timeout.or(own).unwrap_or(self.config().timeout));
+        let mut attempts = Vec::new();
+        let mut plan = plan;
+        let (mut first, mut retried) = (true, false);
+        while let Some(entry) = plan.pop_front() {
+            let mut is_last = plan.is_empty() || deadline.remaining().is_zero();
+            let (outcome, latency_ms) = self.attempt(&entry, &tool, &call, deadline, is_last).await;
+            let server = entry.server.id.clone();
+            match outcome {
+                Ok(answer) => {
+                    let error = answer.is_error.then(|| tool_error(&answer));
+                    attempts.push(Attempt {
+                        server: server.clone(),
+                        ok: error.is_none(),
+                        latency_ms,
+                        error: error.clone(),
+                    });
+                    return Ok(result(answer, server, since(), attempts, !first, error));
+                }
+                Err(failure) => {
+                    let error = ToolError::from(&failure.error);
+                    attempts.push(Attempt {
+                        server: server.clone(),
+                        ok: false,
+                        latency_ms,
+                        error: Some(error.clone()),
+                    });
+                    let broke_off = failure.blame == Blame::Server && failure.error.kind() != ErrorKind::Timeout;
+                    if call.idempotent == Some(true) && broke_off && failure.sent && !retried {
+                        retried = true;
+                        plan.push_front(entry);
+                        continue;
+                    }
+                    is_last |= plan.is_empty() || failure.blame == Blame::Arguments;
+                    is_last |= call.idempotent == Some(false) && failure.sent;
+                    if is_last {
+                        let none = Answer { content: Vec::new(), data: None, is_error: true };
+                        return Ok(result(none, server, since(), attempts, false, Some(error)));
+                    }
+                    first = false;
+                }
+            }
+        }
+        // The plan holds one server at least, and the last one returns.
+        Err(Error::new(ErrorKind::Internal, CALL, "there was no server to ask"))
+    }
+
+    /// Asks one server once.
+    async fn attempt(
+        &self,
+        entry: &Entry,
+        tool: &str,
+        call: &ToolCall,
+        deadline: Deadline,
+        is_last: bool,
+    ) -> (Outcome<Answer>, f64) {
+        let live = &entry.live;
+        let permission = match live.breaker.acquire(CALL) {
+            Ok(permission) => permission,
+            Err(open) => return (Err(Failure::call(open)), 0.0),
+        };
+        let started = self.clock().monotonic();
+        // A server that hangs must leave time for the next one.
+        let share = if is_last { deadline.remaining() } else { deadline.remaining() / 2 };
+        let own = Deadline::after(entry.server.timeout.map_or(share, |timeout| timeout.min(share)));
+        let _permit = match &live.limiter {
+            None => None,
+            Some(limiter) => match limiter.acquire(CALL, own).await {
+                Ok(permit) => Some(permit),
+                Err(error) => return (Err(Failure::call(error.with("server", &entry.server.id))), self.since(started)),
+            },
+        };
+        let _counted = live.enter();
+        let outcome = upstream::call(self.clients(), entry, tool, &call.arguments, own).await;
+        let latency_ms = self.since(started);
+        match &outcome {
+            Err(failure) if failure.blame == Blame::Server => permission.failure(),
+            // It was not asked, so nothing is known.
+            Err(failure) if !failure.sent => drop(permission),
+            _ => permission.success(),
+        }
+        self.report(entry, &outcome, latency_ms);
+        (outcome, latency_ms)
+    }
+
+    /// Tells the balancer, the metrics and health how a call went.
+    fn report(&self, entry: &Entry, outcome: &Outcome<Answer>, latency_ms: f64) {
+        let (server, live) = (&entry.server, &entry.live);
+        let failed = matches!(outcome, Err(failure) if failure.blame == Blame::Server);
+        let never_asked = matches!(outcome, Err(failure) if failure.blame == Blame::Call && !failure.sent);
+        if never_asked {
+            return;
+        }
+        live.record(self.clock().monotonic(), latency_ms, failed);
+        let context = self.context();
+        let service = format!("registry.{}", server.id);
+        context.signals.signal(Signal::latency_ms(service.clone(), latency_ms));
+        context.signals.signal(Signal::outcome(service, failed));
+        let status = if failed { "error" } else { "ok" };
+        let labels = McpLabels { server: server.id.clone(), status: status.to_owned() };
+        context.telemetry.mcp_requests.get_or_create(&labels).inc();
+        let is_open = live.breaker.snapshot().state == BreakerState::Open;
+        if is_open || !failed {
+            let labels = ServerLabels { server: server.id.clone() };
+            context.telemetry.mcp_server_status.get_or_create(&labels).set(i64::from(!is_open));
+        }
+    }
+
+    /// Returns whom to ask, in order, and the tool's name there.
+    fn plan(&self, call: &ToolCall) -> Result<(VecDeque<Entry>, String)> {
+        let (first, tool, mut more) = match (&call.server, &call.capability) {
+            (Some(id), _) => (self.entry(CALL, id)?, call.tool.clone(), Vec::new()),
+            (None, Some(capability)) => {
+                let decision = self.select(&Select::new(capability))?;
+                (self.entry(CALL, &decision.server)?, call.tool.clone(), decision.fallbacks)
+            }
+            (None, None) => {
+                let (entry, tool) = self.owner(&call.tool)?;
+                (entry, tool, Vec::new())
+            }
+        };
+        let mut plan = VecDeque::from([first]);
+        match &call.fallback {
+            Fallback::Configured(false) => return Ok((plan, tool)),
+            Fallback::Servers(ids) => {
+                for id in ids {
+                    push(&mut plan, self.entry(CALL, id)?);
+                }
+                return Ok((plan, tool));
+            }
+            Fallback::Configured(true) => {}
+        }
+        let mut at = 0;
+        while at < plan.len() {
+            // A fallback that is not registered is for lint to say; the call goes on without it.
+            let next: Vec<_> = plan[at].server.fallback.iter().filter_map(|id| self.entry(CALL, id).ok()).collect();
+            next.into_iter().for_each(|entry| push(&mut plan, entry));
+            at += 1;
+        }
+        if let (Some(capability), Some(id)) = (&call.capability, &call.server) {
+            more = self
+                .select(&Select::new(capability).avoid(id))
+                .map(|found| [vec![found.server], found.fallbacks].concat())
+                .unwrap_or_default();
+        }
+        more.iter().filter_map(|id| self.entry(CALL, id).ok()).for_each(|entry| push(&mut plan, entry));
+        Ok((plan, tool))
+    }
+
+    /// Finds whose tool it is, by its qualified name or because only one server is known to have it.
+    fn owner(&self, name: &str) -> Result<(Entry, String)> {
+        let entries = self.entries();
+        let mut owners = Vec::new();
+        for entry in &entries {
+            for tool in entry.live.tools().iter().flat_map(|tools| tools.iter()) {
+                if tool.qualified_name() == name {
+                    return Ok((entry.clone(), tool.name.clone()));
+                }
+                if tool.name == name {
+                    owners.push(entry);
+                }
+            }
+        }
+        if let [owner] = owners.as_slice() {
+            return Ok(((*owner).clone(), name.to_owned()));
+        }
+        for (server, tool) in tools::splits(name) {
+            if let Ok(entry) = self.entry(CALL, server) {
+                return Ok((entry, tool.to_owned()));
+            }
+        }
+        if !owners.is_empty() {
+            let names: Vec<_> = owners.iter().map(|entry| entry.server.id.as_str()).collect();
+            let message = format!("is needed: the tool `{name}` is offered by {}", names.join(", "));
+            return Err(Error::invalid(CALL, "server", message));
+        }
+        let message =
+            format!("no server is known to have the tool `{name}`: give `server`, `capability`, or a qualified name");
+        Err(Error::new(ErrorKind::NotFound, CALL, message))
+    }
+
+    fn since(&self, started: Duration) -> f64 {
+        self.clock().monotonic().saturating_sub(started).as_secs_f64() * 1_000.0
+    }
+}
+
+fn push(plan: &mut VecDeque<Entry>, entry: Entry) {
+    if plan.len() < MAX_SERVERS && plan.iter().all(|known| known.server.id != entry.server.id) {
+        plan.push_back(entry);
+    }
+}
+
+fn result(
+    answer: Answer,
+    server: String,
+    latency_ms: f64,
+    attempts: Vec<Attempt>,
+    fallback_used: bool,
+    error: Option<ToolError>,
+) -> ToolResult {
+    let text = text_of(&answer.content);
+    let data = answer.data.or_else(|| {
+        let value: Value = serde_json::from_str(&text).ok()?;
+        (value.is_object() || value.is_array()).then_some(value)
+    });
+    ToolResult {
+        ok: error.is_none(),
+        text,
+        data,
+        content: answer.content,
+        server,
+        latency_ms,
+        attempts,
+        fallback_used,
+        error,
+    }
+}
+
+fn tool_error(answer: &Answer) -> ToolError {
+    let text = text_of(&answer.content);
+    let message = if text.is_empty() { "the tool failed without saying why".to_owned() } else { text };
+    ToolError { code: TOOL_ERROR.to_owned(), message, retryable: false, retry_after: None }
+}
+
+fn text_of(content: &[Value]) -> String {
+    let text = |block: &Value| {
+        let inner = block.get("text").or_else(|| block.get("resource")?.get("text"))?;
+        inner.as_str().map(str::to_owned)
+    };
+    content.iter().filter_map(text).collect::<Vec<_>>().join("\n")
+}
+
+/// Counts what is written to it.
+struct Counter(usize);
+
+impl std::io::Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

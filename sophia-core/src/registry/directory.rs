@@ -1,0 +1,167 @@
+//! The list itself: servers by id, and what every source claims about them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use reqwest::Url;
+
+use super::{
+    live::Live,
+    server::{Server, key},
+    variables,
+};
+use crate::{Error, ErrorKind, Result, wire};
+
+/// A server and what goes on with it.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub server: Arc<Server>,
+    pub live: Arc<Live>,
+}
+
+/// What one source says about where a server is.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Claim {
+    /// The server's id, without case, `-` and `_`.
+    pub key: String,
+    /// The id as it was written.
+    pub spelled: String,
+    pub source: String,
+    pub place: Option<Place>,
+    /// Plain values of its environment, to find sources that disagree.
+    pub env: BTreeMap<String, String>,
+}
+
+/// An endpoint in a form that can be compared.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub host: String,
+    pub port: u16,
+    /// Nothing where only the port is known.
+    pub path: Option<String>,
+}
+
+impl Claim {
+    pub(crate) fn new(server: &Server, source: &str, bare_port: bool) -> Claim {
+        let env = server.env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
+        Claim {
+            key: key(&server.id),
+            spelled: server.id.clone(),
+            source: source.to_owned(),
+            place: place(server, bare_port),
+            env,
+        }
+    }
+}
+
+/// Returns where a URL leads, with every name of this machine as one.
+fn place(server: &Server, bare_port: bool) -> Option<Place> {
+    let url = variables::from_environment("registry.load", "url", server.url.as_deref()?).ok()?;
+    let url = Url::parse(&url).ok()?;
+    let host = match url.host_str()? {
+        "localhost" | "127.0.0.1" | "0.0.0.0" | "[::1]" | "[::]" => "localhost",
+        host => host,
+    };
+    let path = (!bare_port).then(|| url.path().trim_end_matches('/').to_owned());
+    Some(Place { host: host.to_lowercase(), port: url.port_or_known_default()?, path })
+}
+
+/// Servers by id. A plain value: whoever owns it locks it.
+#[derive(Debug, Default)]
+pub(crate) struct Directory {
+    entries: BTreeMap<String, Entry>,
+    /// Other spellings and short names, to the key of the server.
+    aliases: BTreeMap<String, String>,
+    claims: Vec<Claim>,
+    loads: u64,
+}
+
+impl Directory {
+    /// Finds a server by its id or an alias, in any spelling.
+    pub(crate) fn find(&self, id: &str) -> Option<&Entry> {
+        let key = key(id);
+        self.entries.get(&key).or_else(|| self.entries.get(self.aliases.get(&key)?))
+    }
+
+    /// Finds a server.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], with the nearest id.
+    pub(crate) fn get(&self, operation: &'static str, id: &str) -> Result<Entry> {
+        self.find(id).cloned().ok_or_else(|| {
+            let ids: Vec<_> = self.entries.values().map(|entry| entry.server.id.as_str()).collect();
+            let hint = match wire::nearest(id, &ids) {
+                Some(near) => format!("; did you mean `{near}`?"),
+                None if ids.is_empty() => "; the registry is empty".to_owned(),
+                None => String::new(),
+            };
+            let shown: String = id.chars().filter(|c| !c.is_control()).take(80).collect();
+            Error::new(ErrorKind::NotFound, operation, format!("no server is called `{shown}`{hint}"))
+        })
+    }
+
+    /// Returns every entry, by id.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Puts an entry in its place; returns what stood there.
+    pub(crate) fn put(&mut self, entry: Entry) -> Option<Entry> {
+        let own = key(&entry.server.id);
+        let short = entry.server.id.rsplit('/').next().map(str::to_owned).filter(|short| *short != entry.server.id);
+        for alias in entry.server.aliases.iter().chain(&short).map(|alias| key(alias)) {
+            if alias != own {
+                self.aliases.entry(alias).or_insert_with(|| own.clone());
+            }
+        }
+        self.entries.insert(own, entry)
+    }
+
+    /// Takes an entry out, with its aliases and claims.
+    pub(crate) fn remove(&mut self, id: &str) -> Option<Entry> {
+        let own = key(&self.find(id)?.server.id);
+        self.aliases.retain(|_, target| *target != own);
+        self.claims.retain(|claim| claim.key != own);
+        self.entries.remove(&own)
+    }
+
+    /// Returns a name for a source that has none.
+    pub(crate) fn unnamed_source(&mut self) -> String {
+        self.loads += 1;
+        format!("inline-{}", self.loads)
+    }
+
+    /// Replaces what a source claims; returns the keys of servers that it no longer names.
+    pub(crate) fn claim(&mut self, source: &str, claims: Vec<Claim>) -> Vec<String> {
+        let mut gone: BTreeSet<_> =
+            self.claims.iter().filter(|claim| claim.source == source).map(|claim| claim.key.clone()).collect();
+        self.claims.retain(|claim| claim.source != source);
+        for claim in claims {
+            gone.remove(&claim.key);
+            let same = |old: &Claim| old.spelled == claim.spelled && old.place == claim.place && old.env == claim.env;
+            // A mapping that is loaded again and again, each time without a name, stays one claim.
+            let again = claim.source.starts_with("inline-")
+                && self.claims.iter().any(|old| same(old) && old.source.starts_with("inline-"));
+            if !again {
+                self.claims.push(claim);
+            }
+        }
+        gone.into_iter().collect()
+    }
+
+    /// Replaces what code claims of one server.
+    pub(crate) fn claim_one(&mut self, claim: Claim) {
+        self.claims.retain(|old| !(old.source == claim.source && old.key == claim.key));
+        self.claims.push(claim);
+    }
+
+    pub(crate) fn claims(&self) -> &[Claim] {
+        &self.claims
+    }
+}

@@ -1,0 +1,605 @@
+//! The handle: the list of servers, what is asked of it, and who is told.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::{Stream, StreamExt, stream};
+use jiff::Timestamp;
+use parking_lot::{Mutex, RwLock};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::broadcast;
+
+use super::{
+    check::{self, CHECK, CheckAll, ServerStatus, Status, Statuses},
+    config::RegistryConfig,
+    directory::{Claim, Directory, Entry},
+    export::{self, Dialect},
+    import::{
+        Load, LoadError, LoadReport, file,
+        load::{self, Parsed},
+    },
+    lint::{self, Conflict},
+    live::Live,
+    select::{self, Decision, Select},
+    server::{Server, or_default, same_word},
+    tools::{ListedTool, Tool, ToolFormat},
+    upstream::{self, Clients, address::Policy},
+    variables,
+};
+use crate::{
+    Clock, Error, ErrorKind, Result,
+    context::Context,
+    resilience::{BreakerSnapshot, BreakerState, Deadline},
+    telemetry::ServerLabels,
+};
+
+/// Changes that a slow watcher may fall behind by.
+const CHANGES_KEPT: usize = 1_024;
+/// Servers that are asked for their tools at once.
+const LIST_CONCURRENCY: usize = 64;
+/// Source of what code registers.
+const CODE: &str = "register";
+
+/// Every MCP server in one list. Cheap to clone; all clones are one registry.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> sophia_core::Result<()> {
+/// use sophia_core::{Config, Sophia, registry::Server};
+///
+/// let sophia = Sophia::new(Config::default())?;
+/// let registry = sophia.registry();
+/// registry.load_json(r#"{"servers": [{"name": "github", "port": 9007}]}"#, "a.json").await?;
+/// registry.load_json(r#"{"active_servers": {"git-hub": 9016}}"#, "b.json").await?;
+/// assert_eq!(registry.get("GitHub")?.id, "github");
+/// assert!(registry.lint().iter().any(|conflict| conflict.message.contains("several ports")));
+///
+/// registry.register(Server::new("files").command("mcp-files", ["--root", "/srv"]).capability("files"))?;
+/// assert_eq!(registry.list().len(), 2);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Registry(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    clients: Arc<Clients>,
+    context: Context,
+    directory: RwLock<Directory>,
+    memory: Mutex<select::Memory>,
+    changes: broadcast::Sender<Change>,
+}
+
+/// Which servers are wanted; everything that is set must hold.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Discover {
+    /// A capability, in any case.
+    pub capability: Option<String>,
+    /// Several capabilities, all of which the server must have.
+    #[serde(deserialize_with = "or_default")]
+    pub all_of: Vec<String>,
+    /// A tier, in any case.
+    pub tier: Option<String>,
+    /// A group, in any case.
+    pub group: Option<String>,
+    /// Tags, one of which the server must have.
+    #[serde(deserialize_with = "or_default")]
+    pub tags: Vec<String>,
+    /// What its last check found.
+    pub status: Option<Status>,
+}
+
+impl Discover {
+    /// Wants servers that can do `capability`.
+    pub fn capability(capability: impl Into<String>) -> Discover {
+        Discover { capability: Some(capability.into()), ..Discover::default() }
+    }
+
+    fn takes(&self, entry: &Entry) -> bool {
+        let server = &entry.server;
+        let same = |wanted: &Option<String>, own: &Option<String>| {
+            wanted.as_ref().is_none_or(|wanted| own.as_ref().is_some_and(|own| same_word(own, wanted)))
+        };
+        self.capability.iter().chain(&self.all_of).all(|capability| server.can(capability))
+            && same(&self.tier, &server.tier)
+            && same(&self.group, &server.group)
+            && (self.tags.is_empty() || self.tags.iter().any(|tag| server.tags.iter().any(|own| same_word(own, tag))))
+            && self.status.is_none_or(|status| entry.live.status().status == status)
+    }
+}
+
+/// Whose tools to list, and how.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ListTools {
+    /// The server; without it, all servers, and names of functions are qualified.
+    pub server: Option<String>,
+    /// The form.
+    #[serde(deserialize_with = "or_default")]
+    pub format: ToolFormat,
+}
+
+impl ListTools {
+    /// Lists the tools of one server.
+    pub fn of(server: impl Into<String>) -> ListTools {
+        ListTools { server: Some(server.into()), ..ListTools::default() }
+    }
+
+    /// Sets the form.
+    #[must_use]
+    pub fn format(mut self, format: ToolFormat) -> ListTools {
+        self.format = format;
+        self
+    }
+}
+
+/// A server at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct ServerOverview {
+    /// What its last check found.
+    pub status: Status,
+    /// When it was last checked; null where it never was.
+    pub last_check: Option<Timestamp>,
+    /// What it said at its last check.
+    pub detail: Option<String>,
+    /// Where its breaker stands.
+    pub breaker: BreakerState,
+    /// Calls under way.
+    pub in_flight: usize,
+    /// Calls since it was registered.
+    pub calls: u64,
+    /// Those that failed by its fault.
+    pub errors: u64,
+    /// Peak-EWMA of its latency, in milliseconds; null before the first call.
+    pub latency_ms: Option<f64>,
+    /// Number of tools that it last listed; null where it never did.
+    pub tools: Option<usize>,
+}
+
+/// Something that has changed.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct Change {
+    /// What.
+    pub kind: ChangeKind,
+    /// Id of the server; null where it concerns more than one.
+    pub server: Option<String>,
+    /// Its status now.
+    pub status: Option<Status>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ChangeKind {
+    /// A server is new.
+    Registered,
+    /// A server is described otherwise.
+    Updated,
+    /// A server is gone.
+    Deregistered,
+    /// A check found another status than the one before.
+    Status,
+    /// The watcher was too slow and has missed changes; it should list the servers anew.
+    Missed,
+}
+
+impl Registry {
+    pub(crate) fn new(config: &RegistryConfig, context: &Context) -> Result<Registry> {
+        Ok(Registry(Arc::new(Inner {
+            clients: Arc::new(Clients::new(config.clone())),
+            context: context.clone(),
+            directory: RwLock::default(),
+            memory: Mutex::new(select::Memory::new(config.seed)),
+            changes: broadcast::Sender::new(CHANGES_KEPT),
+        })))
+    }
+
+    /// Does nothing: sessions and processes start with the first call that needs them.
+    pub(crate) async fn start(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Ends every session, and returns when every child process is gone.
+    pub(crate) async fn shutdown(&self) -> Result<()> {
+        let entries = self.entries();
+        futures::future::join_all(entries.iter().map(|entry| entry.live.link.close())).await;
+        let children = &self.clients().children;
+        children.close();
+        children.wait().await;
+        children.reopen();
+        self.clients().http.close();
+        Ok(())
+    }
+
+    /// Registers a server. One of the same id, in any spelling, is replaced.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`], naming the field; also for an address that no server may have.
+    pub fn register(&self, server: Server) -> Result<Server> {
+        const REGISTER: &str = "registry.register";
+        let server = server.checked(REGISTER)?;
+        allowed(REGISTER, self.clients().http.policy(), &server)?;
+        let mut directory = self.0.directory.write();
+        self.room(REGISTER, &directory, &server)?;
+        let is_new = directory.find(&server.id).is_none();
+        directory.claim_one(Claim::new(&server, CODE, false));
+        self.place(&mut directory, server.clone());
+        drop(directory);
+        self.announce(if is_new { ChangeKind::Registered } else { ChangeKind::Updated }, &server.id, None);
+        Ok(server)
+    }
+
+    /// Takes a server out, and ends its session. Returns whether it was there.
+    pub fn deregister(&self, id: &str) -> bool {
+        let Some(entry) = self.0.directory.write().remove(id) else { return false };
+        entry.live.link.abandon();
+        let id = &entry.server.id;
+        self.0.memory.lock().forget(id);
+        let labels = ServerLabels { server: id.clone() };
+        self.context().telemetry.mcp_server_status.remove(&labels);
+        self.announce(ChangeKind::Deregistered, id, None);
+        true
+    }
+
+    /// Loads servers from a document or a file, in any of the forms that people use. What is known already is merged, and
+    /// what the sources disagree about is for [`Registry::lint`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] where the document has no known form: the message says what it has. [`ErrorKind::NotFound`]
+    /// where there is no such file. One entry that is wrong is in the report, and the others are loaded.
+    pub async fn load(&self, load: Load) -> Result<LoadReport> {
+        let source = load.source.or_else(|| load.config.as_str().map(str::to_owned));
+        let document = load::document(load.config).await?;
+        self.merge(load::parse(document)?, source)
+    }
+
+    /// Loads servers from JSON text; comments are let pass.
+    ///
+    /// # Errors
+    /// As [`Registry::load`]; also where the text is not JSON.
+    pub async fn load_json(&self, text: &str, source: impl Into<String>) -> Result<LoadReport> {
+        let source = source.into();
+        let document = file::json("registry.load", text, &source)?;
+        self.merge(load::parse(document)?, Some(source))
+    }
+
+    fn merge(&self, parsed: Parsed, source: Option<String>) -> Result<LoadReport> {
+        const LOAD: &str = "registry.load";
+        let mut directory = self.0.directory.write();
+        let source = source.unwrap_or_else(|| directory.unnamed_source());
+        let mut report = LoadReport {
+            dialect: parsed.dialect.to_owned(),
+            source,
+            errors: parsed.errors,
+            warnings: parsed.warnings,
+            ..LoadReport::default()
+        };
+        let mut claims = Vec::new();
+        let mut changes = Vec::new();
+        for entry in parsed.entries {
+            let (name, claim) = (entry.server.id.clone(), Claim::new(&entry.server, &report.source, entry.bare_port));
+            let known = directory.find(&name).map(|known| known.server.clone());
+            let merged = match &known {
+                Some(known) => load::merge(known, entry.server),
+                None => entry.server,
+            };
+            let merged = merged.checked(LOAD).and_then(|server| {
+                self.room(LOAD, &directory, &server)?;
+                allowed(LOAD, self.clients().http.policy(), &server)?;
+                Ok(server)
+            });
+            let server = match merged {
+                Ok(server) => server,
+                Err(error) => {
+                    report.errors.push(LoadError { server: Some(name), message: error.message().to_owned() });
+                    continue;
+                }
+            };
+            claims.push(claim);
+            let id = server.id.clone();
+            let (list, kind) = match &known {
+                None => (&mut report.loaded, ChangeKind::Registered),
+                Some(known) if **known == server => continue,
+                Some(_) => (&mut report.updated, ChangeKind::Updated),
+            };
+            if !list.contains(&id) {
+                list.push(id.clone());
+                changes.push((kind, id));
+            }
+            self.place(&mut directory, server);
+        }
+        // What is new in this load and named twice in it is new, not updated.
+        let loaded = &report.loaded;
+        report.updated.retain(|id| !loaded.contains(id));
+        for key in directory.claim(&report.source, claims) {
+            if let Some(entry) = directory.find(&key) {
+                report.warnings.push(format!(
+                    "`{}` is no longer in {}; deregister it if it is gone",
+                    entry.server.id, report.source
+                ));
+            }
+        }
+        drop(directory);
+        for (kind, id) in changes {
+            self.announce(kind, &id, None);
+        }
+        tracing::info!(
+            source = report.source,
+            dialect = report.dialect,
+            loaded = report.loaded.len(),
+            updated = report.updated.len(),
+            errors = report.errors.len(),
+            "servers loaded"
+        );
+        Ok(report)
+    }
+
+    /// Returns what the sources disagree about, and how to mend it.
+    pub fn lint(&self) -> Vec<Conflict> {
+        lint::lint(&self.0.directory.read())
+    }
+
+    /// Returns the servers in a form that editors read. Variables stand in the place of secrets; REST servers, which editors
+    /// cannot use, are left out.
+    pub fn export(&self, dialect: Dialect) -> Value {
+        let entries = self.entries();
+        let exported = export::export(dialect, entries.iter().map(|entry| entry.server.as_ref()));
+        if !exported.left_out.is_empty() {
+            tracing::info!(servers = ?exported.left_out, "REST servers are not exported");
+        }
+        exported.config
+    }
+
+    /// Returns a server by its id, in any spelling.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], with the nearest id.
+    pub fn get(&self, id: &str) -> Result<Server> {
+        Ok((*self.entry("registry.get", id)?.server).clone())
+    }
+
+    /// Returns every server, by id.
+    pub fn list(&self) -> Vec<Server> {
+        self.0.directory.read().entries().map(|entry| (*entry.server).clone()).collect()
+    }
+
+    /// Returns the servers that match, by id.
+    pub fn discover(&self, wanted: &Discover) -> Vec<Server> {
+        let directory = self.0.directory.read();
+        directory.entries().filter(|entry| wanted.takes(entry)).map(|entry| (*entry.server).clone()).collect()
+    }
+
+    /// Chooses a server that can do something, and those to ask if it fails. Servers that are not well come last.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] where none can do it, with the nearest capability.
+    pub fn select(&self, select: &Select) -> Result<Decision> {
+        super::server::name(select::SELECT, "capability", &select.capability)?;
+        let entries = self.entries();
+        select::choose(select, &entries, &mut self.0.memory.lock(), self.clock().monotonic())
+    }
+
+    /// Lists tools, in the form of MCP or of a model's provider.
+    ///
+    /// # Errors
+    /// As [`Registry::tools`].
+    pub async fn list_tools(&self, list: ListTools) -> Result<Vec<ListedTool>> {
+        let qualified = list.server.is_none();
+        let tools = self.tools(list.server.as_deref()).await?;
+        Ok(tools.into_iter().map(|tool| tool.listed(list.format, qualified)).collect())
+    }
+
+    /// Lists the tools of one server, or of all.
+    ///
+    /// Of all, servers that do not answer within `registry.check_timeout` are represented by the last list that was good, and
+    /// left out where there is none: one that hangs costs nothing more than that.
+    ///
+    /// # Errors
+    /// For one server: [`ErrorKind::NotFound`] where it is not registered, or why it does not answer. For all: none.
+    pub async fn tools(&self, server: Option<&str>) -> Result<Vec<Tool>> {
+        const LIST: &str = "registry.list_tools";
+        if let Some(id) = server {
+            let entry = self.entry(LIST, id)?;
+            let deadline = Deadline::after(entry.server.timeout.unwrap_or(self.config().timeout));
+            let tools =
+                upstream::list_tools(self.clients(), &entry, deadline).await.map_err(|failure| failure.error)?;
+            let tools = Arc::new(tools);
+            entry.live.set_tools(tools.clone());
+            return Ok(tools.to_vec());
+        }
+        let deadline = Deadline::after(self.config().check_timeout);
+        let asked = stream::iter(self.entries()).map(async |entry: Entry| {
+            let is_open = entry.live.breaker.snapshot().state == BreakerState::Open;
+            match is_open {
+                true => entry.live.tools().unwrap_or_default(),
+                false => match upstream::list_tools(self.clients(), &entry, deadline).await {
+                    Ok(tools) => {
+                        let tools = Arc::new(tools);
+                        entry.live.set_tools(tools.clone());
+                        tools
+                    }
+                    Err(failure) => {
+                        tracing::warn!(server = entry.server.id, error = %failure.error, "tools cannot be listed");
+                        entry.live.tools().unwrap_or_default()
+                    }
+                },
+            }
+        });
+        let lists: Vec<Arc<Vec<Tool>>> = asked.buffered(LIST_CONCURRENCY).collect().await;
+        Ok(lists.iter().flat_map(|tools| tools.iter().cloned()).collect())
+    }
+
+    /// Asks a server how it is. A stdio server is started for it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] where it is not registered; a server that is not well is an answer.
+    pub async fn check(&self, id: &str) -> Result<ServerStatus> {
+        let entry = self.entry(CHECK, id)?;
+        let time = match entry.server.command {
+            Some(_) => self.config().check_timeout.max(self.config().start_timeout),
+            None => self.config().check_timeout,
+        };
+        Ok(self.examine(&entry, Deadline::after(time)).await)
+    }
+
+    /// Asks every server how it is, all at once, within one deadline: however many hang, that is all the time it takes. Those
+    /// that it was too late to ask are `unknown`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] for a concurrency or a deadline of 0.
+    pub async fn check_all(&self, all: CheckAll) -> Result<Statuses> {
+        all.validate()?;
+        let deadline = Deadline::after(all.deadline);
+        let asked = stream::iter(self.entries()).map(async |entry: Entry| {
+            let id = entry.server.id.clone();
+            if deadline.remaining().is_zero() {
+                let detail = Some("there was no time left to ask it".to_owned());
+                return (id, ServerStatus { detail, ..entry.live.status() });
+            }
+            (id, self.examine(&entry, deadline).await)
+        });
+        Ok(asked.buffer_unordered(all.concurrency).collect().await)
+    }
+
+    async fn examine(&self, entry: &Entry, deadline: Deadline) -> ServerStatus {
+        let started = self.clock().monotonic();
+        let (found, detail) = check::ask(self.clients(), entry, deadline).await;
+        let took = self.clock().monotonic().saturating_sub(started);
+        let answered = matches!(found, Status::Healthy | Status::Degraded);
+        let status = ServerStatus {
+            status: found,
+            latency_ms: answered.then_some(took.as_secs_f64() * 1_000.0),
+            last_check: Some(self.clock().now()),
+            detail,
+        };
+        let before = entry.live.set_status(status.clone());
+        let labels = ServerLabels { server: entry.server.id.clone() };
+        self.context().telemetry.mcp_server_status.get_or_create(&labels).set(i64::from(found == Status::Healthy));
+        if before.status != found {
+            tracing::info!(server = entry.server.id, from = ?before.status, to = ?found, "server status changed");
+            self.announce(ChangeKind::Status, &entry.server.id, Some(found));
+        }
+        status
+    }
+
+    /// Returns the breaker of a server.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], with the nearest id.
+    pub fn breaker(&self, id: &str) -> Result<BreakerSnapshot> {
+        Ok(self.entry("registry.breaker", id)?.live.breaker.snapshot())
+    }
+
+    /// Returns what is known of every server, without asking any.
+    pub fn status(&self) -> BTreeMap<String, ServerOverview> {
+        let now = self.clock().monotonic();
+        let overview = |entry: &Entry| {
+            let (status, counts) = (entry.live.status(), entry.live.counts(now));
+            ServerOverview {
+                status: status.status,
+                last_check: status.last_check,
+                detail: status.detail,
+                breaker: entry.live.breaker.snapshot().state,
+                in_flight: counts.in_flight,
+                calls: counts.calls,
+                errors: counts.errors,
+                latency_ms: counts.latency_ms,
+                tools: entry.live.tools().map(|tools| tools.len()),
+            }
+        };
+        self.0.directory.read().entries().map(|entry| (entry.server.id.clone(), overview(entry))).collect()
+    }
+
+    /// Tells of every change from now on, until the registry is dropped.
+    pub fn watch(&self) -> impl Stream<Item = Change> + Send + Unpin + use<> {
+        let clock = self.0.context.clock.clone();
+        let changes = stream::unfold((self.0.changes.subscribe(), clock), async |(mut changes, clock)| {
+            let change = match changes.recv().await {
+                Ok(change) => change,
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    Change { kind: ChangeKind::Missed, server: None, status: None, at: clock.now() }
+                }
+                Err(broadcast::error::RecvError::Closed) => return None,
+            };
+            Some((change, (changes, clock)))
+        });
+        Box::pin(changes)
+    }
+
+    pub(crate) fn entry(&self, operation: &'static str, id: &str) -> Result<Entry> {
+        self.0.directory.read().get(operation, id)
+    }
+
+    pub(crate) fn entries(&self) -> Vec<Entry> {
+        self.0.directory.read().entries().cloned().collect()
+    }
+
+    pub(crate) fn clients(&self) -> &Arc<Clients> {
+        &self.0.clients
+    }
+
+    pub(crate) fn config(&self) -> &RegistryConfig {
+        &self.0.clients.config
+    }
+
+    pub(crate) fn context(&self) -> &Context {
+        &self.0.context
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        self.0.context.clock.as_ref()
+    }
+
+    /// Puts a server in its place, with what goes on with it if it is still the same endpoint.
+    fn place(&self, directory: &mut Directory, server: Server) {
+        let known = directory.find(&server.id).cloned();
+        let kept = known.as_ref().filter(|known| known.server.same_endpoint(&server)).map(|known| known.live.clone());
+        let live = kept.unwrap_or_else(|| {
+            if let Some(known) = &known {
+                known.live.link.abandon();
+            }
+            Arc::new(Live::new(&server, self.config(), &self.0.context.clock))
+        });
+        self.0.context.signals.depends("registry", &format!("registry.{}", server.id));
+        directory.put(Entry { server: Arc::new(server), live });
+    }
+
+    fn room(&self, operation: &'static str, directory: &Directory, server: &Server) -> Result<()> {
+        let most = self.config().max_servers;
+        if directory.len() >= most && directory.find(&server.id).is_none() {
+            let message = format!("the registry holds {most} servers, which is `registry.max_servers`");
+            return Err(Error::new(ErrorKind::RateLimited, operation, message));
+        }
+        Ok(())
+    }
+
+    fn announce(&self, kind: ChangeKind, id: &str, status: Option<Status>) {
+        let change = Change { kind, server: Some(id.to_owned()), status, at: self.clock().now() };
+        // Nobody may be watching.
+        let _ = self.0.changes.send(change);
+    }
+}
+
+/// Refuses an address that no server may have, as far as it can be told before a name is resolved.
+fn allowed(operation: &'static str, policy: Policy, server: &Server) -> Result<()> {
+    let Some(url) = server.url.as_deref() else { return Ok(()) };
+    // A variable that is not set yet is checked when it is used.
+    let Ok(url) = variables::from_environment(operation, "url", url) else { return Ok(()) };
+    policy.url(operation, &url).map(drop)
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for entry in self.directory.get_mut().entries() {
+            entry.live.link.abandon();
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! One entry of a document, in whichever words it was written.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::{Map, Value};
+
+use super::dialect::{Item, strings};
+use crate::{
+    Secret,
+    registry::{
+        server::{RestRoute, Server, Transport},
+        variables,
+    },
+};
+
+/// Host of a server of which only the port is known.
+const PORT_HOST: &str = "127.0.0.1";
+/// From here on, a bare number for a timeout is taken as milliseconds, as several editors write it.
+const FIRST_MILLISECONDS: f64 = 1_000.0;
+
+/// Fields that are understood, or known to matter only to an editor.
+const QUIET: [&str; 18] = [
+    "id",
+    "name",
+    "server",
+    "server_name",
+    "status",
+    "source",
+    "gallery",
+    "alwaysAllow",
+    "autoApprove",
+    "trust",
+    "includeTools",
+    "excludeTools",
+    "dev",
+    "version",
+    "icon",
+    "envFile",
+    "host",
+    "protocol",
+];
+
+/// A server as one document describes it.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub server: Server,
+    /// Whether the document gives a port and nothing of the path.
+    pub bare_port: bool,
+    /// Whether the document switches it off.
+    pub disabled: bool,
+    pub warnings: Vec<String>,
+}
+
+/// Reads one entry.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub(crate) fn read(item: Item) -> Result<Entry, String> {
+    let mut server = Server::new(item.name);
+    server.group = item.group;
+    server.capabilities = item.capabilities;
+    let mut entry = Entry { server, bare_port: false, disabled: false, warnings: Vec::new() };
+    match item.value {
+        Value::Number(_) => entry.port(&item.value)?,
+        Value::String(ref text) if text.contains("://") => entry.server.url = Some(text.clone()),
+        Value::String(ref text) => match text.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok() => {
+                entry.server.url = Some(format!("http://{text}"));
+                entry.bare_port = true;
+            }
+            _ => entry.port(&item.value)?,
+        },
+        Value::Object(object) if object.contains_key("remotes") || object.contains_key("packages") => {
+            entry.official(&object)?;
+        }
+        Value::Object(object) => entry.fields(object)?,
+        Value::Null | Value::Bool(_) | Value::Array(_) => {
+            return Err("must be a port, a URL, or an object with `command`, `url` or `port`".to_owned());
+        }
+    }
+    entry.warn_of_unset();
+    Ok(entry)
+}
+
+impl Entry {
+    fn port(&mut self, value: &Value) -> Result<(), String> {
+        let port = port(value)?;
+        self.server.url = Some(format!("http://{PORT_HOST}:{port}"));
+        self.bare_port = true;
+        Ok(())
+    }
+
+    fn fields(&mut self, mut object: Map<String, Value>) -> Result<(), String> {
+        let mut take =
+            |names: &[&str]| names.iter().filter_map(|name| object.remove(*name)).find(|value| !value.is_null());
+        let server = &mut self.server;
+        server.command = text(take(&["command", "cmd"]), "command")?;
+        server.args = take(&["args", "arguments"]).map(|value| list(&value, "args")).transpose()?.unwrap_or_default();
+        server.env = secrets(take(&["env", "environment"]), "env")?;
+        server.cwd = text(take(&["cwd", "working_directory"]), "cwd")?;
+        let url =
+            text(take(&["url", "serverUrl", "httpUrl", "endpoint", "base_url", "baseUrl", "uri", "address"]), "url")?;
+        let (host, path) = (text(take(&["host", "hostname"]), "host")?, text(take(&["path"]), "path")?);
+        let port_value = take(&["port"]);
+        match (url, port_value) {
+            (Some(url), _) => server.url = Some(if url.contains("://") { url } else { format!("http://{url}") }),
+            (None, Some(value)) => {
+                self.bare_port = path.is_none();
+                let path = path.map(|path| format!("/{}", path.trim_start_matches('/'))).unwrap_or_default();
+                let host = host.unwrap_or_else(|| PORT_HOST.to_owned());
+                let host = if host == "0.0.0.0" { PORT_HOST.to_owned() } else { host };
+                server.url = Some(format!("http://{host}:{}{path}", port(&value)?));
+            }
+            (None, None) => {}
+        }
+        server.transport = match text(take(&["transport", "type", "transportType"]), "transport")? {
+            None => None,
+            Some(word) => Some(transport(&word)?),
+        };
+        server.headers = secrets(take(&["headers", "http_headers"]), "headers")?;
+        if let Some(token) = take(&["auth", "api_key", "apiKey", "bearer_token", "token"]) {
+            match token {
+                Value::String(token) => server.auth = Some(Secret::new(token)),
+                _ => self.warnings.push(format!("`{}`: only a bearer token is understood as `auth`", server.id)),
+            }
+        }
+        if let Some(rest) = take(&["rest"]) {
+            server.rest = serde_json::from_value::<BTreeMap<String, RestRoute>>(rest)
+                .map_err(|_| "`rest` must map tools to paths, such as {\"*\": \"/{tool}\"}".to_owned())?;
+        }
+        for words in [take(&["capabilities"]), take(&["capability"])].into_iter().flatten() {
+            server.capabilities.extend(strings(&words));
+            // An object lists them as its fields, as MCP itself does.
+            server.capabilities.extend(words.as_object().into_iter().flat_map(|object| object.keys().cloned()));
+        }
+        server.tier = take(&["tier", "level"]).and_then(|tier| word(&tier));
+        server.group = server.group.take().or(take(&["group", "category", "domain"]).and_then(|group| word(&group)));
+        server.tags = take(&["tags", "labels"]).map(|tags| strings(&tags)).unwrap_or_default();
+        server.fallback = take(&["fallback", "fallbacks", "fallback_servers", "failover"])
+            .map(|ids| strings(&ids))
+            .unwrap_or_default();
+        server.name = text(take(&["display_name", "displayName", "title"]), "name")?;
+        let health =
+            take(&["health_path", "health", "health_check", "healthCheck", "health_endpoint", "healthEndpoint"]);
+        server.health_path = match health {
+            Some(Value::Object(inner)) => ["path", "endpoint", "url"].iter().find_map(|name| word(inner.get(*name)?)),
+            other => other.and_then(|health| word(&health)),
+        };
+        if let Some(weight) = take(&["weight"]).and_then(|weight| weight.as_f64()) {
+            server.weight = weight;
+        }
+        if let Some(priority) = take(&["priority"]).and_then(|priority| priority.as_i64()) {
+            server.priority = priority;
+        }
+        let most = take(&["max_connections", "maxConnections", "max_concurrent"]).and_then(|most| most.as_u64());
+        server.max_connections = most.and_then(|most| usize::try_from(most).ok());
+        server.timeout = take(&["timeout", "timeout_seconds", "timeout_ms"]).and_then(|value| timeout(&value));
+        let off = |value: Option<Value>, meaning: bool| value.and_then(|value| value.as_bool()) == Some(meaning);
+        self.disabled = off(take(&["disabled"]), true) || off(take(&["enabled", "active"]), false);
+        take(&["description", "purpose"]);
+        let unused: Vec<_> = object.keys().filter(|name| !QUIET.contains(&name.as_str())).map(String::as_str).collect();
+        if !unused.is_empty() {
+            self.warnings.push(format!("`{}`: not used: {}", self.server.id, unused.join(", ")));
+        }
+        if self.server.transport().is_none() {
+            return Err("has no `command`, `url` or `port`".to_owned());
+        }
+        Ok(())
+    }
+
+    /// `server.json` of the public registry, schema 2025-12-11: the first remote, else the first package.
+    fn official(&mut self, object: &Map<String, Value>) -> Result<(), String> {
+        self.server.name = object.get("title").and_then(word);
+        if let Some(remote) = object.get("remotes").and_then(|remotes| remotes.get(0)) {
+            self.server.url = remote.get("url").and_then(word);
+            self.server.transport = remote.get("type").and_then(Value::as_str).map(transport).transpose()?;
+            for header in remote.get("headers").and_then(Value::as_array).into_iter().flatten() {
+                let Some(name) = header.get("name").and_then(Value::as_str) else { continue };
+                let value = header.get("value").and_then(word).unwrap_or_else(|| placeholder(name));
+                self.server.headers.insert(name.to_owned(), Secret::new(value));
+            }
+        } else if let Some(package) = object.get("packages").and_then(|packages| packages.get(0)) {
+            let field = |name: &str| package.get(name).and_then(Value::as_str);
+            let identifier = field("identifier").ok_or("`packages[0].identifier` is required")?;
+            let version = field("version");
+            let at = |separator: &str| version.map_or(identifier.to_owned(), |v| format!("{identifier}{separator}{v}"));
+            let (command, args) = match field("registryType") {
+                Some("npm") => ("npx", vec!["-y".to_owned(), at("@")]),
+                Some("pypi") => ("uvx", vec![at("==")]),
+                Some("oci") => {
+                    ("docker", ["run", "-i", "--rm"].map(str::to_owned).into_iter().chain([at(":")]).collect())
+                }
+                other => return Err(format!("packages of type `{}` cannot be started", other.unwrap_or("?"))),
+            };
+            (self.server.command, self.server.args) = (Some(command.to_owned()), args);
+            for argument in package.get("packageArguments").and_then(Value::as_array).into_iter().flatten() {
+                self.server.args.extend(argument.get("name").and_then(word));
+                self.server.args.extend(argument.get("value").and_then(word));
+            }
+            for variable in package.get("environmentVariables").and_then(Value::as_array).into_iter().flatten() {
+                let Some(name) = variable.get("name").and_then(Value::as_str) else { continue };
+                let value = ["value", "default"].iter().find_map(|field| word(variable.get(*field)?));
+                self.server.env.insert(name.to_owned(), Secret::new(value.unwrap_or_else(|| placeholder(name))));
+            }
+        }
+        if self.server.transport().is_none() {
+            return Err("has neither a remote nor a package".to_owned());
+        }
+        Ok(())
+    }
+
+    fn warn_of_unset(&mut self) {
+        let server = &self.server;
+        let plain = [&server.url, &server.command, &server.cwd].into_iter().flatten().chain(&server.args);
+        let secret = server.env.values().chain(server.headers.values()).chain(&server.auth).map(Secret::expose);
+        let mut unset: Vec<_> = plain.map(String::as_str).chain(secret).flat_map(variables::unset).collect();
+        unset.sort();
+        unset.dedup();
+        if !unset.is_empty() {
+            let names = unset.join("`, `");
+            self.warnings
+                .push(format!("`{}`: the variable `{names}` is not set; calls will fail until it is", server.id));
+        }
+    }
+}
+
+fn port(value: &Value) -> Result<u16, String> {
+    let text = match value {
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => variables::expand(text, |name| std::env::var(name).ok())
+            .map_err(|missing| format!("`port` needs the variable `{}`, which is not set", missing.join("`, `")))?,
+        _ => String::new(),
+    };
+    text.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(|| {
+        let shown: String = text.chars().take(20).collect();
+        format!("`{shown}` is not a port: it must be a number from 1 to 65535")
+    })
+}
+
+fn transport(word: &str) -> Result<Transport, String> {
+    match word.to_lowercase().replace('_', "-").as_str() {
+        "stdio" | "local" => Ok(Transport::Stdio),
+        "http" | "streamable-http" | "streamablehttp" | "remote" | "https" => Ok(Transport::Http),
+        "sse" => Ok(Transport::Sse),
+        "rest" => Ok(Transport::Rest),
+        _ => Err(format!("`{word}` is not a transport: known are stdio, http, sse and rest")),
+    }
+}
+
+fn text(value: Option<Value>, field: &str) -> Result<Option<String>, String> {
+    match value {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(format!("`{field}` must be a text")),
+    }
+}
+
+fn word(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+fn list(value: &Value, field: &str) -> Result<Vec<String>, String> {
+    let items = value.as_array().ok_or_else(|| format!("`{field}` must be a list of texts"))?;
+    items.iter().map(|item| word(item).ok_or_else(|| format!("`{field}` must be a list of texts"))).collect()
+}
+
+fn secrets(value: Option<Value>, field: &str) -> Result<BTreeMap<String, Secret>, String> {
+    match value {
+        None => Ok(BTreeMap::new()),
+        Some(Value::Object(object)) => Ok(object
+            .into_iter()
+            .map(|(name, value)| {
+                let value = word(&value)
+                    .unwrap_or_else(|| if value.is_null() { placeholder(&name) } else { value.to_string() });
+                (name, Secret::new(value))
+            })
+            .collect()),
+        Some(_) => Err(format!("`{field}` must be an object of texts")),
+    }
+}
+
+fn placeholder(name: &str) -> String {
+    format!("${{{}}}", name.to_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_"))
+}
+
+fn timeout(value: &Value) -> Option<Duration> {
+    match value {
+        Value::Number(number) => {
+            let number = number.as_f64()?;
+            let seconds = if number >= FIRST_MILLISECONDS { number / 1_000.0 } else { number };
+            Duration::try_from_secs_f64(seconds).ok()
+        }
+        Value::String(text) => crate::duration::parse(text).ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn entry(value: Value) -> Result<Entry, String> {
+        read(Item { name: "a".into(), group: None, capabilities: Vec::new(), value })
+    }
+
+    #[test]
+    fn places_are_written_in_many_ways() {
+        let cases = [
+            (json!(9007), "http://127.0.0.1:9007"),
+            (json!("9007"), "http://127.0.0.1:9007"),
+            (json!("${NO_SUCH_PORT:-9007}"), "http://127.0.0.1:9007"),
+            (json!("10.0.0.1:9007"), "http://10.0.0.1:9007"),
+            (json!("https://x.example/mcp"), "https://x.example/mcp"),
+            (json!({"port": 9007, "host": "db"}), "http://db:9007"),
+            (json!({"port": 9007, "path": "mcp"}), "http://127.0.0.1:9007/mcp"),
+            (json!({"serverUrl": "http://x"}), "http://x"),
+            (json!({"base_url": "x:1"}), "http://x:1"),
+        ];
+        for (value, url) in cases {
+            assert_eq!(entry(value).unwrap().server.url.as_deref(), Some(url));
+        }
+    }
+
+    #[test]
+    fn everything_else_is_kept() {
+        let read = entry(json!({
+            "port": 1, "capabilities": ["Code"], "tier": 1, "group": "core", "tags": ["x"], "fallback": "b", "weight": 2,
+            "priority": 3, "health": {"path": "/health"}, "timeout": 60_000, "disabled": true, "colour": "red",
+        }))
+        .unwrap();
+        let server = &read.server;
+        assert_eq!((server.tier.as_deref(), server.group.as_deref()), (Some("1"), Some("core")));
+        assert_eq!((server.weight, server.priority, server.timeout), (2.0, 3, Some(Duration::from_secs(60))));
+        assert_eq!((server.health_path.as_deref(), server.fallback.clone()), (Some("/health"), vec!["b".to_owned()]));
+        assert!(read.disabled && read.bare_port && read.warnings[0].contains("colour"), "{:?}", read.warnings);
+    }
+
+    #[test]
+    fn what_cannot_be_an_entry_says_why() {
+        for (value, why) in [
+            (json!(0), "not a port"),
+            (json!(99_999), "not a port"),
+            (json!({"port": "x"}), "not a port"),
+            (json!(null), "must be a port"),
+            (json!({"type": "smoke", "url": "u"}), "not a transport"),
+            (json!({"command": ["x"]}), "`command` must be a text"),
+            (json!({"name": "x"}), "no `command`"),
+        ] {
+            let error = entry(value).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_official_form_becomes_a_command_or_a_url() {
+        let package = json!({"registryType": "npm", "identifier": "@acme/x", "version": "1.2.3",
+            "environmentVariables": [{"name": "ACME_TOKEN", "isSecret": true}]});
+        let server = entry(json!({"packages": [package]})).unwrap().server;
+        assert_eq!((server.command.as_deref(), server.args.join(" ")), (Some("npx"), "-y @acme/x@1.2.3".to_owned()));
+        assert_eq!(server.env["ACME_TOKEN"].expose(), "${ACME_TOKEN}");
+        let remote = json!({"remotes": [{"type": "streamable-http", "url": "https://x.example/mcp"}]});
+        assert_eq!(entry(remote).unwrap().server.transport, Some(Transport::Http));
+    }
+}

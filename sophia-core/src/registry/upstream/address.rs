@@ -1,0 +1,152 @@
+//! Which addresses a server may have.
+//!
+//! A registry is told URLs by files, by people and by services that announce themselves. Whoever can write one of them must
+//! not thereby reach the cloud's metadata service, which hands out credentials to anyone who can open a connection from this
+//! machine. So link-local and metadata addresses are refused always, whether they are written in the URL or come from a name;
+//! a name is checked at each connection, so that one that changes its mind is refused as well. Loopback and private addresses
+//! are where in-house servers live; they are refused only with `registry.allow_private = false`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use reqwest::{
+    Url,
+    dns::{Addrs, Name, Resolve, Resolving},
+};
+
+use crate::{Error, ErrorKind, Result};
+
+/// Metadata services outside link-local space: AWS over IPv6, Alibaba, Oracle.
+const METADATA: [IpAddr; 3] = [
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+];
+
+/// What may be reached.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Policy {
+    pub allow_private: bool,
+}
+
+impl Policy {
+    /// Says why an address is refused, if it is.
+    pub(crate) fn refuses(self, address: IpAddr) -> Option<&'static str> {
+        let address = match address {
+            IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
+            IpAddr::V4(_) => address,
+        };
+        if METADATA.contains(&address) {
+            return Some("is a cloud metadata service");
+        }
+        let (link_local, multicast, private) = match address {
+            IpAddr::V4(v4) => {
+                let [a, b, ..] = v4.octets();
+                let shared = a == 100 && (64..128).contains(&b);
+                (v4.is_link_local(), v4.is_multicast() || v4.is_broadcast(), v4.is_private() || a == 0 || shared)
+            }
+            IpAddr::V6(v6) => {
+                (v6.is_unicast_link_local(), v6.is_multicast(), v6.is_unique_local() || v6.is_unspecified())
+            }
+        };
+        if link_local {
+            return Some("is link-local, where cloud metadata services are");
+        }
+        if multicast {
+            return Some("is not one server's address");
+        }
+        if (private || address.is_loopback()) && !self.allow_private {
+            return Some("is private, and `registry.allow_private` is false");
+        }
+        None
+    }
+
+    /// Reads a URL, and refuses one whose address is written in it and may not be reached.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`]; names are resolved, and checked, when they are connected to.
+    pub(crate) fn url(self, operation: &'static str, text: &str) -> Result<Url> {
+        let refuse = |why: &str| Err(Error::invalid(operation, "url", why));
+        let Ok(url) = Url::parse(text) else { return refuse("is not a URL such as \"http://host:port/path\"") };
+        if !matches!(url.scheme(), "http" | "https") {
+            return refuse("must begin with http:// or https://");
+        }
+        let Some(host) = url.host_str() else { return refuse("has no host") };
+        let plain = host.trim_start_matches('[').trim_end_matches(']');
+        if let Ok(address) = plain.parse::<IpAddr>()
+            && let Some(why) = self.refuses(address)
+        {
+            return refuse(&format!("leads to {address}, which {why}"));
+        }
+        if plain.trim_end_matches('.').eq_ignore_ascii_case("metadata.google.internal") {
+            return refuse("leads to a cloud metadata service");
+        }
+        Ok(url)
+    }
+}
+
+/// Resolves names with the system's resolver, and drops addresses that may not be reached.
+impl Resolve for Policy {
+    fn resolve(&self, name: Name) -> Resolving {
+        let policy = *self;
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let allowed: Vec<_> = found.iter().copied().filter(|found| policy.refuses(found.ip()).is_none()).collect();
+            if allowed.is_empty()
+                && let Some(refused) = found.first()
+            {
+                let why = policy.refuses(refused.ip()).unwrap_or_default();
+                let message = format!("`{}` leads to {}, which {why}", name.as_str(), refused.ip());
+                return Err(Error::new(ErrorKind::InvalidInput, "registry.call", message).into());
+            }
+            Ok(Box::new(allowed.into_iter()) as Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_and_link_local_are_refused_in_every_spelling() {
+        let policy = Policy { allow_private: true };
+        for host in [
+            "169.254.169.254",
+            "[::ffff:169.254.169.254]",
+            "0xa9fea9fe",
+            "2852039166",
+            "0251.0376.0251.0376",
+            "[fe80::1]",
+            "[fd00:ec2::254]",
+            "100.100.100.200",
+            "metadata.google.internal",
+            "metadata.google.internal.",
+            "224.0.0.1",
+        ] {
+            let error = policy.url("registry.register", &format!("http://{host}/latest")).unwrap_err();
+            assert_eq!((error.code(), error.get("field")), ("INVALID_INPUT", Some("url")), "{host}");
+        }
+        for text in ["", "github", "ftp://host", "file:///etc/passwd", "http://"] {
+            assert!(policy.url("registry.register", text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn private_addresses_are_a_matter_of_configuration() {
+        for host in
+            ["127.0.0.1", "localhost.test", "10.1.2.3", "192.168.0.1", "172.16.0.1", "[::1]", "[fc00::1]", "100.64.0.1"]
+        {
+            let url = format!("http://{host}:9007");
+            assert!(Policy { allow_private: true }.url("test", &url).is_ok(), "{host}");
+            // A name is checked when it is resolved.
+            assert_eq!(Policy { allow_private: false }.url("test", &url).is_ok(), host == "localhost.test", "{host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_to_a_refused_address_is_refused() {
+        let resolved = Policy { allow_private: false }.resolve("localhost".parse().unwrap()).await;
+        assert!(resolved.err().unwrap().to_string().contains("private"));
+        assert!(Policy { allow_private: true }.resolve("localhost".parse().unwrap()).await.is_ok());
+    }
+}
