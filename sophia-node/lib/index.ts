@@ -14,11 +14,14 @@
 
 import * as native from '../native.js'
 import { Health } from './health.js'
+import { Registry } from './registry.js'
 import type { Config } from './types.js'
 import { Bridge, type CallOptions } from './wire.js'
 
 /** The engine: memory, chat, registry and health, with one configuration and one end. */
 export class Sophia {
+  /** MCP servers and their tools. */
+  readonly registry: Registry
   /** Probes, rules, alerts and healing. */
   readonly health: Health
   readonly #bridge: Bridge
@@ -31,6 +34,7 @@ export class Sophia {
    */
   constructor(config: Config | string = {}) {
     this.#bridge = bridgeOf(config)
+    this.registry = new Registry(this.#bridge)
     this.health = new Health(this.#bridge)
   }
 
@@ -70,6 +74,8 @@ function bridgeOf(config: Config | string | typeof ENVIRONMENT): Bridge {
 }
 
 export * from './errors.js'
-export { Health, Probe, type ProbeAnswer, type ProbeSpec } from './health.js'
+export { Health, Probe, type ProbeAnswer } from './health.js'
+export { Registry } from './registry.js'
 export type * from './scope.js'
+export type * from './types.js'
 export type { CallOptions, JsonIterator } from './wire.js'

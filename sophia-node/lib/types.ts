@@ -61,18 +61,70 @@ export interface Alerts {
   state?: WantedState | null
 }
 
+/** One try of one server. */
+export interface Attempt {
+  /** Id of the server. */
+  server: string
+  /** Whether it answered, and the tool did not fail. */
+  ok: boolean
+  /** How long it took, in milliseconds. */
+  latencyMs: number
+  /** Why it failed; null where it did not. */
+  error: ToolError | null
+}
+
+/** When a breaker opens, and for how long. */
+export interface BreakerConfig {
+  /** Failures in a row that open it. Default 5. */
+  consecutiveFailures?: number
+  /** Number of last calls over which the share of failures is taken. Default 20; half of it must be filled. */
+  window?: number
+  /** Share of failures in the window that opens it, 0..1. Default 0.5. */
+  failureRatio?: number
+  /** How long it stays open the first time. Doubles with every failed probe, up to `max_open`. Default 10 s. In milliseconds. */
+  openForMs?: number
+  /** The same as text, such as `"15m"`. */
+  openFor?: string
+  /** Longest time it stays open. Default 5 min. In milliseconds. */
+  maxOpenMs?: number
+  /** The same as text, such as `"15m"`. */
+  maxOpen?: string
+}
+
+/** A breaker at one moment. */
+export interface BreakerSnapshot {
+  /** Where it stands. */
+  state: BreakerState
+  /** Failures in a row. */
+  failures: number
+  /** When it opened; null while closed. */
+  openedAt: string | null
+  /** When the next probe may go; null while closed. */
+  retryAt: string | null
+}
+
+/** Where a breaker stands. */
+export type BreakerState = "closed" | "open" | "half_open"
+
+/** Something that has changed. */
+export interface Change {
+  /** What. */
+  kind: ChangeKind
+  /** Id of the server; null where it concerns more than one. */
+  server: string | null
+  /** Its status now. */
+  status: RegistryStatus | null
+  /** When. */
+  at: string
+}
+
+/** What has changed. */
+export type ChangeKind = "registered" | "updated" | "deregistered" | "status" | "missed"
+
 /** Configuration of this capability. */
 export interface ChatConfig {
   /** Calls to providers at once. Default 50. */
   maxConcurrent?: number
-}
-
-/** How far and how fast to look at all services. */
-export interface CheckAll {
-  /** Most probes at once. 64 by default. */
-  concurrency?: number
-  /** Time for all of them together. 5 s by default. In milliseconds. */
-  deadlineMs?: number
 }
 
 /** Everything that can be set. Every field has a default; unknown fields are refused. */
@@ -84,9 +136,38 @@ export interface Config {
   /** Providers, cache, limits. */
   chat?: ChatConfig
   /** MCP servers. */
-  registry?: Record<string, never>
+  registry?: RegistryConfig
   /** Probes and alerts. */
   health?: HealthConfig
+}
+
+/** Something that should be mended. */
+export interface Conflict {
+  /** What kind it is. */
+  kind: ConflictKind
+  /** Names of the servers, as they are spelled. */
+  servers: string[]
+  /** What is wrong, for people. Never a secret. */
+  message: string
+  /** Sources that say so. */
+  sources: string[]
+  /** What to do. */
+  fix: string
+}
+
+/** What kind of disagreement it is. */
+export type ConflictKind = "port_mismatch" | "port_collision" | "alias" | "env_mismatch" | "unknown_command" | "duplicate_tool" | "unknown_fallback" | "secret_in_the_open"
+
+/** Which server to ask. */
+export interface Decision {
+  /** Id of the server. */
+  server: string
+  /** Ids of those to ask if it fails, best first. */
+  fallbacks: string[]
+  /** Its score, 0..1: health × share of successes ÷ (1 + cost in seconds). */
+  score: number
+  /** Why it was chosen, for people. */
+  reason: string
 }
 
 /** A service that is called. */
@@ -105,11 +186,47 @@ export interface Depends {
   on: string
 }
 
+/** A form that editors read. */
+export type Dialect = "mcpServers" | "vscode"
+
 /** Which way is bad. */
 export type Direction = "higher_is_better" | "lower_is_better" | "both"
 
+/** Which servers are wanted; everything that is set must hold. */
+export interface Discover {
+  /** A capability, in any case. */
+  capability?: string | null
+  /** Several capabilities, all of which the server must have. */
+  allOf?: readonly string[]
+  /** A tier, in any case. */
+  tier?: string | null
+  /** A group, in any case. */
+  group?: string | null
+  /** Tags, one of which the server must have. */
+  tags?: readonly string[]
+  /** What its last check found. */
+  status?: RegistryStatus | null
+}
+
 /** How a dependency came to be known. */
 export type EdgeSource = "declared" | "observed"
+
+/** The arguments of `registry.export`. */
+export interface Export {
+  /** The form. Default: `mcpServers`. */
+  dialect?: Dialect
+}
+
+/** Whom to ask when the server fails. */
+export type Fallback = boolean | readonly string[]
+
+/** How far and how fast to look at all services. */
+export interface HealthCheckAll {
+  /** Most probes at once. 64 by default. */
+  concurrency?: number
+  /** Time for all of them together. 5 s by default. In milliseconds. */
+  deadlineMs?: number
+}
 
 /** Configuration of health. */
 export interface HealthConfig {
@@ -184,6 +301,9 @@ export type HealthEvent = ({
   timestamp: string
 })
 
+/** How a service is. */
+export type HealthStatus = "healthy" | "degraded" | "unhealthy" | "unknown"
+
 /** Alerts with the same cause. */
 export interface Incident {
   /** The `incident` of its alerts. */
@@ -220,6 +340,49 @@ export interface Kpis {
   alertsActive: number
 }
 
+/** Whose tools to list, and how. */
+export interface ListTools {
+  /** The server; without it, all servers, and names of functions are qualified. */
+  server?: string | null
+  /** The form. */
+  format?: ToolFormat
+}
+
+/** A tool in one of the forms. */
+export type ListedTool = Tool | unknown
+
+/** What to load. */
+export interface Load {
+  /** The document itself, or the path of a JSON or YAML file. */
+  config: unknown
+  /** Name of the source in reports and conflicts. Default: the path. Loading a source again replaces what it claimed. */
+  source?: string | null
+}
+
+/** An entry that could not be loaded. */
+export interface LoadError {
+  /** Name of the entry, if it has one. */
+  server: string | null
+  /** What is wrong with it. */
+  message: string
+}
+
+/** What came of a load. */
+export interface LoadReport {
+  /** Form in which the servers were written, such as `mcpServers`. */
+  dialect: string
+  /** Name of the source. */
+  source: string
+  /** Ids of servers that are new. */
+  loaded: string[]
+  /** Ids of servers that were known and have learned something. */
+  updated: string[]
+  /** Entries that could not be loaded; the others were. */
+  errors: LoadError[]
+  /** What is worth knowing, for people. */
+  warnings: string[]
+}
+
 /** A service that is being worked on. */
 export interface Maintenance {
   /** Its name. */
@@ -244,6 +407,12 @@ export interface Observation {
   direction?: Direction | null
   /** How many measurements it stands for. 1 by default. */
   weight?: number
+}
+
+/** The arguments of an operation on one server. */
+export interface One {
+  /** Id of the server, in any spelling. */
+  id: string
 }
 
 /** All in one. */
@@ -308,6 +477,12 @@ export interface Recommendation {
   risk: Risk | null
 }
 
+/** The arguments of `registry.register`. */
+export interface Register {
+  /** The server. */
+  server: ServerInput
+}
+
 /** A service to look after. */
 export interface Registration {
   /** Its name, unique. */
@@ -330,6 +505,83 @@ export interface Registration {
   group?: string | null
   /** The services that it calls. */
   dependsOn?: readonly string[]
+}
+
+/** How all servers are to be checked. */
+export interface RegistryCheckAll {
+  /** Most checks at once. Default 64. */
+  concurrency?: number
+  /** Time for all of them together. Default 5 s. In milliseconds. */
+  deadlineMs?: number
+}
+
+/** What can be set about the registry. */
+export interface RegistryConfig {
+  /** Deadline of one call, its fallbacks included. Default 30 s. In milliseconds. */
+  timeoutMs?: number
+  /** The same as text, such as `"15m"`. */
+  timeout?: string
+  /** Deadline of one check. Default 5 s. In milliseconds. */
+  checkTimeoutMs?: number
+  /** The same as text, such as `"15m"`. */
+  checkTimeout?: string
+  /** How long a stdio server may take to start and to shake hands. Default 30 s: `npx` may have to download it. In milliseconds. */
+  startTimeoutMs?: number
+  /** The same as text, such as `"15m"`. */
+  startTimeout?: string
+  /** How long a stdio server may take to leave after its input was closed, before it is killed. Default 2 s. In milliseconds. */
+  stopTimeoutMs?: number
+  /** The same as text, such as `"15m"`. */
+  stopTimeout?: string
+  /** When the breaker of a server opens. */
+  breaker?: BreakerConfig
+  /**
+   * Whether servers may have loopback and private addresses. Default true: in-house servers are private by nature.
+   * Link-local and cloud metadata addresses are refused in any case.
+   */
+  allowPrivate?: boolean
+  /**
+   * Whether HTTP goes through the proxy that the environment names. Default false: most servers are in-house, and a proxy
+   * would resolve addresses where the address policy cannot see them.
+   */
+  systemProxy?: boolean
+  /** Largest arguments of a call, in bytes as JSON. Default 4 MiB. */
+  maxArgumentsBytes?: number
+  /** Largest answer of a REST server, in bytes. Default 16 MiB. */
+  maxAnswerBytes?: number
+  /** Most servers that the registry holds. Default 10,000. */
+  maxServers?: number
+  /** Seed of the random choices that `select` makes. Default 0. */
+  seed?: number
+}
+
+/** How a server is. */
+export type RegistryStatus = "healthy" | "degraded" | "unhealthy" | "unknown"
+
+/**
+ * Where a tool of a REST server is, as a path or as a path with its method and body.
+ *
+ * `{tool}` stands for the tool's name. With a path that holds `{tool}` the arguments are the body; with one that does not,
+ * the body is `{"name": tool, "arguments": {…}}`.
+ */
+export type RestRoute = string | {
+  /** HTTP method. Default `POST`; the arguments of a `GET` go into the query. */
+  method: string | null
+  /** Path below the server's URL. */
+  path: string
+}
+
+/**
+ * Where a tool of a REST server is, as a path or as a path with its method and body.
+ *
+ * `{tool}` stands for the tool's name. With a path that holds `{tool}` the arguments are the body; with one that does not,
+ * the body is `{"name": tool, "arguments": {…}}`.
+ */
+export type RestRouteInput = string | {
+  /** HTTP method. Default `POST`; the arguments of a `GET` go into the query. */
+  method?: string | null
+  /** Path below the server's URL. */
+  path: string
 }
 
 /** How much harm an action can do. */
@@ -364,16 +616,45 @@ export interface Rule {
   autoResolve?: boolean
 }
 
+/**
+ * Whose data it is. Tenant and user are walls; session and agent narrow.
+ *
+ * - `tenant` and `user` must match exactly, and an unset one matches only unset: nothing falls back to a wider scope.
+ * - `session` and `agent` narrow a read when they are set on it, and are kept with what is written.
+ */
+export interface Scope {
+  /** The organisation. A wall. */
+  tenant?: string | null
+  /** The person. A wall. */
+  user?: string | null
+  /** The conversation. Narrows. */
+  session?: string | null
+  /** The agent that acts. Narrows. */
+  agent?: string | null
+}
+
 /** How one section is. */
 export interface Section {
   /** 0..100, or `null` while unknown. */
   score: number | null
   /** The score in a word. */
-  status: Status
+  status: HealthStatus
   /** Its part in the overall score, of 1. */
   weight: number
   /** Its services. */
   services: Record<string, ServiceHealth>
+}
+
+/** What is asked for. */
+export interface Select {
+  /** What the server must be able to do. */
+  capability: string
+  /** How it is chosen. Default: `p2c`. */
+  strategy?: Strategy
+  /** The server to take if it is well. */
+  prefer?: string | null
+  /** Servers to leave out. */
+  avoid?: readonly string[]
 }
 
 /** One part of a history. */
@@ -418,6 +699,146 @@ export interface SeriesView {
   hour: Quantiles | null
 }
 
+/**
+ * One server of the registry.
+ *
+ * `${VAR}`, `${VAR:-default}`, `${env:VAR}` and `${input:id}` may stand in `url`, `command`, `args`, `env`, `cwd`, `headers`
+ * and `auth`. They are kept as written and replaced at each use, so that no secret rests here.
+ */
+export interface Server {
+  /** Name that is unique in the registry; case, `-` and `_` do not tell two ids apart. */
+  id: string
+  /** Name for people. */
+  name: string | null
+  /** Other spellings under which it was loaded. */
+  aliases: string[]
+  /** Address of an HTTP, SSE or REST server. */
+  url: string | null
+  /** Program of a stdio server, found on `PATH`; never given to a shell. */
+  command: string | null
+  /** Arguments of `command`. */
+  args: string[]
+  /** Environment of `command`, beside `PATH` and `HOME`; nothing else is passed on. */
+  env: Record<string, string>
+  /** Working directory of `command`. Default: that of this process. */
+  cwd: string | null
+  /** How it is spoken to; inferred where it is left out: `command` means stdio, `rest` means REST, `url` means HTTP. */
+  transport: Transport | null
+  /** Routes of a REST server by tool; `"*"` is any other tool, `"tools/list"` is where a GET lists them. */
+  rest: Record<string, RestRoute>
+  /** What it can do, such as `"code"`; compared without case. */
+  capabilities: string[]
+  /** Rank, as a number (1 is first) or a word (primary, secondary, tertiary, …). */
+  tier: string | null
+  /** Group, such as a department or a set of replicas. */
+  group: string | null
+  /** Free labels. */
+  tags: string[]
+  /** Path that a health check gets, below the origin of `url`. */
+  healthPath: string | null
+  /** Servers to ask in its place, in order, when it fails. */
+  fallback: string[]
+  /** Share of calls relative to others of the same capability, above 0. Default 1. */
+  weight: number
+  /** Within a tier, higher goes first. Default 0. */
+  priority: number
+  /** Most calls at once; more wait for their turn. Default: no bound of its own. */
+  maxConnections: number | null
+  /** Deadline of one call. Default: `registry.timeout`. */
+  timeout: number | null
+  /** HTTP headers sent with every request. */
+  headers: Record<string, string>
+  /** Bearer token sent as `Authorization`. */
+  auth: string | null
+}
+
+/**
+ * One server of the registry.
+ *
+ * `${VAR}`, `${VAR:-default}`, `${env:VAR}` and `${input:id}` may stand in `url`, `command`, `args`, `env`, `cwd`, `headers`
+ * and `auth`. They are kept as written and replaced at each use, so that no secret rests here.
+ */
+export interface ServerInput {
+  /** Name that is unique in the registry; case, `-` and `_` do not tell two ids apart. */
+  id: string
+  /** Name for people. */
+  name?: string | null
+  /** Other spellings under which it was loaded. */
+  aliases?: readonly string[]
+  /** Address of an HTTP, SSE or REST server. */
+  url?: string | null
+  /** Program of a stdio server, found on `PATH`; never given to a shell. */
+  command?: string | null
+  /** Arguments of `command`. */
+  args?: readonly string[]
+  /** Environment of `command`, beside `PATH` and `HOME`; nothing else is passed on. */
+  env?: Record<string, string>
+  /** Working directory of `command`. Default: that of this process. */
+  cwd?: string | null
+  /** How it is spoken to; inferred where it is left out: `command` means stdio, `rest` means REST, `url` means HTTP. */
+  transport?: Transport | null
+  /** Routes of a REST server by tool; `"*"` is any other tool, `"tools/list"` is where a GET lists them. */
+  rest?: Record<string, RestRouteInput>
+  /** What it can do, such as `"code"`; compared without case. */
+  capabilities?: readonly string[]
+  /** Rank, as a number (1 is first) or a word (primary, secondary, tertiary, …). */
+  tier?: string | null
+  /** Group, such as a department or a set of replicas. */
+  group?: string | null
+  /** Free labels. */
+  tags?: readonly string[]
+  /** Path that a health check gets, below the origin of `url`. */
+  healthPath?: string | null
+  /** Servers to ask in its place, in order, when it fails. */
+  fallback?: readonly string[]
+  /** Share of calls relative to others of the same capability, above 0. Default 1. */
+  weight?: number
+  /** Within a tier, higher goes first. Default 0. */
+  priority?: number
+  /** Most calls at once; more wait for their turn. Default: no bound of its own. */
+  maxConnections?: number | null
+  /** Deadline of one call. Default: `registry.timeout`. In milliseconds. */
+  timeoutMs?: number | null
+  /** HTTP headers sent with every request. */
+  headers?: Record<string, string>
+  /** Bearer token sent as `Authorization`. */
+  auth?: string | null
+}
+
+/** A server at one moment. */
+export interface ServerOverview {
+  /** What its last check found. */
+  status: RegistryStatus
+  /** When it was last checked; null where it never was. */
+  lastCheck: string | null
+  /** What it said at its last check. */
+  detail: string | null
+  /** Where its breaker stands. */
+  breaker: BreakerState
+  /** Calls under way. */
+  inFlight: number
+  /** Calls since it was registered. */
+  calls: number
+  /** Those that failed by its fault. */
+  errors: number
+  /** Peak-EWMA of its latency, in milliseconds; null before the first call. */
+  latencyMs: number | null
+  /** Number of tools that it last listed; null where it never did. */
+  tools: number | null
+}
+
+/** How a server is, and since when that is known. */
+export interface ServerStatus {
+  /** How it is. */
+  status: RegistryStatus
+  /** How long it took to answer, in milliseconds; null where it did not. */
+  latencyMs: number | null
+  /** When it was asked; null where it never was. */
+  lastCheck: string | null
+  /** What it said, or why it is not well. */
+  detail: string | null
+}
+
 /** One service. */
 export interface ServiceArgument {
   /** Its name. */
@@ -429,9 +850,9 @@ export interface ServiceCheck {
   /** The service. */
   service: string
   /** How it is believed to be, which takes `fail_after` failures or `ok_after` successes to change. */
-  status: Status
+  status: HealthStatus
   /** What this look alone saw. */
-  observed: Status
+  observed: HealthStatus
   /** 0..100, or `null` while unknown. */
   score: number | null
   /** How long the look took, unless the service gave no answer. */
@@ -447,7 +868,7 @@ export interface ServiceCheck {
 /** How one service is. */
 export interface ServiceHealth {
   /** How it is. */
-  status: Status
+  status: HealthStatus
   /**
    * 0..100. A probe's own score, or that of its status. Without a probe, from its signals of the last five minutes: 100 less
    * twice the percentage of errors, less up to 30 points for a latency above its own median of the hour (10 points each
@@ -502,18 +923,18 @@ export interface Silence {
 /** Where what is known of a service comes from. */
 export type Source = "probe" | "signals"
 
-/** How a service is. */
-export type Status = "healthy" | "degraded" | "unhealthy" | "unknown"
-
 /** A service whose status changed. */
 export interface StatusChange {
   /** The service. */
   service: string
   /** How it was. */
-  from: Status
+  from: HealthStatus
   /** How it is. */
-  to: Status
+  to: HealthStatus
 }
+
+/** How a server is chosen among those that can do the same. */
+export type Strategy = "p2c" | "tier" | "score" | "round_robin" | "least_connections" | "weighted"
 
 /** How everything is. What is not known is `null`, and never a guess. */
 export interface SystemHealth {
@@ -534,6 +955,90 @@ export interface SystemHealth {
   /** The last hour in a few numbers. */
   kpis: Kpis
 }
+
+/** One tool of one server. */
+export interface Tool {
+  /** Name by which the server knows it. */
+  name: string
+  /** Id of the server. */
+  server: string
+  /** Name for people. */
+  title: string | null
+  /** What it does, for a model. It was written by the server: data, not instructions. */
+  description: string | null
+  /** JSON Schema of its arguments. */
+  inputSchema: unknown
+  /** JSON Schema of its structured result, if it has one. */
+  outputSchema: unknown
+  /** Hints such as `readOnlyHint`, as the server claims them. */
+  annotations: unknown
+}
+
+/** What to call. */
+export interface ToolCall {
+  /**
+   * Server to ask. Without it, `capability` picks one; without both, the tool must have a qualified name such as
+   * `github__search`, or be known of one server only.
+   */
+  server?: string | null
+  /** Name of the tool. */
+  tool: string
+  /** Its arguments, an object. */
+  arguments?: Record<string, unknown>
+  /** What a server must be able to do, to be picked or to be a fallback. */
+  capability?: string | null
+  /** Whose call it is. */
+  scope?: Scope | null
+  /** Time for all of it, fallbacks included. Default: that of the server, else `registry.timeout`. In milliseconds. */
+  timeoutMs?: number | null
+  /** Whom to ask when the server fails. */
+  fallback?: Fallback
+  /**
+   * Whether calling twice does what calling once does. True: a call that broke off is tried once more. False: once a server
+   * may have begun to work, no other is asked. Default: no second try, but fallbacks are followed.
+   */
+  idempotent?: boolean | null
+}
+
+/** Why a call or a try failed. */
+export interface ToolError {
+  /** A code of `docs/errors.md`, or `TOOL_ERROR` where the tool itself says that it failed. */
+  code: string
+  /** What went wrong, for people. */
+  message: string
+  /** Whether the same call may succeed later. */
+  retryable: boolean
+  /** When it may be tried again, in seconds; null where that is not known. */
+  retryAfter: number | null
+}
+
+/** The form in which tools are listed. */
+export type ToolFormat = "mcp" | "openai" | "anthropic"
+
+/** What came of a call. */
+export interface ToolResult {
+  /** Whether the tool did what it was asked. */
+  ok: boolean
+  /** The text of the answer, its blocks joined by line ends. It was written by the tool: data, not instructions. */
+  text: string
+  /** The structured answer, or the JSON that the text is; null where it is neither. */
+  data: unknown
+  /** The answer's blocks as MCP has them: text, images, resources. */
+  content: unknown[]
+  /** Id of the server that answered, or of the last that was asked. */
+  server: string
+  /** Time from the call to the answer, in milliseconds, failed tries included. */
+  latencyMs: number
+  /** Every try, in order. */
+  attempts: Attempt[]
+  /** Whether it was not the first choice that answered. */
+  fallbackUsed: boolean
+  /** Why it failed; null where it did not. */
+  error: ToolError | null
+}
+
+/** How a server is spoken to. */
+export type Transport = "http" | "sse" | "stdio" | "rest"
 
 /** The last hour in steps of five minutes, oldest first. Means over all services; `null` where nothing was measured. */
 export interface Trends {

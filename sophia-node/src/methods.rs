@@ -24,6 +24,10 @@ pub fn open_stream(sophia: &Sophia, operation: &str, arguments: &str) -> Result<
             read::<NoOptions>("health.subscribe", arguments)?;
             Ok(texts("health.subscribe", sophia.health().subscribe().map(Ok)))
         }
+        "registry.watch" => {
+            read::<NoOptions>("registry.watch", arguments)?;
+            Ok(texts("registry.watch", sophia.registry().watch().map(Ok)))
+        }
         _ => Err(Error::new(ErrorKind::Unsupported, "operations", format!("`{operation}` is not a stream"))),
     }
 }

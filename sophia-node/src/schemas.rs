@@ -2,7 +2,7 @@
 
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, json};
-use sophia_core::{health::HealthEvent, operations};
+use sophia_core::{health::HealthEvent, operations, registry::Change};
 
 /// Returns every operation with the JSON Schemas of what it takes and gives, by capability, as JSON text:
 /// `{memory: {operations: [{name, summary, arguments, result}], arguments: {…definitions}, results: {…definitions}}, …}`.
@@ -39,7 +39,9 @@ fn others(capability: &str, _given: &mut SchemaGenerator, taken: &mut SchemaGene
     fn add<T: JsonSchema>(generator: &mut SchemaGenerator) {
         generator.subschema_for::<T>();
     }
-    if capability == "health" {
-        add::<HealthEvent>(taken);
+    match capability {
+        "registry" => add::<Change>(taken),
+        "health" => add::<HealthEvent>(taken),
+        _ => {}
     }
 }
