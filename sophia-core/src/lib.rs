@@ -15,6 +15,7 @@ mod config;
 mod context;
 mod duration;
 mod error;
+mod http;
 mod scope;
 mod secret;
 mod signal;

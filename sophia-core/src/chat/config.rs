@@ -1,26 +1,324 @@
-//! Configuration of this capability.
+//! Configuration of chat: providers, cache, limits.
+
+use std::{collections::BTreeMap, time::Duration};
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
+use crate::{Error, Result, Secret, resilience::BreakerConfig};
 
-/// Configuration of this capability.
+/// Longest accepted deadline: a provider that thinks for a day is a batch job.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// Most providers: each request may try them all.
+const MAX_PROVIDERS: usize = 64;
+
+/// Configuration of chat.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ChatConfig {
-    /// Calls to providers at once. Default 50.
+    /// Calls to providers, and producers of `run`, at once; further ones wait in line. Default 50.
     pub max_concurrent: usize,
+    /// Time in which a call must have answered, unless it says otherwise. Default 30 s.
+    #[serde(with = "crate::duration")]
+    #[schemars(with = "crate::duration::DurationSchema")]
+    pub timeout: Duration,
+    /// Model of a request that names none. Default: the only model that is configured, if there is but one.
+    pub default_model: Option<String>,
+    /// Where answers come from, in order of preference. Default none.
+    pub providers: Vec<ProviderConfig>,
+    /// The cache of answers.
+    pub cache: CacheConfig,
+    /// How long answers are kept.
+    pub ttl: TtlConfig,
+    /// Further tries after a failure that may pass.
+    pub retry: RetryConfig,
+    /// When a model of a provider is no longer asked.
+    pub breaker: BreakerConfig,
+    /// Largest accepted request, in bytes of its canonical JSON. Default 8 MiB.
+    pub max_request_bytes: usize,
+    /// Largest accepted answer, in bytes. Default 16 MiB.
+    pub max_response_bytes: usize,
+}
+
+/// One server of models.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ProviderConfig {
+    /// Name, unique: it stands in answers, attempts and metrics.
+    pub name: String,
+    /// Protocol: `"openai"` (chat completions, as most servers speak it). Default `"openai"`.
+    #[serde(default = "openai")]
+    pub kind: String,
+    /// Where the protocol's paths begin, such as `"https://api.openai.com/v1"`. Default OpenAI's.
+    #[serde(default = "openai_url")]
+    pub base_url: String,
+    /// Credential; `${NAME}` in it is replaced by that environment variable. Default none.
+    #[serde(default)]
+    pub api_key: Option<Secret>,
+    /// Models that it offers; none listed means any. Default none listed.
+    #[serde(default)]
+    pub models: Vec<String>,
+    /// Further headers of each request; `${NAME}` is replaced as in `api_key`. Default none.
+    #[serde(default)]
+    pub headers: BTreeMap<String, Secret>,
+    /// Longest silence: until the answer begins, and between two parts of it. Default 60 s.
+    #[serde(default = "provider_timeout", with = "crate::duration")]
+    #[schemars(with = "crate::duration::DurationSchema")]
+    pub timeout: Duration,
+    /// Whether streams ask for token counts, with `stream_options`. Default true; false for servers that refuse it.
+    #[serde(default = "yes")]
+    pub stream_usage: bool,
+}
+
+/// The cache of answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct CacheConfig {
+    /// Whether answers are kept at all. Default true.
+    pub enabled: bool,
+    /// Most memory that answers take in this process, in bytes. Default 64 MiB.
+    pub max_bytes: u64,
+    /// Whether answers that call tools are kept. Default false: what a tool says changes.
+    pub tool_calls: bool,
+}
+
+/// How long answers are kept, in whole seconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct TtlConfig {
+    /// For contexts without a rule. Default 300.
+    pub default: u64,
+    /// Shortest by rule. Default 60.
+    pub min: u64,
+    /// Longest, by rule and by request. Default 900.
+    pub max: u64,
+    /// Share by which rules are varied at random, so that what was asked together does not expire together. Default 0.1.
+    pub jitter: f64,
+    /// Rules by context, over the built-in ones (infrastructure 60, ceo_deep_research 900, business_intelligence 600,
+    /// or 120 for an answer about the present).
+    pub contexts: BTreeMap<String, ContextTtl>,
+}
+
+/// How long answers of one context are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ContextTtl {
+    /// Seconds.
+    pub ttl: u64,
+    /// Seconds where the answer says current, today, now or live. Default as `ttl`.
+    #[serde(default)]
+    pub volatile: Option<u64>,
+}
+
+/// Further tries after a failure that may pass.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RetryConfig {
+    /// Further rounds through the providers that offer the model. Default 1.
+    pub retries: usize,
+    /// Delay before the first further round; it doubles. A provider's Retry-After counts more. Default 200 ms.
+    #[serde(with = "crate::duration")]
+    #[schemars(with = "crate::duration::DurationSchema")]
+    pub first_delay: Duration,
+    /// Longest delay of ours. Default 2 s.
+    #[serde(with = "crate::duration")]
+    #[schemars(with = "crate::duration::DurationSchema")]
+    pub max_delay: Duration,
+}
+
+fn openai() -> String {
+    "openai".to_owned()
+}
+
+fn openai_url() -> String {
+    "https://api.openai.com/v1".to_owned()
+}
+
+fn provider_timeout() -> Duration {
+    Duration::from_secs(60)
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Default for ChatConfig {
     fn default() -> Self {
-        ChatConfig { max_concurrent: 50 }
+        ChatConfig {
+            max_concurrent: 50,
+            timeout: Duration::from_secs(30),
+            default_model: None,
+            providers: Vec::new(),
+            cache: CacheConfig::default(),
+            ttl: TtlConfig::default(),
+            retry: RetryConfig::default(),
+            breaker: BreakerConfig::default(),
+            max_request_bytes: 8 << 20,
+            max_response_bytes: 16 << 20,
+        }
+    }
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        CacheConfig { enabled: true, max_bytes: 64 << 20, tool_calls: false }
+    }
+}
+
+impl Default for TtlConfig {
+    fn default() -> Self {
+        TtlConfig { default: 300, min: 60, max: 900, jitter: 0.1, contexts: BTreeMap::new() }
+    }
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        RetryConfig { retries: 1, first_delay: Duration::from_millis(200), max_delay: Duration::from_secs(2) }
+    }
+}
+
+impl ProviderConfig {
+    /// Describes a server that speaks OpenAI's protocol at `base_url`.
+    pub fn openai(name: impl Into<String>, base_url: impl Into<String>) -> ProviderConfig {
+        ProviderConfig {
+            name: name.into(),
+            kind: openai(),
+            base_url: base_url.into(),
+            api_key: None,
+            models: Vec::new(),
+            headers: BTreeMap::new(),
+            timeout: provider_timeout(),
+            stream_usage: true,
+        }
+    }
+
+    /// Sets the credential.
+    #[must_use]
+    pub fn api_key(mut self, key: impl Into<String>) -> ProviderConfig {
+        self.api_key = Some(Secret::new(key));
+        self
+    }
+
+    /// Sets the models that it offers.
+    #[must_use]
+    pub fn models<S: Into<String>>(mut self, models: impl IntoIterator<Item = S>) -> ProviderConfig {
+        self.models = models.into_iter().map(Into::into).collect();
+        self
     }
 }
 
 impl ChatConfig {
     pub(crate) fn validate(&self) -> Result<()> {
+        let positive = |path: &str, value: usize| match value {
+            0 => Err(Error::invalid_config(path, "must be at least 1")),
+            _ => Ok(()),
+        };
+        positive("chat.max_concurrent", self.max_concurrent)?;
+        positive("chat.max_request_bytes", self.max_request_bytes)?;
+        positive("chat.max_response_bytes", self.max_response_bytes)?;
+        timeout("chat.timeout", self.timeout)?;
+        self.ttl.validate()?;
+        if self.retry.retries > 10 {
+            return Err(Error::invalid_config("chat.retry.retries", "must be at most 10"));
+        }
+        if !(0.0..=1.0).contains(&self.breaker.failure_ratio) {
+            return Err(Error::invalid_config("chat.breaker.failure_ratio", "must be between 0 and 1"));
+        }
+        if self.providers.len() > MAX_PROVIDERS {
+            return Err(Error::invalid_config("chat.providers", format!("must be at most {MAX_PROVIDERS}")));
+        }
+        for (index, provider) in self.providers.iter().enumerate() {
+            provider.validate(&format!("chat.providers[{index}]"))?;
+            if self.providers[..index].iter().any(|other| other.name == provider.name) {
+                let path = format!("chat.providers[{index}].name");
+                return Err(Error::invalid_config(&path, format!("`{}` is taken by another provider", provider.name)));
+            }
+        }
         Ok(())
+    }
+}
+
+impl ProviderConfig {
+    fn validate(&self, path: &str) -> Result<()> {
+        if self.name.is_empty() || self.name.len() > 128 || self.name.chars().any(char::is_control) {
+            return Err(Error::invalid_config(&format!("{path}.name"), "must be 1 to 128 printable characters"));
+        }
+        if self.kind != "openai" {
+            let path = format!("{path}.kind");
+            return Err(Error::invalid_config(&path, format!("`{}` is not built in; known are openai", self.kind)));
+        }
+        if self.models.iter().any(|model| model.is_empty() || model.len() > super::request::MAX_MODEL_BYTES) {
+            return Err(Error::invalid_config(&format!("{path}.models"), "must hold names of 1 to 256 bytes"));
+        }
+        timeout(&format!("{path}.timeout"), self.timeout)
+    }
+}
+
+impl TtlConfig {
+    fn validate(&self) -> Result<()> {
+        if self.min == 0 || self.min > self.max {
+            return Err(Error::invalid_config("chat.ttl.min", "must be at least 1 and at most `chat.ttl.max`"));
+        }
+        if self.max > MAX_TIMEOUT.as_secs() * 365 {
+            return Err(Error::invalid_config("chat.ttl.max", "must be at most one year"));
+        }
+        if !(0.0..=0.5).contains(&self.jitter) {
+            return Err(Error::invalid_config("chat.ttl.jitter", "must be between 0 and 0.5"));
+        }
+        let range = |path: &str, ttl: u64| match (self.min..=self.max).contains(&ttl) {
+            true => Ok(()),
+            false => Err(Error::invalid_config(path, format!("must be {} to {} seconds", self.min, self.max))),
+        };
+        range("chat.ttl.default", self.default)?;
+        for (context, rule) in &self.contexts {
+            range(&format!("chat.ttl.contexts.{context}.ttl"), rule.ttl)?;
+            if let Some(ttl) = rule.volatile {
+                range(&format!("chat.ttl.contexts.{context}.volatile"), ttl)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn timeout(path: &str, timeout: Duration) -> Result<()> {
+    match timeout.is_zero() || timeout > MAX_TIMEOUT {
+        true => Err(Error::invalid_config(path, "must be more than 0 and at most one day")),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(config: ChatConfig) -> String {
+        let error = config.validate().unwrap_err();
+        assert_eq!(error.code(), "INVALID_CONFIG");
+        error.get("field").unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_kind_that_is_not_built_is_refused_by_name() {
+        let mut provider = ProviderConfig::openai("a", "http://x/v1");
+        provider.kind = "anthropic".into();
+        let error = ChatConfig { providers: vec![provider], ..Default::default() }.validate().unwrap_err();
+        assert_eq!(error.message(), "`chat.providers[0].kind` `anthropic` is not built in; known are openai");
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused_with_their_path() {
+        let twice = vec![ProviderConfig::openai("a", "http://x"), ProviderConfig::openai("a", "http://y")];
+        assert_eq!(refused(ChatConfig { max_concurrent: 0, ..Default::default() }), "chat.max_concurrent");
+        assert_eq!(refused(ChatConfig { timeout: Duration::ZERO, ..Default::default() }), "chat.timeout");
+        assert_eq!(refused(ChatConfig { providers: twice, ..Default::default() }), "chat.providers[1].name");
+        let contexts = BTreeMap::from([("x".to_owned(), ContextTtl { ttl: 5, volatile: None })]);
+        let ttl = TtlConfig { contexts, ..Default::default() };
+        assert_eq!(refused(ChatConfig { ttl, ..Default::default() }), "chat.ttl.contexts.x.ttl");
     }
 }

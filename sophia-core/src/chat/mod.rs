@@ -1,24 +1,59 @@
-//! Stub.
+//! Cached chat: one client for every provider, and the same protection for any coroutine.
+//!
+//! The answer to a question that was asked before costs microseconds; the answer to a new one costs the provider's time
+//! and nothing else. And never a wrong, foreign or half answer.
+//!
+//! A request passes, in this order:
+//!
+//! | stage | open |
+//! |---|---|
+//! | what is asked and answered | [`ChatRequest`], [`ChatResponse`]: `request.rs`, `response.rs` |
+//! | the methods, and the order of the stages | [`Chat`]: `engine.rs` |
+//! | the key of a question | `key.rs`, `canonical.rs` |
+//! | answers kept in this process, and for how long | `cache.rs`, `ttl.rs` |
+//! | one call for all who ask the same | `flight.rs`, read by [`ChatStream`]: `stream.rs` |
+//! | what may be kept is kept | `keeper.rs` |
+//! | so many calls at once | `limited.rs` |
+//! | who is asked, and who is next | `router.rs` |
+//! | who answers | [`ChatProvider`]: `provider.rs`; [`OpenAiProvider`]: `openai.rs`, `sse.rs`, `failure.rs` |
+//! | protocols, inward and outward | [`dialect`] |
+//! | any other coroutine | [`Chat::run`]: `run.rs` |
+//! | what was measured | [`ChatMetrics`]: `metrics.rs` |
+//!
+//! From `keeper.rs` down, each stage implements [`ChatProvider`] around the next one.
+
+mod cache;
+mod canonical;
 mod config;
+pub mod dialect;
+mod engine;
+mod failure;
+mod flight;
+mod keeper;
+mod key;
+mod limited;
+mod metrics;
+mod openai;
 mod operations;
-use crate::{Result, context::Context};
-pub use config::ChatConfig;
+mod provider;
+mod request;
+mod response;
+mod router;
+mod run;
+mod sse;
+mod stream;
+mod ttl;
+
+pub use cache::Invalidate;
+pub use config::{CacheConfig, ChatConfig, ContextTtl, ProviderConfig, RetryConfig, TtlConfig};
+pub use engine::Chat;
+pub use metrics::ChatMetrics;
+pub use openai::OpenAiProvider;
 pub(crate) use operations::OPERATIONS;
-
-/// Stub.
-#[derive(Debug, Clone)]
-pub struct Chat {}
-
-impl Chat {
-    pub(crate) fn new(_config: &ChatConfig, _context: &Context) -> Result<Chat> {
-        Ok(Chat {})
-    }
-
-    pub(crate) async fn start(&self) -> Result<()> {
-        Ok(())
-    }
-
-    pub(crate) async fn shutdown(&self) -> Result<()> {
-        Ok(())
-    }
-}
+pub use provider::{
+    ChatProvider, Completion, EmbedCall, Embeddings, Model, ProviderCall, ProviderEvent, ProviderStream, SharedDeadline,
+};
+pub use request::{CacheMode, ChatRequest, Message, Share};
+pub use response::{Answer, Attempt, CacheInfo, CacheStatus, ChatChunk, ChatResponse, Delta, Usage};
+pub use run::{Produced, RunOptions, RunResult};
+pub use stream::ChatStream;

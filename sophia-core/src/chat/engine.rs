@@ -1,0 +1,498 @@
+//! The chat: what its methods do, in order.
+
+use std::{
+    borrow::Cow,
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::future::BoxFuture;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use super::{
+    cache::{AnswerCache, Invalidate, Payload},
+    config::ChatConfig,
+    flight::{Flights, Form},
+    keeper::Keeper,
+    key::{self, Key},
+    limited::{Limited, forever},
+    metrics::{ChatMetrics, Meter, Operation},
+    openai::OpenAiProvider,
+    provider::{ChatProvider, EmbedCall, Embeddings, Keeping, Model, ProviderCall, SharedDeadline},
+    request::{CacheMode, ChatRequest, Share, context_of},
+    response::{CacheInfo, CacheStatus, ChatResponse},
+    router::Router,
+    run::{self, Produced, RunOptions, RunResult},
+    stream::ChatStream,
+    ttl,
+};
+use crate::{
+    Error, ErrorKind, Result, Scope,
+    context::Context,
+    resilience::{Deadline, Limiter, Role, SingleFlight},
+};
+
+/// Most texts of one embedding call.
+const MAX_TEXTS: usize = 2048;
+
+/// Cached chat: one client for every provider, and the same protection for any coroutine. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Chat(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: Arc<ChatConfig>,
+    cache: AnswerCache,
+    limiter: Limiter,
+    meter: Arc<Meter>,
+    flights: Flights,
+    runs: SingleFlight<(Key, u64), (Arc<Value>, Option<u64>)>,
+    /// The stages below the flights, the first one outermost.
+    stages: Arc<Stages>,
+    /// The same, as the flights see them.
+    provider: Arc<dyn ChatProvider>,
+    providers: Vec<OpenAiProvider>,
+}
+
+type Stages = Keeper<Limited<Router>>;
+
+/// A request that was checked, and what it is looked up under.
+struct Prepared {
+    model: String,
+    /// `None` where the cache is not used.
+    key: Option<Key>,
+}
+
+impl Chat {
+    pub(crate) fn new(config: &ChatConfig, context: &Context) -> Result<Chat> {
+        let config = Arc::new(config.clone());
+        let clock = context.clock.clone();
+        let cache = AnswerCache::new(config.clone(), clock.clone());
+        let limiter = Limiter::new(config.max_concurrent);
+        let meter = Arc::new(Meter::new(context, config.providers.iter().map(|provider| provider.name.as_str())));
+        let (router, providers) = Router::new(&config, &clock, meter.clone())?;
+        let limited = Limited::new(router, limiter.clone(), config.timeout);
+        let stages = Arc::new(Keeper::new(limited, cache.clone(), config.cache.tool_calls));
+        let provider: Arc<dyn ChatProvider> = stages.clone();
+        Ok(Chat(Arc::new(Inner {
+            config,
+            cache,
+            limiter,
+            meter,
+            flights: Flights::default(),
+            runs: SingleFlight::new(Operation::Run.name()),
+            stages,
+            provider,
+            providers,
+        })))
+    }
+
+    pub(crate) async fn start(&self) -> Result<()> {
+        Ok(())
+    }
+
+    pub(crate) async fn shutdown(&self) -> Result<()> {
+        self.0.flights.abort_all();
+        self.0.providers.iter().for_each(OpenAiProvider::close);
+        Ok(())
+    }
+
+    /// Answers a question: from the cache, from a call that is under way, or from a provider.
+    ///
+    /// # Errors
+    /// InvalidInput for a request that cannot be asked; NotFound for a model that nobody offers, or with
+    /// [`CacheMode::Only`] for an answer that is not kept; Timeout, Unavailable, RateLimited, Unauthorized or CircuitOpen
+    /// by what happened at the provider. An error is never kept.
+    ///
+    /// # Cancel safety
+    /// Dropping the call leaves the others who wait for the same answer alone; the last one to leave closes it.
+    pub async fn complete(&self, request: ChatRequest) -> Result<ChatResponse> {
+        const OPERATION: Operation = Operation::Complete;
+        let start = Instant::now();
+        let outcome = match self.prepare(OPERATION.name(), &request) {
+            Ok(prepared) => match self.kept(&request, &prepared, start) {
+                Some(hit) => Ok(hit),
+                None => self.ask(&request, prepared, start).await,
+            },
+            Err(error) => Err(error),
+        };
+        match &outcome {
+            Ok(response) => self.0.meter.succeeded(OPERATION, response.cache.status, start.elapsed()),
+            Err(error) => self.0.meter.failed(OPERATION, error, start.elapsed()),
+        }
+        outcome
+    }
+
+    /// Answers a question from the cache only, at once. `None` where [`Chat::complete`] would have to ask.
+    pub fn hit(&self, request: &ChatRequest) -> Option<ChatResponse> {
+        let start = Instant::now();
+        let prepared = self.prepare(Operation::Complete.name(), request).ok()?;
+        let response = self.kept(request, &prepared, start)?;
+        self.0.meter.succeeded(Operation::Complete, CacheStatus::Hit, start.elapsed());
+        Some(response)
+    }
+
+    /// Answers a question in parts, as they come. A kept answer comes in the parts in which it came first.
+    ///
+    /// The call begins at once, and goes on while the stream is not dropped.
+    ///
+    /// # Errors
+    /// As [`Chat::complete`]; what fails later is an item of the stream, its last.
+    pub fn stream(&self, request: ChatRequest) -> Result<ChatStream> {
+        const OPERATION: Operation = Operation::Stream;
+        let start = Instant::now();
+        let outcome = self.begin_stream(&request, start);
+        if let Err(error) = &outcome {
+            self.0.meter.failed(OPERATION, error, start.elapsed());
+        }
+        outcome
+    }
+
+    fn begin_stream(&self, request: &ChatRequest, start: Instant) -> Result<ChatStream> {
+        const OPERATION: &str = Operation::Stream.name();
+        let prepared = self.prepare(OPERATION, request)?;
+        let deadline = self.deadline(request.timeout);
+        let meter = self.0.meter.clone();
+        if let Some(hit) = self.kept(request, &prepared, start) {
+            return Ok(ChatStream::kept(&hit.answer, hit.cache, start, deadline, meter));
+        }
+        self.refuse_only(OPERATION, request.cache)?;
+        let cache = asked(&prepared);
+        let rider = self.join(OPERATION, request, prepared, deadline, Form::Parts)?;
+        Ok(ChatStream::live(rider, cache, start, deadline, meter))
+    }
+
+    /// Returns the value that `producer` makes for `message`, in this scope: kept, shared, bounded and measured.
+    ///
+    /// The producer runs at most once for all who ask the same at the same time.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> sophia_core::Result<()> {
+    /// use sophia_core::{Config, Scope, Sophia};
+    ///
+    /// let (sophia, ada) = (Sophia::new(Config::default())?, Scope::new().user("ada"));
+    /// let ask = || sophia.chat().run("How many deals are open?", &ada, || async { Ok("42".to_string()) });
+    /// assert_eq!(ask().await?.value, "42");
+    /// assert_eq!(ask().await?.cache.tier, Some("l1"));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// What the producer returns, to everyone who waited for it; Timeout.
+    ///
+    /// # Cancel safety
+    /// As [`Chat::complete`]; the producer is dropped when the last one leaves.
+    pub async fn run<T, F, W>(&self, message: &str, scope: &Scope, producer: F) -> Result<RunResult<T>>
+    where
+        T: Serialize + DeserializeOwned,
+        F: FnOnce() -> W + Send + 'static,
+        W: Future<Output = Result<T>> + Send + 'static,
+    {
+        self.run_with(RunOptions::new(message).scope(scope), producer).await
+    }
+
+    /// Does what [`Chat::run`] does, with options.
+    ///
+    /// # Errors
+    /// As [`Chat::run`].
+    pub async fn run_with<T, F, W>(&self, options: RunOptions, producer: F) -> Result<RunResult<T>>
+    where
+        T: Serialize + DeserializeOwned,
+        F: FnOnce() -> W + Send + 'static,
+        W: Future<Output = Result<T>> + Send + 'static,
+    {
+        const OPERATION: &str = Operation::Run.name();
+        self.run_value(options, run::producer(OPERATION, producer)).await?.read(OPERATION)
+    }
+
+    /// Does what [`Chat::run`] does, for callers that bring their own values, text and decision what may be kept.
+    ///
+    /// # Errors
+    /// As [`Chat::run`].
+    pub async fn run_value<F>(&self, options: RunOptions, producer: F) -> Result<RunResult<Arc<Value>>>
+    where
+        F: FnOnce() -> BoxFuture<'static, Result<Produced>> + Send + 'static,
+    {
+        const OPERATION: Operation = Operation::Run;
+        let start = Instant::now();
+        let outcome = self.produce(options, producer, start).await;
+        match &outcome {
+            Ok(result) => self.0.meter.succeeded(OPERATION, result.cache.status, start.elapsed()),
+            Err(error) => self.0.meter.failed(OPERATION, error, start.elapsed()),
+        }
+        outcome
+    }
+
+    /// Turns texts into vectors.
+    ///
+    /// # Errors
+    /// As [`Chat::complete`].
+    pub async fn embed(&self, call: EmbedCall) -> Result<Embeddings> {
+        const OPERATION: &str = "chat.embed";
+        if call.texts.is_empty() || call.texts.len() > MAX_TEXTS {
+            return Err(Error::invalid(OPERATION, "texts", format!("must be 1 to {MAX_TEXTS} texts")));
+        }
+        let bytes: usize = call.texts.iter().map(String::len).sum();
+        if call.texts.iter().any(String::is_empty) || bytes > self.0.config.max_request_bytes {
+            let max = self.0.config.max_request_bytes;
+            return Err(Error::invalid(
+                OPERATION,
+                "texts",
+                format!("must not be empty, and at most {max} bytes together"),
+            ));
+        }
+        self.router().model(OPERATION, call.model.as_deref())?;
+        Deadline::after(self.0.config.timeout).run(OPERATION, self.0.provider.embed(&call)).await
+    }
+
+    /// Lists the models of all providers: the configured ones, or what a provider says where none are.
+    ///
+    /// # Errors
+    /// What a provider that was asked says.
+    pub async fn models(&self) -> Result<Vec<Model>> {
+        Deadline::after(self.0.config.timeout).run("chat.models", self.0.provider.models()).await
+    }
+
+    /// Returns the context that the words of `message` speak for, or `"default"`.
+    pub fn classify(&self, message: &str) -> &'static str {
+        ttl::classify(message)
+    }
+
+    /// Returns how long an answer that says `text` is kept in `context`, in seconds, before it is varied at random.
+    ///
+    /// ```
+    /// let chat = sophia_core::Sophia::new(Default::default())?.chat().clone();
+    /// assert_eq!(chat.ttl_for("business_intelligence", "as of today"), 120);
+    /// assert_eq!(chat.ttl_for("business_intelligence", "I know the known"), 600);
+    /// # Ok::<(), sophia_core::Error>(())
+    /// ```
+    pub fn ttl_for(&self, context: &str, text: &str) -> u64 {
+        self.0.config.ttl.for_answer(context, text)
+    }
+
+    /// Returns the key that the answer to a request is kept under, in hexadecimal.
+    ///
+    /// # Errors
+    /// As [`Chat::complete`] for a request that cannot be asked.
+    pub fn cache_key(&self, request: &ChatRequest) -> Result<String> {
+        const OPERATION: &str = "chat.cache_key";
+        request.validate(OPERATION)?;
+        let model = self.router().model(OPERATION, request.model.as_deref())?;
+        Ok(self.key(OPERATION, request, model)?.to_hex())
+    }
+
+    /// Removes kept answers, and returns how many. What is under way for them is not kept either.
+    ///
+    /// # Errors
+    /// InvalidInput where nothing is named.
+    pub fn invalidate(&self, which: &Invalidate) -> Result<u64> {
+        let removed = self.0.cache.invalidate(which)?;
+        self.0.meter.invalidated();
+        Ok(removed)
+    }
+
+    /// Returns what was measured.
+    pub fn metrics(&self) -> ChatMetrics {
+        self.0.meter.snapshot(&self.0.cache, &self.0.limiter)
+    }
+
+    fn router(&self) -> &Router {
+        self.0.stages.inner().inner()
+    }
+
+    fn deadline(&self, timeout: Option<Duration>) -> Deadline {
+        Deadline::after(timeout.unwrap_or(self.0.config.timeout))
+    }
+
+    fn key(&self, operation: &'static str, request: &ChatRequest, model: &str) -> Result<Key> {
+        let providers = self.router().fingerprint(operation, model)?;
+        key::of_request(operation, request, model, &providers, self.0.config.max_request_bytes)
+    }
+
+    fn prepare(&self, operation: &'static str, request: &ChatRequest) -> Result<Prepared> {
+        request.validate(operation)?;
+        self.explicit_ttl(operation, request.ttl)?;
+        let model = self.router().model(operation, request.model.as_deref())?;
+        // Made also where it is not used: it bounds and checks the request.
+        let key = self.key(operation, request, model)?;
+        let used = request.cache != CacheMode::Bypass && request.unstorable().is_none() && self.0.cache.is_enabled();
+        Ok(Prepared { model: model.to_owned(), key: used.then_some(key) })
+    }
+
+    fn explicit_ttl(&self, operation: &'static str, ttl: Option<Duration>) -> Result<Option<u64>> {
+        let Some(ttl) = ttl else { return Ok(None) };
+        let max = self.0.config.ttl.max;
+        // A part of a second counts as a whole one.
+        let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+        match (1..=max).contains(&seconds) {
+            true => Ok(Some(seconds)),
+            false => Err(Error::invalid(operation, "ttl", format!("must be 1 to {max} seconds (`chat.ttl.max`)"))),
+        }
+    }
+
+    fn kept(&self, request: &ChatRequest, prepared: &Prepared, start: Instant) -> Option<ChatResponse> {
+        if request.cache == CacheMode::Refresh {
+            return None;
+        }
+        let entry = self.0.cache.get(&prepared.key?)?;
+        let Payload::Answer(answer) = &entry.payload else { return None };
+        Some(ChatResponse {
+            answer: answer.clone(),
+            cache: self.hit_info(&entry),
+            attempts: Vec::new(),
+            latency_ms: ms(start),
+            explain: None,
+        })
+    }
+
+    fn hit_info(&self, entry: &super::cache::Entry) -> CacheInfo {
+        CacheInfo {
+            tier: Some("l1"),
+            key: Some(entry.key_hex.clone()),
+            ttl_s: Some(entry.ttl_s()),
+            age_s: Some(self.0.cache.age_s(entry)),
+            ..CacheInfo::new(CacheStatus::Hit)
+        }
+    }
+
+    fn refuse_only(&self, operation: &'static str, mode: CacheMode) -> Result<()> {
+        match mode {
+            CacheMode::Only => {
+                Err(Error::new(ErrorKind::NotFound, operation, "no answer to it is kept").with("cache", "only"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn ask(&self, request: &ChatRequest, prepared: Prepared, start: Instant) -> Result<ChatResponse> {
+        const OPERATION: &str = Operation::Complete.name();
+        self.refuse_only(OPERATION, request.cache)?;
+        let deadline = self.deadline(request.timeout);
+        let mut cache = asked(&prepared);
+        let mut rider = self.join(OPERATION, request, prepared, deadline, Form::Whole)?;
+        if rider.role == Role::Follower {
+            cache.status = CacheStatus::Coalesced;
+        }
+        let completion = deadline.run(OPERATION, rider.outcome()).await?;
+        cache.ttl_s = completion.ttl_s;
+        Ok(ChatResponse {
+            answer: completion.answer,
+            cache,
+            attempts: completion.attempts,
+            latency_ms: ms(start),
+            explain: None,
+        })
+    }
+
+    fn join(
+        &self,
+        operation: &'static str,
+        request: &ChatRequest,
+        prepared: Prepared,
+        deadline: Deadline,
+        form: Form,
+    ) -> Result<super::flight::Rider> {
+        let Prepared { model, key } = prepared;
+        let epoch = self.0.cache.epoch();
+        let ttl = self.explicit_ttl(operation, request.ttl)?;
+        let call = || {
+            let context = context_of(request.context.as_deref(), || request.last_text()).to_owned();
+            let keeping = key.map(|key| Keeping {
+                key,
+                scope: narrowed(request.share, request.scope.as_ref()),
+                context: context.clone(),
+                tags: request.tags.clone(),
+                ttl,
+                epoch,
+            });
+            ProviderCall {
+                operation,
+                body: request.body(&model),
+                model,
+                deadline: SharedDeadline::new(deadline),
+                keeping,
+                context,
+            }
+        };
+        self.0.flights.join(key.map(|key| (key, epoch)), deadline, &self.0.provider, form, call)
+    }
+
+    async fn produce<F>(&self, options: RunOptions, producer: F, start: Instant) -> Result<RunResult<Arc<Value>>>
+    where
+        F: FnOnce() -> BoxFuture<'static, Result<Produced>> + Send + 'static,
+    {
+        const OPERATION: &str = Operation::Run.name();
+        options.validate(OPERATION, self.0.config.max_request_bytes)?;
+        let ttl = self.explicit_ttl(OPERATION, options.ttl)?;
+        let context = context_of(options.context.as_deref(), || Cow::Borrowed(&options.message));
+        let key = key::of_run(&options.message, context, options.scope.as_ref(), options.share);
+        let used = options.cache != CacheMode::Bypass && self.0.cache.is_enabled();
+        if used
+            && options.cache != CacheMode::Refresh
+            && let Some(entry) = self.0.cache.get(&key)
+            && let Payload::Value(value) = &entry.payload
+        {
+            return Ok(RunResult { value: value.clone(), cache: self.hit_info(&entry), latency_ms: ms(start) });
+        }
+        self.refuse_only(OPERATION, options.cache)?;
+        let deadline = self.deadline(options.timeout);
+        let epoch = self.0.cache.epoch();
+        let keeping = used.then(|| Keeping {
+            key,
+            scope: narrowed(options.share, options.scope.as_ref()),
+            context: context.to_owned(),
+            tags: options.tags.clone(),
+            ttl,
+            epoch,
+        });
+        let mut cache = asked(&Prepared { model: String::new(), key: used.then_some(key) });
+        let (cached, limiter) = (self.0.cache.clone(), self.0.limiter.clone());
+        let work = move || async move {
+            let _permit = limiter.acquire(OPERATION, forever()).await?;
+            let produced = producer().await?;
+            let value = Arc::new(produced.value);
+            let keeping = keeping.filter(|_| produced.cacheable);
+            let ttl_s = keeping.and_then(|keeping| {
+                let text = produced.text.map_or_else(|| text_of(&value), Cow::Owned);
+                cached.put(&keeping, Payload::Value(value.clone()), &text)
+            });
+            Ok((value, ttl_s))
+        };
+        let (value, ttl_s) = if used {
+            let flown = deadline.run(OPERATION, self.0.runs.run((key, epoch), work)).await?;
+            if flown.role == Role::Follower {
+                cache.status = CacheStatus::Coalesced;
+            }
+            flown.value
+        } else {
+            deadline.run(OPERATION, work()).await?
+        };
+        cache.ttl_s = ttl_s;
+        Ok(RunResult { value, cache, latency_ms: ms(start) })
+    }
+}
+
+/// Returns what is known about the cache before an answer is there.
+fn asked(prepared: &Prepared) -> CacheInfo {
+    match prepared.key {
+        Some(key) => CacheInfo { key: Some(key.to_hex().into()), ..CacheInfo::new(CacheStatus::Miss) },
+        None => CacheInfo::new(CacheStatus::Bypass),
+    }
+}
+
+fn narrowed(share: Share, scope: Option<&Scope>) -> Scope {
+    scope.map(|scope| share.narrow(scope)).unwrap_or_default()
+}
+
+fn text_of(value: &Value) -> Cow<'_, str> {
+    match value {
+        Value::String(text) => Cow::Borrowed(text),
+        other => Cow::Owned(other.to_string()),
+    }
+}
+
+fn ms(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1000.0
+}

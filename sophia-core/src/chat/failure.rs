@@ -1,0 +1,182 @@
+//! What a provider's failure means to the caller.
+
+use std::time::Duration;
+
+use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use serde_json::Value;
+
+use crate::{Error, ErrorKind, Secret};
+
+/// How much of a provider's message is worth showing, in bytes.
+const MAX_MESSAGE_BYTES: usize = 300;
+/// How much of an answer that cannot be read is worth showing, in bytes.
+const MAX_QUOTE_BYTES: usize = 80;
+
+/// Makes errors about one provider, without its credential in them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Failure<'a> {
+    pub operation: &'static str,
+    pub provider: &'a str,
+    pub api_key: Option<&'a Secret>,
+}
+
+impl Failure<'_> {
+    /// It could not be reached, or the connection broke.
+    pub fn transport(&self, error: reqwest::Error) -> Error {
+        // The address may carry what is nobody's business.
+        let error = error.without_url();
+        let what = if error.is_connect() { "cannot be reached" } else { "broke the connection off" };
+        self.new(ErrorKind::Unavailable, what).with_source(error)
+    }
+
+    /// It was silent for too long.
+    pub fn silent(&self, timeout: Duration) -> Error {
+        self.new(ErrorKind::Timeout, &format!("was silent for {:.3} s", timeout.as_secs_f64()))
+    }
+
+    /// It answered with something that is not its protocol.
+    pub fn garbage(&self, body: &[u8]) -> Error {
+        let quote = self.clean(&String::from_utf8_lossy(&body[..body.len().min(MAX_QUOTE_BYTES)]), MAX_QUOTE_BYTES);
+        self.new(ErrorKind::Unavailable, &format!("answered with garbage: {quote:?}"))
+    }
+
+    /// Its answer is larger than allowed.
+    pub fn too_large(&self, max_bytes: usize) -> Error {
+        self.new(ErrorKind::Unavailable, &format!("answered with more than {max_bytes} bytes"))
+    }
+
+    /// The stream ended before the answer did.
+    pub fn cut_off(&self) -> Error {
+        self.new(ErrorKind::Unavailable, "cut the stream off before its end")
+    }
+
+    /// It answered with a status that is not success.
+    pub fn status(&self, status: u16, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Error {
+        let message = serde_json::from_slice::<Value>(body).ok().and_then(|body| message_of(&body));
+        let says = match &message {
+            Some(message) => format!("says: {}", self.clean(message, MAX_MESSAGE_BYTES)),
+            None => format!("answered with status {status}"),
+        };
+        let error = match status {
+            // What it says about a credential may quote it.
+            401 | 403 => self.new(ErrorKind::Unauthorized, "refused our credential"),
+            404 => self.new(ErrorKind::NotFound, &says),
+            429 => self.new(ErrorKind::RateLimited, &says),
+            408 | 409 | 425 => self.new(ErrorKind::Unavailable, &says),
+            400..=499 => self.new(ErrorKind::InvalidInput, &says),
+            _ => self.new(ErrorKind::Unavailable, &says),
+        };
+        let error = error.with("status", status);
+        match retry_after(headers, now) {
+            Some(delay) if error.is_retryable() => error.with_retry_after(delay),
+            _ => error,
+        }
+    }
+
+    /// It reported a failure inside of an answer that had begun well.
+    pub fn reported(&self, error: &Value) -> Error {
+        let kind = match error.get("code").and_then(|code| code.as_u64().or_else(|| code.as_str()?.parse().ok())) {
+            Some(429) => ErrorKind::RateLimited,
+            Some(400 | 422) => ErrorKind::InvalidInput,
+            _ => ErrorKind::Unavailable,
+        };
+        let message = message_of(&serde_json::json!({ "error": error })).unwrap_or_else(|| "no message".to_owned());
+        self.new(kind, &format!("failed: {}", self.clean(&message, MAX_MESSAGE_BYTES)))
+    }
+
+    fn new(&self, kind: ErrorKind, what: &str) -> Error {
+        Error::new(kind, self.operation, format!("provider `{}` {what}", self.provider)).with("provider", self.provider)
+    }
+
+    /// Cuts text to a length, on one line, without our credential.
+    fn clean(&self, text: &str, max_bytes: usize) -> String {
+        let mut text = text.to_owned();
+        if let Some(key) = self.api_key.map(Secret::expose).filter(|key| !key.is_empty()) {
+            text = text.replace(key, "***");
+        }
+        let mut end = text.len().min(max_bytes);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    }
+}
+
+fn message_of(body: &Value) -> Option<String> {
+    let error = body.get("error").unwrap_or(body);
+    let message = error.get("message").or_else(|| error.get("detail")).unwrap_or(error);
+    match message {
+        Value::String(message) => Some(message.clone()),
+        Value::Object(fields) if fields.is_empty() => None,
+        Value::Null => None,
+        other => Some(other.to_string()),
+    }
+}
+
+/// Reads when to come back: milliseconds (`retry-after-ms`), seconds or an HTTP date (RFC 9110, section 10.2.3).
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
+    if let Some(ms) = text("retry-after-ms").and_then(|ms| ms.parse::<f64>().ok()) {
+        return Duration::try_from_secs_f64(ms / 1000.0).ok();
+    }
+    let value = text(RETRY_AFTER.as_str())?;
+    if let Ok(seconds) = value.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let at = DateTimeParser::new().parse_timestamp(value).ok()?;
+    Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(status: u16, headers: &[(&'static str, &str)], body: &str) -> Error {
+        let key = Secret::new("sk-secret");
+        let failure = Failure { operation: "test", provider: "p", api_key: Some(&key) };
+        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        failure.status(status, &headers, body.as_bytes(), Timestamp::constant(784_111_777, 0))
+    }
+
+    #[test]
+    fn every_status_says_what_the_caller_can_do() {
+        for (status, code) in [
+            (400, "INVALID_INPUT"),
+            (401, "UNAUTHORIZED"),
+            (403, "UNAUTHORIZED"),
+            (404, "NOT_FOUND"),
+            (413, "INVALID_INPUT"),
+            (422, "INVALID_INPUT"),
+            (429, "RATE_LIMITED"),
+            (302, "UNAVAILABLE"),
+            (500, "UNAVAILABLE"),
+            (503, "UNAVAILABLE"),
+            (529, "UNAVAILABLE"),
+        ] {
+            assert_eq!(failure(status, &[], "{}").code(), code, "{status}");
+        }
+    }
+
+    #[test]
+    fn the_providers_message_is_told_without_our_credential() {
+        let error = failure(400, &[], r#"{"error": {"message": "bad max_tokens\nfor sk-secret"}}"#);
+        assert_eq!(error.message(), "provider `p` says: bad max_tokens for ***");
+        let refused = failure(401, &[], r#"{"error": {"message": "Incorrect API key provided: sk-se***"}}"#);
+        assert!(!refused.message().contains("sk-"), "{refused}");
+        assert!(failure(500, &[], &"x".repeat(10_000)).message().len() < 400);
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_milliseconds_or_a_date() {
+        let delay = |headers: &[(&'static str, &str)]| failure(429, headers, "{}").retry_after();
+        assert_eq!(delay(&[("retry-after", "2")]), Some(Duration::from_secs(2)));
+        assert_eq!(delay(&[("retry-after-ms", "250"), ("retry-after", "9")]), Some(Duration::from_millis(250)));
+        assert_eq!(delay(&[("retry-after", "Sun, 06 Nov 1994 08:49:47 GMT")]), Some(Duration::from_secs(10)));
+        assert_eq!(delay(&[("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT")]), Some(Duration::ZERO));
+        for nonsense in ["-1", "soon", "NaN"] {
+            assert_eq!(delay(&[("retry-after", nonsense)]), None, "{nonsense}");
+        }
+    }
+}

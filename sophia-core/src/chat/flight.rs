@@ -1,0 +1,274 @@
+//! One upstream call with everyone who waits for it.
+//!
+//! The call is a task of its own that writes what it hears into a log; whoever waits reads the log at their own pace, from
+//! its beginning. So a late joiner of a stream gets what they missed, a caller that is cancelled harms nobody, not even as
+//! the first, and when the last one leaves the task is aborted, which closes the call. Whole answers and streams are the
+//! same to it: they share a flight.
+//!
+//! The log is bounded, since the provider's answer is (`chat.max_response_bytes`).
+
+use std::{
+    collections::HashMap,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use futures::{FutureExt, StreamExt};
+use parking_lot::Mutex;
+use tokio::{runtime::Handle, task::AbortHandle};
+
+use super::{
+    key::Key,
+    provider::{ChatProvider, Completion, ProviderCall, ProviderEvent},
+    response::Delta,
+};
+use crate::{
+    Error, ErrorKind, Result,
+    resilience::{Deadline, Role},
+};
+
+/// What makes two calls one: the question, and that nothing was invalidated between them.
+type FlightKey = (Key, u64);
+
+/// The flights under way. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Flights {
+    known: Arc<Mutex<HashMap<FlightKey, Arc<Flight>>>>,
+}
+
+#[derive(Debug)]
+struct Flight {
+    /// `None` for a flight that nobody may join.
+    key: Option<FlightKey>,
+    call: ProviderCall,
+    log: Mutex<Log>,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    deltas: Vec<Delta>,
+    outcome: Option<Result<Completion>>,
+    /// Who waits for more; one place for each rider.
+    wakers: HashMap<u64, Waker>,
+    riders: usize,
+    next_rider: u64,
+    abort: Option<AbortHandle>,
+}
+
+/// How the upstream call is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// The answer comes as a whole.
+    Whole,
+    /// The answer comes in parts.
+    Parts,
+}
+
+/// One caller's place on a flight, given up when dropped.
+#[derive(Debug)]
+pub(crate) struct Rider {
+    flights: Flights,
+    flight: Arc<Flight>,
+    id: u64,
+    read: usize,
+    pub role: Role,
+}
+
+impl Flights {
+    /// Joins the flight of this key, or begins one. Without a key, it begins one that nobody joins.
+    pub fn join(
+        &self,
+        key: Option<FlightKey>,
+        deadline: Deadline,
+        provider: &Arc<dyn ChatProvider>,
+        form: Form,
+        call: impl FnOnce() -> ProviderCall,
+    ) -> Result<Rider> {
+        let mut known = self.known.lock();
+        if let Some(flight) = key.and_then(|key| known.get(&key)) {
+            flight.call.deadline.extend(deadline);
+            return Ok(self.board(flight.clone(), Role::Follower));
+        }
+        let call = call();
+        let runtime = Handle::try_current()
+            .map_err(|_| Error::new(ErrorKind::Internal, call.operation, "called outside a tokio runtime"))?;
+        let flight = Arc::new(Flight { key, call, log: Mutex::default() });
+        if let Some(key) = key {
+            known.insert(key, flight.clone());
+        }
+        let rider = self.board(flight.clone(), Role::Leader);
+        let landing = Landing { flights: self.clone(), flight: flight.clone() };
+        let task = runtime.spawn(fly(landing, provider.clone(), form));
+        flight.log.lock().abort = Some(task.abort_handle());
+        Ok(rider)
+    }
+
+    /// Returns how many flights can be joined.
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.known.lock().len()
+    }
+
+    /// Ends every flight that can be joined.
+    pub fn abort_all(&self) {
+        let flights: Vec<_> = self.known.lock().values().cloned().collect();
+        for flight in flights {
+            let abort = flight.log.lock().abort.clone();
+            abort.iter().for_each(AbortHandle::abort);
+        }
+    }
+
+    fn board(&self, flight: Arc<Flight>, role: Role) -> Rider {
+        let id = {
+            let mut log = flight.log.lock();
+            log.riders += 1;
+            log.next_rider += 1;
+            log.next_rider
+        };
+        Rider { flights: self.clone(), flight, id, read: 0, role }
+    }
+
+    /// Lets nobody join any more.
+    fn close(&self, flight: &Arc<Flight>) {
+        let Some(key) = flight.key else { return };
+        let mut known = self.known.lock();
+        if known.get(&key).is_some_and(|own| Arc::ptr_eq(own, flight)) {
+            known.remove(&key);
+        }
+    }
+}
+
+async fn fly(landing: Landing, provider: Arc<dyn ChatProvider>, form: Form) {
+    let flight = landing.flight.clone();
+    let work = async {
+        match form {
+            Form::Whole => provider.complete(&flight.call).await,
+            Form::Parts => pull(&flight, &*provider).await,
+        }
+    };
+    let outcome = AssertUnwindSafe(work).catch_unwind().await;
+    landing.land(
+        outcome
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, flight.call.operation, "the provider panicked"))),
+    );
+}
+
+async fn pull(flight: &Flight, provider: &dyn ChatProvider) -> Result<Completion> {
+    let mut stream = provider.stream(&flight.call).await?;
+    while let Some(event) = stream.next().await {
+        match event? {
+            ProviderEvent::Delta(delta) => {
+                let mut log = flight.log.lock();
+                log.deltas.push(delta);
+                log.wake();
+            }
+            ProviderEvent::Done(completion) => return Ok(completion),
+        }
+    }
+    Err(Error::new(ErrorKind::Unavailable, flight.call.operation, "the stream ended without an answer"))
+}
+
+impl Log {
+    fn wake(&mut self) {
+        for (_, waker) in self.wakers.drain() {
+            waker.wake();
+        }
+    }
+}
+
+/// Ends the flight, also when its task is aborted or its runtime stops.
+struct Landing {
+    flights: Flights,
+    flight: Arc<Flight>,
+}
+
+impl Landing {
+    fn land(self, outcome: Result<Completion>) {
+        self.set(outcome);
+    }
+
+    fn set(&self, outcome: Result<Completion>) {
+        // Leave first: who comes now starts anew, or finds what was kept.
+        self.flights.close(&self.flight);
+        let mut log = self.flight.log.lock();
+        log.outcome.get_or_insert(outcome);
+        log.wake();
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        if self.flight.log.lock().outcome.is_none() {
+            let operation = self.flight.call.operation;
+            self.set(Err(Error::new(ErrorKind::Cancelled, operation, "the call was stopped by a shutdown")));
+        }
+    }
+}
+
+/// What a rider finds in the log.
+pub(crate) enum News {
+    Deltas(Vec<Delta>),
+    Landed(Result<Completion>),
+}
+
+impl Rider {
+    /// Waits for the whole answer.
+    pub async fn outcome(&mut self) -> Result<Completion> {
+        std::future::poll_fn(|context| {
+            let mut log = self.flight.log.lock();
+            match &log.outcome {
+                Some(outcome) => Poll::Ready(outcome.clone()),
+                None => {
+                    log.wakers.insert(self.id, context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    /// Returns what is new, all of it at once.
+    pub fn poll_news(&mut self, context: &mut Context<'_>) -> Poll<News> {
+        let mut log = self.flight.log.lock();
+        if self.read < log.deltas.len() {
+            let deltas = log.deltas[self.read..].to_vec();
+            self.read = log.deltas.len();
+            return Poll::Ready(News::Deltas(deltas));
+        }
+        match &log.outcome {
+            Some(outcome) => Poll::Ready(News::Landed(outcome.clone())),
+            None => {
+                log.wakers.insert(self.id, context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Returns whether this rider was given any part.
+    pub fn has_read(&self) -> bool {
+        self.read > 0
+    }
+}
+
+impl Drop for Rider {
+    fn drop(&mut self) {
+        // Held while counting, so that nobody joins a flight that is about to be aborted.
+        let mut known = self.flights.known.lock();
+        let mut log = self.flight.log.lock();
+        log.riders -= 1;
+        log.wakers.remove(&self.id);
+        if log.riders > 0 || log.outcome.is_some() {
+            return;
+        }
+        if let Some(key) = self.flight.key
+            && known.get(&key).is_some_and(|own| Arc::ptr_eq(own, &self.flight))
+        {
+            known.remove(&key);
+        }
+        let abort = log.abort.take();
+        drop(log);
+        drop(known);
+        abort.iter().for_each(AbortHandle::abort);
+    }
+}

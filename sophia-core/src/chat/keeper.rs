@@ -1,0 +1,135 @@
+//! Response admission: what comes back from below is kept, if it is whole and may be.
+
+use async_trait::async_trait;
+use futures::StreamExt;
+
+use super::{
+    cache::{AnswerCache, Payload},
+    provider::{
+        ChatProvider, Completion, EmbedCall, Embeddings, Keeping, Model, ProviderCall, ProviderEvent, ProviderStream,
+    },
+    response::Answer,
+};
+use crate::Result;
+
+/// Reasons for which a whole answer ends. Any other, such as a length or a filter, is not kept.
+const WHOLE: [&str; 4] = ["stop", "end_turn", "stop_sequence", "eos"];
+/// Reasons for which an answer ends in calls of tools.
+const TOOLS: [&str; 3] = ["tool_calls", "tool_use", "function_call"];
+
+/// Keeps whole answers of the provider below.
+#[derive(Debug)]
+pub(crate) struct Keeper<P> {
+    inner: P,
+    keep: Keep,
+}
+
+#[derive(Debug, Clone)]
+struct Keep {
+    cache: AnswerCache,
+    tool_calls: bool,
+}
+
+impl<P: ChatProvider> Keeper<P> {
+    pub fn new(inner: P, cache: AnswerCache, tool_calls: bool) -> Keeper<P> {
+        Keeper { inner, keep: Keep { cache, tool_calls } }
+    }
+
+    pub fn inner(&self) -> &P {
+        &self.inner
+    }
+}
+
+impl Keep {
+    fn keep(&self, keeping: Option<&Keeping>, mut completion: Completion) -> Completion {
+        if let Some(keeping) = keeping.filter(|_| is_whole(&completion.answer, self.tool_calls)) {
+            let payload = Payload::Answer(completion.answer.clone());
+            completion.ttl_s = self.cache.put(keeping, payload, &completion.answer.text);
+        }
+        completion
+    }
+}
+
+/// Returns whether an answer may be given to someone else later.
+fn is_whole(answer: &Answer, tool_calls: bool) -> bool {
+    let reason = answer.finish_reason.as_deref().unwrap_or_default();
+    let calls_tools =
+        !answer.tool_calls.is_empty() || TOOLS.contains(&reason) || answer.message.contains_key("function_call");
+    let choices = answer.envelope.get("choices").and_then(|choices| choices.as_array()).map_or(0, Vec::len);
+    let refusal = answer.message.get("refusal").is_some_and(|refusal| !refusal.is_null() && refusal != "");
+    if !answer.terminated || choices != 1 || refusal {
+        return false;
+    }
+    match calls_tools {
+        true => tool_calls && (TOOLS.contains(&reason) || WHOLE.contains(&reason)),
+        // An empty answer says nothing; the next try may.
+        false => WHOLE.contains(&reason) && !answer.text.trim().is_empty(),
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl<P: ChatProvider> ChatProvider for Keeper<P> {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    async fn complete(&self, call: &ProviderCall) -> Result<Completion> {
+        let completion = self.inner.complete(call).await?;
+        Ok(self.keep.keep(call.keeping.as_ref(), completion))
+    }
+
+    async fn stream(&self, call: &ProviderCall) -> Result<ProviderStream> {
+        let stream = self.inner.stream(call).await?;
+        let (keep, keeping) = (self.keep.clone(), call.keeping.clone());
+        let kept = stream.map(move |event| match event {
+            Ok(ProviderEvent::Done(completion)) => Ok(ProviderEvent::Done(keep.keep(keeping.as_ref(), completion))),
+            event => event,
+        });
+        Ok(kept.boxed())
+    }
+
+    async fn models(&self) -> Result<Vec<Model>> {
+        self.inner.models().await
+    }
+
+    async fn embed(&self, call: &EmbedCall) -> Result<Embeddings> {
+        self.inner.embed(call).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::chat::dialect::openai;
+
+    fn answer(message: Value, reason: &str) -> Answer {
+        let body = json!({"choices": [{"message": message, "finish_reason": reason}]});
+        openai::answer(body.as_object().unwrap().clone(), "p", "m").unwrap()
+    }
+
+    #[test]
+    fn only_whole_answers_are_kept() {
+        let text = || json!({"role": "assistant", "content": "Hi"});
+        assert!(is_whole(&answer(text(), "stop"), false));
+        for reason in ["length", "content_filter", "refusal", "max_tokens", "error", "", "something_new"] {
+            assert!(!is_whole(&answer(text(), reason), true), "{reason}");
+        }
+        assert!(!is_whole(&answer(json!({"content": ""}), "stop"), true));
+        assert!(!is_whole(&answer(json!({"content": "No", "refusal": "I will not"}), "stop"), true));
+        assert!(!is_whole(&Answer { terminated: false, ..answer(text(), "stop") }, true));
+    }
+
+    #[test]
+    fn answers_that_call_tools_are_kept_only_if_asked_for() {
+        let calls = || json!({"content": null, "tool_calls": [{"id": "1"}]});
+        for reason in ["tool_calls", "stop"] {
+            assert!(!is_whole(&answer(calls(), reason), false), "{reason}");
+            assert!(is_whole(&answer(calls(), reason), true), "{reason}");
+        }
+        assert!(!is_whole(&answer(calls(), "length"), true));
+        assert!(!is_whole(&answer(json!({"content": "x", "function_call": {}}), "stop"), false));
+    }
+}

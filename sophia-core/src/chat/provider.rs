@@ -1,0 +1,195 @@
+//! What answers: a server of models, or a stage in front of one.
+
+use std::{fmt::Debug, sync::Arc};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use parking_lot::Mutex;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{
+    key::Key,
+    response::{Answer, Attempt, Delta, Usage},
+};
+use crate::{Error, ErrorKind, Result, Scope, resilience::Deadline};
+
+/// Something that answers: a server of models, or a stage in front of one.
+///
+/// A stage implements this trait around another one, and forwards every method.
+///
+/// # Cancel safety
+/// Dropping a future or a stream closes the call below it.
+#[async_trait]
+pub trait ChatProvider: Debug + Send + Sync + 'static {
+    /// Returns the configured name.
+    fn name(&self) -> &str;
+
+    /// Asks for a whole answer.
+    ///
+    /// # Errors
+    /// By what the caller can do: Unauthorized, RateLimited (with `retry_after`), Timeout, Unavailable, InvalidInput.
+    async fn complete(&self, call: &ProviderCall) -> Result<Completion>;
+
+    /// Asks for an answer in parts. The stream ends with [`ProviderEvent::Done`] or an error.
+    ///
+    /// # Errors
+    /// As [`ChatProvider::complete`], also inside of the stream.
+    async fn stream(&self, call: &ProviderCall) -> Result<ProviderStream>;
+
+    /// Lists the models that it offers.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] unless it is implemented.
+    async fn models(&self) -> Result<Vec<Model>> {
+        Err(unsupported(self.name(), "chat.models"))
+    }
+
+    /// Turns texts into vectors.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] unless it is implemented.
+    async fn embed(&self, _call: &EmbedCall) -> Result<Embeddings> {
+        Err(unsupported(self.name(), "chat.embed"))
+    }
+}
+
+fn unsupported(name: &str, operation: &'static str) -> Error {
+    Error::new(ErrorKind::Unsupported, operation, format!("provider `{name}` does not offer it"))
+}
+
+/// One call on its way down to a provider.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ProviderCall {
+    /// Operation for errors, such as `"chat.complete"`.
+    pub operation: &'static str,
+    /// Model as the request named it.
+    pub model: String,
+    /// Body in the form of OpenAI's chat completions, model included, `stream` not.
+    pub body: Map<String, Value>,
+    /// When everyone who waits will have left.
+    pub deadline: SharedDeadline,
+    /// What a stage that keeps answers must know.
+    pub(crate) keeping: Option<Keeping>,
+    /// Context of the request, for metrics.
+    pub context: String,
+}
+
+/// How an answer is kept.
+#[derive(Debug, Clone)]
+pub(crate) struct Keeping {
+    pub key: Key,
+    pub scope: Scope,
+    pub context: String,
+    pub tags: Vec<String>,
+    /// Explicit time in seconds; by rule where it is `None`.
+    pub ttl: Option<u64>,
+    /// Number of the last invalidation before the call began.
+    pub epoch: u64,
+}
+
+/// The latest deadline of those who share a call. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SharedDeadline(Arc<Mutex<Deadline>>);
+
+impl SharedDeadline {
+    /// Creates it from the deadline of the first.
+    pub fn new(deadline: Deadline) -> SharedDeadline {
+        SharedDeadline(Arc::new(Mutex::new(deadline)))
+    }
+
+    /// Returns the latest deadline so far.
+    pub fn get(&self) -> Deadline {
+        *self.0.lock()
+    }
+
+    /// Takes the deadline of one more into account.
+    pub(crate) fn extend(&self, deadline: Deadline) {
+        let mut latest = self.0.lock();
+        *latest = (*latest).max(deadline);
+    }
+}
+
+/// A whole answer, and what it took.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Completion {
+    /// The answer.
+    pub answer: Arc<Answer>,
+    /// What was tried.
+    pub attempts: Vec<Attempt>,
+    /// How long it is kept, in seconds, if it is.
+    pub(crate) ttl_s: Option<u64>,
+}
+
+impl Completion {
+    /// Wraps an answer that was given at once.
+    pub fn new(answer: Answer) -> Completion {
+        Completion { answer: Arc::new(answer), attempts: Vec::new(), ttl_s: None }
+    }
+}
+
+/// What a stream of a provider yields.
+#[derive(Debug, Clone)]
+pub enum ProviderEvent {
+    /// A further part.
+    Delta(Delta),
+    /// The end, with the whole answer.
+    Done(Completion),
+}
+
+/// The events of one answer.
+pub type ProviderStream = BoxStream<'static, Result<ProviderEvent>>;
+
+/// One model of a provider.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct Model {
+    /// Name by which it is asked for.
+    pub id: String,
+    /// Configured name of the provider.
+    pub provider: String,
+    /// Who made it, as the provider says; null where it does not.
+    pub owned_by: Option<String>,
+}
+
+/// Texts to be turned into vectors.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct EmbedCall {
+    /// Texts, at least one.
+    pub texts: Vec<String>,
+    /// Model; the configured default where it is null.
+    pub model: Option<String>,
+}
+
+impl EmbedCall {
+    /// Creates a call for `texts`.
+    pub fn new<S: Into<String>>(texts: impl IntoIterator<Item = S>) -> EmbedCall {
+        EmbedCall { texts: texts.into_iter().map(Into::into).collect(), model: None }
+    }
+
+    /// Sets the model.
+    #[must_use]
+    pub fn model(mut self, model: impl Into<String>) -> EmbedCall {
+        self.model = Some(model.into());
+        self
+    }
+}
+
+/// Vectors, one for each text, in order.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct Embeddings {
+    /// The vectors.
+    pub vectors: Vec<Vec<f32>>,
+    /// Model as the provider named it.
+    pub model: String,
+    /// Configured name of the provider.
+    pub provider: String,
+    /// Token counts.
+    pub usage: Usage,
+}

@@ -1,0 +1,243 @@
+//! What is answered: the model's answer, and how the caller came by it.
+
+use std::{ops::Deref, sync::Arc};
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// Token counts as the provider gave them; null where it gave none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Tokens of the request.
+    pub prompt_tokens: Option<u64>,
+    /// Tokens of the answer.
+    pub completion_tokens: Option<u64>,
+    /// Tokens of the request that the provider had cached.
+    pub cached_tokens: Option<u64>,
+    /// Tokens of the request that the provider put into its cache.
+    pub cache_write_tokens: Option<u64>,
+    /// Tokens that the model thought.
+    pub reasoning_tokens: Option<u64>,
+}
+
+/// How an answer relates to the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum CacheStatus {
+    /// It was asked for, by this call.
+    Miss,
+    /// It was kept.
+    Hit,
+    /// It was kept, and is past its time.
+    Stale,
+    /// It was kept for a question that means the same.
+    SemanticHit,
+    /// It was asked for by another call at the same time.
+    Coalesced,
+    /// The cache was not used.
+    Bypass,
+}
+
+/// How an answer relates to the cache, in detail.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct CacheInfo {
+    /// How it relates.
+    pub status: CacheStatus,
+    /// Where it was found: `"l1"`; null where it was not.
+    pub tier: Option<&'static str>,
+    /// Key that it is kept under, in hexadecimal; null where the cache was not used.
+    pub key: Option<Arc<str>>,
+    /// How long it is kept, in seconds; null where it is not.
+    pub ttl_s: Option<u64>,
+    /// How long ago it was kept, in seconds; null where it was not.
+    pub age_s: Option<f64>,
+    /// How alike the questions are, 0..1; null unless it is a semantic hit.
+    pub similarity: Option<f64>,
+}
+
+impl CacheInfo {
+    pub(crate) fn new(status: CacheStatus) -> CacheInfo {
+        CacheInfo { status, tier: None, key: None, ttl_s: None, age_s: None, similarity: None }
+    }
+}
+
+/// One try to get an answer.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// Provider that was asked.
+    pub provider: String,
+    /// `"ok"`, or the code of the error.
+    pub outcome: &'static str,
+    /// How long it took, in milliseconds.
+    pub latency_ms: f64,
+}
+
+/// The answer of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct Answer {
+    /// Text of the answer; empty where it only calls tools.
+    pub text: String,
+    /// The message as the provider gave it.
+    pub message: Map<String, Value>,
+    /// Model as the provider named it.
+    pub model: String,
+    /// Configured name of the provider.
+    pub provider: String,
+    /// Token counts.
+    pub usage: Usage,
+    /// Cost in US dollars; null where the price is not known.
+    pub cost_usd: Option<f64>,
+    /// Why the answer ends, such as `"stop"`; null where the provider did not say.
+    pub finish_reason: Option<String>,
+    /// Calls of tools, as the provider gave them.
+    pub tool_calls: Vec<Value>,
+    /// The rest of the provider's body: everything but the message.
+    #[serde(skip)]
+    pub(crate) envelope: Map<String, Value>,
+    /// The parts in which it came, if it was streamed.
+    #[serde(skip)]
+    pub(crate) deltas: Vec<Delta>,
+    /// Whether the protocol said that it is whole.
+    #[serde(skip)]
+    pub(crate) terminated: bool,
+}
+
+/// A part of an answer under way.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Delta {
+    /// Further text.
+    pub text: String,
+    /// Further reasoning.
+    pub reasoning: Option<String>,
+    /// Further parts of calls of tools, as the provider gave them.
+    pub tool_calls: Vec<Value>,
+    /// Further fields of the provider's delta, verbatim.
+    pub extra: Map<String, Value>,
+}
+
+impl Answer {
+    /// Returns the provider's whole body, message included, as it came.
+    pub fn body(&self) -> Value {
+        super::dialect::openai::body_of(self)
+    }
+
+    /// Returns about how much memory it takes, in bytes.
+    pub(crate) fn weight(&self) -> usize {
+        let deltas: usize = self
+            .deltas
+            .iter()
+            .map(|delta| {
+                let tools: usize = delta.tool_calls.iter().map(value_weight).sum();
+                size_of::<Delta>()
+                    + delta.text.len()
+                    + delta.reasoning.as_ref().map_or(0, String::len)
+                    + tools
+                    + map_weight(&delta.extra)
+            })
+            .sum();
+        let tools: usize = self.tool_calls.iter().map(value_weight).sum();
+        size_of::<Answer>() + self.text.len() + map_weight(&self.message) + map_weight(&self.envelope) + tools + deltas
+    }
+}
+
+/// Returns about how much memory a value takes, in bytes.
+pub(crate) fn value_weight(value: &Value) -> usize {
+    size_of::<Value>()
+        + match value {
+            Value::String(text) => text.len(),
+            Value::Array(values) => values.iter().map(value_weight).sum(),
+            Value::Object(fields) => map_weight(fields),
+            _ => 0,
+        }
+}
+
+fn map_weight(fields: &Map<String, Value>) -> usize {
+    // A name, its hash and its place in the index.
+    const FIELD_OVERHEAD: usize = 56;
+    fields.iter().map(|(name, value)| FIELD_OVERHEAD + name.len() + value_weight(value)).sum()
+}
+
+/// An answer, and how the caller came by it.
+///
+/// The fields of the [`Answer`] are reached through it: `response.text`.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct ChatResponse {
+    /// The answer, shared with everyone who was given it.
+    #[serde(flatten)]
+    pub answer: Arc<Answer>,
+    /// How it relates to the cache.
+    pub cache: CacheInfo,
+    /// What was tried for this call; empty for a hit.
+    pub attempts: Vec<Attempt>,
+    /// How long this call took, in milliseconds.
+    pub latency_ms: f64,
+    /// Why it is what it is; null for now.
+    pub explain: Option<Value>,
+}
+
+impl Deref for ChatResponse {
+    type Target = Answer;
+
+    fn deref(&self) -> &Answer {
+        &self.answer
+    }
+}
+
+/// A part of a streamed answer.
+///
+/// The first and the last part carry `cache`; the last one also carries `finish_reason` and `usage`.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct ChatChunk {
+    /// Further text; may be empty.
+    pub delta: String,
+    /// Further reasoning; null where there is none.
+    pub reasoning: Option<String>,
+    /// Further parts of calls of tools, as the provider gave them.
+    pub tool_calls: Vec<Value>,
+    /// Why the answer ends; null before its end.
+    pub finish_reason: Option<String>,
+    /// Token counts; null before the end.
+    pub usage: Option<Usage>,
+    /// How the answer relates to the cache; null in the middle.
+    pub cache: Option<CacheInfo>,
+    /// Further fields of the provider's delta, verbatim.
+    #[serde(skip)]
+    pub extra: Map<String, Value>,
+    /// The whole answer, with the last part.
+    #[serde(skip)]
+    pub answer: Option<Arc<Answer>>,
+}
+
+impl ChatChunk {
+    pub(crate) fn of(delta: Delta) -> ChatChunk {
+        ChatChunk {
+            delta: delta.text,
+            reasoning: delta.reasoning,
+            tool_calls: delta.tool_calls,
+            finish_reason: None,
+            usage: None,
+            cache: None,
+            extra: delta.extra,
+            answer: None,
+        }
+    }
+
+    pub(crate) fn end(answer: Arc<Answer>, cache: CacheInfo) -> ChatChunk {
+        ChatChunk {
+            finish_reason: answer.finish_reason.clone(),
+            usage: Some(answer.usage),
+            cache: Some(cache),
+            answer: Some(answer),
+            ..ChatChunk::of(Delta::default())
+        }
+    }
+}

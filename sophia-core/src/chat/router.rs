@@ -1,0 +1,344 @@
+//! Which provider is asked, and who is asked next when it fails.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use dashmap::DashMap;
+use futures::{StreamExt, stream};
+use tokio::time::Instant;
+
+use super::{
+    config::{ChatConfig, RetryConfig},
+    metrics::Meter,
+    openai::OpenAiProvider,
+    provider::{
+        ChatProvider, Completion, EmbedCall, Embeddings, Model, ProviderCall, ProviderEvent, ProviderStream,
+        SharedDeadline,
+    },
+    response::Attempt,
+};
+use crate::{
+    Clock, Error, ErrorKind, Result,
+    resilience::{Backoff, BreakerConfig, CircuitBreaker, breaker},
+};
+
+/// A caller's own deadline that passes sooner than this says nothing about the provider.
+const SLOW_AFTER: Duration = Duration::from_secs(5);
+/// Most names that an error lists.
+const MAX_NAMES: usize = 20;
+/// As good as never: no deadline is as long.
+const FAR: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Most breakers: models are named by callers where a provider takes any.
+const MAX_BREAKERS: usize = 4096;
+
+/// Asks the providers that offer the model, in order, within the deadline.
+#[derive(Debug)]
+pub(crate) struct Router {
+    routes: Arc<[Route]>,
+    default_model: Option<String>,
+    retry: RetryConfig,
+    breakers: Breakers,
+    meter: Arc<Meter>,
+}
+
+#[derive(Clone)]
+struct Route {
+    provider: Arc<dyn ChatProvider>,
+    models: Arc<[String]>,
+    fingerprint: [u8; 32],
+}
+
+impl Route {
+    fn offers(&self, model: &str) -> bool {
+        self.models.is_empty() || self.models.iter().any(|own| own == model)
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route").field("provider", &self.provider.name()).field("models", &self.models).finish()
+    }
+}
+
+impl Router {
+    /// Sets up the configured providers, and returns them beside it so that they can be closed.
+    pub fn new(
+        config: &ChatConfig,
+        clock: &Arc<dyn Clock>,
+        meter: Arc<Meter>,
+    ) -> Result<(Router, Vec<OpenAiProvider>)> {
+        let mut providers = Vec::new();
+        let mut routes = Vec::new();
+        for (index, own) in config.providers.iter().enumerate() {
+            let path = format!("chat.providers[{index}]");
+            let provider = OpenAiProvider::new(&path, own, config.max_response_bytes, clock.clone())?;
+            let fingerprint = provider.fingerprint();
+            routes.push(Route { provider: Arc::new(provider.clone()), models: own.models.clone().into(), fingerprint });
+            providers.push(provider);
+        }
+        let mut models: Vec<_> = config.providers.iter().flat_map(|provider| &provider.models).collect();
+        models.dedup();
+        let default_model = match (&config.default_model, models.as_slice()) {
+            (Some(model), _) => Some(model.clone()),
+            (None, [only]) => Some((*only).clone()),
+            _ => None,
+        };
+        if let Some(model) = &config.default_model
+            && !routes.is_empty()
+            && !routes.iter().any(|route| route.offers(model))
+        {
+            return Err(Error::invalid_config("chat.default_model", format!("`{model}` is offered by no provider")));
+        }
+        let breakers = Breakers { config: config.breaker.clone(), clock: clock.clone(), known: Arc::default() };
+        let router = Router { routes: routes.into(), default_model, retry: config.retry.clone(), breakers, meter };
+        Ok((router, providers))
+    }
+
+    /// Returns the model that counts: the one that was named, or the configured default.
+    pub fn model<'a>(&'a self, operation: &'static str, named: Option<&'a str>) -> Result<&'a str> {
+        if self.routes.is_empty() {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                operation,
+                "`chat.providers` is empty: name at least one server of models there",
+            )
+            .with("field", "chat.providers"));
+        }
+        match named.or(self.default_model.as_deref()) {
+            Some(model) if model.is_empty() || model.len() > super::request::MAX_MODEL_BYTES => {
+                Err(Error::invalid(operation, "model", "must be a name of 1 to 256 bytes"))
+            }
+            Some(model) => Ok(model),
+            None => Err(Error::invalid(operation, "model", format!("is required; {}", self.known_models()))),
+        }
+    }
+
+    /// Returns an identity of those who may answer for `model`.
+    pub fn fingerprint(&self, operation: &'static str, model: &str) -> Result<[u8; 32]> {
+        let mut routes = self.routes.iter().filter(|route| route.offers(model));
+        let first = routes.next().ok_or_else(|| self.unknown(operation, model))?;
+        let Some(second) = routes.next() else { return Ok(first.fingerprint) };
+        let mut hasher = blake3::Hasher::new();
+        for route in [first, second].into_iter().chain(routes) {
+            hasher.update(&route.fingerprint);
+        }
+        Ok(*hasher.finalize().as_bytes())
+    }
+
+    fn unknown(&self, operation: &'static str, model: &str) -> Error {
+        let message = format!("`model` `{model}` is offered by no provider; {}", self.known_models());
+        Error::new(ErrorKind::NotFound, operation, message).with("field", "model")
+    }
+
+    fn known_models(&self) -> String {
+        let mut names: Vec<_> = self.routes.iter().flat_map(|route| route.models.iter()).map(String::as_str).collect();
+        names.sort_unstable();
+        names.dedup();
+        match names.len() {
+            0 => "any is passed on".to_owned(),
+            count if count > MAX_NAMES => format!("known are {} and more", names[..MAX_NAMES].join(", ")),
+            _ => format!("known are {}", names.join(", ")),
+        }
+    }
+
+    /// Asks one after the other until one answers, or time is up.
+    async fn route<T, W>(&self, call: &ProviderCall, mut ask: impl FnMut(Route) -> W) -> Result<(T, Vec<Attempt>)>
+    where
+        W: Future<Output = Result<T>> + Send,
+    {
+        let routes: Vec<_> = self.routes.iter().filter(|route| route.offers(&call.model)).collect();
+        if routes.is_empty() {
+            return Err(self.unknown(call.operation, &call.model));
+        }
+        let backoff = Backoff { first: self.retry.first_delay, max: self.retry.max_delay, retries: self.retry.retries };
+        let mut delays = backoff.delays();
+        let mut attempts = Vec::new();
+        let mut candidates: Vec<_> = routes.into_iter().map(|route| (route, Instant::now())).collect();
+        // What the first one says is what counts, unless it was not even asked.
+        let mut said: Option<Error> = None;
+        loop {
+            let mut round = Vec::with_capacity(candidates.len());
+            for (route, not_before) in std::mem::take(&mut candidates) {
+                if not_before > Instant::now() {
+                    round.push((route, not_before));
+                    continue;
+                }
+                let (outcome, attempt) = self.try_one(call, route, &mut ask).await;
+                attempts.push(attempt);
+                let error = match outcome {
+                    Ok(value) => return Ok((value, attempts)),
+                    Err(error) if !error.is_retryable() => return Err(error.with("attempts", attempts.len())),
+                    Err(error) => error,
+                };
+                if error.kind() != ErrorKind::CircuitOpen {
+                    round.push((route, Instant::now() + error.retry_after().unwrap_or_default().min(FAR)));
+                }
+                if said.as_ref().is_none_or(|known| known.kind() == ErrorKind::CircuitOpen) {
+                    said = Some(error);
+                }
+            }
+            candidates = round;
+            let soonest = candidates.iter().map(|(_, not_before)| *not_before).min();
+            let at = delays.next().zip(soonest).map(|(own, soonest)| soonest.max(Instant::now() + own));
+            match at {
+                Some(at) if at < call.deadline.get().instant() => tokio::time::sleep_until(at).await,
+                _ => {
+                    let error = said.unwrap_or_else(|| self.unknown(call.operation, &call.model));
+                    return Err(error.with("attempts", attempts.len()));
+                }
+            }
+        }
+    }
+
+    async fn try_one<T, W>(
+        &self,
+        call: &ProviderCall,
+        route: &Route,
+        ask: &mut impl FnMut(Route) -> W,
+    ) -> (Result<T>, Attempt)
+    where
+        W: Future<Output = Result<T>> + Send,
+    {
+        let name = route.provider.name();
+        let breaker = self.breakers.of(name, &call.model);
+        let start = Instant::now();
+        let outcome = match breaker.acquire(call.operation) {
+            Ok(permission) => {
+                let trial = Trial { permission: Some(permission), start, deadline: &call.deadline };
+                let outcome = trial.judge(ask(route.clone()).await);
+                self.meter.asked(name, call, start.elapsed(), outcome.as_ref().err());
+                outcome
+            }
+            Err(refused) => Err(refused),
+        };
+        let attempt = Attempt {
+            provider: name.to_owned(),
+            outcome: outcome.as_ref().err().map_or("ok", Error::code),
+            latency_ms: start.elapsed().as_secs_f64() * 1000.0,
+        };
+        (outcome, attempt)
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl ChatProvider for Router {
+    fn name(&self) -> &str {
+        "router"
+    }
+
+    async fn complete(&self, call: &ProviderCall) -> Result<Completion> {
+        let (completion, attempts) =
+            self.route(call, |route| async move { route.provider.complete(call).await }).await?;
+        self.meter.answered(call, &completion.answer);
+        Ok(Completion { attempts, ..completion })
+    }
+
+    async fn stream(&self, call: &ProviderCall) -> Result<ProviderStream> {
+        // Another provider is asked only before the first part was given.
+        let first = |route: Route| async move {
+            let mut stream = route.provider.stream(call).await?;
+            match stream.next().await {
+                Some(Ok(event)) => Ok((route.provider.name().to_owned(), event, stream)),
+                Some(Err(error)) => Err(error),
+                None => Err(Error::new(ErrorKind::Unavailable, call.operation, "the stream is empty")),
+            }
+        };
+        let ((name, event, rest), attempts) = self.route(call, first).await?;
+        let (meter, breaker, call) = (self.meter.clone(), self.breakers.of(&name, &call.model), call.clone());
+        let whole = stream::iter([Ok(event)]).chain(rest).map(move |event| match event {
+            Ok(ProviderEvent::Done(completion)) => {
+                meter.answered(&call, &completion.answer);
+                Ok(ProviderEvent::Done(Completion { attempts: attempts.clone(), ..completion }))
+            }
+            Err(error) => {
+                if let (true, Ok(permission)) = (error.is_retryable(), breaker.acquire(call.operation)) {
+                    permission.failure();
+                }
+                meter.broke_off(&name, &error);
+                Err(error)
+            }
+            event => event,
+        });
+        Ok(whole.boxed())
+    }
+
+    async fn models(&self) -> Result<Vec<Model>> {
+        let mut models = Vec::new();
+        for route in self.routes.iter() {
+            if route.models.is_empty() {
+                models.extend(route.provider.models().await?);
+            } else {
+                let provider = route.provider.name();
+                models.extend(route.models.iter().map(|id| Model {
+                    id: id.clone(),
+                    provider: provider.to_owned(),
+                    owned_by: None,
+                }));
+            }
+        }
+        Ok(models)
+    }
+
+    async fn embed(&self, call: &EmbedCall) -> Result<Embeddings> {
+        const OPERATION: &str = "chat.embed";
+        let model = self.model(OPERATION, call.model.as_deref())?;
+        let route = self.routes.iter().find(|route| route.offers(model));
+        let route = route.ok_or_else(|| self.unknown(OPERATION, model))?;
+        route.provider.embed(&EmbedCall { texts: call.texts.clone(), model: Some(model.to_owned()) }).await
+    }
+}
+
+/// One call that the breaker let through; also judged when it is dropped because everyone has left.
+struct Trial<'a> {
+    permission: Option<breaker::Call<'a>>,
+    start: Instant,
+    deadline: &'a SharedDeadline,
+}
+
+impl Trial<'_> {
+    fn judge<T>(mut self, outcome: Result<T>) -> Result<T> {
+        if let Some(permission) = self.permission.take() {
+            match &outcome {
+                // A limit is the answer of a provider that is well; a retry waits for it.
+                Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) => {
+                    permission.failure()
+                }
+                _ => permission.success(),
+            }
+        }
+        outcome
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        let timed_out = self.start.elapsed() >= SLOW_AFTER && self.deadline.get().remaining().is_zero();
+        if let Some(permission) = self.permission.take().filter(|_| timed_out) {
+            permission.failure();
+        }
+    }
+}
+
+/// One breaker for each model of each provider.
+#[derive(Debug, Clone)]
+struct Breakers {
+    config: BreakerConfig,
+    clock: Arc<dyn Clock>,
+    known: Arc<DashMap<(String, String), CircuitBreaker>>,
+}
+
+impl Breakers {
+    fn of(&self, provider: &str, model: &str) -> CircuitBreaker {
+        // The borrowed form of a pair does not exist; the two short strings are nothing beside the call.
+        let key = (provider.to_owned(), model.to_owned());
+        if let Some(known) = self.known.get(&key) {
+            return known.clone();
+        }
+        let breaker = CircuitBreaker::new(format!("{provider}/{model}"), self.config.clone(), self.clock.clone());
+        if self.known.len() >= MAX_BREAKERS {
+            return breaker;
+        }
+        self.known.entry(key).or_insert(breaker).clone()
+    }
+}

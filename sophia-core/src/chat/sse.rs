@@ -1,0 +1,136 @@
+//! Server-sent events, read from bytes that may be split anywhere.
+//!
+//! The format is that of the WHATWG HTML standard, section 9.2.6. Only `data` is kept, since no protocol that is spoken
+//! here needs the other fields. Bytes that are not UTF-8 are an error instead of a replacement character: an answer that
+//! was garbled must not be taken for the answer.
+
+/// Reads events out of bytes as they come.
+#[derive(Debug, Default)]
+pub(crate) struct SseParser {
+    /// The line under way.
+    line: Vec<u8>,
+    /// Data of the event under way.
+    data: Vec<u8>,
+    has_data: bool,
+    /// The last byte was a carriage return, so that a line feed now belongs to it.
+    after_cr: bool,
+    seen_line: bool,
+    max_event_bytes: usize,
+}
+
+/// Why events cannot be read any further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SseError {
+    /// An event is larger than allowed.
+    TooLarge,
+    /// An event is not UTF-8.
+    NotUtf8,
+}
+
+impl SseParser {
+    pub fn new(max_event_bytes: usize) -> SseParser {
+        SseParser { max_event_bytes, ..SseParser::default() }
+    }
+
+    /// Takes bytes, and appends the data of every event that is complete with them to `events`.
+    pub fn push(&mut self, mut bytes: &[u8], events: &mut Vec<String>) -> Result<(), SseError> {
+        while !bytes.is_empty() {
+            if std::mem::take(&mut self.after_cr) && bytes[0] == b'\n' {
+                bytes = &bytes[1..];
+                continue;
+            }
+            let end = bytes.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+            let part = &bytes[..end.unwrap_or(bytes.len())];
+            if self.line.len() + self.data.len() + part.len() > self.max_event_bytes {
+                return Err(SseError::TooLarge);
+            }
+            self.line.extend_from_slice(part);
+            let Some(end) = end else { return Ok(()) };
+            self.after_cr = bytes[end] == b'\r';
+            bytes = &bytes[end + 1..];
+            self.end_line(events)?;
+        }
+        Ok(())
+    }
+
+    fn end_line(&mut self, events: &mut Vec<String>) -> Result<(), SseError> {
+        const BOM: &[u8] = "\u{feff}".as_bytes();
+        let mut line = self.line.as_slice();
+        if !std::mem::replace(&mut self.seen_line, true) {
+            line = line.strip_prefix(BOM).unwrap_or(line);
+        }
+        if line.is_empty() {
+            if std::mem::take(&mut self.has_data) {
+                let data = std::mem::take(&mut self.data);
+                events.push(String::from_utf8(data).map_err(|_| SseError::NotUtf8)?);
+            }
+        } else if let Some(value) = line.strip_prefix(b"data") {
+            let value = match value {
+                [] => Some(value),
+                [b':', b' ', rest @ ..] | [b':', rest @ ..] => Some(rest),
+                // Another field that begins alike.
+                _ => None,
+            };
+            if let Some(value) = value {
+                if std::mem::replace(&mut self.has_data, true) {
+                    self.data.push(b'\n');
+                }
+                self.data.extend_from_slice(value);
+            }
+        }
+        self.line.clear();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(parts: &[&[u8]]) -> Result<Vec<String>, SseError> {
+        let (mut parser, mut events) = (SseParser::new(1 << 20), Vec::new());
+        for part in parts {
+            parser.push(part, &mut events)?;
+        }
+        Ok(events)
+    }
+
+    #[test]
+    fn line_ends_comments_other_fields_and_a_byte_order_mark_are_understood() {
+        let text =
+            "\u{feff}data: a\r\n\r\n: ping\n\nevent: x\nid: 1\ndata:b\ndata: c\r\rdatax: no\n\ndata\n\ndata:  d\n\n";
+        assert_eq!(parse(&[text.as_bytes()]).unwrap(), ["a", "b\nc", "", " d"]);
+    }
+
+    #[test]
+    fn an_event_without_its_blank_line_is_not_an_event() {
+        assert!(parse(&[b"data: half\n"]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_not_utf8_or_without_end_is_an_error() {
+        assert_eq!(parse(&[b"data: \xff\n\n"]), Err(SseError::NotUtf8));
+        let mut parser = SseParser::new(10);
+        assert_eq!(parser.push(b"data: 0123456789", &mut Vec::new()), Err(SseError::TooLarge));
+        let mut lines = SseParser::new(10);
+        assert_eq!(lines.push(b"data: 012\ndata: 345\ndata: 678", &mut Vec::new()), Err(SseError::TooLarge));
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_not_matter_where_the_bytes_are_split(
+            texts in proptest::collection::vec("[^\r\n\u{feff}]{0,12}", 1..6),
+            end in prop_oneof![Just("\n"), Just("\r\n"), Just("\r")],
+            cuts in proptest::collection::vec(0usize..400, 0..8),
+        ) {
+            let whole: String = texts.iter().map(|text| format!(": c\u{e9}{end}data: {text}{end}{end}")).collect();
+            let bytes = whole.as_bytes();
+            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(bytes.len())).chain([0, bytes.len()]).collect();
+            cuts.sort_unstable();
+            let parts: Vec<_> = cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]]).collect();
+            prop_assert_eq!(parse(&parts).unwrap(), texts);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! A streamed answer, as its caller reads it.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use futures::Stream;
+use tokio::time::Sleep;
+
+use super::{
+    dialect::openai,
+    flight::{News, Rider},
+    metrics::{Meter, Operation},
+    response::{Answer, CacheInfo, CacheStatus, ChatChunk},
+};
+use crate::{
+    Error, Result,
+    resilience::{Deadline, Role},
+};
+
+/// A streamed answer. It ends after the chunk with `finish_reason`, or after an error.
+///
+/// # Cancel safety
+/// Dropping it leaves the call; when the last one who shares it leaves, the call to the provider is closed.
+pub struct ChatStream {
+    source: Source,
+    /// What is known before the answer is; its status is that of the flight.
+    cache: CacheInfo,
+    ready: VecDeque<ChatChunk>,
+    begun: bool,
+    ended: bool,
+    start: Instant,
+    deadline: Deadline,
+    timer: Option<Pin<Box<Sleep>>>,
+    meter: Arc<Meter>,
+}
+
+enum Source {
+    /// Nothing more comes.
+    Empty,
+    Flight(Rider),
+}
+
+/// How much of a whole answer is still to be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Replay {
+    Whole,
+    EndOnly,
+}
+
+impl ChatStream {
+    pub(crate) fn kept(
+        answer: &Arc<Answer>,
+        cache: CacheInfo,
+        start: Instant,
+        deadline: Deadline,
+        meter: Arc<Meter>,
+    ) -> ChatStream {
+        let mut stream = ChatStream::new(Source::Empty, cache, start, deadline, meter);
+        stream.finish(answer, stream.cache.clone(), Replay::Whole);
+        stream
+    }
+
+    pub(crate) fn live(
+        rider: Rider,
+        mut cache: CacheInfo,
+        start: Instant,
+        deadline: Deadline,
+        meter: Arc<Meter>,
+    ) -> ChatStream {
+        if rider.role == Role::Follower {
+            cache.status = CacheStatus::Coalesced;
+        }
+        ChatStream::new(Source::Flight(rider), cache, start, deadline, meter)
+    }
+
+    fn new(source: Source, cache: CacheInfo, start: Instant, deadline: Deadline, meter: Arc<Meter>) -> ChatStream {
+        let ready = VecDeque::new();
+        ChatStream { source, cache, ready, begun: false, ended: false, start, deadline, timer: None, meter }
+    }
+
+    /// Waits for more, and returns all that there is: crossing into another language once for many tokens.
+    ///
+    /// Returns `None` at the end; the first error is the end as well.
+    ///
+    /// # Errors
+    /// What the provider says; [`ErrorKind::Timeout`] when the deadline passes.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn next_batch(&mut self) -> Option<Result<Vec<ChatChunk>>> {
+        std::future::poll_fn(|context| self.poll_ready(context))
+            .await
+            .map(|ready| ready.map(|()| self.ready.drain(..).collect()))
+    }
+
+    /// Makes sure that something is ready, or says that nothing more comes.
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<()>>> {
+        loop {
+            if !self.ready.is_empty() {
+                return Poll::Ready(Some(Ok(())));
+            }
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            let Source::Flight(rider) = &mut self.source else { return Poll::Ready(None) };
+            match rider.poll_news(context) {
+                Poll::Ready(News::Deltas(deltas)) => {
+                    deltas.into_iter().for_each(|delta| self.give(ChatChunk::of(delta)));
+                }
+                Poll::Ready(News::Landed(Ok(completion))) => {
+                    // Who shares a flight that was not streamed gets its answer in one go.
+                    let replay = if rider.has_read() { Replay::EndOnly } else { Replay::Whole };
+                    let cache = CacheInfo { ttl_s: completion.ttl_s, ..self.cache.clone() };
+                    self.finish(&completion.answer, cache, replay);
+                }
+                Poll::Ready(News::Landed(Err(error))) => return Poll::Ready(Some(Err(self.fail(error)))),
+                Poll::Pending => {
+                    let at = self.deadline.instant();
+                    let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+                    if timer.as_mut().poll(context).is_pending() {
+                        return Poll::Pending;
+                    }
+                    let passed = self.deadline.passed(Operation::Stream.name());
+                    return Poll::Ready(Some(Err(self.fail(passed))));
+                }
+            }
+        }
+    }
+
+    fn give(&mut self, mut chunk: ChatChunk) {
+        if !std::mem::replace(&mut self.begun, true) && chunk.cache.is_none() {
+            chunk.cache = Some(self.cache.clone());
+        }
+        self.ready.push_back(chunk);
+    }
+
+    fn finish(&mut self, answer: &Arc<Answer>, cache: CacheInfo, replay: Replay) {
+        if replay == Replay::Whole {
+            openai::replay(answer).into_iter().for_each(|delta| self.give(ChatChunk::of(delta)));
+        }
+        self.meter.succeeded(Operation::Stream, cache.status, self.start.elapsed());
+        self.give(ChatChunk::end(answer.clone(), cache));
+        self.source = Source::Empty;
+        self.ended = true;
+    }
+
+    fn fail(&mut self, error: Error) -> Error {
+        self.meter.failed(Operation::Stream, &error, self.start.elapsed());
+        self.source = Source::Empty;
+        self.ended = true;
+        error
+    }
+}
+
+impl Stream for ChatStream {
+    type Item = Result<ChatChunk>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<ChatChunk>>> {
+        self.poll_ready(context).map(|ready| ready.and_then(|ready| ready.map(|()| self.ready.pop_front()).transpose()))
+    }
+}
+
+impl fmt::Debug for ChatStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChatStream").field("cache", &self.cache).field("ended", &self.ended).finish_non_exhaustive()
+    }
+}
