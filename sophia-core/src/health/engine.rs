@@ -15,6 +15,7 @@ use tokio::{
 
 use super::{
     HealthConfig, Status,
+    actions::ActionBook,
     alerts::{AlertBook, Change},
     events::{EventKind, HealthEvent, StatusChange},
     graph::Graph,
@@ -41,6 +42,7 @@ pub(super) struct Shared {
     pub graph: RwLock<Graph>,
     pub alerts: Mutex<AlertBook>,
     pub series: SeriesMap,
+    pub actions: Mutex<ActionBook>,
     pub maintenance: RwLock<HashMap<String, Timestamp>>,
     pub scores: Mutex<VecDeque<(Timestamp, f64)>>,
     sent: Mutex<VecDeque<Timestamp>>,
@@ -62,6 +64,7 @@ impl Shared {
             graph: RwLock::default(),
             alerts: Mutex::default(),
             series: SeriesMap::new(config.max_signals),
+            actions: Mutex::default(),
             maintenance: RwLock::default(),
             scores: Mutex::default(),
             sent: Mutex::default(),

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::broadcast::{self, error::RecvError};
 
-use super::{Alert, Status};
+use super::{ActionResult, Alert, Status};
 
 /// Events that a slow listener may be behind before it misses some.
 pub(super) const BACKLOG: usize = 1_024;
@@ -35,6 +35,8 @@ pub enum EventKind {
     AlertResolved(Alert),
     /// The report changed, since services did.
     ReportChanged(Vec<StatusChange>),
+    /// A healing action was requested, approved, refused or executed.
+    Action(ActionResult),
     /// This listener was too slow and missed so many events: it should read the report and the alerts again.
     Missed(u64),
 }

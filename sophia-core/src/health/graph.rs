@@ -56,13 +56,6 @@ impl Graph {
         self.callees.get(service).into_iter().flatten().map(|(callee, source)| (callee.as_str(), *source))
     }
 
-    /// Returns the services that call another one, sorted.
-    pub fn callers(&self) -> Vec<&str> {
-        let mut callers: Vec<_> = self.callees.keys().map(String::as_str).collect();
-        callers.sort_unstable();
-        callers
-    }
-
     /// Returns all that `service` reaches over calls, itself first, nearest first.
     pub fn reachable(&self, service: &str) -> Vec<String> {
         let mut seen = HashSet::from([service]);

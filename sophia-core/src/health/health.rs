@@ -83,6 +83,10 @@ impl Health {
         Ok(Health { shared: Arc::new(Shared::new(config, clock, telemetry)) })
     }
 
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     pub(crate) async fn start(&self) -> Result<()> {
         let mut task = self.shared.task.lock();
         if task.as_ref().is_some_and(|task| !task.is_finished()) {

@@ -9,13 +9,24 @@
 //! | say what is an alert | [`Rule`] (`rules.rs`) |
 //! | follow alerts | [`Alert`] (`alerts.rs`), [`HealthEvent`] (`events.rs`) |
 //! | read the report | [`SystemHealth`] (`report.rs`), [`UnifiedHealth`] (`unified.rs`), [`SeriesView`] (`history.rs`) |
+//! | know how it concludes | `analysis.rs`, then `detector.rs`, `anomaly.rs`, `correlation.rs`, `causes.rs`, `forecast.rs` |
+//! | heal, and ask first | [`Action`] (`actions.rs`: the gate; `healing.rs`: the deed), [`Healer`], [`CallbackHealer`] |
 //! | call it by name | `operations.rs` |
 
+mod actions;
 mod alerts;
+mod analysis;
+mod anomaly;
+mod causes;
 mod config;
+mod correlation;
+mod detector;
 mod engine;
 mod events;
+mod forecast;
 mod graph;
+mod healer;
+mod healing;
 #[allow(clippy::module_inception, reason = "the handle is named as the capability")]
 mod health;
 mod history;
@@ -36,10 +47,16 @@ mod tls;
 mod unified;
 mod window;
 
+pub use actions::{Action, ActionResult, ActionStatus, Trigger};
 pub use alerts::{Alert, AlertMatch, AlertState, Severity};
+pub use anomaly::{Anomaly, AnomalyKind};
+pub use causes::RootCause;
 pub use config::HealthConfig;
+pub use correlation::{Correlation, SignalName};
 pub use events::{EventKind, HealthEvent, StatusChange};
+pub use forecast::Prediction;
 pub use graph::EdgeSource;
+pub use healer::{CallbackHealer, Effect, Healer};
 pub use health::{CheckAll, Health};
 pub use history::{SeriesPoint, SeriesQuery, SeriesView};
 pub use observe::Observation;

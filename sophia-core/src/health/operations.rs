@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    Alert, AlertMatch, AlertState, CheckAll, Observation, Registration, Rule, SeriesQuery, SeriesView, ServiceCheck,
-    SystemHealth, UnifiedHealth,
+    ActionResult, Alert, AlertMatch, AlertState, CheckAll, Observation, Registration, Rule, SeriesQuery, SeriesView,
+    ServiceCheck, SystemHealth, Trigger, UnifiedHealth,
 };
 use crate::operations::{NoArguments, operations};
 
@@ -64,11 +64,11 @@ pub(crate) enum WantedState {
     All,
 }
 
-/// An alert, and who deals with it.
+/// An alert or a request, and who deals with it.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Who {
-    /// The id of the alert.
+    /// Its id.
     id: String,
     /// Who deals with it.
     by: String,
@@ -126,6 +126,16 @@ operations! {
     "health.resolve"(sophia, who: Who) -> Alert { sophia.health().resolve(&who.id, &who.by) }
     /// Silences the alerts that match until then.
     "health.silence"(sophia, arguments: Silence) -> () { sophia.health().silence(arguments.matching, arguments.until) }
+    /// Asks for a healing action: runs it, or says why not, or what it waits for.
+    "health.trigger"(sophia, trigger: Trigger) -> ActionResult { sophia.health().trigger(trigger).await }
+    /// Approves a healing action that waits.
+    "health.approve"(sophia, who: Who) -> ActionResult { sophia.health().approve(&who.id, &who.by).await }
+    /// Refuses a healing action that waits.
+    "health.reject"(sophia, who: Who) -> ActionResult { sophia.health().reject(&who.id, &who.by).await }
+    /// Returns the healing actions that wait for an approval, oldest first.
+    "health.pending"(sophia, _arguments: NoArguments) -> Vec<ActionResult> { Ok(sophia.health().pending()) }
+    /// Returns what became of the last healing actions, newest first.
+    "health.audit"(sophia, _arguments: NoArguments) -> Vec<ActionResult> { Ok(sophia.health().audit()) }
     /// Returns the engine's metrics as Prometheus text.
     "health.prometheus"(sophia, _arguments: NoArguments) -> String { Ok(sophia.health().prometheus()) }
 }

@@ -7,8 +7,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Alert, AlertState, EdgeSource, Severity, Status,
+    Alert, AlertState, Anomaly, Correlation, EdgeSource, Prediction, RootCause, Severity, Status, analysis, anomaly,
+    causes, correlation,
     engine::Shared,
+    forecast,
+    observe::short,
     series::Series,
     window::{BUCKETS, Bucket, Window, minute_of},
 };
@@ -23,6 +26,14 @@ pub struct SystemHealth {
     pub overall: Overall,
     /// Every service that is registered or sent a signal within the hour, by name.
     pub services: BTreeMap<String, ServiceHealth>,
+    /// What was out of line within the hour, the worst first.
+    pub anomalies: Vec<Anomaly>,
+    /// What was out of line together, the surest first.
+    pub correlations: Vec<Correlation>,
+    /// Who is likely to blame, the likeliest first.
+    pub root_causes: Vec<RootCause>,
+    /// Which thresholds will be reached, the most urgent first.
+    pub predictions: Vec<Prediction>,
     /// Alerts that hold, one for each incident's effect.
     pub alerts: Vec<Alert>,
     /// Alerts by their cause.
@@ -287,10 +298,17 @@ impl Shared {
         if let Some(score) = overall.score {
             self.remember_score(now, score);
         }
+        let hours = analysis::hours(&all, now.as_second());
+        let root_causes = causes::root_causes(&hours, &self.graph.read());
+        let predictions = forecast::predictions(&hours, &self.rules.read());
         SystemHealth {
             timestamp: now,
             incidents: incidents(&alerts),
-            recommendations: recommendations(&services, &alerts),
+            recommendations: self.recommendations(&services, &alerts, &root_causes, &predictions),
+            anomalies: anomaly::anomalies(&all, &hours, now),
+            correlations: correlation::correlations(&hours),
+            root_causes,
+            predictions,
             trends: trends(&all, now),
             kpis: kpis(&all, &services, &alerts, now),
             overall,
@@ -398,6 +416,68 @@ impl Shared {
         }
     }
 
+    fn recommendations(
+        &self,
+        services: &BTreeMap<String, ServiceHealth>,
+        alerts: &[Alert],
+        causes: &[RootCause],
+        predictions: &[Prediction],
+    ) -> Vec<Recommendation> {
+        let advice = |id: String, title: String, description: String| Recommendation {
+            id,
+            title,
+            description,
+            action: None,
+            risk: None,
+        };
+        let mut all = Vec::new();
+        if let Some(cause) = causes.first() {
+            all.push(advice(
+                format!("cause:{}", cause.service),
+                format!("Look at {} first", cause.service),
+                cause.evidence.clone(),
+            ));
+        }
+        for prediction in predictions {
+            let Prediction { service, metric, threshold, eta_s, .. } = prediction;
+            let title = format!("Act before {metric} of {service} reaches {}", short(*threshold));
+            let description = format!("At its trend that is in {:.0} min.", eta_s / 60.0);
+            all.push(advice(format!("prediction:{service}:{metric}"), title, description));
+        }
+        for alert in alerts {
+            let cause = alert.services.first().map_or("the service", String::as_str);
+            let title = match alert.metric {
+                Some(ref metric) => format!("Look at {metric} of {cause}"),
+                None => format!("Restore {cause}"),
+            };
+            all.push(advice(format!("alert:{}", alert.id), title, alert.message.clone()));
+        }
+        for (name, service) in services {
+            if service.source == Source::Signals && service.status == Status::Unhealthy {
+                let errors = service.error_ratio.map(|ratio| format!("{:.0} % of its calls failed", ratio * 100.0));
+                let description = errors.unwrap_or_else(|| "It is much slower than usual".to_owned());
+                all.push(advice(
+                    format!("signals:{name}"),
+                    format!("Look at {name}"),
+                    format!("{description} in the last 5 min."),
+                ));
+            }
+        }
+        let mut unknown: Vec<_> = services
+            .iter()
+            .filter(|(_, service)| service.source == Source::Probe && service.score.is_none())
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if !unknown.is_empty() {
+            let count = unknown.len();
+            unknown.truncate(5);
+            let more = if count > unknown.len() { " and others" } else { "" };
+            let description = format!("{}{more} could not be measured and are not in the score.", unknown.join(", "));
+            all.push(advice("unknown".to_owned(), format!("Find out how {count} services are"), description));
+        }
+        all
+    }
+
     fn score_an_hour_ago(&self, now: Timestamp) -> Option<f64> {
         // Somewhere from 55 to 65 minutes ago, as near to an hour as there is.
         let off = |at: &Timestamp| (now.duration_since(*at).as_secs() - 3_600).abs();
@@ -478,49 +558,6 @@ fn incidents(alerts: &[Alert]) -> Vec<Incident> {
         }
     }
     incidents
-}
-
-fn recommendations(services: &BTreeMap<String, ServiceHealth>, alerts: &[Alert]) -> Vec<Recommendation> {
-    let advice = |id: String, title: String, description: String| Recommendation {
-        id,
-        title,
-        description,
-        action: None,
-        risk: None,
-    };
-    let mut all = Vec::new();
-    for alert in alerts {
-        let cause = alert.services.first().map_or("the service", String::as_str);
-        let title = match alert.metric {
-            Some(ref metric) => format!("Look at {metric} of {cause}"),
-            None => format!("Restore {cause}"),
-        };
-        all.push(advice(format!("alert:{}", alert.id), title, alert.message.clone()));
-    }
-    for (name, service) in services {
-        if service.source == Source::Signals && service.status == Status::Unhealthy {
-            let errors = service.error_ratio.map(|ratio| format!("{:.0} % of its calls failed", ratio * 100.0));
-            let description = errors.unwrap_or_else(|| "It is much slower than usual".to_owned());
-            all.push(advice(
-                format!("signals:{name}"),
-                format!("Look at {name}"),
-                format!("{description} in the last 5 min."),
-            ));
-        }
-    }
-    let mut unknown: Vec<_> = services
-        .iter()
-        .filter(|(_, service)| service.source == Source::Probe && service.score.is_none())
-        .map(|(name, _)| name.as_str())
-        .collect();
-    if !unknown.is_empty() {
-        let count = unknown.len();
-        unknown.truncate(5);
-        let more = if count > unknown.len() { " and others" } else { "" };
-        let description = format!("{}{more} could not be measured and are not in the score.", unknown.join(", "));
-        all.push(advice("unknown".to_owned(), format!("Find out how {count} services are"), description));
-    }
-    all
 }
 
 /// Sums one metric over all services, for each of the given spans of minutes.

@@ -13,6 +13,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 
 use super::{
+    detector::{ALARM, Detector},
     names::is_name,
     window::{BUCKETS, Window, minute_of},
 };
@@ -36,6 +37,9 @@ pub(super) struct SeriesState {
     pub newest: Option<(i64, f64)>,
     /// The minute of the newest point that the engine itself sent.
     pub engine_minute: Option<i64>,
+    /// The newest surprise: its time in microseconds, the value, and its score.
+    pub surprise: Option<(i64, f64, f64)>,
+    detector: Option<Box<Detector>>,
 }
 
 /// Who measured a point.
@@ -58,15 +62,34 @@ impl SeriesState {
     /// Adds a finite value measured at `at_us`, and returns whether it is the newest so far.
     pub fn add(&mut self, at_us: i64, value: f64, weight: u32, origin: Origin) -> bool {
         let minute = minute_of(at_us.div_euclid(1_000_000));
-        self.window.add(minute, value, weight);
-        if origin == Origin::Engine {
-            self.engine_minute = self.engine_minute.max(Some(minute));
-        }
         let newest = self.newest.is_none_or(|(newest, _)| at_us >= newest);
+        match origin {
+            // Each point is a statement. One that comes late would be a look ahead for those after it.
+            Origin::Observed if newest => self.detect(at_us, value),
+            Origin::Observed => {}
+            // A minute is a statement, once it is over.
+            Origin::Engine => {
+                if let Some(last) = self.engine_minute.filter(|last| *last < minute)
+                    && let Some(mean) = self.window.bucket(last).mean()
+                {
+                    self.detect(last * 60_000_000, mean);
+                }
+                self.engine_minute = self.engine_minute.max(Some(minute));
+            }
+        }
+        self.window.add(minute, value, weight);
         if newest {
             self.newest = Some((at_us, value));
         }
         newest
+    }
+
+    fn detect(&mut self, at_us: i64, value: f64) {
+        let detector = self.detector.get_or_insert_with(|| Box::new(Detector::new()));
+        let score = detector.update(at_us as f64 / 1e6, value);
+        if score >= ALARM {
+            self.surprise = Some((at_us, value, score));
+        }
     }
 
     /// Returns which way is bad: as told, or as the name says.
@@ -126,6 +149,8 @@ impl SeriesMap {
                 unit: None,
                 newest: None,
                 engine_minute: None,
+                surprise: None,
+                detector: None,
             };
             Arc::new(Series { service, metric, state: Mutex::new(state) })
         });

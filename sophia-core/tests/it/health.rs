@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 use sophia_core::{
     Clock, Config, Direction, Error, ErrorKind, ManualClock, Result, Signal, SignalSink, Sophia, Timestamp,
     health::{
-        AlertMatch, AlertState, CallbackProbe, CheckAll, EventKind, Health, HttpProbe, Observation, OverallStatus,
-        ProbeOutcome, ProbeSpec, Registration, Rule, SeriesQuery, Severity, Status, TcpProbe,
+        Action, ActionStatus, AlertMatch, AlertState, CallbackHealer, CallbackProbe, CheckAll, EventKind, Health,
+        HttpProbe, Observation, OverallStatus, ProbeOutcome, ProbeSpec, Registration, Risk, Rule, SeriesQuery,
+        Severity, Status, TcpProbe, Trigger,
     },
     operations,
 };
@@ -588,4 +589,264 @@ async fn signals_are_bounded() {
     }
     let error = sophia.health().observe_point(Observation::new("s3", "latency_ms", 1.0)).unwrap_err();
     assert_eq!((error.kind(), error.get("max_signals")), (ErrorKind::RateLimited, Some("3")));
+}
+
+/// Normal deviates from a seed (Box and Muller 1958).
+struct Noise(u64);
+
+impl Noise {
+    fn uniform(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+    }
+
+    fn normal(&mut self, deviation: f64) -> f64 {
+        let (a, b) = (self.uniform(), self.uniform());
+        deviation * (-2.0 * a.ln()).sqrt() * (2.0 * std::f64::consts::PI * b).cos()
+    }
+}
+
+/// An hour in which redis drives chat, one minute later, and a disk fills up.
+fn an_hour_of_history(health: &Health, now: Timestamp, seed: u64) {
+    let mut noise = Noise(seed);
+    let start = now - jiff::SignedDuration::from_mins(59);
+    let cause: Vec<f64> =
+        (0..60).map(|m| 5.0 + noise.normal(0.3) + if (40..50).contains(&m) { 30.0 } else { 0.0 }).collect();
+    for minute in 0..60usize {
+        let at = start + jiff::SignedDuration::from_mins(minute as i64);
+        let observe = |service: &str, metric: &str, value| {
+            health.observe_point(Observation::new(service, metric, value).at(at)).unwrap();
+        };
+        observe("redis", "latency_ms", cause[minute]);
+        observe("chat", "latency_ms", 100.0 + 10.0 * cause[minute.saturating_sub(1)] + noise.normal(5.0));
+        observe("billing", "latency_ms", 50.0 + noise.normal(5.0) + 5.0 * (minute as f64).sin());
+        observe("host", "disk_used_ratio", 0.5 + 0.006 * minute as f64);
+    }
+}
+
+#[tokio::test]
+async fn an_hour_of_history_names_the_cause_and_what_comes_next() {
+    for seed in 1..=50 {
+        let (sophia, clock) = timed();
+        let health = sophia.health();
+        clock.advance(seconds(7 * seed));
+        an_hour_of_history(health, clock.now(), seed);
+        health.depends("chat", "redis").unwrap();
+        health.rule(Rule::new("disk_used_ratio", Direction::LowerIsBetter).critical(0.95)).unwrap();
+        let report = health.report().await.unwrap();
+
+        let top = &report.correlations[0];
+        assert_eq!(
+            (top.a.service.as_str(), top.b.service.as_str(), top.lag_s),
+            ("redis", "chat", 60),
+            "seed {seed}: {top:?}"
+        );
+        assert!(top.r > 0.9 && top.p < 0.001, "seed {seed}: {top:?}");
+        assert!(report.correlations.iter().all(|found| found.b.service != "billing"), "seed {seed}");
+        assert_eq!(report.root_causes[0].service, "redis", "seed {seed}: {:?}", report.root_causes);
+        assert!(report.anomalies.iter().any(|anomaly| anomaly.service == "redis"), "seed {seed}");
+        assert!(
+            report.anomalies.iter().all(|anomaly| anomaly.service != "billing"),
+            "seed {seed}: {:?}",
+            report.anomalies
+        );
+        let disk = report.predictions.iter().find(|prediction| prediction.service == "host").unwrap();
+        assert!((900.0..1020.0).contains(&disk.eta_s), "seed {seed}: {disk:?}");
+        assert!(disk.eta_p10 <= disk.eta_s && disk.eta_p90.is_some_and(|late| late >= disk.eta_s), "{disk:?}");
+        assert!(report.recommendations.iter().any(|advice| advice.title == "Look at redis first"));
+    }
+}
+
+#[tokio::test]
+async fn a_quiet_hour_has_no_anomalies_no_causes_and_no_predictions() {
+    let mut wrong = 0;
+    for seed in 1..=50 {
+        let (sophia, clock) = timed();
+        let health = sophia.health();
+        let mut noise = Noise(seed);
+        health.rule(Rule::new("used_ratio", Direction::LowerIsBetter).critical(0.9)).unwrap();
+        for minute in (0..60).rev() {
+            let at = clock.now() - jiff::SignedDuration::from_mins(minute);
+            for service in ["a", "b", "c"] {
+                let point = |metric, value| Observation::new(service, metric, value).at(at);
+                health.observe_point(point("latency_ms", 50.0 + noise.normal(5.0))).unwrap();
+                health.observe_point(point("used_ratio", 0.6 + noise.normal(0.02))).unwrap();
+            }
+        }
+        let report = health.report().await.unwrap();
+        wrong +=
+            report.anomalies.len() + report.root_causes.len() + report.correlations.len() + report.predictions.len();
+    }
+    assert_eq!(wrong, 0);
+}
+
+#[tokio::test]
+async fn the_time_that_callees_lost_is_not_the_callers_fault() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    for (service, on) in [("web", "chat"), ("chat", "redis"), ("chat", "provider"), ("web", "registry")] {
+        health.depends(service, on).unwrap();
+    }
+    let mut noise = Noise(3);
+    for minute in 0..60 {
+        clock.advance(seconds(60));
+        let slow = if (30..45).contains(&minute) { 40.0 } else { 0.0 };
+        for _ in 0..20 {
+            let provider = 100.0 + noise.normal(5.0) + slow * 5.0;
+            let redis = 2.0 + noise.normal(0.1);
+            let registry = 30.0 + noise.normal(2.0);
+            for (service, value) in [
+                ("provider", provider),
+                ("redis", redis),
+                ("registry", registry),
+                ("chat", 10.0 + provider + 3.0 * redis),
+                ("web", 20.0 + provider + 3.0 * redis + registry),
+            ] {
+                health.signal(Signal::latency_ms(service, value));
+            }
+        }
+    }
+    let causes = health.report().await.unwrap().root_causes;
+    assert_eq!((causes[0].service.as_str(), causes[0].target.as_str()), ("provider", "web"), "{causes:?}");
+    assert!(causes[0].score > 4.0 * causes[1].score, "{causes:?}");
+    assert!(causes[0].share > 0.9 && causes[0].explained == 0.0, "{causes:?}");
+    assert!(causes.iter().all(|cause| cause.service != "redis" && cause.service != "registry"), "{causes:?}");
+}
+
+/// A healer that counts, and whose verification says what it is told.
+fn heals(count: &Arc<AtomicUsize>) -> CallbackHealer {
+    let count = Arc::clone(count);
+    CallbackHealer::new(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        std::future::ready(Ok(())).boxed()
+    })
+}
+
+#[tokio::test]
+async fn healing_is_gated_by_risk_cooldown_and_approval() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    let count = Arc::new(AtomicUsize::new(0));
+    health.action(Action::new("restart_redis").risk(Risk::Low), Arc::new(heals(&count))).unwrap();
+    health.action(Action::new("fail_over").risk(Risk::High), Arc::new(heals(&count))).unwrap();
+    health.action(Action::new("wipe").risk(Risk::Critical), Arc::new(heals(&count))).unwrap();
+    let status = async |name: &str| health.trigger(Trigger::new(name, "redis")).await.unwrap().status;
+    assert_eq!(status("restart_redis").await, ActionStatus::Completed);
+    assert_eq!(status("restart_redis").await, ActionStatus::Cooldown);
+
+    let waiting = health.trigger(Trigger::new("fail_over", "redis").reason("slow")).await.unwrap();
+    assert_eq!((waiting.status, count.load(Ordering::SeqCst)), (ActionStatus::PendingApproval, 1));
+    assert_eq!(health.trigger(Trigger::new("fail_over", "redis")).await.unwrap().id, waiting.id, "asked once");
+    assert_eq!(health.pending().len(), 1);
+    let done = health.approve(&waiting.id, "ops@acme").await.unwrap();
+    assert_eq!(
+        (done.status, done.approved_by, count.load(Ordering::SeqCst)),
+        (ActionStatus::Completed, vec!["ops@acme".into()], 2)
+    );
+    assert_eq!(health.approve(&waiting.id, "ops@acme").await.unwrap_err().kind(), ErrorKind::NotFound);
+
+    let waiting = health.trigger(Trigger::new("wipe", "redis")).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(health.approve(&waiting.id, "ops@acme").await.unwrap().status, ActionStatus::PendingApproval);
+    }
+    assert_eq!(health.approve(&waiting.id, "boss@acme").await.unwrap().status, ActionStatus::Completed);
+
+    clock.advance(seconds(1_801));
+    let waiting = health.trigger(Trigger::new("fail_over", "redis")).await.unwrap();
+    assert_eq!(health.reject(&waiting.id, "ops@acme").await.unwrap().status, ActionStatus::Rejected);
+    assert!(health.pending().is_empty());
+    assert_eq!(status("restart_redis").await, ActionStatus::Completed);
+    assert_eq!(health.audit().len(), 6);
+    let error = health.trigger(Trigger::new("restart_rediss", "redis")).await.unwrap_err();
+    assert!(
+        error.kind() == ErrorKind::NotFound && error.message().contains("did you mean `restart_redis`?"),
+        "{error}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_help_is_taken_back_and_left_alone() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    let (count, back) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counting = Arc::clone(&back);
+    let healer = heals(&count).verify(|_| std::future::ready(Ok(false)).boxed()).rollback(move |_| {
+        counting.fetch_add(1, Ordering::SeqCst);
+        std::future::ready(Ok(())).boxed()
+    });
+    health.action(Action::new("restart").risk(Risk::Low).cooldown(seconds(60)), Arc::new(healer)).unwrap();
+    for expected in [ActionStatus::Failed, ActionStatus::Failed, ActionStatus::Exhausted] {
+        let result = health.trigger(Trigger::new("restart", "redis")).await.unwrap();
+        assert_eq!((result.status, result.rolled_back), (expected, expected == ActionStatus::Failed), "{result:?}");
+        clock.advance(seconds(61));
+    }
+    assert_eq!((count.load(Ordering::SeqCst), back.load(Ordering::SeqCst)), (2, 2));
+
+    let hanging = CallbackHealer::new(|_| std::future::pending().boxed());
+    health.action(Action::new("hang").risk(Risk::Low).timeout(seconds(5)), Arc::new(hanging)).unwrap();
+    let result = health.trigger(Trigger::new("hang", "redis")).await.unwrap();
+    assert_eq!(result.status, ActionStatus::Failed);
+    assert!(result.detail.unwrap().contains("no answer within 5"));
+}
+
+#[tokio::test]
+async fn an_adversarial_flapper_never_gets_over_budget() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    let count = Arc::new(AtomicUsize::new(0));
+    for i in 0..50 {
+        health
+            .action(Action::new(format!("a{i}")).risk(Risk::Low).cooldown(Duration::ZERO), Arc::new(heals(&count)))
+            .unwrap();
+        health.action(Action::new(format!("h{i}")).risk(Risk::High), Arc::new(heals(&count))).unwrap();
+    }
+    for i in 0..5_000 {
+        for risk in ["a", "h"] {
+            health.trigger(Trigger::new(format!("{risk}{}", i % 50), format!("t{}", i % 7))).await.unwrap();
+        }
+        clock.advance(Duration::from_millis(719));
+    }
+    // 5,000 × 0.719 s is just below an hour.
+    assert_eq!(count.load(Ordering::SeqCst), 20);
+}
+
+#[tokio::test]
+async fn healing_stops_when_much_is_sick() {
+    let sophia = engine();
+    let health = sophia.health();
+    for i in 0..10 {
+        let status = if i < 5 { Status::Unhealthy } else { Status::Healthy };
+        health.register(Registration::new(format!("s{i}")).fail_after(1), is(status)).unwrap();
+    }
+    health.check_all(CheckAll::default()).await.unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    health.action(Action::new("restart").risk(Risk::Low), Arc::new(heals(&count))).unwrap();
+    let dry = health.trigger(Trigger::new("restart", "s0").dry_run()).await.unwrap();
+    assert_eq!((dry.status, count.load(Ordering::SeqCst)), (ActionStatus::Stopped, 0));
+}
+
+#[tokio::test]
+async fn an_action_that_was_begun_is_finished_when_its_caller_goes_away() {
+    let sophia = engine();
+    let health = sophia.health();
+    let (begun, done) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+    let (begin, end) = (Arc::clone(&begun), Arc::clone(&done));
+    let healer = CallbackHealer::new(move |_| {
+        let (begin, end) = (Arc::clone(&begin), Arc::clone(&end));
+        async move {
+            begin.notify_one();
+            end.notified().await;
+            Ok(())
+        }
+        .boxed()
+    });
+    health.action(Action::new("restart").risk(Risk::Low), Arc::new(healer)).unwrap();
+    let mut events = Box::pin(health.subscribe());
+    tokio::select! {
+        _ = health.trigger(Trigger::new("restart", "redis")) => unreachable!("it waits"),
+        () = begun.notified() => {}
+    }
+    done.notify_one();
+    let event = events.next().await.unwrap();
+    assert!(matches!(event.kind, EventKind::Action(result) if result.status == ActionStatus::Completed));
 }

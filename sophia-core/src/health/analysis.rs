@@ -1,0 +1,144 @@
+//! The hour of every signal, side by side: when each was out of line, and by how much.
+
+use std::sync::Arc;
+
+use super::{
+    series::Series,
+    window::{BUCKETS, minute_of},
+};
+use crate::Direction;
+
+/// Fewest minutes with points from which anything is concluded.
+pub(super) const LEAST_MINUTES: usize = 10;
+/// Distance from the usual, in deviations, that is out of line.
+pub(super) const OUT: f64 = 4.0;
+/// Minutes in a row that must be out of line: one is an accident.
+const LEAST_RUN: usize = 2;
+
+/// The hour of one signal.
+#[derive(Debug, Clone)]
+pub(super) struct Hour {
+    pub service: Arc<str>,
+    pub metric: Arc<str>,
+    pub direction: Direction,
+    /// Mean of each minute, oldest first.
+    pub means: [Option<f64>; BUCKETS],
+    /// Points of each minute.
+    pub counts: [u32; BUCKETS],
+    /// What is usual: the median of the minutes.
+    pub usual: f64,
+    /// How far from the usual a minute usually is: the largest of IQR / 1.349, MAD and 1 % of the usual.
+    pub spread: f64,
+    /// The last and longest stretch that was out of line: first and last minute of the hour.
+    pub episode: Option<(usize, usize)>,
+}
+
+impl Hour {
+    /// Reads the hour that ends with the minute `now`; `None` when there is too little of it.
+    pub fn of(series: &Series, now: i64) -> Option<Hour> {
+        let (mut means, mut counts) = ([None; BUCKETS], [0; BUCKETS]);
+        let direction = series.with(|state| {
+            for (at, bucket) in state.window.hour(now).enumerate() {
+                means[at] = bucket.mean();
+                counts[at] = bucket.count;
+            }
+            state.direction(&series.metric)
+        });
+        let mut hour = Hour {
+            service: Arc::clone(&series.service),
+            metric: Arc::clone(&series.metric),
+            direction,
+            means,
+            counts,
+            usual: 0.0,
+            spread: 1.0,
+            episode: None,
+        };
+        let values: Vec<f64> = means.iter().flatten().copied().collect();
+        if values.len() < LEAST_MINUTES {
+            return None;
+        }
+        (hour.usual, hour.spread) = middle(&values);
+        hour.episode = hour.longest_episode();
+        Some(hour)
+    }
+
+    /// Returns how far a minute was out of line in its bad direction, in deviations.
+    pub fn deviation(&self, minute: usize) -> Option<f64> {
+        let off = (self.means.get(minute).copied().flatten()? - self.usual) / self.spread;
+        Some(match self.direction {
+            Direction::LowerIsBetter => off,
+            Direction::HigherIsBetter => -off,
+            Direction::Both => off.abs(),
+        })
+    }
+
+    /// Returns the excess of each minute on a scale on which ten times as far is not ten times as much; no points, no excess.
+    pub fn excess(&self) -> [f64; BUCKETS] {
+        std::array::from_fn(|minute| (self.deviation(minute).unwrap_or_default() - OUT / 2.0).max(0.0).ln_1p())
+    }
+
+    /// Returns the longest stretch out of line, the last of equal ones. A minute without points does not end it.
+    fn longest_episode(&self) -> Option<(usize, usize)> {
+        let mut best: Option<(usize, usize, usize)> = None;
+        let mut run: Option<(usize, usize, usize)> = None;
+        for minute in 0..BUCKETS {
+            match self.deviation(minute) {
+                None => {}
+                Some(off) if off >= OUT => {
+                    let (first, _, length) = run.unwrap_or((minute, minute, 0));
+                    run = Some((first, minute, length + 1));
+                    if best.is_none_or(|(_, _, longest)| length + 1 >= longest) {
+                        best = run;
+                    }
+                }
+                Some(_) => run = None,
+            }
+        }
+        best.filter(|(_, _, length)| *length >= LEAST_RUN).map(|(first, last, _)| (first, last))
+    }
+}
+
+/// Reads the hour of every signal.
+pub(super) fn hours(all: &[Arc<Series>], now_s: i64) -> Vec<Hour> {
+    let now = minute_of(now_s);
+    all.iter().filter_map(|series| Hour::of(series, now)).collect()
+}
+
+/// Returns the median of values, and how far from it they usually are.
+pub(super) fn middle(values: &[f64]) -> (f64, f64) {
+    /// A difference of less than this share of the value is of no interest to anyone.
+    const LEAST_SHARE: f64 = 0.01;
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let median = quantile(&sorted, 0.5);
+    let iqr = quantile(&sorted, 0.75) - quantile(&sorted, 0.25);
+    let mut off: Vec<f64> = sorted.iter().map(|value| (value - median).abs()).collect();
+    off.sort_by(f64::total_cmp);
+    let mad = quantile(&off, 0.5);
+    (median, (iqr / 1.349).max(mad).max(LEAST_SHARE * median.abs()).max(1e-9))
+}
+
+/// Returns a quantile of sorted values, between two of them where it falls there; 0 of none.
+pub(super) fn quantile(sorted: &[f64], q: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
+    let at = q.clamp(0.0, 1.0) * last as f64;
+    let low = at.floor() as usize;
+    let high = (low + 1).min(last);
+    sorted[low] + (sorted[high] - sorted[low]) * (at - at.floor())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_lie_between_values() {
+        assert_eq!([quantile(&[], 0.5), quantile(&[7.0], 0.9), quantile(&[1.0, 2.0, 4.0], 0.75)], [0.0, 7.0, 3.0]);
+    }
+
+    #[test]
+    fn the_spread_is_not_zero_where_nothing_moves() {
+        assert_eq!(middle(&[100.0; 20]), (100.0, 1.0));
+    }
+}
