@@ -70,7 +70,7 @@ pub struct ToolCall {
     /// Whose call it is.
     #[serde(default)]
     pub scope: Option<Scope>,
-    /// Time for all of it, fallbacks included. Default: that of the server, else `registry.timeout`.
+    /// Time for all of it, fallbacks included. Default: `registry.timeout`, and what the server itself may take.
     #[serde(default, with = "crate::duration::option")]
     #[schemars(with = "Option<crate::duration::DurationSchema>")]
     pub timeout: Option<Duration>,
@@ -252,8 +252,7 @@ impl Registry {
         let (plan, tool) = self.plan(&call)?;
         let started = self.clock().monotonic();
         let since = || (self.clock().monotonic().saturating_sub(started)).as_secs_f64() * 1_000.0;
-        let own = plan.front().and_then(|entry| entry.server.timeout);
-        let deadline = Deadline::after(call.timeout.or(own).unwrap_or(self.config().timeout));
+        let deadline = Deadline::after(call.timeout.unwrap_or_else(|| self.time_for(&plan)));
         let mut attempts = Vec::new();
         let mut plan = plan;
         let (mut first, mut retried) = (true, false);
@@ -300,6 +299,16 @@ impl Registry {
         Err(Error::new(ErrorKind::Internal, CALL, "there was no server to ask"))
     }
 
+    /// Returns the time for a call that does not say: what the server may take, and as much as usual for its fallbacks.
+    fn time_for(&self, plan: &VecDeque<Entry>) -> Duration {
+        let usual = self.config().timeout;
+        match plan.front().and_then(|entry| entry.server.timeout) {
+            Some(own) if plan.len() > 1 => own.saturating_add(usual),
+            Some(own) => own,
+            None => usual,
+        }
+    }
+
     /// Asks one server once.
     async fn attempt(
         &self,
@@ -342,8 +351,11 @@ impl Registry {
     fn report(&self, entry: &Entry, outcome: &Outcome<Answer>, latency_ms: f64) {
         let (server, live) = (&entry.server, &entry.live);
         let failed = matches!(outcome, Err(failure) if failure.blame == Blame::Server);
-        let never_asked = matches!(outcome, Err(failure) if failure.blame == Blame::Call && !failure.sent);
-        if never_asked {
+        let was_asked = match outcome {
+            Ok(_) => true,
+            Err(failure) => failure.sent || failed || failure.error.kind() == ErrorKind::RateLimited,
+        };
+        if !was_asked {
             return;
         }
         live.record(self.clock().monotonic(), latency_ms, failed);
@@ -351,7 +363,7 @@ impl Registry {
         let service = format!("registry.{}", server.id);
         context.signals.signal(Signal::latency_ms(service.clone(), latency_ms));
         context.signals.signal(Signal::outcome(service, failed));
-        let status = if failed { "error" } else { "ok" };
+        let status = if matches!(outcome, Ok(answer) if !answer.is_error) { "ok" } else { "error" };
         let labels = McpLabels { server: server.id.clone(), status: status.to_owned() };
         context.telemetry.mcp_requests.get_or_create(&labels).inc();
         let is_open = live.breaker.snapshot().state == BreakerState::Open;
@@ -496,5 +508,57 @@ impl std::io::Write for Counter {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+    use wiremock::{Mock, MockServer, ResponseTemplate, matchers::path};
+
+    use super::*;
+    use crate::{
+        SignalSink,
+        context::Context,
+        registry::{RegistryConfig, Server},
+    };
+
+    #[derive(Debug, Default)]
+    struct Heard(Mutex<Vec<String>>);
+
+    impl SignalSink for Heard {
+        fn signal(&self, signal: Signal) {
+            let value = if signal.metric == "latency_ms" { String::new() } else { format!(" {}", signal.value) };
+            self.0.lock().push(format!("{} {}{value}", signal.service, signal.metric));
+        }
+
+        fn depends(&self, service: &str, dependency: &str) {
+            self.0.lock().push(format!("{service} -> {dependency}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn health_hears_of_every_call_and_only_failures_of_the_server_count() {
+        let upstream = MockServer::start().await;
+        let says =
+            |status: u16, body: &str| ResponseTemplate::new(status).set_body_raw(body.to_owned(), "application/json");
+        Mock::given(path("/good")).respond_with(says(200, "{}")).mount(&upstream).await;
+        Mock::given(path("/fails")).respond_with(says(200, r#"{"success": false}"#)).mount(&upstream).await;
+        Mock::given(path("/down")).respond_with(says(503, "")).mount(&upstream).await;
+        let heard = Arc::new(Heard::default());
+        let context = Context { signals: heard.clone(), ..Context::default() };
+        let registry = Registry::new(&RegistryConfig::default(), &context).unwrap();
+        registry.register(Server::new("a").url(upstream.uri()).rest("*", "/{tool}")).unwrap();
+        for tool in ["good", "fails", "down"] {
+            registry.call(ToolCall::new("a", tool)).await.unwrap();
+        }
+        let call = |failed: u8| ["registry.a latency_ms".to_owned(), format!("registry.a error_ratio {failed}")];
+        let expected =
+            [vec!["registry -> registry.a".to_owned()], call(0).into(), call(0).into(), call(1).into()].concat();
+        assert_eq!(*heard.0.lock(), expected);
+        let text = context.telemetry.prometheus();
+        assert!(text.contains(r#"sophia_mcp_requests_total{server="a",status="error"} 2"#), "{text}");
     }
 }

@@ -30,8 +30,8 @@ pub(crate) struct Claim {
     pub spelled: String,
     pub source: String,
     pub place: Option<Place>,
-    /// Plain values of its environment, to find sources that disagree.
-    pub env: BTreeMap<String, String>,
+    /// Hashes of the values of its environment, to find sources that disagree.
+    pub env: BTreeMap<String, [u8; 32]>,
 }
 
 /// An endpoint in a form that can be compared.
@@ -45,7 +45,11 @@ pub(crate) struct Place {
 
 impl Claim {
     pub(crate) fn new(server: &Server, source: &str, bare_port: bool) -> Claim {
-        let env = server.env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
+        let env = server
+            .env
+            .iter()
+            .map(|(name, value)| (name.clone(), *blake3::hash(value.expose().as_bytes()).as_bytes()))
+            .collect();
         Claim {
             key: key(&server.id),
             spelled: server.id.clone(),

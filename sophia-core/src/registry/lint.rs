@@ -152,7 +152,7 @@ fn spellings(directory: &Directory) -> Vec<Conflict> {
 fn environments(directory: &Directory) -> Vec<Conflict> {
     let mut conflicts = Vec::new();
     for claims in by_server(directory).values() {
-        let mut values: BTreeMap<&String, BTreeSet<&String>> = BTreeMap::new();
+        let mut values: BTreeMap<&String, BTreeSet<&[u8; 32]>> = BTreeMap::new();
         for (name, value) in claims.iter().flat_map(|claim| &claim.env) {
             values.entry(name).or_default().insert(value);
         }

@@ -384,6 +384,38 @@ mod over_stdio {
     }
 
     #[tokio::test]
+    async fn an_engine_that_is_dropped_leaves_nothing() {
+        let sophia = sophia();
+        sophia.registry().register(small("small")).unwrap();
+        let pid = call(sophia.registry(), "small", "pid", json!({})).await.text;
+        drop(sophia);
+        until(async || !exists(&pid)).await;
+    }
+
+    #[test]
+    fn a_runtime_that_ends_takes_its_processes_along_and_the_next_one_starts_anew() {
+        let sophia = sophia();
+        sophia.registry().register(small("small")).unwrap();
+        let run = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(call(sophia.registry(), "small", "pid", json!({}))).text
+        };
+        let (first, second) = (run(), run());
+        assert_ne!(first, second);
+        let gone = |pid: &str| {
+            let started = Instant::now();
+            while exists(pid) && started.elapsed() < Duration::from_secs(10) {
+                std::thread::sleep(Duration::from_millis(10));
+                // What was left behind is reaped when another child of a runtime ends.
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async { tokio::process::Command::new("true").status().await.unwrap() });
+            }
+            !exists(pid)
+        };
+        assert!(gone(&first) && gone(&second));
+    }
+
+    #[tokio::test]
     async fn the_environment_is_clean() {
         let sophia = sophia();
         sophia.registry().register(small("small").env("GREETING", "${NO_SUCH_GREETING:-hello}")).unwrap();
@@ -510,18 +542,48 @@ mod over_stdio {
         sophia.shutdown().await.unwrap();
     }
 
-    /// `npm install --prefix /tmp/everything @modelcontextprotocol/server-everything`
+    #[tokio::test]
+    async fn both_eras_are_spoken() {
+        let sophia = sophia();
+        let registry = sophia.registry();
+        for (flag, version) in [("--modern", "MCP 2026-07-28"), ("--shy", "MCP 2025-11-25"), ("", "MCP 2025-11-25")] {
+            let mut server = small("small");
+            server.args.push(flag.to_owned());
+            registry.register(server).unwrap();
+            let result = call(registry, "small", "echo", json!({"message": "hi"})).await;
+            assert!(result.ok && result.text == "hi", "{flag}: {result:?}");
+            assert_eq!(registry.tools(Some("small")).await.unwrap()[0].name, "echo");
+            let status = registry.check("small").await.unwrap();
+            assert!(status.status == Status::Healthy && status.detail.unwrap().contains(version), "{flag}");
+            sophia.shutdown().await.unwrap();
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn starting_and_stopping_again_and_again_leaves_nothing_open() {
+        let sophia = sophia();
+        let registry = sophia.registry();
+        registry.register(small("small")).unwrap();
+        let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let mut before = 0;
+        for round in 0..20 {
+            let pid = call(registry, "small", "pid", json!({})).await.text;
+            match round % 2 {
+                0 => assert!(!call(registry, "small", "exit", json!({})).await.ok),
+                _ => sophia.shutdown().await.unwrap(),
+            }
+            assert!(!exists(&pid), "round {round}");
+            if round == 3 {
+                before = open();
+            }
+        }
+        assert!(open() <= before, "{} > {before}", open());
+    }
+
     #[tokio::test]
     async fn the_reference_server_is_listed_called_and_checked() {
-        let line = std::env::var("EVERYTHING").unwrap_or_else(|_| {
-            panic!(
-                "this test needs the reference server: run `npm install --prefix /tmp/everything \
-                 @modelcontextprotocol/server-everything` and set \
-                 EVERYTHING='/tmp/everything/node_modules/.bin/mcp-server-everything stdio'"
-            )
-        });
-        let mut words = line.split_whitespace();
-        let (command, args) = (words.next().unwrap(), words.collect::<Vec<_>>());
+        let (command, args) = everything();
         let sophia = sophia();
         let registry = sophia.registry();
         let config = json!({"mcpServers": {"everything": {"command": command, "args": args}}});
@@ -544,8 +606,71 @@ mod over_stdio {
     }
 }
 
+/// The command line of the reference server, from the environment.
+fn everything() -> (String, Vec<String>) {
+    let line = std::env::var("EVERYTHING").unwrap_or_else(|_| {
+        panic!(
+            "this test needs the reference server: run `npm install --prefix /tmp/everything \
+             @modelcontextprotocol/server-everything` and set \
+             EVERYTHING='/tmp/everything/node_modules/.bin/mcp-server-everything stdio'"
+        )
+    });
+    let mut words = line.split_whitespace().map(str::to_owned);
+    (words.next().unwrap(), words.collect())
+}
+
 mod over_http {
     use super::*;
+
+    #[tokio::test]
+    async fn the_reference_server_is_called_over_streamable_http() {
+        let (command, mut args) = everything();
+        *args.last_mut().unwrap() = "streamableHttp".to_owned();
+        let port = closed_port().await.rsplit(':').next().unwrap().to_owned();
+        let mut server =
+            tokio::process::Command::new(command).args(args).env("PORT", &port).kill_on_drop(true).spawn().unwrap();
+        let sophia = sophia();
+        let registry = sophia.registry();
+        // Without a path, as a list of ports gives it.
+        registry.load(Load::value(json!({"everything": port.parse::<u16>().unwrap()}))).await.unwrap();
+        until(async || registry.check("everything").await.unwrap().status == Status::Healthy).await;
+        assert!(registry.tools(Some("everything")).await.unwrap().len() > 3);
+        let results =
+            join_all((0..20).map(|n| call(registry, "everything", "echo", json!({"message": format!("hello {n}")}))))
+                .await;
+        assert!(results.iter().enumerate().all(|(n, result)| result.ok && result.text.contains(&format!("hello {n}"))));
+
+        server.kill().await.unwrap();
+        let gone = call(registry, "everything", "echo", json!({"message": "x"})).await;
+        assert!(!gone.ok && gone.error.unwrap().code == "UNAVAILABLE");
+        sophia.shutdown().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn faults_of_an_mcp_server_over_http_are_answers() {
+        let (locked, failing, garbage, nowhere) =
+            (answers(401, "").await, answers(503, "busy").await, answers(200, "<html>").await, answers(404, "").await);
+        let (_listener, hanging) = hung().await;
+        let cases = [
+            (locked.uri(), "UNAUTHORIZED"),
+            (failing.uri(), "UNAVAILABLE"),
+            (garbage.uri(), "UNAVAILABLE"),
+            (nowhere.uri(), "NOT_FOUND"),
+            (closed_port().await, "UNAVAILABLE"),
+            (hanging, "TIMEOUT"),
+        ];
+        let sophia = sophia();
+        let registry = sophia.registry();
+        for (url, code) in cases {
+            registry.register(Server::new("a").url(&url).timeout(Duration::from_millis(500))).unwrap();
+            let error = call(registry, "a", "x", json!({})).await.error.unwrap();
+            assert_eq!(error.code, code, "{url}: {}", error.message);
+        }
+        registry.register(Server::new("old").url("http://127.0.0.1:1/sse")).unwrap();
+        let error = call(registry, "old", "x", json!({})).await.error.unwrap();
+        assert!(error.code == "UNSUPPORTED" && error.message.contains("streamable HTTP"), "{error:?}");
+        sophia.shutdown().await.unwrap();
+    }
 
     #[tokio::test]
     async fn rest_servers_are_called_by_their_routes() {

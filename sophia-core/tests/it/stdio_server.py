@@ -1,4 +1,7 @@
-"""A small MCP server over stdio, of the era of `initialize`, with the faults that tests need."""
+"""A small MCP server over stdio, of the era of `initialize`, with the faults that tests need.
+
+`--modern` speaks revision 2026-07-28 only; `--shy` leaves at a word that it does not know; `--linger` does not leave.
+"""
 import json, os, subprocess, sys, threading, time
 
 lock = threading.Lock()
@@ -31,23 +34,32 @@ def call(id, name, args):
         text, failed = "no such deal", True
     else:
         return send(id=id, error={"code": -32602, "message": f"unknown tool: {name}"})
-    send(id=id, result={"content": [{"type": "text", "text": text}], "isError": failed})
+    send(id=id, result={**COMPLETE, "content": [{"type": "text", "text": text}], "isError": failed})
 
+
+MODERN = "--modern" in sys.argv
+COMPLETE = {"resultType": "complete", "ttlMs": 0, "cacheScope": "private"} if MODERN else {}
 
 for line in sys.stdin:
     message = json.loads(line)
     id, method, params = message.get("id"), message.get("method"), message.get("params") or {}
     if id is None:
         continue
-    if method == "initialize":
+    if MODERN and params.get("_meta", {}).get("io.modelcontextprotocol/protocolVersion") != "2026-07-28":
+        send(id=id, error={"code": -32022, "message": "unsupported protocol version", "data": {"supported": ["2026-07-28"]}})
+    elif MODERN and method == "server/discover":
+        send(id=id, result={**COMPLETE, "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}})
+    elif not MODERN and method == "initialize":
         send(id=id, result={"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}},
                             "serverInfo": {"name": "small", "version": "1"}})
-    elif method == "ping":
+    elif not MODERN and method == "ping":
         send(id=id, result={})
     elif method == "tools/list":
-        send(id=id, result={"tools": [{"name": "echo", "description": "Says it again.", "inputSchema": {"type": "object"}}]})
+        send(id=id, result={**COMPLETE, "tools": [{"name": "echo", "description": "Says it again.", "inputSchema": {"type": "object"}}]})
     elif method == "tools/call":
         threading.Thread(target=call, args=(id, params["name"], params.get("arguments") or {}), daemon=True).start()
+    elif "--shy" in sys.argv:
+        sys.exit(0)
     else:
         send(id=id, error={"code": -32601, "message": "method not found"})
 

@@ -10,7 +10,10 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture, future::Shared};
 use parking_lot::Mutex;
-use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::{
+    StatusCode,
+    header::{HeaderName, HeaderValue},
+};
 use rmcp::{
     ServiceError,
     model::{
@@ -441,37 +444,44 @@ fn transport_failure(operation: &'static str, server: &Server, error: &DynamicTr
     };
     let make =
         |kind, why: &str| Error::new(kind, operation, format!("`{}` {why}", server.id)).with("server", &server.id);
-    match inner {
-        Some(HttpError::AuthRequired(_) | HttpError::InsufficientScope(_)) => {
-            Failure::call(make(ErrorKind::Unauthorized, "refused our credentials"))
-        }
-        Some(HttpError::Client(error)) => match error.status() {
-            Some(status) => {
-                let kind = http::kind_of(status);
-                let error = make(kind, &format!("answered {}", status.as_u16()));
-                match kind {
-                    ErrorKind::Unauthorized | ErrorKind::RateLimited => Failure::call(error),
-                    _ => Failure::server(error, true),
-                }
-            }
-            None => {
-                let what = if error.is_connect() { "cannot be reached" } else { "broke off" };
-                let message = format!("{what}: {}", http::cause(error));
-                Failure::server(make(ErrorKind::Unavailable, &message), !error.is_connect())
-            }
-        },
-        Some(HttpError::SessionExpired) => {
-            Failure::server(make(ErrorKind::NotFound, "has no session at this path"), false)
-        }
-        Some(other) => {
-            let text = other.to_string();
-            let kind =
-                if text.contains("404") || text.contains("405") { ErrorKind::NotFound } else { ErrorKind::Unavailable };
-            Failure::server(make(kind, &format!("failed: {}", http::excerpt(&text))), true)
-        }
-        None => Failure::server(
+    let Some(inner) = inner else {
+        return Failure::server(
             make(ErrorKind::Unavailable, &format!("failed: {}", http::excerpt(&error.to_string()))),
             true,
-        ),
+        );
+    };
+    if let Some(status) = status_of(inner) {
+        let kind = http::kind_of(status);
+        let error = make(kind, &format!("answered {}", status.as_u16()));
+        return match kind {
+            ErrorKind::Unauthorized | ErrorKind::RateLimited => Failure::call(error),
+            _ => Failure::server(error, true),
+        };
     }
+    match inner {
+        HttpError::AuthRequired(_) | HttpError::InsufficientScope(_) => {
+            Failure::call(make(ErrorKind::Unauthorized, "refused our credentials"))
+        }
+        HttpError::Client(error) => {
+            let what = if error.is_connect() { "cannot be reached" } else { "broke off" };
+            let message = format!("{what}: {}", http::cause(error));
+            Failure::server(make(ErrorKind::Unavailable, &message), !error.is_connect())
+        }
+        other => {
+            let message = format!("failed: {}", http::excerpt(&other.to_string()));
+            Failure::server(make(ErrorKind::Unavailable, &message), true)
+        }
+    }
+}
+
+/// Returns the HTTP status behind a failure; for most of them, the library keeps it in the text only.
+fn status_of(error: &StreamableHttpError<reqwest::Error>) -> Option<StatusCode> {
+    let code = match error {
+        StreamableHttpError::Client(error) => return error.status(),
+        StreamableHttpError::SessionExpired => return Some(StatusCode::NOT_FOUND),
+        StreamableHttpError::HttpStatus(error) => error.status,
+        StreamableHttpError::UnexpectedServerResponse(text) => text.strip_prefix("HTTP ")?.get(..3)?.parse().ok()?,
+        _ => return None,
+    };
+    StatusCode::from_u16(code).ok()
 }

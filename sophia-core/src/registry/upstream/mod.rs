@@ -66,6 +66,7 @@ impl Failure {
         Failure { error, blame: Blame::Call, sent: false }
     }
 
+    #[cfg(feature = "mcp")]
     pub(crate) fn arguments(error: Error) -> Failure {
         Failure { error, blame: Blame::Arguments, sent: true }
     }
