@@ -13,6 +13,7 @@
  */
 
 import * as native from '../native.js'
+import { Chat } from './chat.js'
 import { Health } from './health.js'
 import { Registry } from './registry.js'
 import type { Config } from './types.js'
@@ -20,6 +21,8 @@ import { Bridge, type CallOptions } from './wire.js'
 
 /** The engine: memory, chat, registry and health, with one configuration and one end. */
 export class Sophia {
+  /** Models, and what they answered. */
+  readonly chat: Chat
   /** MCP servers and their tools. */
   readonly registry: Registry
   /** Probes, rules, alerts and healing. */
@@ -34,6 +37,7 @@ export class Sophia {
    */
   constructor(config: Config | string = {}) {
     this.#bridge = bridgeOf(config)
+    this.chat = new Chat(this.#bridge)
     this.registry = new Registry(this.#bridge)
     this.health = new Health(this.#bridge)
   }
@@ -73,9 +77,9 @@ function bridgeOf(config: Config | string | typeof ENVIRONMENT): Bridge {
   return new Bridge('Json', JSON.stringify(config), config)
 }
 
+export { Chat, type ChatOptions, type RunProducerOptions, type RunResult } from './chat.js'
 export * from './errors.js'
-export { Health, Probe, type ProbeAnswer } from './health.js'
+export { Health, Probe, type Heal, type ProbeAnswer } from './health.js'
 export { Registry } from './registry.js'
-export type * from './scope.js'
 export type * from './types.js'
 export type { CallOptions, JsonIterator } from './wire.js'

@@ -1,5 +1,64 @@
 /** The types of the wire. Made by scripts/types.mjs from the schemas of the engine: do not edit. */
 
+/** Something that can be done about a target. */
+export interface Action {
+  /** Its name, unique. */
+  name: string
+  /**
+   * How much harm it can do. High by default: someone has to say that it is less.
+   *
+   * - Low runs at once.
+   * - Medium runs at once when the target is the likeliest root cause and accounts for 90 % of the loss, and else waits for an
+   * approval.
+   * - High waits for an approval.
+   * - Critical waits for the approval of two.
+   */
+  risk?: Risk
+  /** Least time between two executions on the same target. 1,800 s by default. In milliseconds. */
+  cooldownMs?: number
+  /** Executions on the same target that may fail in a row, within a day. 3 by default. */
+  maxAttempts?: number
+  /** Time for each of executing, verifying and rolling back. 60 s by default. In milliseconds. */
+  timeoutMs?: number
+}
+
+/** What became of a request, for the caller and the audit. */
+export interface ActionResult {
+  /** The id of the request, for `approve` and `reject`. */
+  id: string
+  /** The action. */
+  action: string
+  /** What it is to heal. */
+  target: string
+  /** What became of it. */
+  status: ActionStatus
+  /** How much harm it can do. */
+  risk: Risk
+  /** Why it was requested. */
+  reason: string | null
+  /** What there is to say about the status. */
+  detail: string | null
+  /** What it turned out to do. */
+  effect: Effect
+  /** Whether it was taken back. */
+  rolledBack: boolean
+  /** Who approved it. */
+  approvedBy: string[]
+  /** Who refused it. */
+  rejectedBy: string | null
+  /** Whether this only tells what would happen. */
+  dryRun: boolean
+  /** When it was requested. */
+  requestedAt: string
+  /** When it was over. */
+  finishedAt: string | null
+  /** When it can be requested again, while it cools down. */
+  retryAfterS: number | null
+}
+
+/** What became of a request. */
+export type ActionStatus = "completed" | "failed" | "cooldown" | "exhausted" | "pending_approval" | "rejected" | "stopped"
+
 /** What is wrong, once. */
 export interface Alert {
   /** Stays the same while the alert lives, and when it returns within its cooldown. */
@@ -61,17 +120,30 @@ export interface Alerts {
   state?: WantedState | null
 }
 
-/** One try of one server. */
-export interface Attempt {
-  /** Id of the server. */
-  server: string
-  /** Whether it answered, and the tool did not fail. */
-  ok: boolean
-  /** How long it took, in milliseconds. */
-  latencyMs: number
-  /** Why it failed; null where it did not. */
-  error: ToolError | null
+/** Something that was out of line within the hour. */
+export interface Anomaly {
+  /** The service. */
+  service: string
+  /** The metric. */
+  metric: string
+  /** How it was found. */
+  kind: AnomalyKind
+  /** When it began. */
+  at: string
+  /** When it ended; `null` while it lasts. */
+  until: string | null
+  /** The value furthest out. */
+  value: number
+  /** What is usual, where that is one number. */
+  expected: number | null
+  /** How far out of line, 0..1. */
+  score: number
+  /** What happened, in a sentence. */
+  message: string
 }
+
+/** How an anomaly was found. */
+export type AnomalyKind = "level" | "surprise"
 
 /** When a breaker opens, and for how long. */
 export interface BreakerConfig {
@@ -106,6 +178,38 @@ export interface BreakerSnapshot {
 /** Where a breaker stands. */
 export type BreakerState = "closed" | "open" | "half_open"
 
+/** The cache of answers. */
+export interface CacheConfig {
+  /** Whether answers are kept at all. Default true. */
+  enabled?: boolean
+  /** Most memory that answers take in this process, in bytes. Default 64 MiB. */
+  maxBytes?: number
+  /** Whether answers that call tools are kept. Default false: what a tool says changes. */
+  toolCalls?: boolean
+}
+
+/** How an answer relates to the cache, in detail. */
+export interface CacheInfo {
+  /** How it relates. */
+  status: CacheStatus
+  /** Where it was found: `"l1"`; null where it was not. */
+  tier: string | null
+  /** Key that it is kept under, in hexadecimal; null where the cache was not used. */
+  key: string | null
+  /** How long it is kept, in seconds; null where it is not. */
+  ttlS: number | null
+  /** How long ago it was kept, in seconds; null where it was not. */
+  ageS: number | null
+  /** How alike the questions are, 0..1; null unless it is a semantic hit. */
+  similarity: number | null
+}
+
+/** What the cache is used for. */
+export type CacheMode = "default" | "bypass" | "refresh" | "only"
+
+/** How an answer relates to the cache. */
+export type CacheStatus = "miss" | "hit" | "stale" | "semantic_hit" | "coalesced" | "bypass"
+
 /** Something that has changed. */
 export interface Change {
   /** What. */
@@ -121,10 +225,181 @@ export interface Change {
 /** What has changed. */
 export type ChangeKind = "registered" | "updated" | "deregistered" | "status" | "missed"
 
-/** Configuration of this capability. */
+/** One try to get an answer. */
+export interface ChatAttempt {
+  /** Provider that was asked. */
+  provider: string
+  /** `"ok"`, or the code of the error. */
+  outcome: string
+  /** How long it took, in milliseconds. */
+  latencyMs: number
+}
+
+/**
+ * A part of a streamed answer.
+ *
+ * The first and the last part carry `cache`; the last one also carries `finish_reason` and `usage`.
+ */
+export interface ChatChunk {
+  /** Further text; may be empty. */
+  delta: string
+  /** Further reasoning; null where there is none. */
+  reasoning: string | null
+  /** Further parts of calls of tools, as the provider gave them. */
+  toolCalls: unknown[]
+  /** Why the answer ends; null before its end. */
+  finishReason: string | null
+  /** Token counts; null before the end. */
+  usage: Usage | null
+  /** How the answer relates to the cache; null in the middle. */
+  cache: CacheInfo | null
+}
+
+/** Configuration of chat. */
 export interface ChatConfig {
-  /** Calls to providers at once. Default 50. */
+  /** Calls to providers, and producers of `run`, at once; further ones wait in line. Default 50. */
   maxConcurrent?: number
+  /** Time in which a call must have answered, unless it says otherwise. Default 30 s. In milliseconds. */
+  timeoutMs?: number
+  /** The same as text, such as `"15m"`. */
+  timeout?: string
+  /** Model of a request that names none. Default: the only model that is configured, if there is but one. */
+  defaultModel?: string | null
+  /** Where answers come from, in order of preference. Default none. */
+  providers?: readonly ProviderConfig[]
+  /** The cache of answers. */
+  cache?: CacheConfig
+  /** How long answers are kept. */
+  ttl?: TtlConfig
+  /** Further tries after a failure that may pass. */
+  retry?: RetryConfig
+  /** When a model of a provider is no longer asked. */
+  breaker?: BreakerConfig
+  /** Largest accepted request, in bytes of its canonical JSON. Default 8 MiB. */
+  maxRequestBytes?: number
+  /** Largest accepted answer, in bytes. Default 16 MiB. */
+  maxResponseBytes?: number
+}
+
+/**
+ * What chat measured since it was made. Null where nothing was measured.
+ *
+ * Rates are over all calls; response times are of the last 1,000, in milliseconds.
+ */
+export interface ChatMetrics {
+  /** Calls of complete, stream and run that have ended. */
+  totalRequests: number
+  /** Share of them that were answered, 0..1. */
+  successRate: number | null
+  /** Share of them that failed, timeouts included, 0..1. */
+  errorRate: number | null
+  /** Share of them that ran out of time, 0..1. */
+  timeoutRate: number | null
+  /** Share of look-ups that found a kept answer, 0..1. */
+  cacheHitRate: number | null
+  /** Mean. */
+  avgResponseTimeMs: number | null
+  /** Shortest. */
+  minResponseTimeMs: number | null
+  /** Longest. */
+  maxResponseTimeMs: number | null
+  /** Median. */
+  p50ResponseTimeMs: number | null
+  /** 95th percentile. */
+  p95ResponseTimeMs: number | null
+  /** 99th percentile. */
+  p99ResponseTimeMs: number | null
+  /** Failures by error code. */
+  errorBreakdown: Record<string, number>
+  /** Look-ups that found a kept answer. */
+  cacheHits: number
+  /** Look-ups that found none. */
+  cacheMisses: number
+  /** Calls that were answered by what another call had asked for at the same time. */
+  coalesced: number
+  /** Kept answers, about. */
+  cacheEntries: number
+  /** Memory that they take, about, in bytes. */
+  cacheBytes: number
+  /** Calls to providers and producers under way. */
+  inFlight: number
+  /** Most that ever were at once. */
+  peakInFlight: number
+  /** Calls that wait for their turn. */
+  queueDepth: number
+  /** When this was read. */
+  timestamp: string
+}
+
+/** A question to a model. */
+export interface ChatRequest {
+  /** A single message of the user; instead of `messages`. */
+  prompt?: string | null
+  /** The conversation; instead of `prompt`. */
+  messages?: readonly Message[]
+  /** Model; the configured default where it is null. */
+  model?: string | null
+  /** Whose question it is. */
+  scope?: Scope | null
+  /** Who else may be given the answer. Default user. */
+  share?: Share
+  /** What it is about: chooses how long the answer is kept. Default `"default"`; `"auto"` classifies the last message. */
+  context?: string | null
+  /** What the cache is used for. Default default. */
+  cache?: CacheMode
+  /** How long the answer is kept, from one second to the configured maximum; by rule where it is null. In milliseconds. */
+  ttlMs?: number | null
+  /** Time in which it must be answered; the configured default where it is null. In milliseconds. */
+  timeoutMs?: number | null
+  /** Sampling temperature. */
+  temperature?: number | null
+  /** Most tokens of the answer. */
+  maxTokens?: number | null
+  /** Form of the answer, as the provider takes it. */
+  responseFormat?: unknown
+  /** Tools that the model may call, as the provider takes them. */
+  tools?: readonly unknown[] | null
+  /** Names under which the kept answer can be invalidated. */
+  tags?: readonly string[]
+  /** Any further field of the provider's protocol, passed on verbatim. */
+  providerFields?: Record<string, unknown>
+}
+
+/**
+ * An answer, and how the caller came by it.
+ *
+ * The fields of the `Answer` are reached through it: `response.text`.
+ */
+export interface ChatResponse {
+  /** Text of the answer; empty where it only calls tools. */
+  text: string
+  /** The message as the provider gave it. */
+  message: Record<string, unknown>
+  /** Model as the provider named it. */
+  model: string
+  /** Configured name of the provider. */
+  provider: string
+  /** Token counts. */
+  usage: Usage
+  /** Cost in US dollars; null where the price is not known. */
+  costUsd: number | null
+  /** Why the answer ends, such as `"stop"`; null where the provider did not say. */
+  finishReason: string | null
+  /** Calls of tools, as the provider gave them. */
+  toolCalls: unknown[]
+  /** How it relates to the cache. */
+  cache: CacheInfo
+  /** What was tried for this call; empty for a hit. */
+  attempts: ChatAttempt[]
+  /** How long this call took, in milliseconds. */
+  latencyMs: number
+  /** Why it is what it is; null for now. */
+  explain: unknown
+}
+
+/** A message to be classified. */
+export interface Classify {
+  message: string
 }
 
 /** Everything that can be set. Every field has a default; unknown fields are refused. */
@@ -157,6 +432,30 @@ export interface Conflict {
 
 /** What kind of disagreement it is. */
 export type ConflictKind = "port_mismatch" | "port_collision" | "alias" | "env_mismatch" | "unknown_command" | "duplicate_tool" | "unknown_fallback" | "secret_in_the_open"
+
+/** How long answers of one context are kept. */
+export interface ContextTtl {
+  /** Seconds. */
+  ttl: number
+  /** Seconds where the answer says current, today, now or live. Default as `ttl`. */
+  volatile?: number | null
+}
+
+/** Two signals that were out of line together. */
+export interface Correlation {
+  /** The one that was first, or the first by name. */
+  a: SignalName
+  /** The one that followed. */
+  b: SignalName
+  /** Correlation of how far they were out of line in their bad directions, 0.5..1. */
+  r: number
+  /** By how many seconds `b` followed `a`. */
+  lagS: number
+  /** Minutes that were compared. */
+  n: number
+  /** Probability of such a correlation by chance, corrected for the number of comparisons. */
+  p: number
+}
 
 /** Which server to ask. */
 export interface Decision {
@@ -210,6 +509,29 @@ export interface Discover {
 
 /** How a dependency came to be known. */
 export type EdgeSource = "declared" | "observed"
+
+/** What an action turned out to do. */
+export type Effect = "helped" | "no_effect" | "harmed" | "unknown"
+
+/** Texts to be turned into vectors. */
+export interface EmbedCall {
+  /** Texts, at least one. */
+  texts?: readonly string[]
+  /** Model; the configured default where it is null. */
+  model?: string | null
+}
+
+/** Vectors, one for each text, in order. */
+export interface Embeddings {
+  /** The vectors. */
+  vectors: number[][]
+  /** Model as the provider named it. */
+  model: string
+  /** Configured name of the provider. */
+  provider: string
+  /** Token counts. */
+  usage: Usage
+}
 
 /** The arguments of `registry.export`. */
 export interface Export {
@@ -294,6 +616,13 @@ export type HealthEvent = ({
   /** When. */
   timestamp: string
 }) | ({
+  type: "action"
+  /** What became of a request, for the caller and the audit. */
+  data: ActionResult
+} & {
+  /** When. */
+  timestamp: string
+}) | ({
   type: "missed"
   data: number
 } & {
@@ -318,6 +647,20 @@ export interface Incident {
   alerts: string[]
   /** Since when it lasts. */
   startedAt: string
+}
+
+/** Which kept answers to remove. All that are given must hold. */
+export interface Invalidate {
+  /** The one with this key. */
+  key?: string | null
+  /** Those of this context. */
+  context?: string | null
+  /** Those with one of these tags. */
+  tags?: readonly string[] | null
+  /** Those that are kept under a scope that this one covers. */
+  scope?: Scope | null
+  /** All. */
+  all?: boolean
 }
 
 /** The last hour in a few numbers, over all services. */
@@ -391,6 +734,22 @@ export interface Maintenance {
   until: string | Date
 }
 
+/** One message: role and content, and any other field of the protocol. */
+export interface Message {
+  role: string
+  content?: unknown
+}
+
+/** One model of a provider. */
+export interface Model {
+  /** Name by which it is asked for. */
+  id: string
+  /** Configured name of the provider. */
+  provider: string
+  /** Who made it, as the provider says; null where it does not. */
+  ownedBy: string | null
+}
+
 /** One measured point. */
 export interface Observation {
   /** Who was measured. */
@@ -432,6 +791,30 @@ export interface Overall {
 /** A score in a word. */
 export type OverallStatus = "excellent" | "good" | "fair" | "poor" | "critical" | "unknown"
 
+/** When a level will reach a threshold. */
+export interface Prediction {
+  /** The service. */
+  service: string
+  /** The metric. */
+  metric: string
+  /** The threshold, which is that of a rule. */
+  threshold: number
+  /** How bad that would be. */
+  severity: Severity
+  /** The level now. */
+  value: number
+  /** Change of the level each hour. */
+  slopePerHour: number
+  /** Seconds until the threshold is reached. */
+  etaS: number
+  /** As early as this in one of ten cases. */
+  etaP10: number
+  /** As late as this in one of ten cases; `null` when it may never be. */
+  etaP90: number | null
+  /** How much of the history agrees with the trend, 0..1. */
+  confidence: number
+}
+
 /** A probe that can be written down. */
 export type ProbeSpec = {
   kind: "http"
@@ -447,6 +830,28 @@ export type ProbeSpec = {
   host: string
   /** Port. */
   port: number
+}
+
+/** One server of models. */
+export interface ProviderConfig {
+  /** Name, unique: it stands in answers, attempts and metrics. */
+  name: string
+  /** Protocol: `"openai"` (chat completions, as most servers speak it). Default `"openai"`. */
+  kind?: string
+  /** Where the protocol's paths begin, such as `"https://api.openai.com/v1"`. Default OpenAI's. */
+  baseUrl?: string
+  /** Credential; `${NAME}` in it is replaced by that environment variable. Default none. */
+  apiKey?: string | null
+  /** Models that it offers; none listed means any. Default none listed. */
+  models?: readonly string[]
+  /** Further headers of each request; `${NAME}` is replaced as in `api_key`. Default none. */
+  headers?: Record<string, string>
+  /** Longest silence: until the answer begins, and between two parts of it. Default 60 s. In milliseconds. */
+  timeoutMs?: number
+  /** The same as text, such as `"15m"`. */
+  timeout?: string
+  /** Whether streams ask for token counts, with `stream_options`. Default true; false for servers that refuse it. */
+  streamUsage?: boolean
 }
 
 /** How a value was spread over the last hour, within 4 %. */
@@ -505,6 +910,18 @@ export interface Registration {
   group?: string | null
   /** The services that it calls. */
   dependsOn?: readonly string[]
+}
+
+/** One try of one server. */
+export interface RegistryAttempt {
+  /** Id of the server. */
+  server: string
+  /** Whether it answered, and the tool did not fail. */
+  ok: boolean
+  /** How long it took, in milliseconds. */
+  latencyMs: number
+  /** Why it failed; null where it did not. */
+  error: ToolError | null
 }
 
 /** How all servers are to be checked. */
@@ -584,8 +1001,38 @@ export type RestRouteInput = string | {
   path: string
 }
 
+/** Further tries after a failure that may pass. */
+export interface RetryConfig {
+  /** Further rounds through the providers that offer the model. Default 1. */
+  retries?: number
+  /** Delay before the first further round; it doubles. A provider's Retry-After counts more. Default 200 ms. In milliseconds. */
+  firstDelayMs?: number
+  /** The same as text, such as `"15m"`. */
+  firstDelay?: string
+  /** Longest delay of ours. Default 2 s. In milliseconds. */
+  maxDelayMs?: number
+  /** The same as text, such as `"15m"`. */
+  maxDelay?: string
+}
+
 /** How much harm an action can do. */
 export type Risk = "low" | "medium" | "high" | "critical"
+
+/** A service that is likely to blame. */
+export interface RootCause {
+  /** The service. */
+  service: string
+  /** How likely, relative to the others: share × ln(1 + z) × (1 − 0.9 × explained). */
+  score: number
+  /** How much of the target's loss it accounts for, 0..1. */
+  share: number
+  /** How much of its own loss its callees account for, 0..1. */
+  explained: number
+  /** The service whose loss is explained. */
+  target: string
+  /** Why, in a sentence. */
+  evidence: string
+}
 
 /**
  * When the values of a metric are an alert.
@@ -614,6 +1061,26 @@ export interface Rule {
   cooldownMs?: number
   /** Whether the alert resolves itself when the value is good again. True by default. */
   autoResolve?: boolean
+}
+
+/** What a producer is asked, and how its value is kept. */
+export interface RunOptions {
+  /** The question; with scope and context it is the key. */
+  message?: string
+  /** Whose question it is. */
+  scope?: Scope | null
+  /** Who else may be given the value. Default user. */
+  share?: Share
+  /** What it is about: chooses how long the value is kept. Default `"default"`; `"auto"` classifies the message. */
+  context?: string | null
+  /** What the cache is used for. Default default. */
+  cache?: CacheMode
+  /** How long the value is kept, from one second to the configured maximum; by rule where it is null. In milliseconds. */
+  ttlMs?: number | null
+  /** Time in which there must be a value; the configured default where it is null. In milliseconds. */
+  timeoutMs?: number | null
+  /** Names under which the kept value can be invalidated. */
+  tags?: readonly string[]
 }
 
 /**
@@ -912,6 +1379,17 @@ export interface ServiceHealth {
 /** How bad it is. */
 export type Severity = "info" | "warning" | "critical"
 
+/** Who else may be given the answer. A part of the scope that is not set matches only where it is not set either. */
+export type Share = "session" | "user" | "tenant" | "all"
+
+/** One metric of one service. */
+export interface SignalName {
+  /** The service. */
+  service: string
+  /** The metric. */
+  metric: string
+}
+
 /** What is to be silent, and for how long. */
 export interface Silence {
   /** What is to be silent. */
@@ -944,6 +1422,14 @@ export interface SystemHealth {
   overall: Overall
   /** Every service that is registered or sent a signal within the hour, by name. */
   services: Record<string, ServiceHealth>
+  /** What was out of line within the hour, the worst first. */
+  anomalies: Anomaly[]
+  /** What was out of line together, the surest first. */
+  correlations: Correlation[]
+  /** Who is likely to blame, the likeliest first. */
+  rootCauses: RootCause[]
+  /** Which thresholds will be reached, the most urgent first. */
+  predictions: Prediction[]
   /** Alerts that hold, one for each incident's effect. */
   alerts: Alert[]
   /** Alerts by their cause. */
@@ -989,7 +1475,7 @@ export interface ToolCall {
   capability?: string | null
   /** Whose call it is. */
   scope?: Scope | null
-  /** Time for all of it, fallbacks included. Default: that of the server, else `registry.timeout`. In milliseconds. */
+  /** Time for all of it, fallbacks included. Default: `registry.timeout`, and what the server itself may take. In milliseconds. */
   timeoutMs?: number | null
   /** Whom to ask when the server fails. */
   fallback?: Fallback
@@ -1030,7 +1516,7 @@ export interface ToolResult {
   /** Time from the call to the answer, in milliseconds, failed tries included. */
   latencyMs: number
   /** Every try, in order. */
-  attempts: Attempt[]
+  attempts: RegistryAttempt[]
   /** Whether it was not the first choice that answered. */
   fallbackUsed: boolean
   /** Why it failed; null where it did not. */
@@ -1052,6 +1538,41 @@ export interface Trends {
   errorRates: (number | null)[]
   /** Points of `latency_ms`: one for each operation. */
   operationCounts: number[]
+}
+
+/** A request to heal a target. */
+export interface Trigger {
+  /** The action. */
+  name: string
+  /** What it is to heal, such as a service. */
+  target: string
+  /** Why, for the audit. */
+  reason?: string | null
+  /** Whether only to tell what would happen. False by default. */
+  dryRun?: boolean
+}
+
+/** How long answers are kept, in whole seconds. */
+export interface TtlConfig {
+  /** For contexts without a rule. Default 300. */
+  default?: number
+  /** Shortest by rule. Default 60. */
+  min?: number
+  /** Longest, by rule and by request. Default 900. */
+  max?: number
+  /** Share by which rules are varied at random, so that what was asked together does not expire together. Default 0.1. */
+  jitter?: number
+  /**
+   * Rules by context, over the built-in ones (infrastructure 60, ceo_deep_research 900, business_intelligence 600,
+   * or 120 for an answer about the present).
+   */
+  contexts?: Record<string, ContextTtl>
+}
+
+/** An answer whose time is asked for. */
+export interface TtlFor {
+  context: string
+  text?: string
 }
 
 /**
@@ -1081,12 +1602,26 @@ export interface UnifiedHealth {
   timestamp: string
 }
 
+/** Token counts as the provider gave them; null where it gave none. */
+export interface Usage {
+  /** Tokens of the request. */
+  promptTokens: number | null
+  /** Tokens of the answer. */
+  completionTokens: number | null
+  /** Tokens of the request that the provider had cached. */
+  cachedTokens: number | null
+  /** Tokens of the request that the provider put into its cache. */
+  cacheWriteTokens: number | null
+  /** Tokens that the model thought. */
+  reasoningTokens: number | null
+}
+
 /** In which state. */
 export type WantedState = "active" | "acknowledged" | "silenced" | "resolved" | "all"
 
-/** An alert, and who deals with it. */
+/** An alert or a request, and who deals with it. */
 export interface Who {
-  /** The id of the alert. */
+  /** Its id. */
   id: string
   /** Who deals with it. */
   by: string

@@ -77,7 +77,7 @@ impl Engine {
     /// Starts the engine, and settles the promise `id`.
     #[napi]
     pub fn start(&self, id: u32) -> Reply {
-        self.run(id, "start", |sophia| {
+        self.begin(id, "start", |sophia| {
             Ok(Box::pin(async move {
                 sophia.start().await?;
                 Ok("null".to_owned())
@@ -88,7 +88,7 @@ impl Engine {
     /// Shuts the engine down, and settles the promise `id`.
     #[napi]
     pub fn close(&self, id: u32) -> Reply {
-        self.run(id, "close", |sophia| {
+        self.begin(id, "close", |sophia| {
             Ok(Box::pin(async move {
                 sophia.shutdown().await?;
                 Ok("null".to_owned())
@@ -99,7 +99,7 @@ impl Engine {
     /// Calls an operation: returns its result if that is ready, else settles the promise `id`.
     #[napi]
     pub fn call(&self, id: u32, operation: String, arguments: String) -> Reply {
-        self.run(id, &operation, |sophia| begin(&sophia, &operation, &arguments))
+        self.begin(id, &operation, |sophia| begin(&sophia, &operation, &arguments))
     }
 
     /// Calls an operation and waits for it on this thread.
@@ -125,6 +125,21 @@ impl Engine {
         reply(self.sophia().and_then(|sophia| methods::register_probe(&sophia, &arguments, probe)))
     }
 
+    /// Sets an action whose steps are functions.
+    #[napi]
+    pub fn action(&self, arguments: String, execute: u32, verify: Option<u32>, rollback: Option<u32>) -> Reply {
+        let function = |id| self.callbacks.function(id);
+        let (execute, verify, rollback) = (function(execute), verify.map(function), rollback.map(function));
+        reply(self.sophia().and_then(|sophia| methods::action(&sophia, &arguments, execute, verify, rollback)))
+    }
+
+    /// Gives the value of the function `producer`, or one that is kept; if it is not ready, settles the promise `id`.
+    #[napi]
+    pub fn run(&self, id: u32, arguments: String, producer: u32) -> Reply {
+        let producer = self.callbacks.function(producer);
+        self.begin(id, "chat.run", |sophia| methods::run(&sophia, &arguments, producer))
+    }
+
     /// Drops the work of the promise `id`, which is then never settled.
     #[napi]
     pub fn cancel(&self, id: u32) {
@@ -147,7 +162,7 @@ impl Engine {
         self.sophia.clone().ok_or_else(|| Error::new(ErrorKind::Cancelled, "engine", "the engine is gone"))
     }
 
-    fn run(&self, id: u32, operation: &str, begin: impl FnOnce(Sophia) -> Result<Work>) -> Reply {
+    fn begin(&self, id: u32, operation: &str, begin: impl FnOnce(Sophia) -> Result<Work>) -> Reply {
         match self.sophia().and_then(begin) {
             Ok(work) => self.tasks.run(id, operation, work),
             Err(error) => reply(Err(error)),

@@ -2,7 +2,12 @@
 
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, json};
-use sophia_core::{health::HealthEvent, operations, registry::Change};
+use sophia_core::{
+    chat::{ChatChunk, RunOptions},
+    health::{Action, HealthEvent},
+    operations,
+    registry::Change,
+};
 
 /// Returns every operation with the JSON Schemas of what it takes and gives, by capability, as JSON text:
 /// `{memory: {operations: [{name, summary, arguments, result}], arguments: {…definitions}, results: {…definitions}}, …}`.
@@ -35,13 +40,20 @@ pub fn operation_schemas() -> String {
 }
 
 /// Adds what streams give, and what methods that take functions take.
-fn others(capability: &str, _given: &mut SchemaGenerator, taken: &mut SchemaGenerator) {
+fn others(capability: &str, given: &mut SchemaGenerator, taken: &mut SchemaGenerator) {
     fn add<T: JsonSchema>(generator: &mut SchemaGenerator) {
         generator.subschema_for::<T>();
     }
     match capability {
+        "chat" => {
+            add::<RunOptions>(given);
+            add::<ChatChunk>(taken);
+        }
         "registry" => add::<Change>(taken),
-        "health" => add::<HealthEvent>(taken),
+        "health" => {
+            add::<Action>(given);
+            add::<HealthEvent>(taken);
+        }
         _ => {}
     }
 }
