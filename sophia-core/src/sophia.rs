@@ -3,8 +3,13 @@
 use std::sync::Arc;
 
 use crate::{
-    Clock, Config, Result, Signals, SystemClock, chat::Chat, context::Context, health::Health, memory::Memory,
-    registry::Registry, telemetry::Telemetry,
+    Clock, Config, Result, Signals, SystemClock,
+    chat::Chat,
+    context::Context,
+    health::Health,
+    memory::{Embedder, Memory},
+    registry::Registry,
+    telemetry::Telemetry,
 };
 
 /// The engine. Cheap to clone; all clones are one engine.
@@ -40,6 +45,7 @@ struct Engine {
 pub struct Builder {
     config: Config,
     clock: Option<Arc<dyn Clock>>,
+    embedder: Option<Arc<dyn Embedder>>,
 }
 
 impl Builder {
@@ -52,6 +58,12 @@ impl Builder {
     /// Sets the clock; the system's by default.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Builder {
         self.clock = Some(clock);
+        self
+    }
+
+    /// Sets what turns text into vectors, in place of what the configuration names.
+    pub fn embedder(mut self, embedder: Arc<dyn Embedder>) -> Builder {
+        self.embedder = Some(embedder);
         self
     }
 
@@ -68,6 +80,9 @@ impl Builder {
         let signals: Signals = Arc::new(health.clone());
         let context = Context { clock, signals, telemetry: telemetry.clone(), data_dir: config.data_dir.clone() };
         let memory = Memory::new(&config.memory, &context)?;
+        if let Some(embedder) = self.embedder {
+            memory.set_embedder(embedder);
+        }
         let chat = Chat::new(&config.chat, &context)?;
         let registry = Registry::new(&config.registry, &context)?;
         Ok(Sophia(Arc::new(Engine { config, telemetry, memory, chat, registry, health })))

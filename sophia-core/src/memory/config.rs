@@ -1,23 +1,86 @@
-//! Configuration of this capability.
+//! Configuration of the memory.
+
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
+use crate::{Error, Result};
 
-/// Configuration of this capability.
+const MIB: u64 = 1024 * 1024;
+
+/// Largest accepted `max_content_bytes`: SQLite's own limit on one value is 1 GB, and versions keep copies.
+const MAX_CONTENT_BYTES_LIMIT: u64 = 64 * MIB;
+
+/// Configuration of the memory. Everything has a default that needs no service and no key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
-pub struct MemoryConfig {}
+pub struct MemoryConfig {
+    /// The key-value tier in this process.
+    pub l1: L1Config,
+    /// What turns text into vectors. Default `static`: the model inside the library.
+    pub embedder: EmbedderKind,
+    /// Longest accepted content of a record and value of a key, in bytes. Default 1 MiB.
+    pub max_content_bytes: u64,
+    /// Memory that vectors may take in this process, in bytes. Default 512 MiB; beyond it, the vectors of scopes that
+    /// were not searched lately are read again from the data file.
+    pub max_vector_bytes: u64,
+}
+
+/// The key-value tier in this process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct L1Config {
+    /// Most bytes of keys and values. Default 64 MiB; 0 turns the tier off.
+    pub max_bytes: u64,
+    /// Longest stay of an entry, whatever its own TTL is. Default none.
+    #[serde(with = "crate::duration::option")]
+    #[schemars(with = "Option<crate::duration::DurationSchema>")]
+    pub ttl: Option<Duration>,
+}
+
+/// What turns text into vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EmbedderKind {
+    /// The 256-dimension model inside the library: no download, no key, microseconds a text.
+    Static,
+    /// None: search is by keyword, and by the vectors that the caller gives.
+    None,
+}
 
 impl Default for MemoryConfig {
     fn default() -> Self {
-        MemoryConfig {}
+        MemoryConfig {
+            l1: L1Config::default(),
+            embedder: EmbedderKind::Static,
+            max_content_bytes: MIB,
+            max_vector_bytes: 512 * MIB,
+        }
+    }
+}
+
+impl Default for L1Config {
+    fn default() -> Self {
+        L1Config { max_bytes: 64 * MIB, ttl: None }
     }
 }
 
 impl MemoryConfig {
     pub(crate) fn validate(&self) -> Result<()> {
+        if self.max_content_bytes == 0 || self.max_content_bytes > MAX_CONTENT_BYTES_LIMIT {
+            let message = format!("must be from 1 to {MAX_CONTENT_BYTES_LIMIT} bytes");
+            return Err(Error::invalid_config("memory.max_content_bytes", message));
+        }
+        if self.l1.ttl == Some(Duration::ZERO) {
+            return Err(Error::invalid_config(
+                "memory.l1.ttl",
+                "must be above zero; `max_bytes = 0` turns the tier off",
+            ));
+        }
         Ok(())
     }
 }

@@ -1,24 +1,47 @@
-//! Stub.
+//! Memory: what was said and what is known, kept whole, found by meaning, scoped, and never lost.
+//!
+//! | to | open |
+//! |---|---|
+//! | call it | [`Memory`] (`handle.rs`), [`Kv`] (`kv/`), [`Graph`] (`graph/`) |
+//! | know what a record and a query are | `record.rs`, `query.rs`, `arguments.rs` |
+//! | add a store | [`MemoryStore`] (`store.rs`), [`KvTier`] (`kv/tier.rs`), [`GraphStore`] (`graph/store.rs`) |
+//! | see the SQLite store | `sqlite/` |
+//! | see how matches are ranked | `rank.rs`, `words.rs`, `segment.rs` |
+//! | turn text into vectors | [`embed`] |
+
+mod arguments;
 mod config;
+mod forget;
+mod graph;
+mod handle;
+mod health;
+mod kv;
+mod metrics;
 mod operations;
-use crate::{Result, context::Context};
-pub use config::MemoryConfig;
+mod query;
+mod rank;
+mod record;
+mod segment;
+mod sqlite;
+mod validate;
+mod words;
+
+pub mod embed;
+pub mod store;
+
+pub use arguments::{AppendMessage, Delete, DeleteWhere, GetRecord, History};
+pub use config::{EmbedderKind, L1Config, MemoryConfig};
+pub use embed::Embedder;
+pub use forget::{ForgetReceipt, ForgetRequest};
+pub use graph::{Entity, Fact, FactQuery, Graph, GraphStore, Neighbor, NeighborQuery, NewEntity, NewFact, PathQuery};
+pub use handle::Memory;
+pub use health::{MemoryHealth, MemoryStats, RecentOperation, Session, TierHealth, TierStatus};
+pub use kv::{
+    Elsewhere, Invalidation, Kv, KvEntry, KvInvalidate, KvKey, KvKeyRef, KvKeyed, KvOptions, KvSet, KvTier, KvValue,
+    MokaTier, TieredKv,
+};
 pub(crate) use operations::OPERATIONS;
-
-/// Stub.
-#[derive(Debug, Clone)]
-pub struct Memory {}
-
-impl Memory {
-    pub(crate) fn new(_config: &MemoryConfig, _context: &Context) -> Result<Memory> {
-        Ok(Memory {})
-    }
-
-    pub(crate) async fn start(&self) -> Result<()> {
-        Ok(())
-    }
-
-    pub(crate) async fn shutdown(&self) -> Result<()> {
-        Ok(())
-    }
-}
+pub use query::{Explain, Hit, MatchType, Mode, Query, SearchResult};
+pub use record::{ItemError, NewRecord, Priority, Record, Status, StoreOutcome, StoreResult, Update};
+pub use sqlite::{SqliteBuilder, SqliteStore};
+pub use store::MemoryStore;

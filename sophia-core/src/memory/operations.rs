@@ -1,3 +1,189 @@
 //! The operations of this capability.
 
-crate::operations::operations! {}
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    AppendMessage, Delete, DeleteWhere, Entity, Fact, FactQuery, ForgetReceipt, ForgetRequest, GetRecord, History,
+    KvInvalidate, KvKeyed, KvOptions, KvSet, MemoryHealth, MemoryStats, Neighbor, NeighborQuery, NewEntity, NewFact,
+    NewRecord, PathQuery, Query, RecentOperation, Record, SearchResult, Session, StoreOutcome, StoreResult, Update,
+    kv::KvValue, record::or_default, store::Atomicity,
+};
+use crate::{Scope, operations::NoArguments};
+
+/// Calls that `recent_operations` returns where it is not told.
+const DEFAULT_RECENT: usize = 50;
+
+/// Arguments of `memory.store_many`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StoreMany {
+    /// Records, each as `memory.store` takes it.
+    items: Vec<NewRecord>,
+    /// Whose they are, where a record does not say.
+    #[serde(default)]
+    scope: Option<Scope>,
+    /// Whether one that fails fails all. Default no.
+    #[serde(default, deserialize_with = "or_default")]
+    atomic: bool,
+}
+
+/// Arguments of `memory.versions`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Versions {
+    /// Identifier.
+    id: String,
+    /// Whose it is.
+    #[serde(default, deserialize_with = "or_default")]
+    scope: Scope,
+}
+
+/// Arguments of `memory.sessions`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Sessions {
+    /// Whose they are.
+    #[serde(default, deserialize_with = "or_default")]
+    scope: Scope,
+    /// Most conversations, from 1 to 1,000. Default 100.
+    #[serde(default)]
+    limit: Option<usize>,
+}
+
+/// Arguments of `memory.clear_session`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClearSession {
+    /// Whose conversation, and which: `session` must be set.
+    scope: Scope,
+}
+
+/// Arguments of `memory.recent_operations`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Recent {
+    /// Most calls. Default 50.
+    n: Option<usize>,
+}
+
+/// A value that was looked up: written as it is, without making its tree anew.
+#[derive(JsonSchema)]
+#[schemars(with = "Value")]
+pub(crate) enum Found {
+    Shared(std::sync::Arc<KvValue>),
+    Default(Value),
+}
+
+impl Serialize for Found {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Found::Shared(value) => value.value().serialize(serializer),
+            Found::Default(value) => value.serialize(serializer),
+        }
+    }
+}
+
+crate::operations::operations! {
+    /// Stores one record.
+    "memory.store"(sophia, record: NewRecord) -> StoreResult { sophia.memory().store(record).await }
+
+    /// Stores several records, each with its own result, or all or none.
+    "memory.store_many"(sophia, arguments: StoreMany) -> Vec<StoreOutcome> {
+        let StoreMany { mut items, scope, atomic } = arguments;
+        if let Some(scope) = scope {
+            for item in items.iter_mut().filter(|item| item.scope == Scope::default()) {
+                item.scope = scope.clone();
+            }
+        }
+        sophia.memory().store_many(items, if atomic { Atomicity::Together } else { Atomicity::Each }).await
+    }
+
+    /// Returns one record by its id or seq.
+    "memory.get"(sophia, arguments: GetRecord) -> Option<Record> { sophia.memory().get(arguments).await }
+
+    /// Finds records by meaning, words and filters.
+    "memory.search"(sophia, query: Query) -> SearchResult { sophia.memory().search(query).await }
+
+    /// Changes one record and keeps its former state as a version.
+    "memory.update"(sophia, update: Update) -> Record { sophia.memory().update(update).await }
+
+    /// Returns all versions of one record, oldest first.
+    "memory.versions"(sophia, arguments: Versions) -> Vec<Record> {
+        sophia.memory().versions(&arguments.id, &arguments.scope).await
+    }
+
+    /// Hides one record, or erases it.
+    "memory.delete"(sophia, arguments: Delete) -> bool { sophia.memory().delete(arguments).await }
+
+    /// Hides or erases all records of a scope that pass the filters.
+    "memory.delete_where"(sophia, arguments: DeleteWhere) -> u64 { sophia.memory().delete_where(arguments).await }
+
+    /// Adds a message to a conversation.
+    "memory.append"(sophia, message: AppendMessage) -> Record { sophia.memory().append(message).await }
+
+    /// Returns the last messages of a conversation, in order.
+    "memory.history"(sophia, arguments: History) -> Vec<Record> { sophia.memory().history(arguments).await }
+
+    /// Returns the conversations of a scope.
+    "memory.sessions"(sophia, arguments: Sessions) -> Vec<Session> {
+        sophia.memory().sessions(&arguments.scope, arguments.limit).await
+    }
+
+    /// Hides the messages of one conversation.
+    "memory.clear_session"(sophia, arguments: ClearSession) -> u64 {
+        sophia.memory().clear_session(&arguments.scope).await
+    }
+
+    /// Removes all traces of a scope or a person and returns a receipt.
+    "memory.forget"(sophia, request: ForgetRequest) -> ForgetReceipt { sophia.memory().forget(request).await }
+
+    /// Counts what is held.
+    "memory.stats"(sophia, _arguments: NoArguments) -> MemoryStats { sophia.memory().stats().await }
+
+    /// Asks every tier how it is.
+    "memory.health"(sophia, _arguments: NoArguments) -> MemoryHealth { Ok(sophia.memory().health().await) }
+
+    /// Returns the last calls.
+    "memory.recent_operations"(sophia, arguments: Recent) -> Vec<RecentOperation> {
+        Ok(sophia.memory().recent_operations(arguments.n.unwrap_or(DEFAULT_RECENT)))
+    }
+
+    /// Returns the value under a key.
+    "memory.kv.get"(sophia, arguments: KvKeyed) -> Found {
+        let value = sophia.memory().kv().get(&arguments.key, &arguments.scope).await?;
+        Ok(value.map_or(Found::Default(arguments.default), Found::Shared))
+    }
+
+    /// Sets the value under a key.
+    "memory.kv.set"(sophia, arguments: KvSet) -> () {
+        let KvSet { key, value, scope, ttl, tags } = arguments;
+        sophia.memory().kv().set(&key, value, KvOptions { scope, ttl, stale: None, tags }).await
+    }
+
+    /// Removes a key.
+    "memory.kv.delete"(sophia, arguments: KvKeyed) -> bool {
+        sophia.memory().kv().delete(&arguments.key, &arguments.scope).await
+    }
+
+    /// Removes keys by prefix or tag.
+    "memory.kv.invalidate"(sophia, arguments: KvInvalidate) -> u64 { sophia.memory().kv().invalidate(arguments).await }
+
+    /// Stores an entity of the graph, or merges what is new into it.
+    "memory.graph.upsert"(sophia, entity: NewEntity) -> Entity { sophia.memory().graph().upsert(entity).await }
+
+    /// States a fact.
+    "memory.graph.relate"(sophia, fact: NewFact) -> Fact { sophia.memory().graph().relate(fact).await }
+
+    /// Returns facts that were true at a time.
+    "memory.graph.facts"(sophia, query: FactQuery) -> Vec<Fact> { sophia.memory().graph().facts(query).await }
+
+    /// Returns what is near an entity.
+    "memory.graph.neighbors"(sophia, query: NeighborQuery) -> Vec<Neighbor> {
+        sophia.memory().graph().neighbors(query).await
+    }
+
+    /// Returns the facts along a shortest way between two entities.
+    "memory.graph.path"(sophia, query: PathQuery) -> Option<Vec<Fact>> { sophia.memory().graph().path(query).await }
+}

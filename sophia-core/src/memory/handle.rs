@@ -1,0 +1,633 @@
+//! [`Memory`]: what users call. It validates, makes vectors, takes the time, and leaves the rest to the store.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arc_swap::ArcSwapOption;
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::{
+    arguments::{AppendMessage, Delete, DeleteWhere, GetRecord, History},
+    config::{EmbedderKind, MemoryConfig},
+    embed::Embedder,
+    forget::{ForgetReceipt, ForgetRequest},
+    graph::Graph,
+    health::{MemoryHealth, MemoryStats, RecentOperation, Session, TierHealth, TierStatus},
+    kv::{Kv, KvTier, MokaTier, TieredKv},
+    metrics::{Metrics, SharedMetrics},
+    query::{Hit, Mode, Query, SearchResult},
+    record::{
+        DEFAULT_IMPORTANCE, DEFAULT_KIND, MESSAGE_KIND, NewRecord, Record, Status, StoreOutcome, StoreResult, Update,
+    },
+    sqlite::SqliteStore,
+    store::{
+        Atomicity, Change, Depth, Draft, Filter, Inserted, Key, Listing, Lookup, MemoryStore, NamedVector, Plan,
+        SameContent,
+    },
+    validate,
+};
+use crate::{Clock, Error, Result, Scope, context::Context};
+
+/// Hits of a search that names no limit.
+const DEFAULT_HITS: usize = 10;
+/// Messages of a history that names no limit.
+const DEFAULT_MESSAGES: usize = 50;
+/// Conversations of a list that names no limit.
+const DEFAULT_SESSIONS: usize = 100;
+/// Bytes of text in one token, about, for budgets.
+const BYTES_PER_TOKEN: usize = 4;
+/// Tier that holds records.
+const DURABLE_TIER: &str = "l3";
+
+/// Records, conversations, values under keys and facts of one engine. Cheap to clone; all clones are one.
+///
+/// Opens its data file with the first use.
+#[derive(Debug, Clone)]
+pub struct Memory(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: MemoryConfig,
+    clock: Arc<dyn Clock>,
+    store: Arc<dyn MemoryStore>,
+    embedder: ArcSwapOption<Arc<dyn Embedder>>,
+    kv: Kv,
+    graph: Graph,
+    metrics: SharedMetrics,
+}
+
+impl Memory {
+    pub(crate) fn new(config: &MemoryConfig, context: &Context) -> Result<Memory> {
+        let store = match &context.data_dir {
+            Some(directory) => SqliteStore::in_directory(directory),
+            None => SqliteStore::in_memory(),
+        };
+        let clock = context.clock.clone();
+        let store = store.clock(clock.clone()).max_vector_bytes(config.max_vector_bytes).build();
+        let metrics = Arc::new(Metrics::new(context));
+        let l1 = &config.l1;
+        let near = (l1.max_bytes > 0).then(|| MokaTier::new(l1.max_bytes, l1.ttl, clock.clone()));
+        let tiers = TieredKv::new(near, vec![Arc::new(store.clone())], clock.clone());
+        let max_value_bytes = usize::try_from(config.max_content_bytes).unwrap_or(usize::MAX);
+        let embedder = default_embedder(config.embedder)?.map(Arc::new);
+        Ok(Memory(Arc::new(Inner {
+            kv: Kv::new(tiers, clock.clone(), metrics.clone(), max_value_bytes),
+            graph: Graph::new(Arc::new(store.clone()), clock.clone(), metrics.clone()),
+            store: Arc::new(store),
+            embedder: ArcSwapOption::new(embedder),
+            config: config.clone(),
+            clock,
+            metrics,
+        })))
+    }
+
+    pub(crate) async fn start(&self) -> Result<()> {
+        self.0.store.open().await
+    }
+
+    pub(crate) async fn shutdown(&self) -> Result<()> {
+        self.0.store.close().await
+    }
+
+    /// Sets what turns text into vectors, from the next call on. Vectors of another model are not compared with its own.
+    pub fn set_embedder(&self, embedder: Arc<dyn Embedder>) {
+        self.0.embedder.store(Some(Arc::new(embedder)));
+    }
+
+    /// Returns the values under keys.
+    pub fn kv(&self) -> &Kv {
+        &self.0.kv
+    }
+
+    /// Returns the graph of facts.
+    pub fn graph(&self) -> &Graph {
+        &self.0.graph
+    }
+
+    /// Stores one record. It is durable, and found by the next search, when this returns.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what cannot be stored; `Conflict` for an id that another session or agent of the user has.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped has stored the record whole, or not at all.
+    pub async fn store(&self, record: NewRecord) -> Result<StoreResult> {
+        const OPERATION: &str = "memory.store";
+        let call = async {
+            let draft = self.draft(OPERATION, record)?;
+            let drafts = self.with_vectors(vec![draft]).await;
+            let mut results = self.0.store.insert(drafts, Atomicity::Together).await?;
+            results.pop().unwrap_or_else(|| Err(no_answer(OPERATION))).map(stored)
+        };
+        self.0.metrics.timed(OPERATION, call).await
+    }
+
+    /// Stores several records in order, in one commit. Each has its own result; with [`Atomicity::Together`] one that
+    /// fails fails the call, and none is stored.
+    ///
+    /// # Errors
+    /// `InvalidInput` for too many items; with [`Atomicity::Together`] what is wrong with the first bad one.
+    pub async fn store_many(&self, records: Vec<NewRecord>, atomicity: Atomicity) -> Result<Vec<StoreOutcome>> {
+        const OPERATION: &str = "memory.store_many";
+        let call = async {
+            if records.len() > validate::MAX_ITEMS {
+                let message = format!("are {}; at most {} are stored at once", records.len(), validate::MAX_ITEMS);
+                return Err(Error::invalid(OPERATION, "items", message));
+            }
+            let checked: Vec<_> = records.into_iter().map(|record| self.draft(OPERATION, record)).collect();
+            let mut drafts = Vec::with_capacity(checked.len());
+            let mut outcomes: Vec<Option<Result<StoreResult>>> = Vec::with_capacity(checked.len());
+            for (place, draft) in checked.into_iter().enumerate() {
+                match draft {
+                    Ok(draft) => {
+                        drafts.push(draft);
+                        outcomes.push(None);
+                    }
+                    Err(error) if atomicity == Atomicity::Together => return Err(error.with("item", place)),
+                    Err(error) => outcomes.push(Some(Err(error))),
+                }
+            }
+            let drafts = self.with_vectors(drafts).await;
+            let mut results = self.0.store.insert(drafts, atomicity).await?.into_iter();
+            let outcomes = outcomes.into_iter().map(|outcome| {
+                outcome
+                    .unwrap_or_else(|| results.next().unwrap_or_else(|| Err(no_answer(OPERATION))).map(stored))
+                    .into()
+            });
+            Ok(outcomes.collect())
+        };
+        self.0.metrics.timed(OPERATION, call).await
+    }
+
+    /// Returns one record, by its id or its seq; `None` where the scope does not have it.
+    ///
+    /// # Errors
+    /// `InvalidInput` where neither or both are given.
+    pub async fn get(&self, get: GetRecord) -> Result<Option<Record>> {
+        const OPERATION: &str = "memory.get";
+        let call = async {
+            get.scope.validate(OPERATION)?;
+            let key = match (get.id, get.seq) {
+                (Some(id), None) => Key::Id(id),
+                (None, Some(seq)) => Key::Seq(seq),
+                _ => return Err(Error::invalid(OPERATION, "id", "or `seq` must say which record; one of the two")),
+            };
+            let lookup = Lookup { include_archived: get.include_archived, ..Lookup::new(key, get.scope, self.now()) };
+            self.0.store.get(lookup).await
+        };
+        self.0.metrics.timed(OPERATION, call).await
+    }
+
+    /// Finds records, best first.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a limit, score or vector out of range. Text is never wrong: nothing in it is a command.
+    pub async fn search(&self, query: Query) -> Result<SearchResult> {
+        const OPERATION: &str = "memory.search";
+        let call = async {
+            let start = self.0.clock.monotonic();
+            let (explain, budget) = (query.explain, query.token_budget);
+            let plan = self.plan(OPERATION, query).await?;
+            let found = self.0.store.search(plan).await?;
+            let mut left = budget.unwrap_or(usize::MAX);
+            let hits = found
+                .matches
+                .into_iter()
+                .take_while(|found| {
+                    let tokens = found.record.content.len().div_ceil(BYTES_PER_TOKEN);
+                    let fits = tokens <= left;
+                    left = left.saturating_sub(tokens);
+                    fits
+                })
+                .map(|found| Hit {
+                    record: found.record,
+                    score: found.score,
+                    match_type: found.match_type,
+                    highlights: found.highlights,
+                    tier: DURABLE_TIER,
+                    explain: explain.then_some(found.explain),
+                })
+                .collect();
+            Ok(SearchResult {
+                hits,
+                total: found.total,
+                took_ms: self.0.clock.monotonic().saturating_sub(start).as_secs_f64() * 1e3,
+                cache_hit: false,
+                degraded: !found.warnings.is_empty(),
+                warnings: found.warnings,
+            })
+        };
+        self.0.metrics.timed(OPERATION, call).await
+    }
+
+    /// Changes one record and returns it. The former state stays as a version.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` where `if_version` is not the current one; `InvalidInput`.
+    pub async fn update(&self, mut update: Update) -> Result<Record> {
+        const OPERATION: &str = "memory.update";
+        let call = async {
+            let max_bytes = self.0.config.max_content_bytes;
+            update.scope.validate(OPERATION)?;
+            if let Some(content) = &update.content {
+                validate::content(OPERATION, "content", content, max_bytes)?;
+            }
+            validate::optional_name(OPERATION, "category", update.category.as_ref().and_then(Option::as_ref))?;
+            if let Some(Some(tags)) = update.tags.take() {
+                update.tags = Some(Some(validate::tags(OPERATION, tags)?));
+            }
+            if let Some(Some(metadata)) = &update.metadata {
+                validate::metadata(OPERATION, metadata, max_bytes)?;
+            }
+            if let Some(importance) = update.importance {
+                validate::ratio(OPERATION, "importance", importance)?;
+            }
+            if let Some(Some(summary)) = &update.summary {
+                validate::content(OPERATION, "summary", summary, max_bytes)?;
+            }
+            let vector = match &update.content {
+                Some(content) => self.embed(&[content]).await.and_then(|mut vectors| vectors.pop().flatten()),
+                None => None,
+            };
+            self.0.store.update(Change { vector, ..Change::new(update, self.now()) }).await
+        };
+        self.0.metrics.timed(OPERATION, call).await
+    }
+
+    /// Returns all versions of one record, oldest first, the current one last; nothing where the scope does not have it.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a scope that is none.
+    pub async fn versions(&self, id: &str, scope: &Scope) -> Result<Vec<Record>> {
+        const OPERATION: &str = "memory.versions";
+        let call = async {
+            scope.validate(OPERATION)?;
+            self.0.store.versions(Lookup::new(Key::Id(id.to_owned()), scope.clone(), self.now())).await
+        };
+        self.0.metrics.timed(OPERATION, call).await
+    }
+
+    /// Hides one record, or erases it; returns whether it was there.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a scope that is none.
+    pub async fn delete(&self, delete: Delete) -> Result<bool> {
+        const OPERATION: &str = "memory.delete";
+        let call = async {
+            let mut filter = self.filter(OPERATION, vec![delete.scope])?;
+            filter.ids = Some(vec![delete.id]);
+            self.remove(filter, delete.permanent).await.map(|count| count > 0)
+        };
+        self.0.metrics.timed(OPERATION, call).await
+    }
+
+    /// Hides or erases all records of a scope that pass the filters; returns how many.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a scope that is none.
+    pub async fn delete_where(&self, delete: DeleteWhere) -> Result<u64> {
+        const OPERATION: &str = "memory.delete_where";
+        let call = async {
+            let filter = Filter {
+                kinds: delete.kinds,
+                tags: delete.tags,
+                until: delete.before,
+                ..self.filter(OPERATION, vec![delete.scope])?
+            };
+            self.remove(filter, delete.permanent).await
+        };
+        self.0.metrics.timed(OPERATION, call).await
+    }
+
+    /// Adds a message to a conversation. Messages keep the order of their calls, even within one millisecond.
+    ///
+    /// # Errors
+    /// `InvalidInput` where the scope names no session, or the content cannot be stored.
+    pub async fn append(&self, message: AppendMessage) -> Result<Record> {
+        const OPERATION: &str = "memory.append";
+        let call = async {
+            need_session(OPERATION, &message.scope)?;
+            validate::name(OPERATION, "role", &message.role)?;
+            let new = NewRecord { scope: message.scope, metadata: message.metadata, ..NewRecord::new(message.content) };
+            let mut draft = self.draft(OPERATION, new.kind(MESSAGE_KIND))?;
+            draft.record.role = Some(message.role);
+            if let Some(at) = message.at {
+                draft.record.created_at = validate::whole_micros(at);
+            }
+            let mut record = draft.record.clone();
+            let drafts = self.with_vectors(vec![draft]).await;
+            let mut results = self.0.store.insert(drafts, Atomicity::Together).await?;
+            let inserted = results.pop().unwrap_or_else(|| Err(no_answer(OPERATION)))?;
+            (record.seq, record.version) = (inserted.seq, inserted.version);
+            Ok(record)
+        };
+        self.0.metrics.timed(OPERATION, call).await
+    }
+
+    /// Returns the last messages of a conversation, in the order in which they were said.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a limit out of range.
+    pub async fn history(&self, history: History) -> Result<Vec<Record>> {
+        const OPERATION: &str = "memory.history";
+        let call = async {
+            let limit = validate::limit(OPERATION, history.limit, DEFAULT_MESSAGES)?;
+            let mut filter = self.filter(OPERATION, vec![history.scope])?;
+            filter.kinds = Some(vec![MESSAGE_KIND.to_owned()]);
+            filter.before_seq = history.before;
+            self.0.store.list(Listing { filter, limit }).await
+        };
+        self.0.metrics.timed(OPERATION, call).await
+    }
+
+    /// Returns the conversations of a scope, the one that spoke last first. `limit` is 100 where it is `None`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a limit out of range.
+    pub async fn sessions(&self, scope: &Scope, limit: Option<usize>) -> Result<Vec<Session>> {
+        const OPERATION: &str = "memory.sessions";
+        let call = async {
+            let limit = validate::limit(OPERATION, limit, DEFAULT_SESSIONS)?;
+            self.0.store.sessions(self.filter(OPERATION, vec![scope.clone()])?, limit).await
+        };
+        self.0.metrics.timed(OPERATION, call).await
+    }
+
+    /// Hides the messages of one conversation; returns how many.
+    ///
+    /// # Errors
+    /// `InvalidInput` where the scope names no session.
+    pub async fn clear_session(&self, scope: &Scope) -> Result<u64> {
+        const OPERATION: &str = "memory.clear_session";
+        let call = async {
+            need_session(OPERATION, scope)?;
+            let mut filter = self.filter(OPERATION, vec![scope.clone()])?;
+            filter.kinds = Some(vec![MESSAGE_KIND.to_owned()]);
+            self.0.store.delete(filter, Depth::Archive).await
+        };
+        self.0.metrics.timed(OPERATION, call).await
+    }
+
+    /// Removes all traces of a scope or a person, in every tier, and returns the receipt.
+    ///
+    /// A scope with a session or an agent loses its records; facts and keys belong to tenant and user.
+    ///
+    /// # Errors
+    /// `InvalidInput` where neither is given.
+    pub async fn forget(&self, request: ForgetRequest) -> Result<ForgetReceipt> {
+        const OPERATION: &str = "memory.forget";
+        let call = async {
+            match (&request.scope, &request.subject) {
+                (None, None) => return Err(Error::invalid(OPERATION, "scope", "or `subject` must say what to forget")),
+                (Some(scope), _) => scope.validate(OPERATION)?,
+                (None, Some(_)) => {}
+            }
+            validate::optional_name(OPERATION, "subject", request.subject.as_ref())?;
+            let mut receipt = self.0.store.forget(request.clone()).await?;
+            if let Some(near) = self.0.kv.tiers().near() {
+                near.clear_wall(|key| is_meant(&request, &key.scope()));
+                receipt.tiers.insert(0, "l1");
+            }
+            Ok(receipt)
+        };
+        self.0.metrics.timed(OPERATION, call).await
+    }
+
+    /// Counts what is held.
+    ///
+    /// # Errors
+    /// What the data file says.
+    pub async fn stats(&self) -> Result<MemoryStats> {
+        self.0.store.stats().await
+    }
+
+    /// Asks every tier how it is.
+    pub async fn health(&self) -> MemoryHealth {
+        let l1 = match self.0.kv.tiers().near() {
+            Some(near) => near.health().await,
+            None => TierHealth::new(TierStatus::Disabled).detail("`memory.l1.max_bytes` is 0"),
+        };
+        let l2 = TierHealth::new(TierStatus::Disabled).detail("no shared cache is configured");
+        let l3 = self.0.store.health().await;
+        let tiers = BTreeMap::from([("l1", l1), ("l2", l2), ("l3", l3)]);
+        let worst = |status| tiers.values().any(|tier| tier.status == status);
+        let status = if worst(TierStatus::Unhealthy) {
+            TierStatus::Unhealthy
+        } else if worst(TierStatus::Degraded) {
+            TierStatus::Degraded
+        } else {
+            TierStatus::Healthy
+        };
+        MemoryHealth { status, tiers }
+    }
+
+    /// Returns the last calls, the newest first; 1,000 are remembered.
+    pub fn recent_operations(&self, count: usize) -> Vec<RecentOperation> {
+        self.0.metrics.recent(count)
+    }
+
+    fn now(&self) -> Timestamp {
+        validate::whole_micros(self.0.clock.now())
+    }
+
+    fn filter(&self, operation: &'static str, scopes: Vec<Scope>) -> Result<Filter> {
+        scopes.iter().try_for_each(|scope| scope.validate(operation))?;
+        Ok(Filter::new(scopes, self.now()))
+    }
+
+    async fn remove(&self, mut filter: Filter, permanent: bool) -> Result<u64> {
+        // What is hidden already can still be erased.
+        filter.include_archived = permanent;
+        filter.include_expired = permanent;
+        self.0.store.delete(filter, if permanent { Depth::Erase } else { Depth::Archive }).await
+    }
+
+    /// Validates a record. Its vector is the caller's, if one is given.
+    fn draft(&self, operation: &'static str, new: NewRecord) -> Result<Draft> {
+        let max_bytes = self.0.config.max_content_bytes;
+        new.scope.validate(operation)?;
+        validate::content(operation, "content", &new.content, max_bytes)?;
+        for (field, value) in
+            [("id", &new.id), ("kind", &new.kind), ("category", &new.category), ("source", &new.source)]
+        {
+            validate::optional_name(operation, field, value.as_ref())?;
+        }
+        if let Some(summary) = &new.summary {
+            validate::content(operation, "summary", summary, max_bytes)?;
+        }
+        validate::metadata(operation, &new.metadata, max_bytes)?;
+        let importance = new.importance.unwrap_or(DEFAULT_IMPORTANCE);
+        validate::ratio(operation, "importance", importance)?;
+        let now = self.now();
+        let vector = new.embedding.map(|vector| self.own_vector(operation, vector)).transpose()?;
+        let record = Record {
+            id: new.id.unwrap_or_else(|| Uuid::now_v7().to_string()),
+            seq: 0,
+            version: 1,
+            content: new.content,
+            kind: new.kind.unwrap_or_else(|| DEFAULT_KIND.to_owned()),
+            category: new.category,
+            tags: validate::tags(operation, new.tags)?,
+            metadata: new.metadata,
+            summary: new.summary,
+            source: new.source,
+            role: None,
+            importance,
+            priority: new.priority.unwrap_or_default(),
+            status: Status::Active,
+            scope: new.scope,
+            created_at: now,
+            updated_at: now,
+            expires_at: validate::expiry(operation, now, new.ttl)?,
+        };
+        let same_content = if new.dedupe { SameContent::ReturnExisting } else { SameContent::StoreAgain };
+        Ok(Draft { vector, same_content, ..Draft::new(record) })
+    }
+
+    /// Takes a vector that the caller made: of the embedder's model, or of a model of the caller's own where there is none.
+    fn own_vector(&self, operation: &'static str, vector: Vec<f32>) -> Result<NamedVector> {
+        let embedder = self.0.embedder.load();
+        let dimensions = embedder.as_ref().map(|embedder| embedder.dimensions());
+        let values = validate::vector(operation, vector, dimensions)?;
+        let model = match embedder.as_ref() {
+            Some(embedder) => embedder.model().to_owned(),
+            None => format!("caller-{}", values.len()),
+        };
+        Ok(NamedVector { model, values })
+    }
+
+    async fn with_vectors(&self, mut drafts: Vec<Draft>) -> Vec<Draft> {
+        let wanting: Vec<_> = drafts.iter().filter(|draft| draft.vector.is_none()).collect();
+        let texts: Vec<_> = wanting.iter().map(|draft| draft.record.content.as_str()).collect();
+        if let Some(vectors) = self.embed(&texts).await {
+            let wanting = drafts.iter_mut().filter(|draft| draft.vector.is_none());
+            for (draft, vector) in wanting.zip(vectors) {
+                draft.vector = vector;
+            }
+        }
+        drafts
+    }
+
+    /// Makes vectors, as far as it can be done: a record is worth keeping without one, and a search without one has words.
+    async fn embed(&self, texts: &[&str]) -> Option<Vec<Option<NamedVector>>> {
+        if texts.is_empty() {
+            return None;
+        }
+        let embedder = self.0.embedder.load_full()?;
+        match embedder.embed(texts).await {
+            Ok(vectors) if vectors.len() == texts.len() => Some(
+                vectors
+                    .into_iter()
+                    .map(|vector| {
+                        // A text without a known word has no direction, and so no vector.
+                        let values = validate::vector("memory.embed", vector, Some(embedder.dimensions())).ok()?;
+                        Some(NamedVector { model: embedder.model().to_owned(), values })
+                    })
+                    .collect(),
+            ),
+            Ok(vectors) => {
+                tracing::warn!(expected = texts.len(), found = vectors.len(), "the embedder lost texts");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(code = error.code(), model = embedder.model(), "the embedder failed");
+                None
+            }
+        }
+    }
+
+    async fn plan(&self, operation: &'static str, query: Query) -> Result<Plan> {
+        let limit = validate::limit(operation, query.limit, DEFAULT_HITS)?;
+        if query.offset > validate::MAX_OFFSET {
+            return Err(Error::invalid(operation, "offset", format!("is more than {}", validate::MAX_OFFSET)));
+        }
+        validate::ratio(operation, "min_score", query.min_score)?;
+        if query.query.len() as u64 > self.0.config.max_content_bytes {
+            let message = format!("is longer than {} bytes", self.0.config.max_content_bytes);
+            return Err(Error::invalid(operation, "query", message));
+        }
+        let vector = match query.embedding {
+            Some(vector) => Some(self.own_vector(operation, vector)?),
+            None if matches!(query.mode, Mode::Hybrid | Mode::Semantic) && !query.query.trim().is_empty() => {
+                self.embed_query(&query.query).await
+            }
+            None => None,
+        };
+        let filter = Filter {
+            kinds: query.kinds,
+            categories: query.categories,
+            tags: query.tags,
+            tags_all: query.tags_all,
+            priorities: query.priorities,
+            source: query.source,
+            metadata: query.metadata,
+            since: query.since,
+            until: query.until,
+            include_archived: query.include_archived,
+            include_expired: query.include_expired,
+            ..self.filter(operation, query.scopes.unwrap_or_else(|| vec![query.scope]))?
+        };
+        Ok(Plan {
+            mode: query.mode,
+            vector,
+            limit,
+            offset: query.offset,
+            min_score: query.min_score,
+            ..Plan::new(filter, query.query)
+        })
+    }
+
+    /// Makes the vector of a question. One without a known word gets the zero vector: near nothing, and nothing failed.
+    async fn embed_query(&self, text: &str) -> Option<NamedVector> {
+        let vector = self.embed(&[text]).await?.pop()?;
+        let embedder = self.0.embedder.load_full()?;
+        let nowhere = || NamedVector { model: embedder.model().to_owned(), values: vec![0.0; embedder.dimensions()] };
+        Some(vector.unwrap_or_else(nowhere))
+    }
+}
+
+#[cfg(feature = "static-embedder")]
+fn default_embedder(kind: EmbedderKind) -> Result<Option<Arc<dyn Embedder>>> {
+    Ok(match kind {
+        EmbedderKind::Static => Some(Arc::new(super::embed::StaticEmbedder::bundled())),
+        EmbedderKind::None => None,
+    })
+}
+
+#[cfg(not(feature = "static-embedder"))]
+fn default_embedder(_: EmbedderKind) -> Result<Option<Arc<dyn Embedder>>> {
+    Ok(None)
+}
+
+fn need_session(operation: &'static str, scope: &Scope) -> Result<()> {
+    scope.validate(operation)?;
+    match scope.session {
+        Some(_) => Ok(()),
+        None => Err(Error::invalid(operation, "scope.session", "must name the conversation")),
+    }
+}
+
+/// Returns whether a wall is to be forgotten; keys belong to walls.
+fn is_meant(request: &ForgetRequest, wall: &Scope) -> bool {
+    match (&request.scope, &request.subject) {
+        (Some(scope), None) => scope.session.is_none() && scope.agent.is_none() && scope.wall() == wall.wall(),
+        (Some(scope), Some(subject)) => wall.tenant == scope.tenant && wall.user.as_ref() == Some(subject),
+        (None, Some(subject)) => wall.user.as_ref() == Some(subject),
+        (None, None) => false,
+    }
+}
+
+fn stored(inserted: Inserted) -> StoreResult {
+    StoreResult {
+        id: inserted.id,
+        seq: inserted.seq,
+        version: inserted.version,
+        created: inserted.created,
+        tiers: vec![DURABLE_TIER],
+        expires_at: inserted.expires_at,
+    }
+}
+
+fn no_answer(operation: &'static str) -> Error {
+    Error::new(crate::ErrorKind::Internal, operation, "the store gave no answer for a record")
+}

@@ -1,0 +1,332 @@
+//! [`Kv`]: what users call.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    tier::{Invalidation, KvEntry, KvKey, KvKeyRef, KvTier, KvValue},
+    tiered::TieredKv,
+};
+use crate::{
+    Clock, Error, Result, Scope,
+    memory::{metrics::Metrics, record::or_default, validate},
+    resilience::SingleFlight,
+};
+
+/// Values under keys. Cheap to clone; all clones are one.
+///
+/// A key belongs to the tenant and user of its scope; session and agent do not count.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> sophia_core::Result<()> {
+/// use std::time::Duration;
+/// use serde_json::json;
+/// use sophia_core::{Scope, Sophia, memory::KvOptions};
+///
+/// let sophia = Sophia::builder().start().await?;
+/// let (kv, ada) = (sophia.memory().kv(), Scope::new().user("ada"));
+/// let options = KvOptions::new().scope(&ada).ttl(Duration::from_secs(60)).tags(["billing"]);
+/// let plan = kv.get_or_set("plan", options, || async { Ok(json!({"plan": "pro"})) }).await?;
+/// assert_eq!(plan.value(), &json!({"plan": "pro"}));
+/// assert_eq!(kv.get("plan", &Scope::new().user("bob")).await?, None);
+/// assert!(kv.get_now("plan", &ada).is_some());
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Kv(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    tiers: TieredKv,
+    flights: SingleFlight<KvKey, Arc<KvValue>>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    max_value_bytes: usize,
+}
+
+/// How a value is kept.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct KvOptions {
+    /// Whose it is.
+    #[serde(deserialize_with = "or_default")]
+    pub scope: Scope,
+    /// How long it is fresh, in seconds. Default for ever.
+    #[serde(with = "crate::duration::option")]
+    #[schemars(with = "Option<crate::duration::DurationSchema>")]
+    pub ttl: Option<Duration>,
+    /// How long after that it is still served while it is made anew, in seconds. Default not at all.
+    #[serde(with = "crate::duration::option")]
+    #[schemars(with = "Option<crate::duration::DurationSchema>")]
+    pub stale: Option<Duration>,
+    /// What it can be invalidated by.
+    #[serde(deserialize_with = "or_default")]
+    pub tags: Vec<String>,
+}
+
+impl KvOptions {
+    /// Creates options for a value that stays for ever, in the scope in which nothing is set.
+    pub fn new() -> KvOptions {
+        KvOptions::default()
+    }
+
+    /// Sets whose it is.
+    #[must_use]
+    pub fn scope(mut self, scope: impl Into<Scope>) -> KvOptions {
+        self.scope = scope.into();
+        self
+    }
+
+    /// Sets how long it is fresh.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> KvOptions {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Sets how long after that it is still served while it is made anew.
+    #[must_use]
+    pub fn stale(mut self, stale: Duration) -> KvOptions {
+        self.stale = Some(stale);
+        self
+    }
+
+    /// Sets what it can be invalidated by.
+    #[must_use]
+    pub fn tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> KvOptions {
+        self.tags = tags.into_iter().map(Into::into).collect();
+        self
+    }
+}
+
+/// Arguments of `memory.kv.set`.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct KvSet {
+    /// Key.
+    pub key: String,
+    /// Any JSON value.
+    pub value: Value,
+    /// Whose it is.
+    #[serde(default, deserialize_with = "or_default")]
+    pub scope: Scope,
+    /// How long it is kept, in seconds. Default for ever.
+    #[serde(default, with = "crate::duration::option")]
+    #[schemars(with = "Option<crate::duration::DurationSchema>")]
+    pub ttl: Option<Duration>,
+    /// What it can be invalidated by.
+    #[serde(default, deserialize_with = "or_default")]
+    pub tags: Vec<String>,
+}
+
+/// Arguments of `memory.kv.get` and `memory.kv.delete`.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct KvKeyed {
+    /// Key.
+    pub key: String,
+    /// Whose it is.
+    #[serde(default, deserialize_with = "or_default")]
+    pub scope: Scope,
+    /// What to return where there is no value. Default null. Has no meaning for `delete`.
+    #[serde(default)]
+    pub default: Value,
+}
+
+/// Arguments of `memory.kv.invalidate`. One of prefix and tags is required.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct KvInvalidate {
+    /// Keys that begin so.
+    pub prefix: Option<String>,
+    /// Keys that have any of these tags.
+    pub tags: Option<Vec<String>>,
+    /// Whose they are.
+    #[serde(deserialize_with = "or_default")]
+    pub scope: Scope,
+}
+
+impl Kv {
+    pub(crate) fn new(tiers: TieredKv, clock: Arc<dyn Clock>, metrics: Arc<Metrics>, max_value_bytes: usize) -> Kv {
+        let flights = SingleFlight::new("memory.kv.get_or_set");
+        Kv(Arc::new(Inner { tiers, flights, clock, metrics, max_value_bytes }))
+    }
+
+    pub(crate) fn tiers(&self) -> &TieredKv {
+        &self.0.tiers
+    }
+
+    /// Returns what this process knows of a key, at once and without waiting for anything.
+    ///
+    /// `None`: nothing is known, ask [`Kv::get`]. `Some(None)`: there is no such key. Another process's change is known
+    /// after 5 ms at most.
+    pub fn get_now(&self, key: &str, scope: &Scope) -> Option<Option<Arc<KvValue>>> {
+        let entry = self.0.tiers.get_now(KvKeyRef::new(scope, key))?;
+        if entry.expires_at.is_some() && !entry.is_fresh(self.0.clock.now()) {
+            return None;
+        }
+        self.0.metrics.look_up(entry.value.is_some());
+        Some(entry.value.clone())
+    }
+
+    /// Returns the value under a key, if there is one.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a key that cannot be; what the durable tier says.
+    pub async fn get(&self, key: &str, scope: &Scope) -> Result<Option<Arc<KvValue>>> {
+        if let Some(known) = self.get_now(key, scope) {
+            return Ok(known);
+        }
+        check("memory.kv.get", key, scope)?;
+        let entry = self.0.tiers.get(&KvKey::new(scope, key)).await?;
+        let value = entry.filter(|entry| entry.is_fresh(self.0.clock.now())).and_then(|entry| entry.value.clone());
+        self.0.metrics.look_up(value.is_some());
+        Ok(value)
+    }
+
+    /// Sets the value under a key. It is durable when this returns.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a key, value, tag or TTL that cannot be; what the durable tier says.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped has set the value or not; readers see one of the two.
+    pub async fn set(&self, key: &str, value: impl Into<KvValue>, options: KvOptions) -> Result<()> {
+        const OPERATION: &str = "memory.kv.set";
+        check(OPERATION, key, &options.scope)?;
+        let key = KvKey::new(&options.scope, key);
+        self.put(OPERATION, &key, &Arc::new(value.into()), &options).await
+    }
+
+    /// Returns the value under a key; where there is none, makes it with `load`, once for all who ask at the same time.
+    ///
+    /// # Errors
+    /// As [`Kv::set`]; what `load` returns. A failure is not kept.
+    ///
+    /// # Cancel safety
+    /// A caller may leave; `load` goes on for the others and is aborted when the last one leaves.
+    pub async fn get_or_set<F, W>(&self, key: &str, options: KvOptions, load: F) -> Result<Arc<KvValue>>
+    where
+        F: FnOnce() -> W + Send + 'static,
+        W: Future<Output = Result<Value>> + Send + 'static,
+    {
+        const OPERATION: &str = "memory.kv.get_or_set";
+        if let Some(Some(value)) = self.get_now(key, &options.scope) {
+            return Ok(value);
+        }
+        check(OPERATION, key, &options.scope)?;
+        check_options(OPERATION, &options)?;
+        let key = KvKey::new(&options.scope, key);
+        let now = self.0.clock.now();
+        let known = self.0.tiers.get(&key).await?.filter(|entry| entry.value.is_some());
+        let load = {
+            let (kv, key) = (self.clone(), key.clone());
+            async move || {
+                // Another flight may have landed since this caller looked.
+                if let Some(Some(value)) = kv.get_now(key.key(), &key.scope()) {
+                    return Ok(value);
+                }
+                let value = Arc::new(KvValue::new(load().await?));
+                kv.put(OPERATION, &key, &value, &options).await?;
+                Ok(value)
+            }
+        };
+        match known {
+            Some(entry) if entry.is_fresh(now) => {
+                self.0.metrics.look_up(true);
+                Ok(entry.value.clone().unwrap_or_else(|| Arc::new(Value::Null.into())))
+            }
+            Some(entry) if !entry.is_dead(now) => {
+                self.0.metrics.look_up(true);
+                self.refresh(key, load);
+                Ok(entry.value.clone().unwrap_or_else(|| Arc::new(Value::Null.into())))
+            }
+            _ => {
+                self.0.metrics.look_up(false);
+                Ok(self.0.flights.run(key, load).await?.value)
+            }
+        }
+    }
+
+    /// Makes a stale value anew while it is still served.
+    fn refresh<F, W>(&self, key: KvKey, load: F)
+    where
+        F: FnOnce() -> W + Send + 'static,
+        W: Future<Output = Result<Arc<KvValue>>> + Send + 'static,
+    {
+        // Bound: one flight for each key. It ends with its work; without a runtime the next caller after the stale time
+        // makes the value.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let flights = self.0.flights.clone();
+        runtime.spawn(async move {
+            if let Err(error) = flights.run(key, load).await {
+                tracing::warn!(code = error.code(), "a stale value could not be made anew");
+            }
+        });
+    }
+
+    /// Removes a key; returns whether it was there.
+    ///
+    /// # Errors
+    /// As [`Kv::get`].
+    pub async fn delete(&self, key: &str, scope: &Scope) -> Result<bool> {
+        check("memory.kv.delete", key, scope)?;
+        self.0.tiers.delete(&KvKey::new(scope, key)).await
+    }
+
+    /// Removes the keys of one scope wall that begin with a prefix or have a tag; returns how many there were.
+    ///
+    /// # Errors
+    /// `InvalidInput` where neither is given; what the durable tier says.
+    pub async fn invalidate(&self, what: KvInvalidate) -> Result<u64> {
+        const OPERATION: &str = "memory.kv.invalidate";
+        what.scope.validate(OPERATION)?;
+        let tags = what.tags.unwrap_or_default();
+        if what.prefix.is_none() && tags.is_empty() {
+            return Err(Error::invalid(
+                OPERATION,
+                "prefix",
+                "or `tags` must say which keys; an empty prefix means all",
+            ));
+        }
+        self.0.metrics.invalidated();
+        self.0.tiers.invalidate(&Invalidation { scope: what.scope, prefix: what.prefix, tags }).await
+    }
+
+    async fn put(&self, operation: &'static str, key: &KvKey, value: &Arc<KvValue>, options: &KvOptions) -> Result<()> {
+        check_options(operation, options)?;
+        if value.json().len() > self.0.max_value_bytes {
+            let message =
+                format!("is {} bytes as JSON; at most {} are stored", value.json().len(), self.0.max_value_bytes);
+            return Err(Error::invalid(operation, "value", message));
+        }
+        let now = self.0.clock.now();
+        let expires_at = validate::expiry(operation, now, options.ttl)?;
+        let stale_until = match (expires_at, options.stale) {
+            (Some(expires_at), Some(stale)) => validate::expiry(operation, expires_at, Some(stale))?,
+            (expires_at, _) => expires_at,
+        };
+        let entry = KvEntry { value: Some(value.clone()), expires_at, stale_until, tags: options.tags.clone() };
+        self.0.metrics.set();
+        self.0.tiers.set(key, Arc::new(entry)).await
+    }
+}
+
+fn check(operation: &'static str, key: &str, scope: &Scope) -> Result<()> {
+    scope.validate(operation)?;
+    validate::name(operation, "key", key)
+}
+
+fn check_options(operation: &'static str, options: &KvOptions) -> Result<()> {
+    for tag in &options.tags {
+        validate::name(operation, "tags", tag)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! How candidates become an order, and an order becomes scores. Pure functions, the same for every store.
+//!
+//! Linear min-max fusion: each kind of score is brought to 0..1 within one search, and the two are added with weights.
+//! Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (2023), find it better than reciprocal
+//! rank fusion, and so it is on conversations.
+
+use super::query::{Explain, MatchType, Mode};
+
+/// Weight of words against meaning.
+const KEYWORD_WEIGHT: f64 = 0.5;
+/// Cosine below which a text has nothing to do with the question: unrelated texts are about 0, give or take 0.1.
+const SEMANTIC_FLOOR: f64 = 0.15;
+
+/// A record that may match: what its words and its vector say.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Candidate {
+    pub seq: i64,
+    /// BM25, greater is better; `None` where no word matches.
+    pub keyword: Option<f64>,
+    /// Cosine; `None` where there is no vector to compare.
+    pub semantic: Option<f64>,
+}
+
+/// A candidate in its place.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Ranked {
+    pub seq: i64,
+    pub match_type: MatchType,
+    pub explain: Explain,
+}
+
+/// Orders the candidates that match at all, best first; of equals the newest first.
+///
+/// `range` holds the least and greatest cosine of everything that was compared, candidates or not.
+pub(crate) fn fuse(mode: Mode, candidates: &[Candidate], range: Option<(f64, f64)>) -> Vec<Ranked> {
+    let best_keyword = candidates.iter().filter_map(|candidate| candidate.keyword).fold(0.0, f64::max);
+    let cosines = candidates.iter().filter_map(|candidate| candidate.semantic);
+    // Zero is in the range: a single weak record is not a perfect one.
+    let (low, high) = cosines
+        .chain(range.map(|(low, _)| low))
+        .fold((0.0_f64, 0.0_f64), |(low, high), cosine| (low.min(cosine), high.max(cosine)));
+    let (keyword_weight, semantic_weight) = match mode {
+        Mode::Keyword => (1.0, 0.0),
+        Mode::Semantic => (0.0, 1.0),
+        _ => (KEYWORD_WEIGHT, 1.0 - KEYWORD_WEIGHT),
+    };
+    let mut ranked: Vec<_> = candidates
+        .iter()
+        .filter_map(|candidate| {
+            let is_near = candidate.semantic.is_some_and(|cosine| cosine >= SEMANTIC_FLOOR);
+            let match_type = match (candidate.keyword.is_some(), is_near) {
+                (true, true) => MatchType::Hybrid,
+                (true, false) => MatchType::Keyword,
+                (false, true) => MatchType::Semantic,
+                (false, false) => return None,
+            };
+            // A word that is in every text weighs next to nothing, but it matches.
+            let keyword_normalized = match candidate.keyword {
+                Some(score) if best_keyword > 0.0 => (score / best_keyword).clamp(0.0, 1.0),
+                Some(_) => 1.0,
+                None => 0.0,
+            };
+            let semantic_normalized =
+                candidate.semantic.filter(|_| high > low).map_or(0.0, |cosine| (cosine - low) / (high - low));
+            let fused = keyword_weight * keyword_normalized + semantic_weight * semantic_normalized;
+            let explain = Explain {
+                keyword: candidate.keyword,
+                keyword_normalized,
+                semantic: candidate.semantic,
+                semantic_normalized,
+                keyword_weight,
+                semantic_weight,
+                fused,
+                relevance: 0.0,
+            };
+            Some(Ranked { seq: candidate.seq, match_type, explain })
+        })
+        .collect();
+    ranked.sort_by(|a, b| b.explain.fused.total_cmp(&a.explain.fused).then(b.seq.cmp(&a.seq)));
+    ranked
+}
+
+/// Returns how relevant the best match is by itself: its cosine, or the share of the question's words that it has.
+pub(crate) fn relevance(best: &Ranked, coverage: f64) -> f64 {
+    let cosine = best.explain.semantic.unwrap_or(0.0).clamp(0.0, 1.0);
+    let coverage = if best.explain.keyword.is_some() { coverage } else { 0.0 };
+    cosine.max(coverage).clamp(0.0, 1.0)
+}
+
+/// Returns the score of a match, 0..1: in the order of the ranking, and comparable between searches.
+pub(crate) fn score(mode: Mode, ranked: &Ranked, best: &Ranked, relevance: f64) -> f64 {
+    if mode == Mode::Semantic {
+        return ranked.explain.semantic.unwrap_or(0.0).clamp(0.0, 1.0);
+    }
+    if best.explain.fused <= 0.0 {
+        0.0
+    } else {
+        (relevance * ranked.explain.fused / best.explain.fused).clamp(0.0, 1.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(seq: i64, keyword: impl Into<Option<f64>>, semantic: impl Into<Option<f64>>) -> Candidate {
+        Candidate { seq, keyword: keyword.into(), semantic: semantic.into() }
+    }
+
+    fn order(ranking: &[Ranked]) -> Vec<i64> {
+        ranking.iter().map(|ranked| ranked.seq).collect()
+    }
+
+    #[test]
+    fn both_kinds_of_evidence_beat_one() {
+        let candidates = [candidate(1, 3.0, 0.1), candidate(2, None, 0.6), candidate(3, 2.0, 0.5)];
+        assert_eq!(order(&fuse(Mode::Hybrid, &candidates, None)), [3, 1, 2]);
+    }
+
+    #[test]
+    fn what_is_near_nothing_is_no_match() {
+        let candidates = [candidate(1, None, 0.1), candidate(2, None, -0.3), candidate(3, None, None)];
+        assert_eq!(fuse(Mode::Hybrid, &candidates, None), []);
+    }
+
+    #[test]
+    fn the_only_match_is_as_good_as_it_is_by_itself() {
+        let ranking = fuse(Mode::Hybrid, &[candidate(1, None, 0.3)], None);
+        let relevance = relevance(&ranking[0], 0.0);
+        assert!((score(Mode::Hybrid, &ranking[0], &ranking[0], relevance) - 0.3).abs() < 1e-9);
+    }
+
+    #[test]
+    fn of_equals_the_newest_comes_first() {
+        let candidates = [candidate(1, 1.0, 0.5), candidate(2, 1.0, 0.5)];
+        assert_eq!(order(&fuse(Mode::Hybrid, &candidates, None)), [2, 1]);
+    }
+}

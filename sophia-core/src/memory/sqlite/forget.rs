@@ -1,0 +1,97 @@
+//! Forgetting a scope or a person, and taking what is left of them out of the file.
+
+use rusqlite::{Connection, params_from_iter, types::Value as Sql};
+
+use super::{internal, kv, read, write};
+use crate::{
+    Result,
+    memory::{
+        forget::{ForgetReceipt, ForgetRequest},
+        record::Record,
+    },
+};
+
+/// Removes records, versions, vectors, facts and keys.
+///
+/// A scope with a session or an agent covers records only: facts and keys belong to the wall.
+pub(super) fn forget(connection: &Connection, request: &ForgetRequest, origin: i64) -> Result<ForgetReceipt> {
+    let failed = internal("memory.forget");
+    let scope = request.scope.clone().unwrap_or_default();
+    let mut receipt = ForgetReceipt { tiers: vec!["l3"], ..ForgetReceipt::default() };
+    for wall in walls(connection, request)? {
+        let mut sql = format!("SELECT {} FROM {} WHERE r.wall = ?", read::COLUMNS, read::FROM);
+        let mut values = vec![Sql::Integer(wall)];
+        for (column, value) in [("r.session", &scope.session), ("r.agent", &scope.agent)] {
+            if let Some(value) = value {
+                sql.push_str(&format!(" AND {column} = ?"));
+                values.push(Sql::Text(value.clone()));
+            }
+        }
+        let records: Vec<Record> = connection
+            .prepare(&sql)
+            .and_then(|mut statement| statement.query_map(params_from_iter(values), read::record)?.collect())
+            .map_err(&failed)?;
+        for record in &records {
+            receipt.versions += count(connection, "SELECT count(*) FROM versions WHERE seq = ?1", record.seq)?;
+            receipt.embeddings += count(connection, "SELECT count(*) FROM vectors WHERE seq = ?1", record.seq)?;
+            write::erase(connection, record)?;
+        }
+        receipt.records += records.len() as u64;
+        if scope.session.is_some() || scope.agent.is_some() {
+            continue;
+        }
+        let keys: Vec<String> = connection
+            .prepare("SELECT key FROM kv WHERE wall = ?1")
+            .and_then(|mut statement| statement.query_map([wall], |row| row.get(0))?.collect())
+            .map_err(&failed)?;
+        for key in &keys {
+            kv::remove(connection, wall, key, origin)?;
+        }
+        receipt.cached += keys.len() as u64;
+        receipt.facts += count(connection, "SELECT count(*) FROM facts WHERE wall = ?1", wall)?;
+        for sql in [
+            "DELETE FROM facts WHERE wall = ?1",
+            "DELETE FROM entities WHERE wall = ?1",
+            "DELETE FROM kv_changes WHERE wall = ?1",
+            "DELETE FROM walls WHERE wall = ?1",
+        ] {
+            connection.execute(sql, [wall]).map_err(&failed)?;
+        }
+        kv::note_all_changed(connection)?;
+    }
+    Ok(receipt)
+}
+
+/// Returns the walls that are meant.
+fn walls(connection: &Connection, request: &ForgetRequest) -> Result<Vec<i64>> {
+    let (sql, values) = match (&request.scope, &request.subject) {
+        (Some(scope), None) => ("SELECT wall FROM walls WHERE key = ?1", vec![Sql::Text(scope.wall())]),
+        (Some(scope), Some(subject)) => (
+            "SELECT wall FROM walls WHERE tenant IS ?1 AND user = ?2",
+            vec![scope.tenant.clone().map_or(Sql::Null, Sql::Text), Sql::Text(subject.clone())],
+        ),
+        (None, Some(subject)) => ("SELECT wall FROM walls WHERE user = ?1", vec![Sql::Text(subject.clone())]),
+        (None, None) => return Ok(Vec::new()),
+    };
+    connection
+        .prepare(sql)
+        .and_then(|mut statement| statement.query_map(params_from_iter(values), |row| row.get(0))?.collect())
+        .map_err(internal("memory.forget"))
+}
+
+fn count(connection: &Connection, sql: &str, of: i64) -> Result<u64> {
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.query_row([of], |row| row.get::<_, i64>(0)))
+        .map(i64::unsigned_abs)
+        .map_err(internal("memory.forget"))
+}
+
+/// Takes out of the file what SQLite keeps of deleted rows: in the full-text index, in free pages, in the log.
+pub(super) fn compact(connection: &Connection) -> Result<()> {
+    connection
+        .execute_batch(
+            "INSERT INTO record_text (record_text) VALUES ('optimize'); VACUUM; PRAGMA wal_checkpoint(TRUNCATE)",
+        )
+        .map_err(internal("memory.forget"))
+}

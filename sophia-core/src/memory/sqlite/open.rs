@@ -1,0 +1,215 @@
+//! Opening the data file: its mark, its format, and what every connection is set to.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::{Error, ErrorKind, Result};
+
+/// Name of the data file inside the data directory.
+pub(super) const FILE_NAME: &str = "sophia.db";
+/// `application_id` of our files: "SoPh".
+const APPLICATION_ID: i64 = 0x536f_5068;
+/// `user_version`: format of the file. It grows with a change that older builds cannot read.
+const FORMAT: i64 = 1;
+const SCHEMA: &str = include_str!("schema.sql");
+
+/// How long to wait for another process that holds the write lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Statements that a connection keeps prepared.
+const PREPARED_STATEMENTS: usize = 128;
+/// Size that the write-ahead log is cut to after it was merged, in bytes.
+const LOG_SIZE_LIMIT: i64 = 64 * 1024 * 1024;
+
+/// Where the data is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In this directory.
+    Directory(PathBuf),
+    /// In the memory of one connection.
+    Memory,
+}
+
+impl Place {
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        match self {
+            Place::Directory(directory) => Some(directory.join(FILE_NAME)),
+            Place::Memory => None,
+        }
+    }
+}
+
+/// Opens the data for writing; makes it if it is not there. A file that is not ours is left as it is.
+pub(super) fn open_writer(place: &Place) -> Result<Connection> {
+    let connection = match place {
+        Place::Memory => Connection::open_in_memory().map_err(|error| cannot_open("in memory", error))?,
+        Place::Directory(directory) => {
+            std::fs::create_dir_all(directory).map_err(|error| {
+                let shown = directory.display();
+                Error::invalid_config("data_dir", format!("`{shown}` cannot be made: {error}")).with_source(error)
+            })?;
+            let path = directory.join(FILE_NAME);
+            check_format(&path)?;
+            Connection::open(&path).map_err(|error| cannot_open(path.display(), error))?
+        }
+    };
+    let shown = place.file().map_or_else(|| "in memory".to_owned(), |path| path.display().to_string());
+    prepare(&connection).and_then(|()| create_schema(&connection)).map_err(|error| cannot_open(&shown, error))?;
+    check_writable(&connection, &shown)?;
+    if *place != Place::Memory {
+        use_write_ahead_log(&connection).map_err(|error| cannot_open(&shown, error))?;
+    }
+    Ok(connection)
+}
+
+/// Opens one more connection to a file that [`open_writer`] has opened.
+pub(super) fn open_reader(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(|error| cannot_open(path.display(), error))?;
+    prepare(&connection).map_err(|error| cannot_open(path.display(), error))?;
+    Ok(connection)
+}
+
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(PREPARED_STATEMENTS);
+    connection.pragma_update(None, "foreign_keys", "ON")?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    // What is deleted is overwritten, so that it is gone from the file too.
+    connection.pragma_update(None, "secure_delete", "ON")
+}
+
+/// Reads the marks of an existing file without opening it for writing, locking it, or making files beside it.
+fn check_format(path: &Path) -> Result<()> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.len() > 0 => {}
+        _ => return Ok(()),
+    }
+    let shown = path.display();
+    let foreign = |why: String| {
+        Error::invalid_config("data_dir", format!("holds `{shown}`, which is not a data file of Sophia: {why}"))
+            .with("path", shown.to_string())
+    };
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    let (application, format) = Connection::open_with_flags(immutable_uri(path), flags)
+        .and_then(|connection| {
+            let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+            Ok((pragma("application_id")?, pragma("user_version")?))
+        })
+        .map_err(|error| match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => foreign(error.to_string()),
+            _ => cannot_open(shown.to_string(), error),
+        })?;
+    match (application, format) {
+        (APPLICATION_ID, FORMAT) => Ok(()),
+        (APPLICATION_ID, found) if found > FORMAT => Err(Error::new(
+            ErrorKind::Unsupported,
+            "memory.open",
+            format!("`{shown}` was written by a newer version: its format is {found}, this build reads up to {FORMAT}"),
+        )
+        .with("path", shown)
+        .with("found", found)
+        .with("expected", FORMAT)),
+        // The first process has made the file and is about to mark it.
+        (0, 0) if is_blank(path) => Ok(()),
+        (found, _) => Err(foreign(format!("its application id is {found}, expected {APPLICATION_ID}"))),
+    }
+}
+
+/// Returns whether a database has no tables.
+fn is_blank(path: &Path) -> bool {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    Connection::open_with_flags(immutable_uri(path), flags)
+        .and_then(|connection| connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)))
+        .is_ok_and(|tables: i64| tables == 0)
+}
+
+fn immutable_uri(path: &Path) -> String {
+    use std::fmt::Write;
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' | b':' => uri.push(*byte as char),
+            b'\\' if cfg!(windows) => uri.push('/'),
+            // Writing to a String cannot fail.
+            other => drop(write!(uri, "%{other:02X}")),
+        }
+    }
+    uri + "?immutable=1"
+}
+
+/// Makes the tables once, whoever comes first. The marks are set before the write-ahead log is turned on, so that they
+/// stand in the file itself, where [`check_format`] reads them.
+fn create_schema(connection: &Connection) -> rusqlite::Result<()> {
+    let format =
+        |connection: &Connection| connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+    if format(connection)? != 0 {
+        return Ok(());
+    }
+    connection.execute_batch("BEGIN EXCLUSIVE")?;
+    let made = format(connection).and_then(|format| {
+        if format != 0 {
+            return Ok(());
+        }
+        connection.execute_batch(SCHEMA)?;
+        connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+        connection.pragma_update(None, "user_version", FORMAT)
+    });
+    match made {
+        Ok(()) => connection.execute_batch("COMMIT"),
+        Err(error) => {
+            connection.execute_batch("ROLLBACK")?;
+            Err(error)
+        }
+    }
+}
+
+fn check_writable(connection: &Connection, shown: &str) -> Result<()> {
+    match connection.is_readonly("main") {
+        Ok(false) => Ok(()),
+        _ => {
+            Err(Error::invalid_config("data_dir", format!("holds `{shown}`, which cannot be written"))
+                .with("path", shown))
+        }
+    }
+}
+
+/// Turns on the write-ahead log. SQLite does not wait by itself for others that do the same.
+fn use_write_ahead_log(connection: &Connection) -> rusqlite::Result<()> {
+    let start = Instant::now();
+    loop {
+        match connection.pragma_update(None, "journal_mode", "WAL") {
+            Err(error) if is_busy(&error) && start.elapsed() < BUSY_TIMEOUT => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            done => break done?,
+        }
+    }
+    // A commit is in the kernel's hands when it returns: it outlives the process. Only a loss of power can take the
+    // last commits, and never harms the file.
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "journal_size_limit", LOG_SIZE_LIMIT)
+}
+
+pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+fn cannot_open(shown: impl std::fmt::Display, error: rusqlite::Error) -> Error {
+    let shown = shown.to_string();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            Error::new(ErrorKind::Unavailable, "memory.open", format!("`{shown}` is locked by another process"))
+        }
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Error::invalid_config(
+            "data_dir",
+            format!("holds `{shown}`, which is damaged or not a data file of Sophia: {error}"),
+        ),
+        _ => Error::invalid_config("data_dir", format!("holds `{shown}`, which cannot be opened: {error}")),
+    }
+    .with("path", shown)
+    .with_source(error)
+}

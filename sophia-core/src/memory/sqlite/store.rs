@@ -1,0 +1,285 @@
+//! [`SqliteStore`]: the handle, and the traits that it implements.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use rusqlite::Connection;
+
+use super::{
+    forget, kv,
+    open::Place,
+    read, search,
+    threads::{Sender, Threads},
+    vectors::VectorBlocks,
+    write,
+};
+use crate::{
+    Clock, Error, ErrorKind, Result, SystemClock,
+    memory::{
+        forget::{ForgetReceipt, ForgetRequest},
+        health::{MemoryStats, Session, TierHealth, TierStatus},
+        record::Record,
+        store::{Atomicity, Change, Depth, Draft, Filter, Found, Inserted, Listing, Lookup, MemoryStore, Plan},
+    },
+};
+
+/// Time between two purges of what has expired.
+const PURGE_EVERY: Duration = Duration::from_secs(60);
+/// Memory for vectors, in bytes, unless told otherwise.
+const DEFAULT_VECTOR_BYTES: u64 = 512 * 1024 * 1024;
+
+/// Records, keys and facts in one SQLite file, or in memory. Cheap to clone; all clones are one store.
+///
+/// Opens the file with its first use. Several processes may use one directory.
+#[derive(Debug, Clone)]
+pub struct SqliteStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    place: Place,
+    clock: Arc<dyn Clock>,
+    threads: Mutex<Option<Threads>>,
+    vectors: Arc<VectorBlocks>,
+    watch: kv::Watch,
+    /// Monotonic time of the last purge, in milliseconds.
+    purged_ms: AtomicI64,
+}
+
+/// Sets up a [`SqliteStore`].
+#[derive(Debug)]
+#[must_use = "call build()"]
+pub struct SqliteBuilder {
+    place: Place,
+    clock: Arc<dyn Clock>,
+    vector_bytes: u64,
+}
+
+impl SqliteBuilder {
+    /// Sets the clock; the system's by default.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> SqliteBuilder {
+        self.clock = clock;
+        self
+    }
+
+    /// Sets the memory that vectors may take, in bytes. Default 512 MiB.
+    pub fn max_vector_bytes(mut self, bytes: u64) -> SqliteBuilder {
+        self.vector_bytes = bytes;
+        self
+    }
+
+    /// Returns the store. Opens nothing.
+    pub fn build(self) -> SqliteStore {
+        SqliteStore(Arc::new(Inner {
+            watch: kv::Watch::new(self.place.file()),
+            place: self.place,
+            clock: self.clock,
+            threads: Mutex::new(None),
+            vectors: Arc::new(VectorBlocks::new(self.vector_bytes)),
+            purged_ms: AtomicI64::new(i64::MIN),
+        }))
+    }
+}
+
+impl SqliteStore {
+    /// Sets up a store in `sophia.db` in this directory, which is made if it is not there.
+    pub fn in_directory(directory: impl Into<PathBuf>) -> SqliteBuilder {
+        SqliteStore::at(Place::Directory(directory.into()))
+    }
+
+    /// Sets up a store that is private to this process and gone at its end.
+    pub fn in_memory() -> SqliteBuilder {
+        SqliteStore::at(Place::Memory)
+    }
+
+    fn at(place: Place) -> SqliteBuilder {
+        SqliteBuilder { place, clock: Arc::new(SystemClock::default()), vector_bytes: DEFAULT_VECTOR_BYTES }
+    }
+
+    pub(super) fn watch(&self) -> &kv::Watch {
+        &self.0.watch
+    }
+
+    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.0.clock
+    }
+
+    pub(super) async fn write<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let sender = self.sender()?;
+        let purge = self.is_time_to_purge();
+        let now = self.0.clock.now();
+        sender
+            .write(move |connection| {
+                if purge {
+                    write::purge(connection, now)?;
+                    kv::purge(connection, now)?;
+                }
+                work(connection)
+            })
+            .await
+    }
+
+    pub(super) async fn read<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        self.sender()?.read(work).await
+    }
+
+    /// Returns a way to the threads, starting them if there are none that work.
+    fn sender(&self) -> Result<Sender> {
+        let mut threads = self.0.threads.lock();
+        if let Some(threads) = threads.as_ref().filter(|threads| threads.is_usable()) {
+            return Ok(threads.sender());
+        }
+        // What was held in memory may be of another file by now.
+        self.0.vectors.clear();
+        let started = Threads::start(&self.0.place)?;
+        let sender = started.sender();
+        *threads = Some(started);
+        Ok(sender)
+    }
+
+    fn is_time_to_purge(&self) -> bool {
+        let now = i64::try_from(self.0.clock.monotonic().as_millis()).unwrap_or(i64::MAX);
+        let last = self.0.purged_ms.load(Ordering::Relaxed);
+        let due = now >= last.saturating_add(PURGE_EVERY.as_millis() as i64);
+        due && self.0.purged_ms.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+#[async_trait]
+impl MemoryStore for SqliteStore {
+    fn name(&self) -> &'static str {
+        "sqlite"
+    }
+
+    async fn insert(&self, drafts: Vec<Draft>, atomicity: Atomicity) -> Result<Vec<Result<Inserted>>> {
+        self.write(move |connection| write::insert_all(connection, drafts, atomicity)).await
+    }
+
+    async fn update(&self, change: Change) -> Result<Record> {
+        self.write(move |connection| write::update(connection, change)).await
+    }
+
+    async fn get(&self, lookup: Lookup) -> Result<Option<Record>> {
+        self.read(move |connection| read::get(connection, &lookup)).await
+    }
+
+    async fn versions(&self, lookup: Lookup) -> Result<Vec<Record>> {
+        self.read(move |connection| read::versions(connection, &lookup)).await
+    }
+
+    async fn search(&self, plan: Plan) -> Result<Found> {
+        let vectors = self.0.vectors.clone();
+        self.read(move |connection| search::search(connection, &vectors, &plan)).await
+    }
+
+    async fn list(&self, listing: Listing) -> Result<Vec<Record>> {
+        self.read(move |connection| read::list(connection, &listing)).await
+    }
+
+    async fn delete(&self, filter: Filter, depth: Depth) -> Result<u64> {
+        self.write(move |connection| write::delete(connection, &filter, depth)).await
+    }
+
+    async fn sessions(&self, filter: Filter, limit: usize) -> Result<Vec<Session>> {
+        self.read(move |connection| read::sessions(connection, &filter, limit)).await
+    }
+
+    async fn forget(&self, request: ForgetRequest) -> Result<ForgetReceipt> {
+        let origin = self.0.watch.origin();
+        let receipt = self.write(move |connection| forget::forget(connection, &request, origin)).await?;
+        self.sender()?.bare(forget::compact).await?;
+        Ok(receipt)
+    }
+
+    async fn stats(&self) -> Result<MemoryStats> {
+        self.read(read::stats).await
+    }
+
+    async fn health(&self) -> TierHealth {
+        let start = Instant::now();
+        let detail = match self.0.place.file() {
+            Some(path) => format!("SQLite, {}", path.display()),
+            None => "SQLite in memory: gone with this process; set `data_dir` to keep it".to_owned(),
+        };
+        match self.read(read::count).await {
+            Ok(entries) => TierHealth {
+                latency_ms: Some(start.elapsed().as_secs_f64() * 1e3),
+                entries: Some(entries),
+                ..TierHealth::new(TierStatus::Healthy).detail(detail)
+            },
+            Err(error) => TierHealth::new(TierStatus::Unhealthy).detail(error.to_string()),
+        }
+    }
+
+    async fn open(&self) -> Result<()> {
+        self.write(|_| Ok(())).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        if self.0.place == Place::Memory {
+            // The data lives in the connection: closing it would lose what was acknowledged.
+            return Ok(());
+        }
+        let Some(threads) = self.0.threads.lock().take() else { return Ok(()) };
+        self.0.watch.close();
+        let handles = threads.stop();
+        let (done, ended) = tokio::sync::oneshot::channel();
+        let joined = std::thread::Builder::new().name("sophia-memory-close".to_owned()).spawn(move || {
+            for handle in handles {
+                // A thread that panicked has nothing left to flush.
+                let _ = handle.join();
+            }
+            let _ = done.send(());
+        });
+        if joined.is_ok() {
+            // Fails only if the thread is gone, and then it is done.
+            let _ = ended.await;
+        }
+        Ok(())
+    }
+}
+
+/// Turns a failure of SQLite into an error of `operation`.
+pub(super) fn internal(operation: &'static str) -> impl Fn(rusqlite::Error) -> Error {
+    move |error| {
+        let (kind, message) = match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
+                (ErrorKind::Unavailable, "another process holds the data file")
+            }
+            Some(rusqlite::ErrorCode::DiskFull) => (ErrorKind::Unavailable, "the disk is full"),
+            Some(rusqlite::ErrorCode::SystemIoFailure | rusqlite::ErrorCode::CannotOpen) => {
+                (ErrorKind::Unavailable, "the data file cannot be read or written")
+            }
+            Some(rusqlite::ErrorCode::ReadOnly) => (ErrorKind::Unavailable, "the data file cannot be written"),
+            _ => (ErrorKind::Internal, "the data file refused a statement"),
+        };
+        Error::new(kind, operation, message).with_source(error)
+    }
+}
+
+/// Returns a time as the data file holds it: microseconds since 1970.
+pub(super) fn micros(time: Timestamp) -> i64 {
+    time.as_microsecond()
+}
+
+/// Returns a time from the data file.
+pub(super) fn timestamp(micros: i64) -> Timestamp {
+    // Only times that were timestamps are written.
+    Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH)
+}

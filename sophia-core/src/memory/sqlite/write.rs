@@ -1,0 +1,374 @@
+//! Writing records: each function is one job of the writer and runs inside its savepoint.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+
+use super::{filter, internal, micros, read, vectors};
+use crate::{
+    Error, ErrorKind, Result,
+    memory::{
+        record::{Record, Status, Update},
+        store::{Atomicity, Change, Depth, Draft, Filter, Inserted, Key, NamedVector, SameContent},
+    },
+};
+
+/// Changes that are kept for the vectors that processes hold; who is further behind reads its vectors again.
+const KEPT_CHANGES: i64 = 200_000;
+/// Most expired records that one purge removes, so that no write waits long for it.
+const PURGE_BATCH: i64 = 1_000;
+
+pub(super) fn insert_all(
+    connection: &Connection,
+    drafts: Vec<Draft>,
+    atomicity: Atomicity,
+) -> Result<Vec<Result<Inserted>>> {
+    let mut results = Vec::with_capacity(drafts.len());
+    for draft in drafts {
+        let result = match atomicity {
+            Atomicity::Together => Ok(insert(connection, draft)?),
+            Atomicity::Each => in_savepoint(connection, || insert(connection, draft))?,
+        };
+        results.push(result);
+    }
+    Ok(results)
+}
+
+/// Runs `work`, and takes back what it did if it fails.
+fn in_savepoint<T>(connection: &Connection, work: impl FnOnce() -> Result<T>) -> Result<Result<T>> {
+    let run = |sql| connection.execute_batch(sql).map_err(internal("memory.store"));
+    run("SAVEPOINT item")?;
+    let result = work();
+    run(if result.is_ok() { "RELEASE item" } else { "ROLLBACK TO item; RELEASE item" })?;
+    Ok(result)
+}
+
+fn insert(connection: &Connection, draft: Draft) -> Result<Inserted> {
+    let failed = internal("memory.store");
+    let mut record = draft.record;
+    let wall = filter::make_wall(connection, &record.scope)?;
+    if draft.same_content == SameContent::ReturnExisting
+        && let Some(existing) = find_same(connection, wall, &record)?
+    {
+        return Ok(inserted(&existing, false));
+    }
+    if let Some(existing) = read::in_wall(connection, &record.scope, &Key::Id(record.id.clone()))? {
+        if !record.scope.covers(&existing.scope) {
+            let message = "the id belongs to a record of another session or agent of this user";
+            return Err(Error::new(ErrorKind::Conflict, "memory.store", message).with("id", &record.id));
+        }
+        record.seq = existing.seq;
+        record.version = existing.version + 1;
+        record.created_at = existing.created_at;
+        replace(connection, wall, &existing, &record)?;
+        set_vector(connection, wall, record.seq, draft.vector.as_ref())?;
+        return Ok(inserted(&record, false));
+    }
+    record.version = 1;
+    record.seq = connection
+        .prepare_cached(
+            "INSERT INTO records (wall, id, version, session, agent, content, kind, category, tags, metadata, summary, \
+             source, role, importance, priority, status, created_at, updated_at, expires_at, hash) \
+             VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+        )
+        .and_then(|mut statement| {
+            statement.insert(params![
+                wall,
+                record.id,
+                record.scope.session,
+                record.scope.agent,
+                record.content,
+                record.kind,
+                record.category,
+                json(&record.tags),
+                json(&record.metadata),
+                record.summary,
+                record.source,
+                record.role,
+                record.importance,
+                filter::priority_name(record.priority),
+                status_name(record.status),
+                micros(record.created_at),
+                micros(record.updated_at),
+                read::expiry(&record),
+                hash(&record.content),
+            ])
+        })
+        .map_err(&failed)?;
+    index(connection, wall, &record)?;
+    set_vector(connection, wall, record.seq, draft.vector.as_ref())?;
+    Ok(inserted(&record, true))
+}
+
+fn inserted(record: &Record, created: bool) -> Inserted {
+    Inserted { id: record.id.clone(), seq: record.seq, version: record.version, created, expires_at: record.expires_at }
+}
+
+fn find_same(connection: &Connection, wall: i64, record: &Record) -> Result<Option<Record>> {
+    let sql = format!(
+        "SELECT {} FROM {} WHERE r.wall = ?1 AND r.hash = ?2 AND r.kind = ?3 AND r.session IS ?4 AND r.agent IS ?5 \
+         AND r.status = 'active' AND (r.expires_at IS NULL OR r.expires_at > ?6) AND r.content = ?7 ORDER BY r.seq LIMIT 1",
+        read::COLUMNS,
+        read::FROM
+    );
+    connection
+        .prepare_cached(&sql)
+        .and_then(|mut statement| {
+            let values = params![
+                wall,
+                hash(&record.content),
+                record.kind,
+                record.scope.session,
+                record.scope.agent,
+                micros(record.updated_at),
+                record.content
+            ];
+            statement.query_row(values, read::record).optional()
+        })
+        .map_err(internal("memory.store"))
+}
+
+pub(super) fn update(connection: &Connection, change: Change) -> Result<Record> {
+    let Change { update, vector, now } = change;
+    let absent = || {
+        Error::new(ErrorKind::NotFound, "memory.update", "there is no record of this id in this scope")
+            .with("id", &update.id)
+    };
+    let old = read::in_wall(connection, &update.scope, &Key::Id(update.id.clone()))?
+        .filter(|record| update.scope.covers(&record.scope))
+        .filter(|record| record.expires_at.is_none_or(|expires_at| expires_at > now))
+        .filter(|record| record.status == Status::Active || update.status == Some(Status::Active))
+        .ok_or_else(absent)?;
+    if let Some(expected) = update.if_version
+        && expected != old.version
+    {
+        return Err(Error::new(ErrorKind::Conflict, "memory.update", "the record has changed meanwhile")
+            .with("id", &update.id)
+            .with("expected", expected)
+            .with("found", old.version));
+    }
+    let content_changes = update.content.as_ref().is_some_and(|content| *content != old.content);
+    let mut new = patched(&old, update);
+    new.version = old.version + 1;
+    new.updated_at = now;
+    let wall = filter::make_wall(connection, &new.scope)?;
+    replace(connection, wall, &old, &new)?;
+    if content_changes {
+        set_vector(connection, wall, new.seq, vector.as_ref())?;
+    } else {
+        note_change(connection, wall, new.seq)?;
+    }
+    Ok(new)
+}
+
+fn patched(old: &Record, update: Update) -> Record {
+    let mut new = old.clone();
+    if let Some(content) = update.content {
+        new.content = content;
+    }
+    if let Some(category) = update.category {
+        new.category = category;
+    }
+    if let Some(tags) = update.tags {
+        new.tags = tags.unwrap_or_default();
+    }
+    match update.metadata {
+        None => {}
+        Some(None) => new.metadata.clear(),
+        Some(Some(facts)) => {
+            for (key, value) in facts {
+                if value.is_null() {
+                    new.metadata.shift_remove(&key);
+                } else {
+                    new.metadata.insert(key, value);
+                }
+            }
+        }
+    }
+    new.priority = update.priority.unwrap_or(old.priority);
+    new.importance = update.importance.unwrap_or(old.importance);
+    if let Some(summary) = update.summary {
+        new.summary = summary;
+    }
+    new.status = update.status.unwrap_or(old.status);
+    new
+}
+
+/// Keeps the old state as a version and writes the new one in its place.
+fn replace(connection: &Connection, wall: i64, old: &Record, new: &Record) -> Result<()> {
+    let failed = internal("memory.update");
+    connection
+        .prepare_cached("INSERT INTO versions (seq, version, body) VALUES (?1, ?2, ?3)")
+        .and_then(|mut statement| statement.execute(params![old.seq, old.version, json(old)]))
+        .map_err(&failed)?;
+    unindex(connection, wall, old)?;
+    connection
+        .prepare_cached(
+            "UPDATE records SET version = ?2, session = ?3, agent = ?4, content = ?5, kind = ?6, category = ?7, tags = ?8, \
+             metadata = ?9, summary = ?10, source = ?11, role = ?12, importance = ?13, priority = ?14, status = ?15, \
+             updated_at = ?16, expires_at = ?17, hash = ?18 WHERE seq = ?1",
+        )
+        .and_then(|mut statement| {
+            statement.execute(params![
+                new.seq,
+                new.version,
+                new.scope.session,
+                new.scope.agent,
+                new.content,
+                new.kind,
+                new.category,
+                json(&new.tags),
+                json(&new.metadata),
+                new.summary,
+                new.source,
+                new.role,
+                new.importance,
+                filter::priority_name(new.priority),
+                status_name(new.status),
+                micros(new.updated_at),
+                read::expiry(new),
+                hash(&new.content),
+            ])
+        })
+        .map_err(&failed)?;
+    index(connection, wall, new)
+}
+
+pub(super) fn delete(connection: &Connection, filter: &Filter, depth: Depth) -> Result<u64> {
+    let failed = internal("memory.delete");
+    let condition = filter::condition(connection, filter)?;
+    let sql = format!("SELECT {} FROM {} WHERE {}", read::COLUMNS, read::FROM, condition.sql);
+    let records: Vec<Record> = connection
+        .prepare_cached(&sql)
+        .and_then(|mut statement| statement.query_map(params_from_iter(&condition.values), read::record)?.collect())
+        .map_err(&failed)?;
+    for old in &records {
+        match depth {
+            Depth::Erase => erase(connection, old)?,
+            Depth::Archive => {
+                let mut new = old.clone();
+                new.status = Status::Archived;
+                new.version += 1;
+                new.updated_at = filter.now;
+                let wall = filter::make_wall(connection, &old.scope)?;
+                replace(connection, wall, old, &new)?;
+                note_change(connection, wall, old.seq)?;
+            }
+        }
+    }
+    Ok(records.len() as u64)
+}
+
+/// Removes a record with its words, versions and vector.
+pub(super) fn erase(connection: &Connection, record: &Record) -> Result<()> {
+    let wall = filter::make_wall(connection, &record.scope)?;
+    unindex(connection, wall, record)?;
+    for sql in [
+        "DELETE FROM records WHERE seq = ?1",
+        "DELETE FROM versions WHERE seq = ?1",
+        "DELETE FROM vectors WHERE seq = ?1",
+    ] {
+        connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute([record.seq]))
+            .map_err(internal("memory.delete"))?;
+    }
+    note_change(connection, wall, record.seq)
+}
+
+/// Removes some of what has expired.
+pub(super) fn purge(connection: &Connection, now: Timestamp) -> Result<()> {
+    let failed = internal("memory.purge");
+    let sql = format!(
+        "SELECT {} FROM {} WHERE r.expires_at <= ?1 ORDER BY r.expires_at LIMIT {PURGE_BATCH}",
+        read::COLUMNS,
+        read::FROM
+    );
+    let expired: Vec<Record> = connection
+        .prepare_cached(&sql)
+        .and_then(|mut statement| statement.query_map([micros(now)], read::record)?.collect())
+        .map_err(&failed)?;
+    for record in &expired {
+        erase(connection, record)?;
+    }
+    connection
+        .execute("DELETE FROM changes WHERE change < (SELECT max(change) FROM changes) - ?1", [KEPT_CHANGES])
+        .map_err(&failed)?;
+    Ok(())
+}
+
+fn index(connection: &Connection, wall: i64, record: &Record) -> Result<()> {
+    change_index(
+        "INSERT INTO record_text (rowid, ns, content, summary, tags) VALUES (?1, ?2, ?3, ?4, ?5)",
+        connection,
+        wall,
+        record,
+    )
+}
+
+fn unindex(connection: &Connection, wall: i64, record: &Record) -> Result<()> {
+    let sql = "INSERT INTO record_text (record_text, rowid, ns, content, summary, tags) VALUES ('delete', ?1, ?2, ?3, ?4, ?5)";
+    change_index(sql, connection, wall, record)
+}
+
+fn change_index(sql: &str, connection: &Connection, wall: i64, record: &Record) -> Result<()> {
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| {
+            statement.execute(params![
+                record.seq,
+                format!("n{wall}"),
+                record.content,
+                record.summary,
+                json(&record.tags)
+            ])
+        })
+        .map(drop)
+        .map_err(internal("memory.index"))
+}
+
+/// Sets or removes the vector of a record, and notes that it changed.
+fn set_vector(connection: &Connection, wall: i64, seq: i64, vector: Option<&NamedVector>) -> Result<()> {
+    let failed = internal("memory.store");
+    match vector {
+        Some(vector) => {
+            let model = vectors::make_model(connection, &vector.model, vector.values.len())?;
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO vectors (seq, model, data) VALUES (?1, ?2, ?3)")
+                .and_then(|mut statement| statement.execute(params![seq, model, vectors::encode(&vector.values)]))
+                .map_err(failed)?;
+        }
+        None => {
+            connection
+                .prepare_cached("DELETE FROM vectors WHERE seq = ?1")
+                .and_then(|mut statement| statement.execute([seq]))
+                .map_err(failed)?;
+        }
+    }
+    note_change(connection, wall, seq)
+}
+
+fn note_change(connection: &Connection, wall: i64, seq: i64) -> Result<()> {
+    connection
+        .prepare_cached("INSERT INTO changes (wall, seq) VALUES (?1, ?2)")
+        .and_then(|mut statement| statement.execute([wall, seq]))
+        .map(drop)
+        .map_err(internal("memory.store"))
+}
+
+fn status_name(status: Status) -> &'static str {
+    match status {
+        Status::Active => "active",
+        Status::Archived => "archived",
+    }
+}
+
+fn hash(content: &str) -> [u8; 16] {
+    let mut short = [0; 16];
+    short.copy_from_slice(&blake3::hash(content.as_bytes()).as_bytes()[..16]);
+    short
+}
+
+/// Writes what always can be written as JSON: text, numbers that were validated, and maps with text keys.
+pub(super) fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}

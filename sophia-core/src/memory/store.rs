@@ -1,0 +1,308 @@
+//! [`MemoryStore`]: what a technology must do to hold records.
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::{
+    forget::{ForgetReceipt, ForgetRequest},
+    health::{MemoryStats, Session, TierHealth},
+    query::{Explain, MatchType, Mode},
+    record::{Priority, Record, Update},
+};
+use crate::{Result, Scope};
+
+/// A store of records: durable, searchable, walled by scope.
+///
+/// Arguments have been validated, and vectors made, before a store sees them. Every method keeps the wall: it neither
+/// reads nor changes what its scope does not [cover](Scope::covers). An implementation runs
+/// `testing::memory::memory_store`.
+#[async_trait]
+pub trait MemoryStore: Debug + Send + Sync + 'static {
+    /// Returns the name of the technology, such as `"sqlite"`.
+    fn name(&self) -> &'static str;
+
+    /// Stores records in order; their results are in the same order. Durable when it returns.
+    async fn insert(&self, drafts: Vec<Draft>, atomicity: Atomicity) -> Result<Vec<Result<Inserted>>>;
+
+    /// Changes one record and returns it. `NotFound` where there is none, `Conflict` where its version is another.
+    async fn update(&self, change: Change) -> Result<Record>;
+
+    /// Returns one record.
+    async fn get(&self, lookup: Lookup) -> Result<Option<Record>>;
+
+    /// Returns all versions of one record, oldest first, the current one last.
+    async fn versions(&self, lookup: Lookup) -> Result<Vec<Record>>;
+
+    /// Returns what matches best.
+    async fn search(&self, plan: Plan) -> Result<Found>;
+
+    /// Returns the last records that the filter keeps, in the order of their `seq`.
+    async fn list(&self, listing: Listing) -> Result<Vec<Record>>;
+
+    /// Archives or erases what the filter keeps, and returns how many records that were.
+    async fn delete(&self, filter: Filter, depth: Depth) -> Result<u64>;
+
+    /// Returns the conversations of a scope, the one that spoke last first.
+    async fn sessions(&self, filter: Filter, limit: usize) -> Result<Vec<Session>>;
+
+    /// Removes all traces of a scope or of a subject.
+    async fn forget(&self, request: ForgetRequest) -> Result<ForgetReceipt>;
+
+    /// Counts what is held.
+    async fn stats(&self) -> Result<MemoryStats>;
+
+    /// Asks the technology how it is. Never fails: a failure is a status.
+    async fn health(&self) -> TierHealth;
+
+    /// Opens what must be open; without it the first use does.
+    async fn open(&self) -> Result<()>;
+
+    /// Ends what is under way and closes. A later use opens again.
+    async fn close(&self) -> Result<()>;
+}
+
+/// A record that is about to be stored; its `seq` and `version` are the store's to give.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Draft {
+    /// The record.
+    pub record: Record,
+    /// Its vector, if there is one.
+    pub vector: Option<NamedVector>,
+    /// What to do if the same scope, kind and content is there.
+    pub same_content: SameContent,
+}
+
+impl Draft {
+    /// Creates a draft without a vector that may repeat what is there.
+    pub fn new(record: Record) -> Draft {
+        Draft { record, vector: None, same_content: SameContent::StoreAgain }
+    }
+}
+
+/// What to do with a content that the scope has already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SameContent {
+    /// Store it once more.
+    StoreAgain,
+    /// Return the one that is there.
+    ReturnExisting,
+}
+
+/// A vector of length one and the model that made it. Vectors of different models are never compared.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedVector {
+    /// Model.
+    pub model: String,
+    /// Values.
+    pub values: Vec<f32>,
+}
+
+/// Whether the items of a batch stand or fall together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Atomicity {
+    /// Each by itself.
+    Each,
+    /// All or none.
+    Together,
+}
+
+/// Where a record was put.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Inserted {
+    /// Identifier.
+    pub id: String,
+    /// Number.
+    pub seq: i64,
+    /// Version.
+    pub version: i64,
+    /// Whether it is new.
+    pub created: bool,
+    /// When it expires.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A change that is about to be made.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Change {
+    /// What to change.
+    pub update: Update,
+    /// Vector of the new content, where the content changes.
+    pub vector: Option<NamedVector>,
+    /// Time of the change.
+    pub now: Timestamp,
+}
+
+impl Change {
+    /// Creates a change at `now`.
+    pub fn new(update: Update, now: Timestamp) -> Change {
+        Change { update, vector: None, now }
+    }
+}
+
+/// How a record is named.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Key {
+    /// By its identifier.
+    Id(String),
+    /// By its number.
+    Seq(i64),
+}
+
+/// Which record to read.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Lookup {
+    /// Its name.
+    pub key: Key,
+    /// Whose it must be.
+    pub scope: Scope,
+    /// Whether it may be archived.
+    pub include_archived: bool,
+    /// Time of the read.
+    pub now: Timestamp,
+}
+
+impl Lookup {
+    /// Creates a look-up of an active record.
+    pub fn new(key: Key, scope: Scope, now: Timestamp) -> Lookup {
+        Lookup { key, scope, include_archived: false, now }
+    }
+}
+
+/// Which records are meant. What is `None` keeps all.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Filter {
+    /// Whose they are; any of these.
+    pub scopes: Vec<Scope>,
+    /// Identifiers; any of these.
+    pub ids: Option<Vec<String>>,
+    /// Kinds; any of these.
+    pub kinds: Option<Vec<String>>,
+    /// Groups; any of these.
+    pub categories: Option<Vec<String>>,
+    /// Labels; any of these.
+    pub tags: Option<Vec<String>>,
+    /// Labels; all of these.
+    pub tags_all: Option<Vec<String>>,
+    /// Urgencies; any of these.
+    pub priorities: Option<Vec<Priority>>,
+    /// Source.
+    pub source: Option<String>,
+    /// Facts; all of these.
+    pub metadata: Option<Map<String, Value>>,
+    /// Earliest `created_at`, included.
+    pub since: Option<Timestamp>,
+    /// Latest `created_at`, excluded.
+    pub until: Option<Timestamp>,
+    /// Largest `seq`, excluded.
+    pub before_seq: Option<i64>,
+    /// Whether archived records are meant, too.
+    pub include_archived: bool,
+    /// Whether expired records are meant, too.
+    pub include_expired: bool,
+    /// Time of the read.
+    pub now: Timestamp,
+}
+
+impl Filter {
+    /// Creates a filter that keeps what is active in these scopes at `now`.
+    pub fn new(scopes: Vec<Scope>, now: Timestamp) -> Filter {
+        Filter {
+            scopes,
+            ids: None,
+            kinds: None,
+            categories: None,
+            tags: None,
+            tags_all: None,
+            priorities: None,
+            source: None,
+            metadata: None,
+            since: None,
+            until: None,
+            before_seq: None,
+            include_archived: false,
+            include_expired: false,
+            now,
+        }
+    }
+}
+
+/// Which records to list.
+#[derive(Debug, Clone)]
+pub struct Listing {
+    /// Which.
+    pub filter: Filter,
+    /// Most records.
+    pub limit: usize,
+}
+
+/// How deep to delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Kept, and hidden.
+    Archive,
+    /// Gone, with its versions and vectors.
+    Erase,
+}
+
+/// A search that is about to be made.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Plan {
+    /// Which records.
+    pub filter: Filter,
+    /// What to match; empty lists what the filter keeps, newest first.
+    pub text: String,
+    /// How to match.
+    pub mode: Mode,
+    /// What to be near to.
+    pub vector: Option<NamedVector>,
+    /// Most hits.
+    pub limit: usize,
+    /// Hits to skip.
+    pub offset: usize,
+    /// Least score.
+    pub min_score: f64,
+}
+
+impl Plan {
+    /// Creates a hybrid search for `text` that gives ten hits.
+    pub fn new(filter: Filter, text: impl Into<String>) -> Plan {
+        Plan { filter, text: text.into(), mode: Mode::Hybrid, vector: None, limit: 10, offset: 0, min_score: 0.0 }
+    }
+}
+
+/// What a search found.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Found {
+    /// One page of it, best first.
+    pub matches: Vec<Match>,
+    /// How many there are on all pages.
+    pub total: usize,
+    /// What could not be done, and why.
+    pub warnings: Vec<String>,
+}
+
+/// One record that was found.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Match {
+    /// The record.
+    pub record: Record,
+    /// From 0 to 1.
+    pub score: f64,
+    /// By what.
+    pub match_type: MatchType,
+    /// Parts of the text with the matched words between `**`.
+    pub highlights: Vec<String>,
+    /// How the score came about.
+    pub explain: Explain,
+}
