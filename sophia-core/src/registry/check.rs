@@ -19,6 +19,7 @@ pub(crate) const CHECK: &str = "registry.check";
 /// How a server is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Status {
     /// It answers as it should.
     Healthy,

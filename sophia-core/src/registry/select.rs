@@ -26,6 +26,7 @@ const UNKNOWN_TIER: i64 = 1_000;
 /// How a server is chosen among those that can do the same.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Strategy {
     /// The cheaper of two that are drawn at random; cost is the peak-EWMA of the latency × (calls under way + 1) / weight.
     /// Mitzenmacher, *The Power of Two Choices in Randomized Load Balancing* (2001).

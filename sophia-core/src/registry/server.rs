@@ -15,6 +15,7 @@ const MAX_TEXT_BYTES: usize = 16 * 1024;
 /// How a server is spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Transport {
     /// MCP over streamable HTTP.
     #[serde(alias = "streamable-http", alias = "streamable_http", alias = "streamableHttp")]
@@ -33,6 +34,7 @@ pub enum Transport {
 /// the body is `{"name": tool, "arguments": {…}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
+#[non_exhaustive]
 pub enum RestRoute {
     /// A path, called with POST.
     Path(String),

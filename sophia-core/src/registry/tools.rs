@@ -36,6 +36,7 @@ pub struct Tool {
 /// The form in which tools are listed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ToolFormat {
     /// As [`Tool`].
     #[default]

@@ -1,0 +1,139 @@
+//! Loading, linting and exporting configurations.
+
+use super::*;
+
+#[tokio::test]
+async fn two_files_that_disagree_are_merged_and_reported() {
+    let sophia = sophia();
+    let registry = sophia.registry();
+    let first = registry
+        .load_json(r#"{"servers": [{"name": "github", "port": 9007, "capabilities": ["code"]}]}"#, "a.yaml")
+        .await
+        .unwrap();
+    assert_eq!((first.loaded, first.updated), (vec!["github".to_owned()], vec![]));
+    let second =
+        registry.load_json(r#"{"active_servers": {"github": 9016, "git-hub": 9007}}"#, "b.json").await.unwrap();
+    assert_eq!((second.loaded, second.updated), (vec![], vec!["github".to_owned()]));
+
+    let conflicts = registry.lint();
+    let find = |kind| conflicts.iter().find(|conflict| conflict.kind == kind).unwrap();
+    let mismatch = find(ConflictKind::PortMismatch);
+    assert!(mismatch.message.contains("9007 in a.yaml and b.json; 9016 in b.json"), "{}", mismatch.message);
+    let collision = find(ConflictKind::PortCollision);
+    assert_eq!(
+        (collision.servers.clone(), collision.sources.clone()),
+        (vec!["github".into(), "git-hub".into()], vec!["a.yaml".into(), "b.json".into()])
+    );
+    assert_eq!(find(ConflictKind::Alias).servers, ["github", "git-hub"]);
+    assert_eq!(registry.get("Git_Hub").unwrap().capabilities, ["code"]);
+    assert_eq!(registry.list().len(), 1);
+}
+
+#[tokio::test]
+async fn a_source_that_is_loaded_again_replaces_what_it_claimed() {
+    let sophia = sophia();
+    let registry = sophia.registry();
+    registry.load_json(r#"{"a": 1, "b": 1}"#, "x.json").await.unwrap();
+    assert_eq!(registry.lint()[0].kind, ConflictKind::PortCollision);
+    let report = registry.load_json(r#"{"a": 1}"#, "x.json").await.unwrap();
+    assert!(registry.lint().is_empty() && report.warnings[0].contains("`b` is no longer in x.json"), "{report:?}");
+    for _ in 0..3 {
+        registry.load(Load::value(json!({"c": 2}))).await.unwrap();
+    }
+    assert!(registry.lint().is_empty());
+    registry.load(Load::value(json!({"c": 3}))).await.unwrap();
+    assert_eq!(registry.lint()[0].kind, ConflictKind::PortMismatch);
+}
+
+#[tokio::test]
+async fn files_are_read_as_json_with_comments_and_as_yaml() {
+    let (dir, sophia) = (tempfile::tempdir().unwrap(), sophia());
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let yaml = "servers:\n  - name: crm\n    port: 9100\n    tier: primary\n    capabilities: [Deals, contacts]\n";
+    let json = "{\n  // for VS Code\n  \"servers\": {\"docs\": {\"type\": \"http\", \"url\": \"https://docs.example/mcp\",},},\n}";
+    let registry = sophia.registry();
+    let path = file("servers.yaml", yaml);
+    let report = registry.load(Load::file(&path)).await.unwrap();
+    assert_eq!((report.loaded, report.source), (vec!["crm".to_owned()], path.to_string_lossy().into_owned()));
+    let report = registry.load(Load::file(file("mcp.json", json)).source("vscode")).await.unwrap();
+    assert_eq!((report.dialect.as_str(), report.source.as_str()), ("servers (VS Code)", "vscode"));
+    let crm = registry.get("crm").unwrap();
+    assert_eq!((crm.tier.as_deref(), crm.url.as_deref()), (Some("primary"), Some("http://127.0.0.1:9100")));
+
+    let missing = registry.load(Load::file(dir.path().join("nowhere.json"))).await.unwrap_err();
+    assert_eq!(missing.code(), "NOT_FOUND");
+    for text in ["{", "a: [", ""] {
+        let error = registry.load(Load::file(file("broken.yaml", text))).await.unwrap_err();
+        assert_eq!(error.code(), "INVALID_INPUT");
+    }
+}
+
+#[tokio::test]
+async fn one_wrong_entry_does_not_keep_the_others_out() {
+    let sophia = sophia();
+    let config = json!({"mcpServers": {
+        "good": {"command": "npx", "env": {"TOKEN": "${NO_SUCH_TOKEN_SET}"}},
+        "bad": {"args": []},
+        "metadata": {"url": "http://169.254.169.254/latest"},
+        "off": {"command": "x", "disabled": true},
+    }});
+    let report = sophia.registry().load(Load::value(config)).await.unwrap();
+    assert_eq!(report.loaded, ["good"]);
+    let wrong: Vec<_> = report.errors.iter().map(|error| error.server.as_deref().unwrap()).collect();
+    assert_eq!(wrong, ["bad", "metadata"]);
+    let warned = report.warnings.join("\n");
+    assert!(warned.contains("NO_SUCH_TOKEN_SET") && warned.contains("`off`"), "{warned}");
+}
+
+#[tokio::test]
+async fn an_unknown_form_says_what_it_saw_and_what_is_known() {
+    let sophia = sophia();
+    let error = sophia.registry().load(Load::value(json!({"theme": "dark", "editor": {}}))).await.unwrap_err();
+    assert_eq!(error.code(), "INVALID_INPUT");
+    assert!(error.message().contains("`theme`, `editor`") && error.message().contains("mcpServers"), "{error}");
+    assert!(sophia.registry().list().is_empty());
+}
+
+#[tokio::test]
+async fn lint_finds_what_one_file_alone_gets_wrong() {
+    let sophia = sophia();
+    let registry = sophia.registry();
+    registry
+        .register(
+            Server::new("a").command("no-such-program-of-mine", [""; 0]).env("A_TOKEN", "s3cret").fallback("nobody"),
+        )
+        .unwrap();
+    let conflicts = registry.lint();
+    let kinds: Vec<_> = conflicts.iter().map(|conflict| conflict.kind).collect();
+    assert_eq!(kinds, [ConflictKind::UnknownCommand, ConflictKind::UnknownFallback, ConflictKind::SecretInTheOpen]);
+    assert!(!serde_json::to_string(&conflicts).unwrap().contains("s3cret"));
+    assert!(conflicts[2].fix.contains("${A_TOKEN}"), "{}", conflicts[2].fix);
+}
+
+#[tokio::test]
+async fn gateways_share_a_port_without_a_collision() {
+    let sophia = sophia();
+    let config = json!({"mcpServers": {
+        "a": {"url": "https://mcp.example/a"}, "b": {"url": "https://mcp.example/b"}, "c": {"url": "https://mcp.example/a/"},
+    }});
+    sophia.registry().load(Load::value(config)).await.unwrap();
+    let conflicts = sophia.registry().lint();
+    assert_eq!(conflicts.len(), 1);
+    assert_eq!(conflicts[0].servers, ["a", "c"]);
+}
+
+#[tokio::test]
+async fn an_export_loads_again_and_holds_no_secret() {
+    let sophia = sophia();
+    sophia.registry().register(small("small").env("API_TOKEN", "s3cret")).unwrap();
+    for dialect in ["mcpServers", "vscode"] {
+        let exported = operation(&sophia, "registry.export", json!({"dialect": dialect})).await.unwrap();
+        assert!(!exported.to_string().contains("s3cret"));
+        let other = super::sophia();
+        assert_eq!(other.registry().load(Load::value(exported)).await.unwrap().loaded, ["small"]);
+    }
+}
