@@ -145,6 +145,20 @@ export interface Anomaly {
 /** How an anomaly was found. */
 export type AnomalyKind = "level" | "surprise"
 
+/** A message of a conversation. The scope names the conversation by its session. */
+export interface AppendMessage {
+  /** Whose conversation, and which: `session` must be set. */
+  scope: Scope
+  /** Who speaks: `"user"`, `"assistant"`, `"system"`, `"tool"`. */
+  role: string
+  /** What is said. */
+  content: string
+  /** When it was said. Default now. The order is that of the calls, whatever this says. */
+  at?: string | Date | null
+  /** Facts of the caller's own. */
+  metadata?: Record<string, unknown>
+}
+
 /** When a breaker opens, and for how long. */
 export interface BreakerConfig {
   /** Failures in a row that open it. Default 5. */
@@ -402,12 +416,18 @@ export interface Classify {
   message: string
 }
 
+/** Arguments of `memory.clear_session`. */
+export interface ClearSession {
+  /** Whose conversation, and which: `session` must be set. */
+  scope: Scope
+}
+
 /** Everything that can be set. Every field has a default; unknown fields are refused. */
 export interface Config {
   /** Directory of durable state. Without it, everything stays in this process and is gone at its end. */
   dataDir?: string | null
   /** Records, key-value, search. */
-  memory?: Record<string, never>
+  memory?: MemoryConfig
   /** Providers, cache, limits. */
   chat?: ChatConfig
   /** MCP servers. */
@@ -469,6 +489,30 @@ export interface Decision {
   reason: string
 }
 
+/** Which record to delete. */
+export interface Delete {
+  /** Identifier. */
+  id: string
+  /** Whose it is. */
+  scope?: Scope
+  /** Whether it is erased, with its versions and vector, instead of hidden. Default no. */
+  permanent?: boolean
+}
+
+/** Which records to delete: all of the scope that pass every filter. */
+export interface DeleteWhere {
+  /** Whose they are. */
+  scope?: Scope
+  /** Kinds; any of them. */
+  kinds?: readonly string[] | null
+  /** Labels; any of them. */
+  tags?: readonly string[] | null
+  /** Created before this time. */
+  before?: string | Date | null
+  /** Whether they are erased, with versions and vectors, instead of hidden. Default no. */
+  permanent?: boolean
+}
+
 /** A service that is called. */
 export interface Dependency {
   /** Its name. */
@@ -521,6 +565,9 @@ export interface EmbedCall {
   model?: string | null
 }
 
+/** What turns text into vectors. */
+export type EmbedderKind = "static" | "none"
+
 /** Vectors, one for each text, in order. */
 export interface Embeddings {
   /** The vectors. */
@@ -533,14 +580,130 @@ export interface Embeddings {
   usage: Usage
 }
 
+/** Something that facts are about. */
+export interface Entity {
+  /** Its name, unique for a tenant and user. */
+  name: string
+  /** What sort of thing it is. */
+  kind: string | null
+  /** What else is known of it. */
+  attributes: Record<string, unknown>
+  /** When it was stored; null where only facts name it. */
+  createdAt: string | null
+  /** When it changed last. */
+  updatedAt: string | null
+}
+
+/** How a score came about. */
+export interface Explain {
+  /** BM25 of the words; null where none matches. */
+  keyword: number | null
+  /** `keyword` against the best one of this search, 0..1. */
+  keywordNormalized: number
+  /** Cosine of the vectors, -1..1; null where there is none to compare. */
+  semantic: number | null
+  /** `semantic` within the range of this search, 0..1. */
+  semanticNormalized: number
+  /** Weight of the words in `fused`. */
+  keywordWeight: number
+  /** Weight of the meaning in `fused`. */
+  semanticWeight: number
+  /** Weighted sum of the two normalised parts: what the order is by. */
+  fused: number
+  /** How relevant the best hit of this search is by itself, 0..1. */
+  relevance: number
+}
+
 /** The arguments of `registry.export`. */
 export interface Export {
   /** The form. Default: `mcpServers`. */
   dialect?: Dialect
 }
 
+/** A statement on two axes of time: when it is true in the world, and when the store believed it. */
+export interface Fact {
+  /** Identifier. */
+  id: string
+  /** Of whom. */
+  subject: string
+  /** What. */
+  predicate: string
+  /** To whom, or a value. */
+  object: string
+  /** From when it is true, included. */
+  validAt: string
+  /** Until when it is true, excluded; null is open. */
+  invalidAt: string | null
+  /** From when the store believes it. */
+  createdAt: string
+  /** Until when the store believed it; null is still. */
+  expiredAt: string | null
+  /** Whether the subject has one such object at a time. */
+  functional: boolean
+  /** Where it comes from, such as the id of a record. */
+  source: string | null
+  /** Facts of the caller's own. */
+  metadata: Record<string, unknown>
+}
+
+/** Arguments of `memory.graph.facts`. */
+export interface FactQuery {
+  /** Of whom. */
+  subject?: string | null
+  /** What. */
+  predicate?: string | null
+  /** To whom. */
+  object?: string | null
+  /** Whose they are. */
+  scope?: Scope
+  /** True at this time in the world. Default now. */
+  asOf?: string | Date | null
+  /** Believed at this time by the store. Default now. */
+  knownAt?: string | Date | null
+  /** Most facts, from 1 to 1,000. Default 1,000. */
+  limit?: number | null
+}
+
 /** Whom to ask when the server fails. */
 export type Fallback = boolean | readonly string[]
+
+/** What was removed, and where. */
+export interface ForgetReceipt {
+  /** Records. */
+  records: number
+  /** Former versions of them. */
+  versions: number
+  /** Facts of the graph. */
+  facts: number
+  /** Checkpoints. */
+  checkpoints: number
+  /** Values under keys. */
+  cached: number
+  /** Vectors. */
+  embeddings: number
+  /** Tiers that were cleared. */
+  tiers: string[]
+}
+
+/** What to forget. One of the two is required. */
+export interface ForgetRequest {
+  /** All that this scope covers, or all about `subject` in it. */
+  scope?: Scope | null
+  /** Everything about this person: all scopes, of any tenant, whose user it is. With `scope`, of that tenant only. */
+  subject?: string | null
+}
+
+/** Which record to get: by `id` or by `seq`. */
+export interface GetRecord {
+  /** Identifier. */
+  id?: string | null
+  /** Number. */
+  seq?: number | null
+  /** Whose it is. */
+  scope?: Scope
+  /** Whether it may be deleted softly. Default no. */
+  includeArchived?: boolean
+}
 
 /** How far and how fast to look at all services. */
 export interface HealthCheckAll {
@@ -633,6 +796,35 @@ export type HealthEvent = ({
 /** How a service is. */
 export type HealthStatus = "healthy" | "degraded" | "unhealthy" | "unknown"
 
+/** Which messages to read: the last ones, in the order in which they were said. */
+export interface History {
+  /** Whose conversation, and which; without a session, all of them. */
+  scope: Scope
+  /** Most messages, from 1 to 1,000. Default 50. */
+  limit?: number | null
+  /** Only messages with a smaller `seq`: to read backwards page by page. */
+  before?: number | null
+}
+
+/** A record that was found. */
+export interface Hit {
+  /** The record. */
+  record: MemoryRecord
+  /**
+   * From 0 to 1: how relevant the best hit is by itself (its cosine, or the share of the question's words that it
+   * has), times how this hit compares with the best.
+   */
+  score: number
+  /** What it was found by. */
+  matchType: MatchType
+  /** Parts of the text with the matched words between `**`. */
+  highlights: string[]
+  /** Tier that answered. */
+  tier: string
+  /** How the score came about, where `explain` was set. */
+  explain: Explain | null
+}
+
 /** Alerts with the same cause. */
 export interface Incident {
   /** The `incident` of its alerts. */
@@ -663,6 +855,19 @@ export interface Invalidate {
   all?: boolean
 }
 
+export interface ItemError {
+  /** Stable code, such as `"INVALID_INPUT"`. */
+  code: string
+  /** What is wrong. */
+  message: string
+  /** Operation that failed. */
+  operation: string
+  /** Field at fault, if it is one. */
+  field: string | null
+  /** Whether the same item may succeed later, unchanged. */
+  retryable: boolean
+}
+
 /** The last hour in a few numbers, over all services. */
 export interface Kpis {
   /** Share of looks at services that found them working, 0..1. */
@@ -681,6 +886,62 @@ export interface Kpis {
   servicesTotal: number
   /** Alerts that hold. */
   alertsActive: number
+}
+
+/** Arguments of `memory.kv.invalidate`. One of prefix and tags is required. */
+export interface KvInvalidate {
+  /** Keys that begin so. */
+  prefix?: string | null
+  /** Keys that have any of these tags. */
+  tags?: readonly string[] | null
+  /** Whose they are. */
+  scope?: Scope
+}
+
+/** Arguments of `memory.kv.get` and `memory.kv.delete`. */
+export interface KvKeyed {
+  /** Key. */
+  key: string
+  /** Whose it is. */
+  scope?: Scope
+  /** What to return where there is no value. Default null. Has no meaning for `delete`. */
+  default?: unknown
+}
+
+/** How a value is kept. */
+export interface KvOptions {
+  /** Whose it is. */
+  scope?: Scope
+  /** How long it is fresh. Default for ever. In milliseconds. */
+  ttlMs?: number | null
+  /** How long after that it is still served while it is made anew. Default not at all. In milliseconds. */
+  staleMs?: number | null
+  /** What it can be invalidated by. */
+  tags?: readonly string[]
+}
+
+/** Arguments of `memory.kv.set`. */
+export interface KvSet {
+  /** Key. */
+  key: string
+  /** Any JSON value. */
+  value: unknown
+  /** Whose it is. */
+  scope?: Scope
+  /** How long it is kept. Default for ever. In milliseconds. */
+  ttlMs?: number | null
+  /** What it can be invalidated by. */
+  tags?: readonly string[]
+}
+
+/** The key-value tier in this process. */
+export interface L1Config {
+  /** Most bytes of keys and values. Default 64 MiB; 0 turns the tier off. */
+  maxBytes?: number
+  /** Longest stay of an entry, whatever its own TTL is. Default none. In milliseconds. */
+  ttlMs?: number | null
+  /** The same as text, such as `"15m"`. */
+  ttl?: string
 }
 
 /** Whose tools to list, and how. */
@@ -734,11 +995,103 @@ export interface Maintenance {
   until: string | Date
 }
 
+/** What a hit was found by. */
+export type MatchType = "hybrid" | "semantic" | "keyword" | "exact" | "filter"
+
+/** Configuration of the memory. Everything has a default that needs no service and no key. */
+export interface MemoryConfig {
+  /** The key-value tier in this process. */
+  l1?: L1Config
+  /** What turns text into vectors. Default `static`: the model inside the library. */
+  embedder?: EmbedderKind
+  /** Longest accepted content of a record and value of a key, in bytes. Default 1 MiB. */
+  maxContentBytes?: number
+  /**
+   * Memory that vectors may take in this process, in bytes. Default 512 MiB; beyond it, the vectors of scopes that
+   * were not searched lately are read again from the data file.
+   */
+  maxVectorBytes?: number
+}
+
+/** The memory and its tiers. */
+export interface MemoryHealth {
+  /** The worst of what is configured. */
+  status: TierStatus
+  /** `l1` in this process, `l2` shared cache, `l3` durable. */
+  tiers: Record<string, TierHealth>
+}
+
+/** One thing that is remembered. */
+export interface MemoryRecord {
+  /** Identifier, unique for a tenant and user: the caller's own, or a UUID v7. */
+  id: string
+  /** Number that grows with every record of the store and is never used twice. */
+  seq: number
+  /** Counts from 1; every change adds one. */
+  version: number
+  /** The text, whole. */
+  content: string
+  /** What sort of thing it is, such as `"note"`, `"preference"`, `"message"`. */
+  kind: string
+  /** Group of the caller's own. */
+  category: string | null
+  /** Labels, sorted and without repetition. */
+  tags: string[]
+  /** Facts of the caller's own. */
+  metadata: Record<string, unknown>
+  /** Short form of the content. */
+  summary: string | null
+  /** Where it comes from. */
+  source: string | null
+  /** Who spoke, for a message: `"user"`, `"assistant"`, `"system"`, `"tool"`. */
+  role: string | null
+  /** From 0 (can be forgotten) to 1 (must be kept). */
+  importance: number
+  /** How urgent it is. */
+  priority: Priority
+  /** Whether it is shown. */
+  status: MemoryStatus
+  /** Whose it is. */
+  scope: Scope
+  /** When it came to be: when it was stored, or what the caller said. */
+  createdAt: string
+  /** When it changed last. */
+  updatedAt: string
+  /** When it stops to be found; `null` is never. */
+  expiresAt: string | null
+}
+
+/** Counts of what is held. */
+export interface MemoryStats {
+  /** Records, archived ones included. */
+  records: number
+  /** Of them archived. */
+  archived: number
+  /** Pairs of tenant and user. */
+  scopes: number
+  /** Former versions. */
+  versions: number
+  /** Vectors. */
+  vectors: number
+  /** Keys with a value. */
+  keys: number
+  /** Facts of the graph. */
+  facts: number
+  /** Size of the data, in bytes. */
+  bytes: number
+}
+
+/** Whether a record is shown. */
+export type MemoryStatus = "active" | "archived"
+
 /** One message: role and content, and any other field of the protocol. */
 export interface Message {
   role: string
   content?: unknown
 }
+
+/** How records are matched. */
+export type Mode = "hybrid" | "semantic" | "keyword" | "exact"
 
 /** One model of a provider. */
 export interface Model {
@@ -748,6 +1101,96 @@ export interface Model {
   provider: string
   /** Who made it, as the provider says; null where it does not. */
   ownedBy: string | null
+}
+
+/** An entity near another one. */
+export interface Neighbor {
+  /** The entity. */
+  entity: Entity
+  /** Steps from where the search began. */
+  depth: number
+  /** Fact of the last step. */
+  fact: Fact
+}
+
+/** Arguments of `memory.graph.neighbors`. */
+export interface NeighborQuery {
+  /** Where to begin. */
+  entity: string
+  /** Most steps, from 1 to 8. Default 1. */
+  depth?: number | null
+  /** Most neighbours, from 1 to 1,000. Default 100. */
+  limit?: number | null
+  /** Whose they are. */
+  scope?: Scope
+  /** By facts that are true at this time. Default now. */
+  asOf?: string | Date | null
+}
+
+/** Arguments of `memory.graph.upsert`. */
+export interface NewEntity {
+  /** Its name. */
+  entity: string
+  /** What sort of thing it is; left out, it stays. */
+  kind?: string | null
+  /** What else is known of it: merged into what is there; a null removes. */
+  attributes?: Record<string, unknown>
+  /** Whose it is. */
+  scope?: Scope
+}
+
+/** Arguments of `memory.graph.relate`. */
+export interface NewFact {
+  /** Of whom. */
+  subject: string
+  /** What. */
+  predicate: string
+  /** To whom, or a value. */
+  object: string
+  /** Whose it is. */
+  scope?: Scope
+  /** From when it is true. Default now. */
+  validAt?: string | Date | null
+  /** Until when it is true. Default open. */
+  invalidAt?: string | Date | null
+  /** Whether the subject has one such object at a time: then this fact ends the one before. Default no. */
+  functional?: boolean
+  /** Where it comes from. */
+  source?: string | null
+  /** Facts of the caller's own. */
+  metadata?: Record<string, unknown>
+}
+
+/** Something to remember. Only the content is required. */
+export interface NewRecord {
+  /** The text: not empty, at most `memory.max_content_bytes`, without NUL characters. */
+  content: string
+  /** Whose it is. */
+  scope?: Scope
+  /** Identifier of the caller's own. A record that has it becomes the next version of itself. */
+  id?: string | null
+  /** What sort of thing it is. Default `"note"`. */
+  kind?: string | null
+  /** Group of the caller's own. */
+  category?: string | null
+  /** Labels. */
+  tags?: readonly string[]
+  /** Facts of the caller's own. */
+  metadata?: Record<string, unknown>
+  /** Short form of the content. */
+  summary?: string | null
+  /** Where it comes from. */
+  source?: string | null
+  /** From 0 to 1. Default 0.5. */
+  importance?: number | null
+  /** How urgent it is. Default `"medium"`. */
+  priority?: Priority | null
+  /** How long it is found. Default for ever. In milliseconds. */
+  ttlMs?: number | null
+  /** Its vector, as the embedder would make it. Default: the embedder makes it. */
+  embedding?: readonly number[] | null
+  /** Whether a record of the same scope, kind and content is returned instead of a second one. Default no. */
+  dedupe?: boolean
 }
 
 /** One measured point. */
@@ -791,6 +1234,20 @@ export interface Overall {
 /** A score in a word. */
 export type OverallStatus = "excellent" | "good" | "fair" | "poor" | "critical" | "unknown"
 
+/** Arguments of `memory.graph.path`. */
+export interface PathQuery {
+  /** Where to begin. */
+  a: string
+  /** Where to end. */
+  b: string
+  /** Most steps, from 1 to 8. Default 4. */
+  maxDepth?: number | null
+  /** Whose they are. */
+  scope?: Scope
+  /** By facts that are true at this time. Default now. */
+  asOf?: string | Date | null
+}
+
 /** When a level will reach a threshold. */
 export interface Prediction {
   /** The service. */
@@ -814,6 +1271,9 @@ export interface Prediction {
   /** How much of the history agrees with the trend, 0..1. */
   confidence: number
 }
+
+/** How urgent a record is. Ordered. */
+export type Priority = "low" | "medium" | "high" | "critical"
 
 /** A probe that can be written down. */
 export type ProbeSpec = {
@@ -866,6 +1326,72 @@ export interface Quantiles {
   p99: number
   /** The largest. */
   max: number
+}
+
+/** What to look for. An empty text lists what the filters leave, newest first. */
+export interface Query {
+  /** The question, or the words. Any text: nothing in it is a command. */
+  query?: string
+  /** Whose records to search. */
+  scope?: Scope
+  /** Several scopes to search at once, in place of `scope`. */
+  scopes?: readonly Scope[] | null
+  /** How to match. Default `"hybrid"`. */
+  mode?: Mode
+  /** Most hits, from 1 to 1,000. Default 10. */
+  limit?: number | null
+  /** Hits to skip, at most 10,000. Default 0. */
+  offset?: number
+  /** Least score, from 0 to 1. Default 0. */
+  minScore?: number
+  /** Kinds to keep; any of them. */
+  kinds?: readonly string[] | null
+  /** Groups to keep; any of them. */
+  categories?: readonly string[] | null
+  /** Labels to keep; any of them. */
+  tags?: readonly string[] | null
+  /** Labels that a record must all have. */
+  tagsAll?: readonly string[] | null
+  /** Urgencies to keep; any of them. */
+  priorities?: readonly Priority[] | null
+  /** Source to keep. */
+  source?: string | null
+  /** Facts that a record must all have, each equal. */
+  metadata?: Record<string, unknown> | null
+  /** Earliest `created_at`, included. */
+  since?: string | Date | null
+  /** Latest `created_at`, excluded. */
+  until?: string | Date | null
+  /** Vector to look for, as the embedder would make it. Default: the embedder makes it from the query. */
+  embedding?: readonly number[] | null
+  /** Most tokens of content in all hits together, counted as four bytes each. Default no limit. */
+  tokenBudget?: number | null
+  /** Whether to find what was deleted softly. Default no. */
+  includeArchived?: boolean
+  /** Whether to find what has expired and is not purged yet. Default no. */
+  includeExpired?: boolean
+  /** Whether each hit says how its score came about. Default no. */
+  explain?: boolean
+}
+
+/** Arguments of `memory.recent_operations`. */
+export interface Recent {
+  /** Most calls. Default 50. */
+  n?: number | null
+}
+
+/** One call of the last ones. */
+export interface RecentOperation {
+  /** Grows with every call. */
+  id: number
+  /** Name, such as `"memory.search"`. */
+  operation: string
+  /** Time that it took, in milliseconds. */
+  duration: number
+  /** `"ok"`, or the code of its error. */
+  status: string
+  /** When it ended. */
+  timestamp: string
 }
 
 /** What to do. */
@@ -1098,6 +1624,22 @@ export interface Scope {
   session?: string | null
   /** The agent that acts. Narrows. */
   agent?: string | null
+}
+
+/** What was found. */
+export interface SearchResult {
+  /** Best first; of equal scores the newest first. */
+  hits: Hit[]
+  /** Records that match, before `limit` and `offset`, as far as the bounded search looked. */
+  total: number
+  /** Time that the search took, in milliseconds. */
+  tookMs: number
+  /** Whether the answer came from a cache. */
+  cacheHit: boolean
+  /** Whether a part of the search could not be done; `warnings` says which. */
+  degraded: boolean
+  /** What could not be done, and why. */
+  warnings: string[]
 }
 
 /** How one section is. */
@@ -1376,6 +1918,28 @@ export interface ServiceHealth {
   metrics: string[]
 }
 
+/** One conversation. */
+export interface Session {
+  /** Its name: the `session` of its scope. */
+  session: string
+  /** Whose it is. */
+  scope: Scope
+  /** Messages in it. */
+  messages: number
+  /** When its first message came to be. */
+  startedAt: string
+  /** When its last message came to be. */
+  lastAt: string
+}
+
+/** Arguments of `memory.sessions`. */
+export interface Sessions {
+  /** Whose they are. */
+  scope?: Scope
+  /** Most conversations, from 1 to 1,000. Default 100. */
+  limit?: number | null
+}
+
 /** How bad it is. */
 export type Severity = "info" | "warning" | "critical"
 
@@ -1411,6 +1975,38 @@ export interface StatusChange {
   to: HealthStatus
 }
 
+/** Arguments of `memory.store_many`. */
+export interface StoreMany {
+  /** Records, each as `memory.store` takes it. */
+  items: readonly NewRecord[]
+  /** Whose they are, where a record does not say. */
+  scope?: Scope | null
+  /** Whether one that fails fails all. Default no. */
+  atomic?: boolean
+}
+
+/** What became of one item of a batch. */
+export type StoreOutcome = StoreResult | {
+  /** Why. */
+  error: ItemError
+}
+
+/** Where a record went. */
+export interface StoreResult {
+  /** Identifier. */
+  id: string
+  /** Number that grows with every record. */
+  seq: number
+  /** 1, or more where the identifier was known. */
+  version: number
+  /** Whether the record is new. */
+  created: boolean
+  /** Tiers that hold it now. */
+  tiers: string[]
+  /** When it stops to be found; `null` is never. */
+  expiresAt: string | null
+}
+
 /** How a server is chosen among those that can do the same. */
 export type Strategy = "p2c" | "tier" | "score" | "round_robin" | "least_connections" | "weighted"
 
@@ -1441,6 +2037,23 @@ export interface SystemHealth {
   /** The last hour in a few numbers. */
   kpis: Kpis
 }
+
+/** One tier. */
+export interface TierHealth {
+  /** How it is. */
+  status: TierStatus
+  /** Time of one look-up just now, in milliseconds. */
+  latencyMs: number | null
+  /** Entries that it holds. */
+  entries: number | null
+  /** Share of look-ups since the start that it answered, 0..1; null before the first. */
+  hitRatio: number | null
+  /** What else is worth knowing: where the data is, or what is wrong. */
+  detail: string | null
+}
+
+/** How a tier is. */
+export type TierStatus = "healthy" | "degraded" | "unhealthy" | "disabled"
 
 /** One tool of one server. */
 export interface Tool {
@@ -1602,6 +2215,32 @@ export interface UnifiedHealth {
   timestamp: string
 }
 
+/** A change of one record. What is left out stays; what is null is cleared. */
+export interface Update {
+  /** Identifier. */
+  id: string
+  /** Whose it is. */
+  scope?: Scope
+  /** New text. */
+  content?: string | null
+  /** New group; null clears it. */
+  category?: string | null
+  /** New labels, in place of the old; null clears them. */
+  tags?: readonly string[] | null
+  /** Facts to merge into the old ones; a null inside removes that fact, null itself removes all. */
+  metadata?: Record<string, unknown> | null
+  /** New urgency. */
+  priority?: Priority | null
+  /** New importance, from 0 to 1. */
+  importance?: number | null
+  /** New short form; null clears it. */
+  summary?: string | null
+  /** Whether it is shown; `"active"` brings back what was deleted softly. */
+  status?: MemoryStatus | null
+  /** Version that the change is for; another one is a conflict. */
+  ifVersion?: number | null
+}
+
 /** Token counts as the provider gave them; null where it gave none. */
 export interface Usage {
   /** Tokens of the request. */
@@ -1614,6 +2253,14 @@ export interface Usage {
   cacheWriteTokens: number | null
   /** Tokens that the model thought. */
   reasoningTokens: number | null
+}
+
+/** Arguments of `memory.versions`. */
+export interface Versions {
+  /** Identifier. */
+  id: string
+  /** Whose it is. */
+  scope?: Scope
 }
 
 /** In which state. */

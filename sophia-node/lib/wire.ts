@@ -2,6 +2,7 @@
 
 import * as native from '../native.js'
 import { SophiaError, invalidInput, toError } from './errors.js'
+import type { Scope } from './types.js'
 
 /** What every call takes. */
 export interface CallOptions {
@@ -86,6 +87,12 @@ export class Bridge {
     const reply = call(this.#engine, write(operation, given))
     if (typeof reply === 'string') return JSON.parse(reply)
     throw this.#error(reply as native.Failure, given)
+  }
+
+  /** Looks a key up in this process: JSON text, an empty text for no such key, or nothing where it is not known. */
+  kvGet(key: unknown, scope: Scope | null | undefined): string | null | undefined {
+    if (typeof key !== 'string' || !isPlain(scope)) return undefined
+    return this.#engine.kvGet(key, scope?.tenant, scope?.user, scope?.session, scope?.agent)
   }
 
   /** Opens a stream of results. A failure to open it is what the first read gives. */
@@ -205,6 +212,16 @@ export class Bridge {
     this.#last = (this.#last + 1) >>> 0
     return this.#last
   }
+}
+
+/** Whether a scope is what it seems, so that nothing in it is passed over. */
+function isPlain(scope: Scope | null | undefined): boolean {
+  for (const part in scope) {
+    if (part !== 'tenant' && part !== 'user' && part !== 'session' && part !== 'agent') return false
+    const value = scope[part]
+    if (value != null && typeof value !== 'string') return false
+  }
+  return scope == null || typeof scope === 'object'
 }
 
 type NativeCall = (engine: native.Engine, id: number, text: string) => native.Reply

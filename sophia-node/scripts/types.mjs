@@ -3,6 +3,8 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { configSchema, operationSchemas } from '../native.js'
 
 const FILE = new URL('../lib/types.ts', import.meta.url)
+/** Names that TypeScript has already. */
+const BUILT_IN = ['Record', 'Map', 'Set', 'Date', 'Error', 'Promise']
 const DURATION = '#/$defs/DurationSchema'
 
 const camel = (name) => name.replace(/(?<=.)_+([a-z0-9])/g, (_, letter) => letter.toUpperCase())
@@ -150,7 +152,7 @@ export function generate() {
   for (const [, schemas] of capabilities) for (const [name, text] of typesOf(schemas)) note(name, text)
 
   // A name that means different things in different capabilities gets that of its capability before it.
-  const clashing = [...texts].filter(([, texts]) => texts.size > 1).map(([name]) => name)
+  const clashing = [...texts].filter(([name, texts]) => texts.size > 1 || BUILT_IN.includes(name)).map(([name]) => name)
   const types = new Map(config)
   for (const [capability, schemas] of capabilities) {
     const prefix = capability[0].toUpperCase() + capability.slice(1)

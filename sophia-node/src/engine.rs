@@ -5,7 +5,7 @@ use std::sync::Arc;
 use napi::bindgen_prelude::Either;
 use napi_derive::napi;
 use serde::Serialize;
-use sophia_core::{Config, Error, ErrorKind, Result, Sophia, operations};
+use sophia_core::{Config, Error, ErrorKind, Result, Scope, Sophia, operations};
 
 use crate::{
     callback::Callbacks,
@@ -138,6 +138,30 @@ impl Engine {
     pub fn run(&self, id: u32, arguments: String, producer: u32) -> Reply {
         let producer = self.callbacks.function(producer);
         self.begin(id, "chat.run", |sophia| methods::run(&sophia, &arguments, producer))
+    }
+
+    /// Looks a key up in this process, without waiting: its value as JSON text, an empty text where there is no such key, or
+    /// nothing where `memory.kv.get` has to look further.
+    #[napi]
+    pub fn kv_get(
+        &self,
+        key: String,
+        tenant: Option<String>,
+        user: Option<String>,
+        session: Option<String>,
+        agent: Option<String>,
+    ) -> Option<String> {
+        let mut scope = Scope::new();
+        (scope.tenant, scope.user, scope.session, scope.agent) = (tenant, user, session, agent);
+        let known = self.sophia.as_ref()?.memory().kv().get_now(&key, &scope)?;
+        Some(known.map_or_else(String::new, |value| value.json().to_owned()))
+    }
+
+    /// Gives the value under `key`, or makes it with the function `load`; if it is not ready, settles the promise `id`.
+    #[napi]
+    pub fn get_or_set(&self, id: u32, key: String, options: String, load: u32) -> Reply {
+        let load = self.callbacks.function(load);
+        self.begin(id, "memory.kv.get_or_set", |sophia| methods::get_or_set(&sophia, key, &options, load))
     }
 
     /// Drops the work of the promise `id`, which is then never settled.

@@ -9,6 +9,7 @@ use sophia_core::{
     Error, ErrorKind, Result, Sophia,
     chat::{ChatRequest, Produced, RunOptions},
     health::{Action, CallbackHealer, CallbackProbe, ProbeOutcome, Registration},
+    memory::KvOptions,
     operations,
 };
 
@@ -117,6 +118,18 @@ pub fn run(sophia: &Sophia, arguments: &str, producer: JsFunction) -> Result<Wor
         })
     };
     Ok(Box::pin(async move { text("chat.run", &sophia.chat().run_value(options, produce).await?) }))
+}
+
+/// Gives the value under `key`, or makes it with the function `load`.
+///
+/// # Errors
+/// As [`sophia_core::memory::Kv::get_or_set`].
+pub fn get_or_set(sophia: &Sophia, key: String, options: &str, load: JsFunction) -> Result<Work> {
+    const OPERATION: &str = "memory.kv.get_or_set";
+    let options: KvOptions = read(OPERATION, options)?;
+    let kv = sophia.memory().kv().clone();
+    let load = move || async move { answer(OPERATION, &load.call(OPERATION, NONE).await?) };
+    Ok(Box::pin(async move { Ok(kv.get_or_set(&key, options, load).await?.json().to_owned()) }))
 }
 
 /// The arguments of what takes none.

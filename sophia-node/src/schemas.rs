@@ -5,6 +5,7 @@ use serde_json::{Map, json};
 use sophia_core::{
     chat::{ChatChunk, RunOptions},
     health::{Action, HealthEvent},
+    memory::KvOptions,
     operations,
     registry::Change,
 };
@@ -45,6 +46,7 @@ fn others(capability: &str, given: &mut SchemaGenerator, taken: &mut SchemaGener
         generator.subschema_for::<T>();
     }
     match capability {
+        "memory" => add::<KvOptions>(given),
         "chat" => {
             add::<RunOptions>(given);
             add::<ChatChunk>(taken);
