@@ -210,7 +210,7 @@ test('a registry says what its sources disagree about, and calls tools', async (
   assert.ok(answer.ok && answer.fallbackUsed && answer.attempts.length >= 2)
   assert.deepEqual([answer.server, answer.data.open_deals], ['spare', 3])
   assert.deepEqual(s.registry.discover({ capability: 'ANALYTICS' }).map((server) => server.id).sort(), ['main', 'spare'])
-  assert.equal(s.registry.select('analytics', { avoid: ['main'] }).server.id, 'spare')
+  assert.equal(s.registry.select('analytics', { avoid: ['main'] }).server, 'spare')
   assert.ok(s.registry.breaker('spare').state && s.registry.status().spare.calls >= 1)
   await assert.rejects(s.registry.call('nobody', 'x', {}), { code: 'NOT_FOUND' })
   assert.equal(s.registry.deregister('spare'), true)
