@@ -579,10 +579,13 @@ impl Memory {
 
     /// Makes the vector of a question. One without a known word gets the zero vector: near nothing, and nothing failed.
     async fn embed_query(&self, text: &str) -> Option<NamedVector> {
-        let vector = self.embed(&[text]).await?.pop()?;
         let embedder = self.0.embedder.load_full()?;
         let nowhere = || NamedVector { model: embedder.model().to_owned(), values: vec![0.0; embedder.dimensions()] };
-        Some(vector.unwrap_or_else(nowhere))
+        if !text.contains(char::is_alphanumeric) {
+            // Punctuation has a vector, too, and it means nothing.
+            return Some(nowhere());
+        }
+        Some(self.embed(&[text]).await?.pop()?.unwrap_or_else(nowhere))
     }
 }
 
