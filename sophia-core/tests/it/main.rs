@@ -4,3 +4,7 @@
 mod health;
 mod memory;
 mod registry;
+//! Everything together, against real servers and files.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of tests may panic as the tests do")]
+
+mod chat;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Error, Result, Scope,
     chat::{
-        ChatChunk, ChatRequest, ChatResponse, Message,
+        ChatChunk, ChatRequest, ChatResponse, EmbedCall, Embeddings, Message, Model,
         request::content_text,
         response::{Answer, Delta, Usage},
     },
@@ -157,6 +157,11 @@ impl Assembler {
                 }
             }
         }
+    }
+
+    /// Returns whether nothing of an answer was heard.
+    pub fn is_empty(&self) -> bool {
+        self.message.is_empty() && self.tool_calls.is_empty() && self.finish_reason.is_none()
     }
 
     pub fn finish_reason(&self) -> Option<&str> {
@@ -316,6 +321,92 @@ pub fn write_response(response: &ChatResponse) -> Value {
 /// Writes an error for a client, in the protocol's form. Its HTTP status is that of the kind.
 pub fn write_error(error: &Error) -> Value {
     json!({"error": {"message": error.message(), "type": error.code().to_ascii_lowercase(), "code": error.code(), "param": error.get("field")}})
+}
+
+/// A request for vectors, of a client that speaks this protocol.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct InboundEmbed {
+    /// What is asked.
+    pub call: EmbedCall,
+    /// Form in which the client wants the vectors.
+    pub encoding: Encoding,
+}
+
+/// Form of vectors on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// Lists of numbers.
+    Float,
+    /// Base64 of little-endian `f32`, which OpenAI's own clients ask for.
+    Base64,
+}
+
+/// Reads the body of a client's request for vectors.
+///
+/// # Errors
+/// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput), naming the field.
+pub fn read_embed(body: Value) -> Result<InboundEmbed> {
+    const OPERATION: &str = "chat.embed";
+    let wrong = |field: &str, message: &str| Err(Error::invalid(OPERATION, field, message));
+    let Value::Object(mut fields) = body else { return wrong("body", "must be an object") };
+    let texts = match fields.shift_remove("input") {
+        Some(Value::String(text)) => Some(vec![text]),
+        Some(Value::Array(texts)) => {
+            texts.into_iter().map(|text| if let Value::String(text) = text { Some(text) } else { None }).collect()
+        }
+        _ => None,
+    };
+    let Some(texts) = texts else { return wrong("input", "must be a text or a list of texts") };
+    let encoding = match fields.shift_remove("encoding_format").as_ref().and_then(Value::as_str) {
+        Some("base64") => Encoding::Base64,
+        _ => Encoding::Float,
+    };
+    let mut call = EmbedCall::new(texts);
+    call.model = fields.shift_remove("model").and_then(|model| model.as_str().map(str::to_owned));
+    call.provider_fields = fields;
+    Ok(InboundEmbed { call, encoding })
+}
+
+/// Writes vectors for a client.
+pub fn write_embeddings(embeddings: &Embeddings, encoding: Encoding) -> Value {
+    let data = embeddings.vectors.iter().enumerate().map(|(index, vector)| {
+        let vector = match encoding {
+            Encoding::Float => json!(vector),
+            Encoding::Base64 => Value::String(base64(&vector.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>())),
+        };
+        json!({"object": "embedding", "index": index, "embedding": vector})
+    });
+    let tokens = embeddings.usage.prompt_tokens;
+    json!({
+        "object": "list", "data": data.collect::<Vec<_>>(), "model": embeddings.model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    })
+}
+
+/// Writes the list of models for a client.
+pub fn write_models(models: &[Model]) -> Value {
+    let model = |model: &Model| {
+        let owner = model.owned_by.as_ref().unwrap_or(&model.provider);
+        json!({"id": model.id, "object": "model", "created": 0, "owned_by": owner})
+    };
+    json!({"object": "list", "data": models.iter().map(model).collect::<Vec<_>>()})
+}
+
+/// Writes bytes as text (RFC 4648, section 4).
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for part in bytes.chunks(3) {
+        let mut group = [0; 3];
+        group[..part.len()].copy_from_slice(part);
+        let bits = u32::from_be_bytes([0, group[0], group[1], group[2]]);
+        for digit in 0..4 {
+            let used = digit <= part.len();
+            text.push(if used { char::from(DIGITS[(bits >> (18 - 6 * digit)) as usize & 63]) } else { '=' });
+        }
+    }
+    text
 }
 
 /// Writes the events of one stream for a client.
@@ -488,6 +579,22 @@ mod tests {
         {
             assert_eq!(read_request(bad, &Scope::new()).unwrap_err().code(), "INVALID_INPUT");
         }
+    }
+
+    #[test]
+    fn vectors_are_asked_for_and_given_in_both_forms() {
+        let inbound =
+            read_embed(json!({"input": "a", "model": "m", "encoding_format": "base64", "dimensions": 2})).unwrap();
+        assert_eq!((inbound.encoding, inbound.call.texts.as_slice()), (Encoding::Base64, &["a".to_owned()][..]));
+        assert_eq!(inbound.call.provider_fields["dimensions"], 2);
+        assert_eq!(read_embed(json!({"input": [1, 2]})).unwrap_err().get("field"), Some("input"));
+        let usage = Usage::default();
+        let embeddings = Embeddings { vectors: vec![vec![1.0, -2.0]], model: "m".into(), provider: "p".into(), usage };
+        let data = |encoding| write_embeddings(&embeddings, encoding)["data"][0]["embedding"].clone();
+        assert_eq!((data(Encoding::Float), data(Encoding::Base64)), (json!([1.0, -2.0]), json!("AACAPwAAAMA=")));
+        // RFC 4648, section 10.
+        let text = ["", "f", "fo", "foo", "foob", "fooba", "foobar"].map(|bytes| base64(bytes.as_bytes()));
+        assert_eq!(text, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"]);
     }
 
     #[test]
