@@ -563,6 +563,8 @@ export interface EmbedCall {
   texts?: readonly string[]
   /** Model; the configured default where it is null. */
   model?: string | null
+  /** Any further field of the provider's protocol, passed on verbatim. */
+  providerFields?: Record<string, unknown>
 }
 
 /** What turns text into vectors. */
