@@ -430,7 +430,11 @@ async fn alerts_are_live_and_an_admin_acknowledges_them_in_its_own_name() {
     let (status, _, body) = send(&surface, &line, &[("x-api-key", "acme-key")], "", remote()).await;
     assert_eq!((status, &body["error"]["code"]), (403, &json!("UNAUTHORIZED")));
     let (status, _, body) = send(&surface, &line, &[("x-api-key", "admin-key")], "", remote()).await;
-    assert_eq!((status, &body["acknowledged_by"], &body["state"]), (200, &json!("key-3"), &json!("acknowledged")), "{body}");
+    assert_eq!(
+        (status, &body["acknowledged_by"], &body["state"]),
+        (200, &json!("key-3"), &json!("acknowledged")),
+        "{body}"
+    );
     let changed = next(&mut live).await;
     assert_eq!((&changed["type"], &changed["data"]["state"]), (&json!("alert_changed"), &json!("acknowledged")));
     let state = "GET /api/v1/alerts?state=acknowledged";
