@@ -2,16 +2,19 @@
 
 import type {
   Alert,
+  Action,
+  ActionResult,
   AlertMatch,
-  CheckAll,
+  HealthCheckAll,
+  HealthEvent,
   Observation,
   Registration,
   Rule,
   SeriesQuery,
   SeriesView,
   ServiceCheck,
-  Status,
   SystemHealth,
+  Trigger,
   UnifiedHealth,
   WantedState,
 } from './types.js'
@@ -44,14 +47,8 @@ export const Probe = {
   },
 }
 
-/** What happens, for those who listen. */
-export interface HealthEvent {
-  type: 'alert_opened' | 'alert_changed' | 'alert_resolved' | 'report_changed' | 'missed'
-  /** The alert, the services whose status changed, or how many events were missed. */
-  data: Alert | { service: string; from: Status; to: Status }[] | number
-  /** RFC 3339, UTC. */
-  timestamp: string
-}
+/** One step of healing a target, such as a service; its signal aborts when it takes too long. */
+export type Heal<T> = (target: string, context: { signal: AbortSignal }) => T | PromiseLike<T>
 
 /** Knows what is wrong, and why. */
 export class Health {
@@ -106,7 +103,7 @@ export class Health {
   }
 
   /** Looks at all services now, before one deadline. */
-  checkAll(options?: CheckAll & CallOptions): Promise<Record<string, ServiceCheck>> {
+  checkAll(options?: HealthCheckAll & CallOptions): Promise<Record<string, ServiceCheck>> {
     return this.#bridge.call('health.check_all', {}, options)
   }
 
@@ -148,6 +145,46 @@ export class Health {
   /** Returns what happens from now on; `break` ends it. */
   subscribe(options?: CallOptions): JsonIterator<HealthEvent> {
     return this.#bridge.stream('health.subscribe', {}, options)
+  }
+
+  /**
+   * Sets what can be done about targets. Low risk runs at once; medium waits for an approval unless the target is surely the
+   * cause; high waits for an approval; critical for two. `verify` returns whether it helped; if not, `rollback` takes it back.
+   */
+  action(name: string, execute: Heal<unknown>, options: Omit<Action, 'name'> & { verify?: Heal<boolean>; rollback?: Heal<unknown> } = {}): void {
+    const { verify, rollback, ...rest } = options
+    const keep = (step: Heal<unknown>) => this.#bridge.keep(async (target: string, signal: AbortSignal) => step(target, { signal }))
+    const ids = [
+      keep(async (...args) => void (await execute(...args))),
+      verify && keep(async (...args) => Boolean(await verify(...args))),
+      rollback && keep(async (...args) => void (await rollback(...args))),
+    ] as const
+    this.#bridge.runSync('health.action', { ...rest, name }, (engine, text) => engine.action(text, ...ids))
+  }
+
+  /** Asks for an action: runs it, or says why it does not, or what it waits for. */
+  trigger(name: string, target: string, options?: Omit<Trigger, 'name' | 'target'> & CallOptions): Promise<ActionResult> {
+    return this.#bridge.call('health.trigger', { name, target }, options)
+  }
+
+  /** Returns the requests that wait for an approval, oldest first. */
+  pending(): ActionResult[] {
+    return this.#bridge.callSync('health.pending', {})
+  }
+
+  /** Approves a request that waits, and runs it when that was the last approval it needed. */
+  approve(id: string, options: { by: string } & CallOptions): Promise<ActionResult> {
+    return this.#bridge.call('health.approve', { id }, options)
+  }
+
+  /** Refuses a request that waits. */
+  reject(id: string, options: { by: string } & CallOptions): Promise<ActionResult> {
+    return this.#bridge.call('health.reject', { id }, options)
+  }
+
+  /** Returns what became of the last requests, newest first. */
+  audit(): ActionResult[] {
+    return this.#bridge.callSync('health.audit', {})
   }
 
   /** Returns the engine's metrics as Prometheus text. */

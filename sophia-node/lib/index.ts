@@ -13,12 +13,21 @@
  */
 
 import * as native from '../native.js'
+import { Chat } from './chat.js'
 import { Health } from './health.js'
+import { Memory } from './memory.js'
+import { Registry } from './registry.js'
 import type { Config } from './types.js'
 import { Bridge, type CallOptions } from './wire.js'
 
 /** The engine: memory, chat, registry and health, with one configuration and one end. */
 export class Sophia {
+  /** Records, keys and values, facts. */
+  readonly memory: Memory
+  /** Models, and what they answered. */
+  readonly chat: Chat
+  /** MCP servers and their tools. */
+  readonly registry: Registry
   /** Probes, rules, alerts and healing. */
   readonly health: Health
   readonly #bridge: Bridge
@@ -31,6 +40,9 @@ export class Sophia {
    */
   constructor(config: Config | string = {}) {
     this.#bridge = bridgeOf(config)
+    this.memory = new Memory(this.#bridge)
+    this.chat = new Chat(this.#bridge)
+    this.registry = new Registry(this.#bridge)
     this.health = new Health(this.#bridge)
   }
 
@@ -69,7 +81,10 @@ function bridgeOf(config: Config | string | typeof ENVIRONMENT): Bridge {
   return new Bridge('Json', JSON.stringify(config), config)
 }
 
+export { Chat, type ChatOptions, type RunProducerOptions, type RunResult } from './chat.js'
 export * from './errors.js'
-export { Health, Probe, type HealthEvent, type ProbeAnswer, type ProbeSpec } from './health.js'
-export type * from './scope.js'
+export { Health, Probe, type Heal, type ProbeAnswer } from './health.js'
+export { Graph, Kv, Memory } from './memory.js'
+export { Registry } from './registry.js'
+export type * from './types.js'
 export type { CallOptions, JsonIterator } from './wire.js'

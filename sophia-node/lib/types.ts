@@ -1,5 +1,64 @@
 /** The types of the wire. Made by scripts/types.mjs from the schemas of the engine: do not edit. */
 
+/** Something that can be done about a target. */
+export interface Action {
+  /** Its name, unique. */
+  name: string
+  /**
+   * How much harm it can do. High by default: someone has to say that it is less.
+   *
+   * - Low runs at once.
+   * - Medium runs at once when the target is the likeliest root cause and accounts for 90 % of the loss, and else waits for an
+   * approval.
+   * - High waits for an approval.
+   * - Critical waits for the approval of two.
+   */
+  risk?: Risk
+  /** Least time between two executions on the same target. 1,800 s by default. In milliseconds. */
+  cooldownMs?: number
+  /** Executions on the same target that may fail in a row, within a day. 3 by default. */
+  maxAttempts?: number
+  /** Time for each of executing, verifying and rolling back. 60 s by default. In milliseconds. */
+  timeoutMs?: number
+}
+
+/** What became of a request, for the caller and the audit. */
+export interface ActionResult {
+  /** The id of the request, for `approve` and `reject`. */
+  id: string
+  /** The action. */
+  action: string
+  /** What it is to heal. */
+  target: string
+  /** What became of it. */
+  status: ActionStatus
+  /** How much harm it can do. */
+  risk: Risk
+  /** Why it was requested. */
+  reason: string | null
+  /** What there is to say about the status. */
+  detail: string | null
+  /** What it turned out to do. */
+  effect: Effect
+  /** Whether it was taken back. */
+  rolledBack: boolean
+  /** Who approved it. */
+  approvedBy: string[]
+  /** Who refused it. */
+  rejectedBy: string | null
+  /** Whether this only tells what would happen. */
+  dryRun: boolean
+  /** When it was requested. */
+  requestedAt: string
+  /** When it was over. */
+  finishedAt: string | null
+  /** When it can be requested again, while it cools down. */
+  retryAfterS: number | null
+}
+
+/** What became of a request. */
+export type ActionStatus = "completed" | "failed" | "cooldown" | "exhausted" | "pending_approval" | "rejected" | "stopped"
+
 /** What is wrong, once. */
 export interface Alert {
   /** Stays the same while the alert lives, and when it returns within its cooldown. */
@@ -28,7 +87,7 @@ export interface Alert {
   updatedAt: string
   /** When it no longer held. */
   resolvedAt: string | null
-  /** Who resolved it; `None` when it resolved itself. */
+  /** Who resolved it; `null` when it resolved itself. */
   resolvedBy: string | null
   /** Who took it. */
   acknowledgedBy: string | null
@@ -61,18 +120,306 @@ export interface Alerts {
   state?: WantedState | null
 }
 
-/** Configuration of this capability. */
-export interface ChatConfig {
-  /** Calls to providers at once. Default 50. */
-  maxConcurrent?: number
+/** Something that was out of line within the hour. */
+export interface Anomaly {
+  /** The service. */
+  service: string
+  /** The metric. */
+  metric: string
+  /** How it was found. */
+  kind: AnomalyKind
+  /** When it began. */
+  at: string
+  /** When it ended; `null` while it lasts. */
+  until: string | null
+  /** The value furthest out. */
+  value: number
+  /** What is usual, where that is one number. */
+  expected: number | null
+  /** How far out of line, 0..1. */
+  score: number
+  /** What happened, in a sentence. */
+  message: string
 }
 
-/** How far and how fast to look at all services. */
-export interface CheckAll {
-  /** Most probes at once. 64 by default. */
-  concurrency?: number
-  /** Time for all of them together. 5 s by default. In milliseconds. */
-  deadlineMs?: number
+/** How an anomaly was found. */
+export type AnomalyKind = "level" | "surprise"
+
+/** A message of a conversation. The scope names the conversation by its session. */
+export interface AppendMessage {
+  /** Whose conversation, and which: `session` must be set. */
+  scope: Scope
+  /** Who speaks: `"user"`, `"assistant"`, `"system"`, `"tool"`. */
+  role: string
+  /** What is said. */
+  content: string
+  /** When it was said. Default now. The order is that of the calls, whatever this says. */
+  at?: string | Date | null
+  /** Facts of the caller's own. */
+  metadata?: Record<string, unknown>
+}
+
+/** When a breaker opens, and for how long. */
+export interface BreakerConfig {
+  /** Failures in a row that open it. Default 5. */
+  consecutiveFailures?: number
+  /** Number of last calls over which the share of failures is taken. Default 20; half of it must be filled. */
+  window?: number
+  /** Share of failures in the window that opens it, 0..1. Default 0.5. */
+  failureRatio?: number
+  /** How long it stays open the first time. Doubles with every failed probe, up to `max_open`. Default 10 s. In milliseconds. */
+  openForMs?: number
+  /** The same as text, such as `"15m"`. */
+  openFor?: string
+  /** Longest time it stays open. Default 5 min. In milliseconds. */
+  maxOpenMs?: number
+  /** The same as text, such as `"15m"`. */
+  maxOpen?: string
+}
+
+/** A breaker at one moment. */
+export interface BreakerSnapshot {
+  /** Where it stands. */
+  state: BreakerState
+  /** Failures in a row. */
+  failures: number
+  /** When it opened; null while closed. */
+  openedAt: string | null
+  /** When the next probe may go; null while closed. */
+  retryAt: string | null
+}
+
+/** Where a breaker stands. */
+export type BreakerState = "closed" | "open" | "half_open"
+
+/** The cache of answers. */
+export interface CacheConfig {
+  /** Whether answers are kept at all. Default true. */
+  enabled?: boolean
+  /** Most memory that answers take in this process, in bytes. Default 64 MiB. */
+  maxBytes?: number
+  /** Whether answers that call tools are kept. Default false: what a tool says changes. */
+  toolCalls?: boolean
+}
+
+/** How an answer relates to the cache, in detail. */
+export interface CacheInfo {
+  /** How it relates. */
+  status: CacheStatus
+  /** Where it was found: `"l1"`; null where it was not. */
+  tier: string | null
+  /** Key that it is kept under, in hexadecimal; null where the cache was not used. */
+  key: string | null
+  /** How long it is kept, in seconds; null where it is not. */
+  ttlS: number | null
+  /** How long ago it was kept, in seconds; null where it was not. */
+  ageS: number | null
+  /** How alike the questions are, 0..1; null unless it is a semantic hit. */
+  similarity: number | null
+}
+
+/** What the cache is used for. */
+export type CacheMode = "default" | "bypass" | "refresh" | "only"
+
+/** How an answer relates to the cache. */
+export type CacheStatus = "miss" | "hit" | "stale" | "semantic_hit" | "coalesced" | "bypass"
+
+/** Something that has changed. */
+export interface Change {
+  /** What. */
+  kind: ChangeKind
+  /** Id of the server; null where it concerns more than one. */
+  server: string | null
+  /** Its status now. */
+  status: RegistryStatus | null
+  /** When. */
+  at: string
+}
+
+/** What has changed. */
+export type ChangeKind = "registered" | "updated" | "deregistered" | "status" | "missed"
+
+/** One try to get an answer. */
+export interface ChatAttempt {
+  /** Provider that was asked. */
+  provider: string
+  /** `"ok"`, or the code of the error. */
+  outcome: string
+  /** How long it took, in milliseconds. */
+  latencyMs: number
+}
+
+/**
+ * A part of a streamed answer.
+ *
+ * The first and the last part carry `cache`; the last one also carries `finish_reason` and `usage`.
+ */
+export interface ChatChunk {
+  /** Further text; may be empty. */
+  delta: string
+  /** Further reasoning; null where there is none. */
+  reasoning: string | null
+  /** Further parts of calls of tools, as the provider gave them. */
+  toolCalls: unknown[]
+  /** Why the answer ends; null before its end. */
+  finishReason: string | null
+  /** Token counts; null before the end. */
+  usage: Usage | null
+  /** How the answer relates to the cache; null in the middle. */
+  cache: CacheInfo | null
+}
+
+/** Configuration of chat. */
+export interface ChatConfig {
+  /** Calls to providers, and producers of `run`, at once; further ones wait in line. Default 50. */
+  maxConcurrent?: number
+  /** Time in which a call must have answered, unless it says otherwise. Default 30 s. In milliseconds. */
+  timeoutMs?: number
+  /** The same as text, such as `"15m"`. */
+  timeout?: string
+  /** Model of a request that names none. Default: the only model that is configured, if there is but one. */
+  defaultModel?: string | null
+  /** Where answers come from, in order of preference. Default none. */
+  providers?: readonly ProviderConfig[]
+  /** The cache of answers. */
+  cache?: CacheConfig
+  /** How long answers are kept. */
+  ttl?: TtlConfig
+  /** Further tries after a failure that may pass. */
+  retry?: RetryConfig
+  /** When a model of a provider is no longer asked. */
+  breaker?: BreakerConfig
+  /** Largest accepted request, in bytes of its canonical JSON. Default 8 MiB. */
+  maxRequestBytes?: number
+  /** Largest accepted answer, in bytes. Default 16 MiB. */
+  maxResponseBytes?: number
+}
+
+/**
+ * What chat measured since it was made. Null where nothing was measured.
+ *
+ * Rates are over all calls; response times are of the last 1,000, in milliseconds.
+ */
+export interface ChatMetrics {
+  /** Calls of complete, stream and run that have ended. */
+  totalRequests: number
+  /** Share of them that were answered, 0..1. */
+  successRate: number | null
+  /** Share of them that failed, timeouts included, 0..1. */
+  errorRate: number | null
+  /** Share of them that ran out of time, 0..1. */
+  timeoutRate: number | null
+  /** Share of look-ups that found a kept answer, 0..1. */
+  cacheHitRate: number | null
+  /** Mean. */
+  avgResponseTimeMs: number | null
+  /** Shortest. */
+  minResponseTimeMs: number | null
+  /** Longest. */
+  maxResponseTimeMs: number | null
+  /** Median. */
+  p50ResponseTimeMs: number | null
+  /** 95th percentile. */
+  p95ResponseTimeMs: number | null
+  /** 99th percentile. */
+  p99ResponseTimeMs: number | null
+  /** Failures by error code. */
+  errorBreakdown: Record<string, number>
+  /** Look-ups that found a kept answer. */
+  cacheHits: number
+  /** Look-ups that found none. */
+  cacheMisses: number
+  /** Calls that were answered by what another call had asked for at the same time. */
+  coalesced: number
+  /** Kept answers, about. */
+  cacheEntries: number
+  /** Memory that they take, about, in bytes. */
+  cacheBytes: number
+  /** Calls to providers and producers under way. */
+  inFlight: number
+  /** Most that ever were at once. */
+  peakInFlight: number
+  /** Calls that wait for their turn. */
+  queueDepth: number
+  /** When this was read. */
+  timestamp: string
+}
+
+/** A question to a model. */
+export interface ChatRequest {
+  /** A single message of the user; instead of `messages`. */
+  prompt?: string | null
+  /** The conversation; instead of `prompt`. */
+  messages?: readonly Message[]
+  /** Model; the configured default where it is null. */
+  model?: string | null
+  /** Whose question it is. */
+  scope?: Scope | null
+  /** Who else may be given the answer. Default user. */
+  share?: Share
+  /** What it is about: chooses how long the answer is kept. Default `"default"`; `"auto"` classifies the last message. */
+  context?: string | null
+  /** What the cache is used for. Default default. */
+  cache?: CacheMode
+  /** How long the answer is kept, from one second to the configured maximum; by rule where it is null. In milliseconds. */
+  ttlMs?: number | null
+  /** Time in which it must be answered; the configured default where it is null. In milliseconds. */
+  timeoutMs?: number | null
+  /** Sampling temperature. */
+  temperature?: number | null
+  /** Most tokens of the answer. */
+  maxTokens?: number | null
+  /** Form of the answer, as the provider takes it. */
+  responseFormat?: unknown
+  /** Tools that the model may call, as the provider takes them. */
+  tools?: readonly unknown[] | null
+  /** Names under which the kept answer can be invalidated. */
+  tags?: readonly string[]
+  /** Any further field of the provider's protocol, passed on verbatim. */
+  providerFields?: Record<string, unknown>
+}
+
+/**
+ * An answer, and how the caller came by it.
+ *
+ * The fields of the `Answer` are reached through it: `response.text`.
+ */
+export interface ChatResponse {
+  /** Text of the answer; empty where it only calls tools. */
+  text: string
+  /** The message as the provider gave it. */
+  message: Record<string, unknown>
+  /** Model as the provider named it. */
+  model: string
+  /** Configured name of the provider. */
+  provider: string
+  /** Token counts. */
+  usage: Usage
+  /** Cost in US dollars; null where the price is not known. */
+  costUsd: number | null
+  /** Why the answer ends, such as `"stop"`; null where the provider did not say. */
+  finishReason: string | null
+  /** Calls of tools, as the provider gave them. */
+  toolCalls: unknown[]
+  /** How it relates to the cache. */
+  cache: CacheInfo
+  /** What was tried for this call; empty for a hit. */
+  attempts: ChatAttempt[]
+  /** How long this call took, in milliseconds. */
+  latencyMs: number
+  /** Why it is what it is; null for now. */
+  explain: unknown
+}
+
+/** A message to be classified. */
+export interface Classify {
+  message: string
+}
+
+/** Arguments of `memory.clear_session`. */
+export interface ClearSession {
+  /** Whose conversation, and which: `session` must be set. */
+  scope: Scope
 }
 
 /** Everything that can be set. Every field has a default; unknown fields are refused. */
@@ -80,13 +427,90 @@ export interface Config {
   /** Directory of durable state. Without it, everything stays in this process and is gone at its end. */
   dataDir?: string | null
   /** Records, key-value, search. */
-  memory?: Record<string, never>
+  memory?: MemoryConfig
   /** Providers, cache, limits. */
   chat?: ChatConfig
   /** MCP servers. */
-  registry?: Record<string, never>
+  registry?: RegistryConfig
   /** Probes and alerts. */
   health?: HealthConfig
+}
+
+/** Something that should be mended. */
+export interface Conflict {
+  /** What kind it is. */
+  kind: ConflictKind
+  /** Names of the servers, as they are spelled. */
+  servers: string[]
+  /** What is wrong, for people. Never a secret. */
+  message: string
+  /** Sources that say so. */
+  sources: string[]
+  /** What to do. */
+  fix: string
+}
+
+/** What kind of disagreement it is. */
+export type ConflictKind = "port_mismatch" | "port_collision" | "alias" | "env_mismatch" | "unknown_command" | "duplicate_tool" | "unknown_fallback" | "secret_in_the_open"
+
+/** How long answers of one context are kept. */
+export interface ContextTtl {
+  /** Seconds. */
+  ttl: number
+  /** Seconds where the answer says current, today, now or live. Default as `ttl`. */
+  volatile?: number | null
+}
+
+/** Two signals that were out of line together. */
+export interface Correlation {
+  /** The one that was first, or the first by name. */
+  a: SignalName
+  /** The one that followed. */
+  b: SignalName
+  /** Correlation of how far they were out of line in their bad directions, 0.5..1. */
+  r: number
+  /** By how many seconds `b` followed `a`. */
+  lagS: number
+  /** Minutes that were compared. */
+  n: number
+  /** Probability of such a correlation by chance, corrected for the number of comparisons. */
+  p: number
+}
+
+/** Which server to ask. */
+export interface Decision {
+  /** Id of the server. */
+  server: string
+  /** Ids of those to ask if it fails, best first. */
+  fallbacks: string[]
+  /** Its score, 0..1: health × share of successes ÷ (1 + cost in seconds). */
+  score: number
+  /** Why it was chosen, for people. */
+  reason: string
+}
+
+/** Which record to delete. */
+export interface Delete {
+  /** Identifier. */
+  id: string
+  /** Whose it is. */
+  scope?: Scope
+  /** Whether it is erased, with its versions and vector, instead of hidden. Default no. */
+  permanent?: boolean
+}
+
+/** Which records to delete: all of the scope that pass every filter. */
+export interface DeleteWhere {
+  /** Whose they are. */
+  scope?: Scope
+  /** Kinds; any of them. */
+  kinds?: readonly string[] | null
+  /** Labels; any of them. */
+  tags?: readonly string[] | null
+  /** Created before this time. */
+  before?: string | Date | null
+  /** Whether they are erased, with versions and vectors, instead of hidden. Default no. */
+  permanent?: boolean
 }
 
 /** A service that is called. */
@@ -105,11 +529,191 @@ export interface Depends {
   on: string
 }
 
+/** A form that editors read. */
+export type Dialect = "mcpServers" | "vscode"
+
 /** Which way is bad. */
 export type Direction = "higher_is_better" | "lower_is_better" | "both"
 
+/** Which servers are wanted; everything that is set must hold. */
+export interface Discover {
+  /** A capability, in any case. */
+  capability?: string | null
+  /** Several capabilities, all of which the server must have. */
+  allOf?: readonly string[]
+  /** A tier, in any case. */
+  tier?: string | null
+  /** A group, in any case. */
+  group?: string | null
+  /** Tags, one of which the server must have. */
+  tags?: readonly string[]
+  /** What its last check found. */
+  status?: RegistryStatus | null
+}
+
 /** How a dependency came to be known. */
 export type EdgeSource = "declared" | "observed"
+
+/** What an action turned out to do. */
+export type Effect = "helped" | "no_effect" | "harmed" | "unknown"
+
+/** Texts to be turned into vectors. */
+export interface EmbedCall {
+  /** Texts, at least one. */
+  texts?: readonly string[]
+  /** Model; the configured default where it is null. */
+  model?: string | null
+  /** Any further field of the provider's protocol, passed on verbatim. */
+  providerFields?: Record<string, unknown>
+}
+
+/** What turns text into vectors. */
+export type EmbedderKind = "static" | "none"
+
+/** Vectors, one for each text, in order. */
+export interface Embeddings {
+  /** The vectors. */
+  vectors: number[][]
+  /** Model as the provider named it. */
+  model: string
+  /** Configured name of the provider. */
+  provider: string
+  /** Token counts. */
+  usage: Usage
+}
+
+/** Something that facts are about. */
+export interface Entity {
+  /** Its name, unique for a tenant and user. */
+  name: string
+  /** What sort of thing it is. */
+  kind: string | null
+  /** What else is known of it. */
+  attributes: Record<string, unknown>
+  /** When it was stored; null where only facts name it. */
+  createdAt: string | null
+  /** When it changed last. */
+  updatedAt: string | null
+}
+
+/** How a score came about. */
+export interface Explain {
+  /** BM25 of the words; null where none matches. */
+  keyword: number | null
+  /** `keyword` against the best one of this search, 0..1. */
+  keywordNormalized: number
+  /** Cosine of the vectors, -1..1; null where there is none to compare. */
+  semantic: number | null
+  /** `semantic` within the range of this search, 0..1. */
+  semanticNormalized: number
+  /** Weight of the words in `fused`. */
+  keywordWeight: number
+  /** Weight of the meaning in `fused`. */
+  semanticWeight: number
+  /** Weighted sum of the two normalised parts: what the order is by. */
+  fused: number
+  /** How relevant the best hit of this search is by itself, 0..1. */
+  relevance: number
+}
+
+/** The arguments of `registry.export`. */
+export interface Export {
+  /** The form. Default: `mcpServers`. */
+  dialect?: Dialect
+}
+
+/** A statement on two axes of time: when it is true in the world, and when the store believed it. */
+export interface Fact {
+  /** Identifier. */
+  id: string
+  /** Of whom. */
+  subject: string
+  /** What. */
+  predicate: string
+  /** To whom, or a value. */
+  object: string
+  /** From when it is true, included. */
+  validAt: string
+  /** Until when it is true, excluded; null is open. */
+  invalidAt: string | null
+  /** From when the store believes it. */
+  createdAt: string
+  /** Until when the store believed it; null is still. */
+  expiredAt: string | null
+  /** Whether the subject has one such object at a time. */
+  functional: boolean
+  /** Where it comes from, such as the id of a record. */
+  source: string | null
+  /** Facts of the caller's own. */
+  metadata: Record<string, unknown>
+}
+
+/** Arguments of `memory.graph.facts`. */
+export interface FactQuery {
+  /** Of whom. */
+  subject?: string | null
+  /** What. */
+  predicate?: string | null
+  /** To whom. */
+  object?: string | null
+  /** Whose they are. */
+  scope?: Scope
+  /** True at this time in the world. Default now. */
+  asOf?: string | Date | null
+  /** Believed at this time by the store. Default now. */
+  knownAt?: string | Date | null
+  /** Most facts, from 1 to 1,000. Default 1,000. */
+  limit?: number | null
+}
+
+/** Whom to ask when the server fails. */
+export type Fallback = boolean | readonly string[]
+
+/** What was removed, and where. */
+export interface ForgetReceipt {
+  /** Records. */
+  records: number
+  /** Former versions of them. */
+  versions: number
+  /** Facts of the graph. */
+  facts: number
+  /** Checkpoints. */
+  checkpoints: number
+  /** Values under keys. */
+  cached: number
+  /** Vectors. */
+  embeddings: number
+  /** Tiers that were cleared. */
+  tiers: string[]
+}
+
+/** What to forget. One of the two is required. */
+export interface ForgetRequest {
+  /** All that this scope covers, or all about `subject` in it. */
+  scope?: Scope | null
+  /** Everything about this person: all scopes, of any tenant, whose user it is. With `scope`, of that tenant only. */
+  subject?: string | null
+}
+
+/** Which record to get: by `id` or by `seq`. */
+export interface GetRecord {
+  /** Identifier. */
+  id?: string | null
+  /** Number. */
+  seq?: number | null
+  /** Whose it is. */
+  scope?: Scope
+  /** Whether it may be deleted softly. Default no. */
+  includeArchived?: boolean
+}
+
+/** How far and how fast to look at all services. */
+export interface HealthCheckAll {
+  /** Most probes at once. 64 by default. */
+  concurrency?: number
+  /** Time for all of them together. 5 s by default. In milliseconds. */
+  deadlineMs?: number
+}
 
 /** Configuration of health. */
 export interface HealthConfig {
@@ -148,6 +752,81 @@ export interface HealthConfig {
   unifiedWeights?: Record<string, number>
 }
 
+/** What happened, as it goes over a WebSocket: `{type, data, timestamp}`. */
+export type HealthEvent = ({
+  type: "alert_opened"
+  /** What is wrong, once. */
+  data: Alert
+} & {
+  /** When. */
+  timestamp: string
+}) | ({
+  type: "alert_changed"
+  /** What is wrong, once. */
+  data: Alert
+} & {
+  /** When. */
+  timestamp: string
+}) | ({
+  type: "alert_resolved"
+  /** What is wrong, once. */
+  data: Alert
+} & {
+  /** When. */
+  timestamp: string
+}) | ({
+  type: "report_changed"
+  data: StatusChange[]
+} & {
+  /** When. */
+  timestamp: string
+}) | ({
+  type: "action"
+  /** What became of a request, for the caller and the audit. */
+  data: ActionResult
+} & {
+  /** When. */
+  timestamp: string
+}) | ({
+  type: "missed"
+  data: number
+} & {
+  /** When. */
+  timestamp: string
+})
+
+/** How a service is. */
+export type HealthStatus = "healthy" | "degraded" | "unhealthy" | "unknown"
+
+/** Which messages to read: the last ones, in the order in which they were said. */
+export interface History {
+  /** Whose conversation, and which; without a session, all of them. */
+  scope: Scope
+  /** Most messages, from 1 to 1,000. Default 50. */
+  limit?: number | null
+  /** Only messages with a smaller `seq`: to read backwards page by page. */
+  before?: number | null
+}
+
+/** A record that was found. */
+export interface Hit {
+  /** The record. */
+  record: MemoryRecord
+  /**
+   * From 0 to 1: how relevant the best hit is by itself (its cosine, or the share of the question's words that it
+   * has), times how this hit compares with the best.
+   */
+  score: number
+  /** What it was found by. */
+  matchType: MatchType
+  /** Parts of the text with the matched words between `**`. */
+  highlights: string[]
+  /** Tier that answered. */
+  tier: string
+  /** How the score came about, where `explain` was set. */
+  explain: Explain | null
+}
+
 /** Alerts with the same cause. */
 export interface Incident {
   /** The `incident` of its alerts. */
@@ -162,6 +841,33 @@ export interface Incident {
   alerts: string[]
   /** Since when it lasts. */
   startedAt: string
+}
+
+/** Which kept answers to remove. All that are given must hold. */
+export interface Invalidate {
+  /** The one with this key. */
+  key?: string | null
+  /** Those of this context. */
+  context?: string | null
+  /** Those with one of these tags. */
+  tags?: readonly string[] | null
+  /** Those that are kept under a scope that this one covers. */
+  scope?: Scope | null
+  /** All. */
+  all?: boolean
+}
+
+export interface ItemError {
+  /** Stable code, such as `"INVALID_INPUT"`. */
+  code: string
+  /** What is wrong. */
+  message: string
+  /** Operation that failed. */
+  operation: string
+  /** Field at fault, if it is one. */
+  field: string | null
+  /** Whether the same item may succeed later, unchanged. */
+  retryable: boolean
 }
 
 /** The last hour in a few numbers, over all services. */
@@ -184,12 +890,309 @@ export interface Kpis {
   alertsActive: number
 }
 
+/** Arguments of `memory.kv.invalidate`. One of prefix and tags is required. */
+export interface KvInvalidate {
+  /** Keys that begin so. */
+  prefix?: string | null
+  /** Keys that have any of these tags. */
+  tags?: readonly string[] | null
+  /** Whose they are. */
+  scope?: Scope
+}
+
+/** Arguments of `memory.kv.get` and `memory.kv.delete`. */
+export interface KvKeyed {
+  /** Key. */
+  key: string
+  /** Whose it is. */
+  scope?: Scope
+  /** What to return where there is no value. Default null. Has no meaning for `delete`. */
+  default?: unknown
+}
+
+/** How a value is kept. */
+export interface KvOptions {
+  /** Whose it is. */
+  scope?: Scope
+  /** How long it is fresh. Default for ever. In milliseconds. */
+  ttlMs?: number | null
+  /** How long after that it is still served while it is made anew. Default not at all. In milliseconds. */
+  staleMs?: number | null
+  /** What it can be invalidated by. */
+  tags?: readonly string[]
+}
+
+/** Arguments of `memory.kv.set`. */
+export interface KvSet {
+  /** Key. */
+  key: string
+  /** Any JSON value. */
+  value: unknown
+  /** Whose it is. */
+  scope?: Scope
+  /** How long it is kept. Default for ever. In milliseconds. */
+  ttlMs?: number | null
+  /** What it can be invalidated by. */
+  tags?: readonly string[]
+}
+
+/** The key-value tier in this process. */
+export interface L1Config {
+  /** Most bytes of keys and values. Default 64 MiB; 0 turns the tier off. */
+  maxBytes?: number
+  /** Longest stay of an entry, whatever its own TTL is. Default none. In milliseconds. */
+  ttlMs?: number | null
+  /** The same as text, such as `"15m"`. */
+  ttl?: string
+}
+
+/** Whose tools to list, and how. */
+export interface ListTools {
+  /** The server; without it, all servers, and names of functions are qualified. */
+  server?: string | null
+  /** The form. */
+  format?: ToolFormat
+}
+
+/** A tool in one of the forms. */
+export type ListedTool = Tool | unknown
+
+/** What to load. */
+export interface Load {
+  /** The document itself, or the path of a JSON or YAML file. */
+  config: unknown
+  /** Name of the source in reports and conflicts. Default: the path. Loading a source again replaces what it claimed. */
+  source?: string | null
+}
+
+/** An entry that could not be loaded. */
+export interface LoadError {
+  /** Name of the entry, if it has one. */
+  server: string | null
+  /** What is wrong with it. */
+  message: string
+}
+
+/** What came of a load. */
+export interface LoadReport {
+  /** Form in which the servers were written, such as `mcpServers`. */
+  dialect: string
+  /** Name of the source. */
+  source: string
+  /** Ids of servers that are new. */
+  loaded: string[]
+  /** Ids of servers that were known and have learned something. */
+  updated: string[]
+  /** Entries that could not be loaded; the others were. */
+  errors: LoadError[]
+  /** What is worth knowing, for people. */
+  warnings: string[]
+}
+
 /** A service that is being worked on. */
 export interface Maintenance {
   /** Its name. */
   service: string
   /** Until when. */
   until: string | Date
+}
+
+/** What a hit was found by. */
+export type MatchType = "hybrid" | "semantic" | "keyword" | "exact" | "filter"
+
+/** Configuration of the memory. Everything has a default that needs no service and no key. */
+export interface MemoryConfig {
+  /** The key-value tier in this process. */
+  l1?: L1Config
+  /** What turns text into vectors. Default `static`: the model inside the library. */
+  embedder?: EmbedderKind
+  /** Longest accepted content of a record and value of a key, in bytes. Default 1 MiB. */
+  maxContentBytes?: number
+  /**
+   * Memory that vectors may take in this process, in bytes. Default 512 MiB; beyond it, the vectors of scopes that
+   * were not searched lately are read again from the data file.
+   */
+  maxVectorBytes?: number
+}
+
+/** The memory and its tiers. */
+export interface MemoryHealth {
+  /** The worst of what is configured. */
+  status: TierStatus
+  /** `l1` in this process, `l2` shared cache, `l3` durable. */
+  tiers: Record<string, TierHealth>
+}
+
+/** One thing that is remembered. */
+export interface MemoryRecord {
+  /** Identifier, unique for a tenant and user: the caller's own, or a UUID v7. */
+  id: string
+  /** Number that grows with every record of the store and is never used twice. */
+  seq: number
+  /** Counts from 1; every change adds one. */
+  version: number
+  /** The text, whole. */
+  content: string
+  /** What sort of thing it is, such as `"note"`, `"preference"`, `"message"`. */
+  kind: string
+  /** Group of the caller's own. */
+  category: string | null
+  /** Labels, sorted and without repetition. */
+  tags: string[]
+  /** Facts of the caller's own. */
+  metadata: Record<string, unknown>
+  /** Short form of the content. */
+  summary: string | null
+  /** Where it comes from. */
+  source: string | null
+  /** Who spoke, for a message: `"user"`, `"assistant"`, `"system"`, `"tool"`. */
+  role: string | null
+  /** From 0 (can be forgotten) to 1 (must be kept). */
+  importance: number
+  /** How urgent it is. */
+  priority: Priority
+  /** Whether it is shown. */
+  status: MemoryStatus
+  /** Whose it is. */
+  scope: Scope
+  /** When it came to be: when it was stored, or what the caller said. */
+  createdAt: string
+  /** When it changed last. */
+  updatedAt: string
+  /** When it stops to be found; `null` is never. */
+  expiresAt: string | null
+}
+
+/** Counts of what is held. */
+export interface MemoryStats {
+  /** Records, archived ones included. */
+  records: number
+  /** Of them archived. */
+  archived: number
+  /** Pairs of tenant and user. */
+  scopes: number
+  /** Former versions. */
+  versions: number
+  /** Vectors. */
+  vectors: number
+  /** Keys with a value. */
+  keys: number
+  /** Facts of the graph. */
+  facts: number
+  /** Size of the data, in bytes. */
+  bytes: number
+}
+
+/** Whether a record is shown. */
+export type MemoryStatus = "active" | "archived"
+
+/** One message: role and content, and any other field of the protocol. */
+export interface Message {
+  role: string
+  content?: unknown
+}
+
+/** How records are matched. */
+export type Mode = "hybrid" | "semantic" | "keyword" | "exact"
+
+/** One model of a provider. */
+export interface Model {
+  /** Name by which it is asked for. */
+  id: string
+  /** Configured name of the provider. */
+  provider: string
+  /** Who made it, as the provider says; null where it does not. */
+  ownedBy: string | null
+}
+
+/** An entity near another one. */
+export interface Neighbor {
+  /** The entity. */
+  entity: Entity
+  /** Steps from where the search began. */
+  depth: number
+  /** Fact of the last step. */
+  fact: Fact
+}
+
+/** Arguments of `memory.graph.neighbors`. */
+export interface NeighborQuery {
+  /** Where to begin. */
+  entity: string
+  /** Most steps, from 1 to 8. Default 1. */
+  depth?: number | null
+  /** Most neighbours, from 1 to 1,000. Default 100. */
+  limit?: number | null
+  /** Whose they are. */
+  scope?: Scope
+  /** By facts that are true at this time. Default now. */
+  asOf?: string | Date | null
+}
+
+/** Arguments of `memory.graph.upsert`. */
+export interface NewEntity {
+  /** Its name. */
+  entity: string
+  /** What sort of thing it is; left out, it stays. */
+  kind?: string | null
+  /** What else is known of it: merged into what is there; a null removes. */
+  attributes?: Record<string, unknown>
+  /** Whose it is. */
+  scope?: Scope
+}
+
+/** Arguments of `memory.graph.relate`. */
+export interface NewFact {
+  /** Of whom. */
+  subject: string
+  /** What. */
+  predicate: string
+  /** To whom, or a value. */
+  object: string
+  /** Whose it is. */
+  scope?: Scope
+  /** From when it is true. Default now. */
+  validAt?: string | Date | null
+  /** Until when it is true. Default open. */
+  invalidAt?: string | Date | null
+  /** Whether the subject has one such object at a time: then this fact ends the one before. Default no. */
+  functional?: boolean
+  /** Where it comes from. */
+  source?: string | null
+  /** Facts of the caller's own. */
+  metadata?: Record<string, unknown>
+}
+
+/** Something to remember. Only the content is required. */
+export interface NewRecord {
+  /** The text: not empty, at most `memory.max_content_bytes`, without NUL characters. */
+  content: string
+  /** Whose it is. */
+  scope?: Scope
+  /** Identifier of the caller's own. A record that has it becomes the next version of itself. */
+  id?: string | null
+  /** What sort of thing it is. Default `"note"`. */
+  kind?: string | null
+  /** Group of the caller's own. */
+  category?: string | null
+  /** Labels. */
+  tags?: readonly string[]
+  /** Facts of the caller's own. */
+  metadata?: Record<string, unknown>
+  /** Short form of the content. */
+  summary?: string | null
+  /** Where it comes from. */
+  source?: string | null
+  /** From 0 to 1. Default 0.5. */
+  importance?: number | null
+  /** How urgent it is. Default `"medium"`. */
+  priority?: Priority | null
+  /** How long it is found. Default for ever. In milliseconds. */
+  ttlMs?: number | null
+  /** Its vector, as the embedder would make it. Default: the embedder makes it. */
+  embedding?: readonly number[] | null
+  /** Whether a record of the same scope, kind and content is returned instead of a second one. Default no. */
+  dedupe?: boolean
 }
 
 /** One measured point. */
@@ -210,13 +1213,19 @@ export interface Observation {
   weight?: number
 }
 
+/** The arguments of an operation on one server. */
+export interface One {
+  /** Id of the server, in any spelling. */
+  id: string
+}
+
 /** All in one. */
 export interface Overall {
-  /** 0..100: the weighted mean of the components that could be measured; `None` when none could. */
+  /** 0..100: the weighted mean of the components that could be measured; `null` when none could. */
   score: number | null
   /** The score in a word; `critical` also while a critical service does not work. */
   status: OverallStatus
-  /** The score less that of an hour ago; `None` when that is not known. */
+  /** The score less that of an hour ago; `null` when that is not known. */
   delta1h: number | null
   /** How many components are in the score. */
   componentsEvaluated: number
@@ -226,6 +1235,47 @@ export interface Overall {
 
 /** A score in a word. */
 export type OverallStatus = "excellent" | "good" | "fair" | "poor" | "critical" | "unknown"
+
+/** Arguments of `memory.graph.path`. */
+export interface PathQuery {
+  /** Where to begin. */
+  a: string
+  /** Where to end. */
+  b: string
+  /** Most steps, from 1 to 8. Default 4. */
+  maxDepth?: number | null
+  /** Whose they are. */
+  scope?: Scope
+  /** By facts that are true at this time. Default now. */
+  asOf?: string | Date | null
+}
+
+/** When a level will reach a threshold. */
+export interface Prediction {
+  /** The service. */
+  service: string
+  /** The metric. */
+  metric: string
+  /** The threshold, which is that of a rule. */
+  threshold: number
+  /** How bad that would be. */
+  severity: Severity
+  /** The level now. */
+  value: number
+  /** Change of the level each hour. */
+  slopePerHour: number
+  /** Seconds until the threshold is reached. */
+  etaS: number
+  /** As early as this in one of ten cases. */
+  etaP10: number
+  /** As late as this in one of ten cases; `null` when it may never be. */
+  etaP90: number | null
+  /** How much of the history agrees with the trend, 0..1. */
+  confidence: number
+}
+
+/** How urgent a record is. Ordered. */
+export type Priority = "low" | "medium" | "high" | "critical"
 
 /** A probe that can be written down. */
 export type ProbeSpec = {
@@ -244,6 +1294,28 @@ export type ProbeSpec = {
   port: number
 }
 
+/** One server of models. */
+export interface ProviderConfig {
+  /** Name, unique: it stands in answers, attempts and metrics. */
+  name: string
+  /** Protocol: `"openai"` (chat completions, as most servers speak it). Default `"openai"`. */
+  kind?: string
+  /** Where the protocol's paths begin, such as `"https://api.openai.com/v1"`. Default OpenAI's. */
+  baseUrl?: string
+  /** Credential; `${NAME}` in it is replaced by that environment variable. Default none. */
+  apiKey?: string | null
+  /** Models that it offers; none listed means any. Default none listed. */
+  models?: readonly string[]
+  /** Further headers of each request; `${NAME}` is replaced as in `api_key`. Default none. */
+  headers?: Record<string, string>
+  /** Longest silence: until the answer begins, and between two parts of it. Default 60 s. In milliseconds. */
+  timeoutMs?: number
+  /** The same as text, such as `"15m"`. */
+  timeout?: string
+  /** Whether streams ask for token counts, with `stream_options`. Default true; false for servers that refuse it. */
+  streamUsage?: boolean
+}
+
 /** How a value was spread over the last hour, within 4 %. */
 export interface Quantiles {
   /** The mean, exact. */
@@ -258,6 +1330,72 @@ export interface Quantiles {
   max: number
 }
 
+/** What to look for. An empty text lists what the filters leave, newest first. */
+export interface Query {
+  /** The question, or the words. Any text: nothing in it is a command. */
+  query?: string
+  /** Whose records to search. */
+  scope?: Scope
+  /** Several scopes to search at once, in place of `scope`. */
+  scopes?: readonly Scope[] | null
+  /** How to match. Default `"hybrid"`. */
+  mode?: Mode
+  /** Most hits, from 1 to 1,000. Default 10. */
+  limit?: number | null
+  /** Hits to skip, at most 10,000. Default 0. */
+  offset?: number
+  /** Least score, from 0 to 1. Default 0. */
+  minScore?: number
+  /** Kinds to keep; any of them. */
+  kinds?: readonly string[] | null
+  /** Groups to keep; any of them. */
+  categories?: readonly string[] | null
+  /** Labels to keep; any of them. */
+  tags?: readonly string[] | null
+  /** Labels that a record must all have. */
+  tagsAll?: readonly string[] | null
+  /** Urgencies to keep; any of them. */
+  priorities?: readonly Priority[] | null
+  /** Source to keep. */
+  source?: string | null
+  /** Facts that a record must all have, each equal. */
+  metadata?: Record<string, unknown> | null
+  /** Earliest `created_at`, included. */
+  since?: string | Date | null
+  /** Latest `created_at`, excluded. */
+  until?: string | Date | null
+  /** Vector to look for, as the embedder would make it. Default: the embedder makes it from the query. */
+  embedding?: readonly number[] | null
+  /** Most tokens of content in all hits together, counted as four bytes each. Default no limit. */
+  tokenBudget?: number | null
+  /** Whether to find what was deleted softly. Default no. */
+  includeArchived?: boolean
+  /** Whether to find what has expired and is not purged yet. Default no. */
+  includeExpired?: boolean
+  /** Whether each hit says how its score came about. Default no. */
+  explain?: boolean
+}
+
+/** Arguments of `memory.recent_operations`. */
+export interface Recent {
+  /** Most calls. Default 50. */
+  n?: number | null
+}
+
+/** One call of the last ones. */
+export interface RecentOperation {
+  /** Grows with every call. */
+  id: number
+  /** Name, such as `"memory.search"`. */
+  operation: string
+  /** Time that it took, in milliseconds. */
+  duration: number
+  /** `"ok"`, or the code of its error. */
+  status: string
+  /** When it ended. */
+  timestamp: string
+}
+
 /** What to do. */
 export interface Recommendation {
   /** Stays the same for the same advice. */
@@ -270,6 +1408,12 @@ export interface Recommendation {
   action: string | null
   /** How much harm it can do, where an action does it. */
   risk: Risk | null
+}
+
+/** The arguments of `registry.register`. */
+export interface Register {
+  /** The server. */
+  server: ServerInput
 }
 
 /** A service to look after. */
@@ -296,8 +1440,127 @@ export interface Registration {
   dependsOn?: readonly string[]
 }
 
+/** One try of one server. */
+export interface RegistryAttempt {
+  /** Id of the server. */
+  server: string
+  /** Whether it answered, and the tool did not fail. */
+  ok: boolean
+  /** How long it took, in milliseconds. */
+  latencyMs: number
+  /** Why it failed; null where it did not. */
+  error: ToolError | null
+}
+
+/** How all servers are to be checked. */
+export interface RegistryCheckAll {
+  /** Most checks at once. Default 64. */
+  concurrency?: number
+  /** Time for all of them together. Default 5 s. In milliseconds. */
+  deadlineMs?: number
+}
+
+/** What can be set about the registry. */
+export interface RegistryConfig {
+  /** Deadline of one call, its fallbacks included. Default 30 s. In milliseconds. */
+  timeoutMs?: number
+  /** The same as text, such as `"15m"`. */
+  timeout?: string
+  /** Deadline of one check. Default 5 s. In milliseconds. */
+  checkTimeoutMs?: number
+  /** The same as text, such as `"15m"`. */
+  checkTimeout?: string
+  /** How long a stdio server may take to start and to shake hands. Default 30 s: `npx` may have to download it. In milliseconds. */
+  startTimeoutMs?: number
+  /** The same as text, such as `"15m"`. */
+  startTimeout?: string
+  /** How long a stdio server may take to leave after its input was closed, before it is killed. Default 2 s. In milliseconds. */
+  stopTimeoutMs?: number
+  /** The same as text, such as `"15m"`. */
+  stopTimeout?: string
+  /** When the breaker of a server opens. */
+  breaker?: BreakerConfig
+  /**
+   * Whether servers may have loopback and private addresses. Default true: in-house servers are private by nature.
+   * Link-local and cloud metadata addresses are refused in any case.
+   */
+  allowPrivate?: boolean
+  /**
+   * Whether HTTP goes through the proxy that the environment names. Default false: most servers are in-house, and a proxy
+   * would resolve addresses where the address policy cannot see them.
+   */
+  systemProxy?: boolean
+  /** Largest arguments of a call, in bytes as JSON. Default 4 MiB. */
+  maxArgumentsBytes?: number
+  /** Largest answer of a REST server, in bytes. Default 16 MiB. */
+  maxAnswerBytes?: number
+  /** Most servers that the registry holds. Default 10,000. */
+  maxServers?: number
+  /** Seed of the random choices that `select` makes. Default 0. */
+  seed?: number
+}
+
+/** How a server is. */
+export type RegistryStatus = "healthy" | "degraded" | "unhealthy" | "unknown"
+
+/**
+ * Where a tool of a REST server is, as a path or as a path with its method and body.
+ *
+ * `{tool}` stands for the tool's name. With a path that holds `{tool}` the arguments are the body; with one that does not,
+ * the body is `{"name": tool, "arguments": {…}}`.
+ */
+export type RestRoute = string | {
+  /** HTTP method. Default `POST`; the arguments of a `GET` go into the query. */
+  method: string | null
+  /** Path below the server's URL. */
+  path: string
+}
+
+/**
+ * Where a tool of a REST server is, as a path or as a path with its method and body.
+ *
+ * `{tool}` stands for the tool's name. With a path that holds `{tool}` the arguments are the body; with one that does not,
+ * the body is `{"name": tool, "arguments": {…}}`.
+ */
+export type RestRouteInput = string | {
+  /** HTTP method. Default `POST`; the arguments of a `GET` go into the query. */
+  method?: string | null
+  /** Path below the server's URL. */
+  path: string
+}
+
+/** Further tries after a failure that may pass. */
+export interface RetryConfig {
+  /** Further rounds through the providers that offer the model. Default 1. */
+  retries?: number
+  /** Delay before the first further round; it doubles. A provider's Retry-After counts more. Default 200 ms. In milliseconds. */
+  firstDelayMs?: number
+  /** The same as text, such as `"15m"`. */
+  firstDelay?: string
+  /** Longest delay of ours. Default 2 s. In milliseconds. */
+  maxDelayMs?: number
+  /** The same as text, such as `"15m"`. */
+  maxDelay?: string
+}
+
 /** How much harm an action can do. */
 export type Risk = "low" | "medium" | "high" | "critical"
+
+/** A service that is likely to blame. */
+export interface RootCause {
+  /** The service. */
+  service: string
+  /** How likely, relative to the others: share × ln(1 + z) × (1 − 0.9 × explained). */
+  score: number
+  /** How much of the target's loss it accounts for, 0..1. */
+  share: number
+  /** How much of its own loss its callees account for, 0..1. */
+  explained: number
+  /** The service whose loss is explained. */
+  target: string
+  /** Why, in a sentence. */
+  evidence: string
+}
 
 /**
  * When the values of a metric are an alert.
@@ -328,16 +1591,81 @@ export interface Rule {
   autoResolve?: boolean
 }
 
+/** What a producer is asked, and how its value is kept. */
+export interface RunOptions {
+  /** The question; with scope and context it is the key. */
+  message?: string
+  /** Whose question it is. */
+  scope?: Scope | null
+  /** Who else may be given the value. Default user. */
+  share?: Share
+  /** What it is about: chooses how long the value is kept. Default `"default"`; `"auto"` classifies the message. */
+  context?: string | null
+  /** What the cache is used for. Default default. */
+  cache?: CacheMode
+  /** How long the value is kept, from one second to the configured maximum; by rule where it is null. In milliseconds. */
+  ttlMs?: number | null
+  /** Time in which there must be a value; the configured default where it is null. In milliseconds. */
+  timeoutMs?: number | null
+  /** Names under which the kept value can be invalidated. */
+  tags?: readonly string[]
+}
+
+/**
+ * Whose data it is. Tenant and user are walls; session and agent narrow.
+ *
+ * - `tenant` and `user` must match exactly, and an unset one matches only unset: nothing falls back to a wider scope.
+ * - `session` and `agent` narrow a read when they are set on it, and are kept with what is written.
+ */
+export interface Scope {
+  /** The organisation. A wall. */
+  tenant?: string | null
+  /** The person. A wall. */
+  user?: string | null
+  /** The conversation. Narrows. */
+  session?: string | null
+  /** The agent that acts. Narrows. */
+  agent?: string | null
+}
+
+/** What was found. */
+export interface SearchResult {
+  /** Best first; of equal scores the newest first. */
+  hits: Hit[]
+  /** Records that match, before `limit` and `offset`, as far as the bounded search looked. */
+  total: number
+  /** Time that the search took, in milliseconds. */
+  tookMs: number
+  /** Whether the answer came from a cache. */
+  cacheHit: boolean
+  /** Whether a part of the search could not be done; `warnings` says which. */
+  degraded: boolean
+  /** What could not be done, and why. */
+  warnings: string[]
+}
+
 /** How one section is. */
 export interface Section {
-  /** 0..100, or `None` while unknown. */
+  /** 0..100, or `null` while unknown. */
   score: number | null
   /** The score in a word. */
-  status: Status
+  status: HealthStatus
   /** Its part in the overall score, of 1. */
   weight: number
   /** Its services. */
   services: Record<string, ServiceHealth>
+}
+
+/** What is asked for. */
+export interface Select {
+  /** What the server must be able to do. */
+  capability: string
+  /** How it is chosen. Default: `p2c`. */
+  strategy?: Strategy
+  /** The server to take if it is well. */
+  prefer?: string | null
+  /** Servers to leave out. */
+  avoid?: readonly string[]
 }
 
 /** One part of a history. */
@@ -382,6 +1710,146 @@ export interface SeriesView {
   hour: Quantiles | null
 }
 
+/**
+ * One server of the registry.
+ *
+ * `${VAR}`, `${VAR:-default}`, `${env:VAR}` and `${input:id}` may stand in `url`, `command`, `args`, `env`, `cwd`, `headers`
+ * and `auth`. They are kept as written and replaced at each use, so that no secret rests here.
+ */
+export interface Server {
+  /** Name that is unique in the registry; case, `-` and `_` do not tell two ids apart. */
+  id: string
+  /** Name for people. */
+  name: string | null
+  /** Other spellings under which it was loaded. */
+  aliases: string[]
+  /** Address of an HTTP, SSE or REST server. */
+  url: string | null
+  /** Program of a stdio server, found on `PATH`; never given to a shell. */
+  command: string | null
+  /** Arguments of `command`. */
+  args: string[]
+  /** Environment of `command`, beside `PATH` and `HOME`; nothing else is passed on. */
+  env: Record<string, string>
+  /** Working directory of `command`. Default: that of this process. */
+  cwd: string | null
+  /** How it is spoken to; inferred where it is left out: `command` means stdio, `rest` means REST, `url` means HTTP. */
+  transport: Transport | null
+  /** Routes of a REST server by tool; `"*"` is any other tool, `"tools/list"` is where a GET lists them. */
+  rest: Record<string, RestRoute>
+  /** What it can do, such as `"code"`; compared without case. */
+  capabilities: string[]
+  /** Rank, as a number (1 is first) or a word (primary, secondary, tertiary, …). */
+  tier: string | null
+  /** Group, such as a department or a set of replicas. */
+  group: string | null
+  /** Free labels. */
+  tags: string[]
+  /** Path that a health check gets, below the origin of `url`. */
+  healthPath: string | null
+  /** Servers to ask in its place, in order, when it fails. */
+  fallback: string[]
+  /** Share of calls relative to others of the same capability, above 0. Default 1. */
+  weight: number
+  /** Within a tier, higher goes first. Default 0. */
+  priority: number
+  /** Most calls at once; more wait for their turn. Default: no bound of its own. */
+  maxConnections: number | null
+  /** Deadline of one call. Default: `registry.timeout`. */
+  timeout: number | null
+  /** HTTP headers sent with every request. */
+  headers: Record<string, string>
+  /** Bearer token sent as `Authorization`. */
+  auth: string | null
+}
+
+/**
+ * One server of the registry.
+ *
+ * `${VAR}`, `${VAR:-default}`, `${env:VAR}` and `${input:id}` may stand in `url`, `command`, `args`, `env`, `cwd`, `headers`
+ * and `auth`. They are kept as written and replaced at each use, so that no secret rests here.
+ */
+export interface ServerInput {
+  /** Name that is unique in the registry; case, `-` and `_` do not tell two ids apart. */
+  id: string
+  /** Name for people. */
+  name?: string | null
+  /** Other spellings under which it was loaded. */
+  aliases?: readonly string[]
+  /** Address of an HTTP, SSE or REST server. */
+  url?: string | null
+  /** Program of a stdio server, found on `PATH`; never given to a shell. */
+  command?: string | null
+  /** Arguments of `command`. */
+  args?: readonly string[]
+  /** Environment of `command`, beside `PATH` and `HOME`; nothing else is passed on. */
+  env?: Record<string, string>
+  /** Working directory of `command`. Default: that of this process. */
+  cwd?: string | null
+  /** How it is spoken to; inferred where it is left out: `command` means stdio, `rest` means REST, `url` means HTTP. */
+  transport?: Transport | null
+  /** Routes of a REST server by tool; `"*"` is any other tool, `"tools/list"` is where a GET lists them. */
+  rest?: Record<string, RestRouteInput>
+  /** What it can do, such as `"code"`; compared without case. */
+  capabilities?: readonly string[]
+  /** Rank, as a number (1 is first) or a word (primary, secondary, tertiary, …). */
+  tier?: string | null
+  /** Group, such as a department or a set of replicas. */
+  group?: string | null
+  /** Free labels. */
+  tags?: readonly string[]
+  /** Path that a health check gets, below the origin of `url`. */
+  healthPath?: string | null
+  /** Servers to ask in its place, in order, when it fails. */
+  fallback?: readonly string[]
+  /** Share of calls relative to others of the same capability, above 0. Default 1. */
+  weight?: number
+  /** Within a tier, higher goes first. Default 0. */
+  priority?: number
+  /** Most calls at once; more wait for their turn. Default: no bound of its own. */
+  maxConnections?: number | null
+  /** Deadline of one call. Default: `registry.timeout`. In milliseconds. */
+  timeoutMs?: number | null
+  /** HTTP headers sent with every request. */
+  headers?: Record<string, string>
+  /** Bearer token sent as `Authorization`. */
+  auth?: string | null
+}
+
+/** A server at one moment. */
+export interface ServerOverview {
+  /** What its last check found. */
+  status: RegistryStatus
+  /** When it was last checked; null where it never was. */
+  lastCheck: string | null
+  /** What it said at its last check. */
+  detail: string | null
+  /** Where its breaker stands. */
+  breaker: BreakerState
+  /** Calls under way. */
+  inFlight: number
+  /** Calls since it was registered. */
+  calls: number
+  /** Those that failed by its fault. */
+  errors: number
+  /** Peak-EWMA of its latency, in milliseconds; null before the first call. */
+  latencyMs: number | null
+  /** Number of tools that it last listed; null where it never did. */
+  tools: number | null
+}
+
+/** How a server is, and since when that is known. */
+export interface ServerStatus {
+  /** How it is. */
+  status: RegistryStatus
+  /** How long it took to answer, in milliseconds; null where it did not. */
+  latencyMs: number | null
+  /** When it was asked; null where it never was. */
+  lastCheck: string | null
+  /** What it said, or why it is not well. */
+  detail: string | null
+}
+
 /** One service. */
 export interface ServiceArgument {
   /** Its name. */
@@ -393,10 +1861,10 @@ export interface ServiceCheck {
   /** The service. */
   service: string
   /** How it is believed to be, which takes `fail_after` failures or `ok_after` successes to change. */
-  status: Status
+  status: HealthStatus
   /** What this look alone saw. */
-  observed: Status
-  /** 0..100, or `None` while unknown. */
+  observed: HealthStatus
+  /** 0..100, or `null` while unknown. */
   score: number | null
   /** How long the look took, unless the service gave no answer. */
   latencyMs: number | null
@@ -411,11 +1879,11 @@ export interface ServiceCheck {
 /** How one service is. */
 export interface ServiceHealth {
   /** How it is. */
-  status: Status
+  status: HealthStatus
   /**
    * 0..100. A probe's own score, or that of its status. Without a probe, from its signals of the last five minutes: 100 less
    * twice the percentage of errors, less up to 30 points for a latency above its own median of the hour (10 points each
-   * doubling). `None` while there are fewer than 5 points.
+   * doubling). `null` while there are fewer than 5 points.
    */
   score: number | null
   /** Its part in the overall score, relative to the others'. */
@@ -452,8 +1920,41 @@ export interface ServiceHealth {
   metrics: string[]
 }
 
+/** One conversation. */
+export interface Session {
+  /** Its name: the `session` of its scope. */
+  session: string
+  /** Whose it is. */
+  scope: Scope
+  /** Messages in it. */
+  messages: number
+  /** When its first message came to be. */
+  startedAt: string
+  /** When its last message came to be. */
+  lastAt: string
+}
+
+/** Arguments of `memory.sessions`. */
+export interface Sessions {
+  /** Whose they are. */
+  scope?: Scope
+  /** Most conversations, from 1 to 1,000. Default 100. */
+  limit?: number | null
+}
+
 /** How bad it is. */
 export type Severity = "info" | "warning" | "critical"
+
+/** Who else may be given the answer. A part of the scope that is not set matches only where it is not set either. */
+export type Share = "session" | "user" | "tenant" | "all"
+
+/** One metric of one service. */
+export interface SignalName {
+  /** The service. */
+  service: string
+  /** The metric. */
+  metric: string
+}
 
 /** What is to be silent, and for how long. */
 export interface Silence {
@@ -466,10 +1967,52 @@ export interface Silence {
 /** Where what is known of a service comes from. */
 export type Source = "probe" | "signals"
 
-/** How a service is. */
-export type Status = "healthy" | "degraded" | "unhealthy" | "unknown"
+/** A service whose status changed. */
+export interface StatusChange {
+  /** The service. */
+  service: string
+  /** How it was. */
+  from: HealthStatus
+  /** How it is. */
+  to: HealthStatus
+}
 
-/** How everything is. What is not known is `None`, and never a guess. */
+/** Arguments of `memory.store_many`. */
+export interface StoreMany {
+  /** Records, each as `memory.store` takes it. */
+  items: readonly NewRecord[]
+  /** Whose they are, where a record does not say. */
+  scope?: Scope | null
+  /** Whether one that fails fails all. Default no. */
+  atomic?: boolean
+}
+
+/** What became of one item of a batch. */
+export type StoreOutcome = StoreResult | {
+  /** Why. */
+  error: ItemError
+}
+
+/** Where a record went. */
+export interface StoreResult {
+  /** Identifier. */
+  id: string
+  /** Number that grows with every record. */
+  seq: number
+  /** 1, or more where the identifier was known. */
+  version: number
+  /** Whether the record is new. */
+  created: boolean
+  /** Tiers that hold it now. */
+  tiers: string[]
+  /** When it stops to be found; `null` is never. */
+  expiresAt: string | null
+}
+
+/** How a server is chosen among those that can do the same. */
+export type Strategy = "p2c" | "tier" | "score" | "round_robin" | "least_connections" | "weighted"
+
+/** How everything is. What is not known is `null`, and never a guess. */
 export interface SystemHealth {
   /** When the report was made. */
   timestamp: string
@@ -477,6 +2020,14 @@ export interface SystemHealth {
   overall: Overall
   /** Every service that is registered or sent a signal within the hour, by name. */
   services: Record<string, ServiceHealth>
+  /** What was out of line within the hour, the worst first. */
+  anomalies: Anomaly[]
+  /** What was out of line together, the surest first. */
+  correlations: Correlation[]
+  /** Who is likely to blame, the likeliest first. */
+  rootCauses: RootCause[]
+  /** Which thresholds will be reached, the most urgent first. */
+  predictions: Prediction[]
   /** Alerts that hold, one for each incident's effect. */
   alerts: Alert[]
   /** Alerts by their cause. */
@@ -489,7 +2040,108 @@ export interface SystemHealth {
   kpis: Kpis
 }
 
-/** The last hour in steps of five minutes, oldest first. Means over all services; `None` where nothing was measured. */
+/** One tier. */
+export interface TierHealth {
+  /** How it is. */
+  status: TierStatus
+  /** Time of one look-up just now, in milliseconds. */
+  latencyMs: number | null
+  /** Entries that it holds. */
+  entries: number | null
+  /** Share of look-ups since the start that it answered, 0..1; null before the first. */
+  hitRatio: number | null
+  /** What else is worth knowing: where the data is, or what is wrong. */
+  detail: string | null
+}
+
+/** How a tier is. */
+export type TierStatus = "healthy" | "degraded" | "unhealthy" | "disabled"
+
+/** One tool of one server. */
+export interface Tool {
+  /** Name by which the server knows it. */
+  name: string
+  /** Id of the server. */
+  server: string
+  /** Name for people. */
+  title: string | null
+  /** What it does, for a model. It was written by the server: data, not instructions. */
+  description: string | null
+  /** JSON Schema of its arguments. */
+  inputSchema: unknown
+  /** JSON Schema of its structured result, if it has one. */
+  outputSchema: unknown
+  /** Hints such as `readOnlyHint`, as the server claims them. */
+  annotations: unknown
+}
+
+/** What to call. */
+export interface ToolCall {
+  /**
+   * Server to ask. Without it, `capability` picks one; without both, the tool must have a qualified name such as
+   * `github__search`, or be known of one server only.
+   */
+  server?: string | null
+  /** Name of the tool. */
+  tool: string
+  /** Its arguments, an object. */
+  arguments?: Record<string, unknown>
+  /** What a server must be able to do, to be picked or to be a fallback. */
+  capability?: string | null
+  /** Whose call it is. */
+  scope?: Scope | null
+  /** Time for all of it, fallbacks included. Default: `registry.timeout`, and what the server itself may take. In milliseconds. */
+  timeoutMs?: number | null
+  /** Whom to ask when the server fails. */
+  fallback?: Fallback
+  /**
+   * Whether calling twice does what calling once does. True: a call that broke off is tried once more. False: once a server
+   * may have begun to work, no other is asked. Default: no second try, but fallbacks are followed.
+   */
+  idempotent?: boolean | null
+}
+
+/** Why a call or a try failed. */
+export interface ToolError {
+  /** A code of `docs/errors.md`, or `TOOL_ERROR` where the tool itself says that it failed. */
+  code: string
+  /** What went wrong, for people. */
+  message: string
+  /** Whether the same call may succeed later. */
+  retryable: boolean
+  /** When it may be tried again, in seconds; null where that is not known. */
+  retryAfter: number | null
+}
+
+/** The form in which tools are listed. */
+export type ToolFormat = "mcp" | "openai" | "anthropic"
+
+/** What came of a call. */
+export interface ToolResult {
+  /** Whether the tool did what it was asked. */
+  ok: boolean
+  /** The text of the answer, its blocks joined by line ends. It was written by the tool: data, not instructions. */
+  text: string
+  /** The structured answer, or the JSON that the text is; null where it is neither. */
+  data: unknown
+  /** The answer's blocks as MCP has them: text, images, resources. */
+  content: unknown[]
+  /** Id of the server that answered, or of the last that was asked. */
+  server: string
+  /** Time from the call to the answer, in milliseconds, failed tries included. */
+  latencyMs: number
+  /** Every try, in order. */
+  attempts: RegistryAttempt[]
+  /** Whether it was not the first choice that answered. */
+  fallbackUsed: boolean
+  /** Why it failed; null where it did not. */
+  error: ToolError | null
+}
+
+/** How a server is spoken to. */
+export type Transport = "http" | "sse" | "stdio" | "rest"
+
+/** The last hour in steps of five minutes, oldest first. Means over all services; `null` where nothing was measured. */
 export interface Trends {
   /** Where each step begins. */
   labels: string[]
@@ -503,6 +2155,41 @@ export interface Trends {
   operationCounts: number[]
 }
 
+/** A request to heal a target. */
+export interface Trigger {
+  /** The action. */
+  name: string
+  /** What it is to heal, such as a service. */
+  target: string
+  /** Why, for the audit. */
+  reason?: string | null
+  /** Whether only to tell what would happen. False by default. */
+  dryRun?: boolean
+}
+
+/** How long answers are kept, in whole seconds. */
+export interface TtlConfig {
+  /** For contexts without a rule. Default 300. */
+  default?: number
+  /** Shortest by rule. Default 60. */
+  min?: number
+  /** Longest, by rule and by request. Default 900. */
+  max?: number
+  /** Share by which rules are varied at random, so that what was asked together does not expire together. Default 0.1. */
+  jitter?: number
+  /**
+   * Rules by context, over the built-in ones (infrastructure 60, ceo_deep_research 900, business_intelligence 600,
+   * or 120 for an answer about the present).
+   */
+  contexts?: Record<string, ContextTtl>
+}
+
+/** An answer whose time is asked for. */
+export interface TtlFor {
+  context: string
+  text?: string
+}
+
 /**
  * How everything is, by section.
  *
@@ -510,7 +2197,7 @@ export interface Trends {
  * `registry` and what is below them) are in `ai_memory`.
  */
 export interface UnifiedHealth {
-  /** 0..100: the sections by their weights; `None` when none could be measured. */
+  /** 0..100: the sections by their weights; `null` when none could be measured. */
   overallHealth: number | null
   /** The score in a word. */
   status: OverallStatus
@@ -530,12 +2217,60 @@ export interface UnifiedHealth {
   timestamp: string
 }
 
+/** A change of one record. What is left out stays; what is null is cleared. */
+export interface Update {
+  /** Identifier. */
+  id: string
+  /** Whose it is. */
+  scope?: Scope
+  /** New text. */
+  content?: string | null
+  /** New group; null clears it. */
+  category?: string | null
+  /** New labels, in place of the old; null clears them. */
+  tags?: readonly string[] | null
+  /** Facts to merge into the old ones; a null inside removes that fact, null itself removes all. */
+  metadata?: Record<string, unknown> | null
+  /** New urgency. */
+  priority?: Priority | null
+  /** New importance, from 0 to 1. */
+  importance?: number | null
+  /** New short form; null clears it. */
+  summary?: string | null
+  /** Whether it is shown; `"active"` brings back what was deleted softly. */
+  status?: MemoryStatus | null
+  /** Version that the change is for; another one is a conflict. */
+  ifVersion?: number | null
+}
+
+/** Token counts as the provider gave them; null where it gave none. */
+export interface Usage {
+  /** Tokens of the request. */
+  promptTokens: number | null
+  /** Tokens of the answer. */
+  completionTokens: number | null
+  /** Tokens of the request that the provider had cached. */
+  cachedTokens: number | null
+  /** Tokens of the request that the provider put into its cache. */
+  cacheWriteTokens: number | null
+  /** Tokens that the model thought. */
+  reasoningTokens: number | null
+}
+
+/** Arguments of `memory.versions`. */
+export interface Versions {
+  /** Identifier. */
+  id: string
+  /** Whose it is. */
+  scope?: Scope
+}
+
 /** In which state. */
 export type WantedState = "active" | "acknowledged" | "silenced" | "resolved" | "all"
 
-/** An alert, and who deals with it. */
+/** An alert or a request, and who deals with it. */
 export interface Who {
-  /** The id of the alert. */
+  /** Its id. */
   id: string
   /** Who deals with it. */
   by: string

@@ -2,6 +2,7 @@
 
 import * as native from '../native.js'
 import { SophiaError, invalidInput, toError } from './errors.js'
+import type { Scope } from './types.js'
 
 /** What every call takes. */
 export interface CallOptions {
@@ -88,6 +89,12 @@ export class Bridge {
     throw this.#error(reply as native.Failure, given)
   }
 
+  /** Looks a key up in this process: JSON text, an empty text for no such key, or nothing where it is not known. */
+  kvGet(key: unknown, scope: Scope | null | undefined): string | null | undefined {
+    if (typeof key !== 'string' || !isPlain(scope)) return undefined
+    return this.#engine.kvGet(key, scope?.tenant, scope?.user, scope?.session, scope?.agent)
+  }
+
   /** Opens a stream of results. A failure to open it is what the first read gives. */
   stream<T>(operation: string, own: object, options?: CallOptions): JsonIterator<T> {
     const { signal, ...rest } = options ?? {}
@@ -108,11 +115,6 @@ export class Bridge {
     return id
   }
 
-  /** Lets go of a function that the native side did not take. */
-  drop(id: number): void {
-    this.#functions.delete(id)
-  }
-
   async #run<T>(begin: (id: number) => native.Reply, given: unknown, signal: AbortSignal | undefined): Promise<T> {
     signal?.throwIfAborted()
     const id = this.#id()
@@ -123,7 +125,7 @@ export class Bridge {
     return JSON.parse(await this.#settled(id, given, signal, cancel))
   }
 
-  /** Reads one item of a stream as JSON text; an empty text is the end. */
+  /** Reads what a stream has, as the JSON text of a list; an empty text is the end. */
   async #read(stream: native.JsonStream, given: unknown, signal: AbortSignal | undefined): Promise<string> {
     signal?.throwIfAborted()
     const id = this.#id()
@@ -212,6 +214,16 @@ export class Bridge {
   }
 }
 
+/** Whether a scope is what it seems, so that nothing in it is passed over. */
+function isPlain(scope: Scope | null | undefined): boolean {
+  for (const part in scope) {
+    if (part !== 'tenant' && part !== 'user' && part !== 'session' && part !== 'agent') return false
+    const value = scope[part]
+    if (value != null && typeof value !== 'string') return false
+  }
+  return scope == null || typeof scope === 'object'
+}
+
 type NativeCall = (engine: native.Engine, id: number, text: string) => native.Reply
 
 /** Rejects with the signal's reason when it aborts first, after `abort` was called; leaves no listener behind. */
@@ -225,6 +237,7 @@ export function abortable<T>(signal: AbortSignal, running: Promise<T>, abort: (r
 export class JsonIterator<T> implements AsyncIterableIterator<T> {
   #stream: native.JsonStream | undefined
   #failure: { reason: unknown } | undefined
+  #items: T[] = []
   readonly #read: (stream: native.JsonStream) => Promise<string>
   readonly #signal: AbortSignal | undefined
 
@@ -249,16 +262,18 @@ export class JsonIterator<T> implements AsyncIterableIterator<T> {
       this.#failure = undefined
       throw failure.reason
     }
-    if (!this.#stream) return { done: true, value: undefined }
-    try {
-      const text = await this.#read(this.#stream)
-      if (text !== '') return { done: false, value: JSON.parse(text) }
-    } catch (reason) {
-      this.#close()
-      throw this.#signal?.aborted ? this.#signal.reason : reason
+    if (this.#items.length === 0 && this.#stream) {
+      try {
+        const text = await this.#read(this.#stream)
+        if (text === '') this.#close()
+        else this.#items = this.#items.concat(JSON.parse(text))
+      } catch (reason) {
+        this.#close()
+        throw this.#signal?.aborted ? this.#signal.reason : reason
+      }
     }
-    this.#close()
-    return { done: true, value: undefined }
+    const value = this.#items.shift()
+    return value === undefined ? { done: true, value: undefined } : { done: false, value }
   }
 
   /** Closes the stream and what feeds it. */
@@ -279,6 +294,7 @@ export class JsonIterator<T> implements AsyncIterableIterator<T> {
   #close(): void {
     this.#stream?.close()
     this.#stream = undefined
+    this.#items = []
   }
 }
 

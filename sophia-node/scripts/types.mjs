@@ -3,6 +3,8 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { configSchema, operationSchemas } from '../native.js'
 
 const FILE = new URL('../lib/types.ts', import.meta.url)
+/** Names that TypeScript has already. */
+const BUILT_IN = ['Record', 'Map', 'Set', 'Date', 'Error', 'Promise']
 const DURATION = '#/$defs/DurationSchema'
 
 const camel = (name) => name.replace(/(?<=.)_+([a-z0-9])/g, (_, letter) => letter.toUpperCase())
@@ -118,6 +120,7 @@ function doc(text, indent) {
   const lines = text
     .replace(/```[\s\S]*?```/g, '')
     .replace(/\[(`[^`]+`)\](\([^)]*\))?/g, '$1')
+    .replaceAll('`None`', '`null`')
     .trim()
     .split('\n')
     .map((line) => line.trim())
@@ -126,24 +129,55 @@ function doc(text, indent) {
     : [`${indent}/**`, ...lines.map((line) => `${indent} * ${line}`.trimEnd()), `${indent} */`]
 }
 
+/** Writes the types of one capability. What is given and taken in different forms has two names. */
+function typesOf({ arguments: given, results }) {
+  const taken = new Writer(results, { given: false }).all()
+  const names = new Map()
+  for (const [name, text] of new Writer(given, { given: true }).all()) {
+    if (taken.has(name) && taken.get(name) !== text) names.set(name, `${name}Input`)
+  }
+  const types = new Map(taken)
+  for (const [name, text] of new Writer(given, { given: true, names }).all()) types.set(names.get(name) ?? name, text)
+  return types
+}
+
 /** Returns the text of lib/types.ts. */
 export function generate() {
-  const schemas = JSON.parse(operationSchemas())
+  const capabilities = Object.entries(JSON.parse(operationSchemas()))
   const { $defs = {}, ...root } = JSON.parse(configSchema())
-  const results = new Writer(schemas.results, { given: false }).all()
   const config = new Writer({ ...$defs, Config: root }, { given: true, config: true }).all()
+  const texts = new Map()
+  const note = (name, text) => texts.set(name, new Set(texts.get(name)).add(text))
+  for (const [name, text] of config) note(name, text)
+  for (const [, schemas] of capabilities) for (const [name, text] of typesOf(schemas)) note(name, text)
 
-  // A type that is given and taken in different forms has two names.
-  const plain = new Writer(schemas.arguments, { given: true }).all()
-  const names = new Map()
-  for (const [name, text] of plain) if (results.has(name) && results.get(name) !== text) names.set(name, `${name}Input`)
-  const given = new Writer(schemas.arguments, { given: true, names }).all()
-
-  const types = new Map()
-  for (const [name, text] of [...results, ...config]) if (!types.has(name)) types.set(name, text)
-  for (const [name, text] of given) types.set(names.get(name) ?? name, text)
+  // A name that means different things in different capabilities gets that of its capability before it.
+  const clashing = [...texts].filter(([name, texts]) => texts.size > 1 || BUILT_IN.includes(name)).map(([name]) => name)
+  const types = new Map(config)
+  for (const [capability, schemas] of capabilities) {
+    const prefix = capability[0].toUpperCase() + capability.slice(1)
+    const renamed = Object.fromEntries(
+      ['arguments', 'results'].map((side) => [side, rename(schemas[side], (name) => (clashing.includes(name) && !config.has(name) ? prefix + name : name))]),
+    )
+    for (const [name, text] of typesOf(renamed)) types.set(name, text)
+  }
   const sorted = [...types].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, text]) => text)
   return ['/** The types of the wire. Made by scripts/types.mjs from the schemas of the engine: do not edit. */', ...sorted, ''].join('\n\n')
+}
+
+/** Renames definitions and what refers to them. */
+function rename(definitions, name) {
+  const visit = (value) => {
+    if (Array.isArray(value)) return value.map(visit)
+    if (typeof value !== 'object' || value === null) return value
+    return Object.fromEntries(
+      Object.entries(value).map(([key, inner]) => [
+        key,
+        key === '$ref' && typeof inner === 'string' ? inner.replace(/[^/]+$/, name) : visit(inner),
+      ]),
+    )
+  }
+  return Object.fromEntries(Object.entries(definitions).map(([key, schema]) => [name(key), visit(schema)]))
 }
 
 if (process.argv[1] === new URL(import.meta.url).pathname) {

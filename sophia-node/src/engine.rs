@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use napi::bindgen_prelude::Either;
 use napi_derive::napi;
-use schemars::generate::SchemaSettings;
 use serde::Serialize;
-use serde_json::json;
-use sophia_core::{Config, Error, ErrorKind, Result, Sophia, operations};
+use sophia_core::{Config, Error, ErrorKind, Result, Scope, Sophia, operations};
 
 use crate::{
     callback::Callbacks,
@@ -68,30 +66,6 @@ pub fn config_schema() -> String {
     serde_json::to_string(&Config::schema()).unwrap_or_default()
 }
 
-/// Returns every operation with the JSON Schemas of what it takes and gives, as JSON text:
-/// `{operations: [{name, summary, arguments, result}], arguments: {…definitions}, results: {…definitions}}`.
-#[napi]
-pub fn operation_schemas() -> String {
-    let mut arguments = SchemaSettings::draft2020_12().into_generator();
-    let mut results = SchemaSettings::draft2020_12().for_serialize().into_generator();
-    let operations: Vec<_> = operations::all()
-        .map(|operation| {
-            json!({
-                "name": operation.name,
-                "summary": operation.summary,
-                "arguments": (operation.arguments)(&mut arguments),
-                "result": (operation.result)(&mut results),
-            })
-        })
-        .collect();
-    json!({
-        "operations": operations,
-        "arguments": arguments.take_definitions(true),
-        "results": results.take_definitions(true),
-    })
-    .to_string()
-}
-
 /// Returns the codes of all errors, with whether the same call may succeed later.
 #[napi]
 pub fn error_codes() -> Vec<Failure> {
@@ -103,7 +77,7 @@ impl Engine {
     /// Starts the engine, and settles the promise `id`.
     #[napi]
     pub fn start(&self, id: u32) -> Reply {
-        self.run(id, "start", |sophia| {
+        self.begin(id, "start", |sophia| {
             Ok(Box::pin(async move {
                 sophia.start().await?;
                 Ok("null".to_owned())
@@ -114,7 +88,7 @@ impl Engine {
     /// Shuts the engine down, and settles the promise `id`.
     #[napi]
     pub fn close(&self, id: u32) -> Reply {
-        self.run(id, "close", |sophia| {
+        self.begin(id, "close", |sophia| {
             Ok(Box::pin(async move {
                 sophia.shutdown().await?;
                 Ok("null".to_owned())
@@ -125,7 +99,7 @@ impl Engine {
     /// Calls an operation: returns its result if that is ready, else settles the promise `id`.
     #[napi]
     pub fn call(&self, id: u32, operation: String, arguments: String) -> Reply {
-        self.run(id, &operation, |sophia| begin(&sophia, &operation, &arguments))
+        self.begin(id, &operation, |sophia| begin(&sophia, &operation, &arguments))
     }
 
     /// Calls an operation and waits for it on this thread.
@@ -151,6 +125,45 @@ impl Engine {
         reply(self.sophia().and_then(|sophia| methods::register_probe(&sophia, &arguments, probe)))
     }
 
+    /// Sets an action whose steps are functions.
+    #[napi]
+    pub fn action(&self, arguments: String, execute: u32, verify: Option<u32>, rollback: Option<u32>) -> Reply {
+        let function = |id| self.callbacks.function(id);
+        let (execute, verify, rollback) = (function(execute), verify.map(function), rollback.map(function));
+        reply(self.sophia().and_then(|sophia| methods::action(&sophia, &arguments, execute, verify, rollback)))
+    }
+
+    /// Gives the value of the function `producer`, or one that is kept; if it is not ready, settles the promise `id`.
+    #[napi]
+    pub fn run(&self, id: u32, arguments: String, producer: u32) -> Reply {
+        let producer = self.callbacks.function(producer);
+        self.begin(id, "chat.run", |sophia| methods::run(&sophia, &arguments, producer))
+    }
+
+    /// Looks a key up in this process, without waiting: its value as JSON text, an empty text where there is no such key, or
+    /// nothing where `memory.kv.get` has to look further.
+    #[napi]
+    pub fn kv_get(
+        &self,
+        key: String,
+        tenant: Option<String>,
+        user: Option<String>,
+        session: Option<String>,
+        agent: Option<String>,
+    ) -> Option<String> {
+        let mut scope = Scope::new();
+        (scope.tenant, scope.user, scope.session, scope.agent) = (tenant, user, session, agent);
+        let known = self.sophia.as_ref()?.memory().kv().get_now(&key, &scope)?;
+        Some(known.map_or_else(String::new, |value| value.json().to_owned()))
+    }
+
+    /// Gives the value under `key`, or makes it with the function `load`; if it is not ready, settles the promise `id`.
+    #[napi]
+    pub fn get_or_set(&self, id: u32, key: String, options: String, load: u32) -> Reply {
+        let load = self.callbacks.function(load);
+        self.begin(id, "memory.kv.get_or_set", |sophia| methods::get_or_set(&sophia, key, &options, load))
+    }
+
     /// Drops the work of the promise `id`, which is then never settled.
     #[napi]
     pub fn cancel(&self, id: u32) {
@@ -173,7 +186,7 @@ impl Engine {
         self.sophia.clone().ok_or_else(|| Error::new(ErrorKind::Cancelled, "engine", "the engine is gone"))
     }
 
-    fn run(&self, id: u32, operation: &str, begin: impl FnOnce(Sophia) -> Result<Work>) -> Reply {
+    fn begin(&self, id: u32, operation: &str, begin: impl FnOnce(Sophia) -> Result<Work>) -> Reply {
         match self.sophia().and_then(begin) {
             Ok(work) => self.tasks.run(id, operation, work),
             Err(error) => reply(Err(error)),

@@ -11,7 +11,9 @@
 //! | call a function of JavaScript | `callback.rs` |
 //! | see what is no operation: what takes a function or gives a stream | `methods.rs` |
 //! | read a stream | `stream.rs` |
+//! | see the schemas from which the facade's types are made | `schemas.rs` |
 //! | see how errors and names are written | `failure.rs`, `case.rs` |
+#![cfg_attr(test, allow(dead_code, reason = "what is exported to Node is not called from Rust"))]
 
 mod callback;
 mod case;
@@ -20,4 +22,5 @@ mod failure;
 mod mailbox;
 mod methods;
 mod runtime;
+mod schemas;
 mod stream;

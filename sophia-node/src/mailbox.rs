@@ -99,11 +99,12 @@ impl Mailbox {
 
     /// Settles the promise `id`.
     pub fn settle(&self, id: u32, outcome: Result<String>) {
-        let (text, failure) = match outcome {
-            Ok(text) => (Some(text), None),
-            Err(error) => (None, Some(Failure::from(&error))),
+        let settle = |text, failure| Message { ask: Ask::Settle, id, target: None, text, failure };
+        match outcome {
+            Ok(text) => self.post(settle(Some(text), None)),
+            // The error is dropped after it was told: what a function threw is kept until then.
+            Err(error) => self.post(settle(None, Some(Failure::from(&error)))),
         };
-        self.post(Message { ask: Ask::Settle, id, target: None, text, failure });
     }
 
     /// Asks something of `id` that needs no more than its name.

@@ -1,15 +1,25 @@
 //! What cannot be called by name, since it takes a function or gives a stream.
 
-use futures::{Stream, StreamExt};
-use serde::{Serialize, de::DeserializeOwned};
-use sophia_core::{
-    Error, ErrorKind, Result, Sophia,
-    health::{CallbackProbe, ProbeOutcome, Registration},
-    operations,
-};
 use std::sync::Arc;
 
-use crate::{callback::JsFunction, case, engine::text, stream::Texts};
+use futures::{Stream, StreamExt, TryFutureExt, future::BoxFuture};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use sophia_core::{
+    Error, ErrorKind, Result, Sophia,
+    chat::{ChatRequest, Produced, RunOptions},
+    health::{Action, CallbackHealer, CallbackProbe, ProbeOutcome, Registration},
+    memory::KvOptions,
+    operations,
+};
+
+use crate::{
+    callback::JsFunction,
+    case,
+    engine::text,
+    runtime::{Work, runtime},
+    stream::Texts,
+};
 
 /// No arguments, for a function that takes none.
 const NONE: [(); 0] = [];
@@ -20,9 +30,19 @@ const NONE: [(); 0] = [];
 /// [`ErrorKind::Unsupported`] where there is none; [`ErrorKind::InvalidInput`], naming the argument.
 pub fn open_stream(sophia: &Sophia, operation: &str, arguments: &str) -> Result<(&'static str, Texts)> {
     match operation {
+        "chat.stream" => {
+            let request: ChatRequest = read("chat.stream", arguments)?;
+            // The call to the provider begins here, on this runtime.
+            let _entered = runtime()?.enter();
+            Ok(texts("chat.stream", sophia.chat().stream(request)?))
+        }
         "health.subscribe" => {
             read::<NoOptions>("health.subscribe", arguments)?;
             Ok(texts("health.subscribe", sophia.health().subscribe().map(Ok)))
+        }
+        "registry.watch" => {
+            read::<NoOptions>("registry.watch", arguments)?;
+            Ok(texts("registry.watch", sophia.registry().watch().map(Ok)))
         }
         _ => Err(Error::new(ErrorKind::Unsupported, "operations", format!("`{operation}` is not a stream"))),
     }
@@ -40,6 +60,76 @@ pub fn register_probe(sophia: &Sophia, arguments: &str, probe: JsFunction) -> Re
     });
     sophia.health().register(registration, Arc::new(probe))?;
     done()
+}
+
+/// Sets an action that is a function, with functions that verify it and take it back.
+///
+/// # Errors
+/// As [`sophia_core::health::Health::action`].
+pub fn action(
+    sophia: &Sophia,
+    arguments: &str,
+    execute: JsFunction,
+    verify: Option<JsFunction>,
+    rollback: Option<JsFunction>,
+) -> Result<String> {
+    let action: Action = read("health.action", arguments)?;
+    let mut healer = CallbackHealer::new(move |target| Box::pin(step(execute.clone(), target).map_ok(drop)));
+    if let Some(verify) = verify {
+        healer = healer.verify(move |target| {
+            let said = step(verify.clone(), target);
+            Box::pin(async move { answer("health.trigger", &said.await?) })
+        });
+    }
+    if let Some(rollback) = rollback {
+        healer = healer.rollback(move |target| Box::pin(step(rollback.clone(), target).map_ok(drop)));
+    }
+    sophia.health().action(action, Arc::new(healer))?;
+    done()
+}
+
+async fn step(function: JsFunction, target: String) -> Result<String> {
+    function.call("health.trigger", [target]).await
+}
+
+/// Gives the value of the function `producer`, or one that is kept.
+///
+/// # Errors
+/// As [`sophia_core::chat::Chat::run_value`].
+pub fn run(sophia: &Sophia, arguments: &str, producer: JsFunction) -> Result<Work> {
+    /// What the facade makes of the producer's value.
+    #[derive(Deserialize)]
+    struct Made {
+        #[serde(default)]
+        value: Value,
+        text: Option<String>,
+        cacheable: Option<bool>,
+    }
+    let options: RunOptions = read("chat.run", arguments)?;
+    let sophia = sophia.clone();
+    let produce = move || -> BoxFuture<'static, Result<Produced>> {
+        Box::pin(async move {
+            let made: Made = answer("chat.run", &producer.call("chat.run", NONE).await?)?;
+            let produced = Produced::new(made.value).cacheable(made.cacheable.unwrap_or(true));
+            Ok(match made.text {
+                Some(text) => produced.text(text),
+                None => produced,
+            })
+        })
+    };
+    Ok(Box::pin(async move { text("chat.run", &sophia.chat().run_value(options, produce).await?) }))
+}
+
+/// Gives the value under `key`, or makes it with the function `load`.
+///
+/// # Errors
+/// As [`sophia_core::memory::Kv::get_or_set`].
+pub fn get_or_set(sophia: &Sophia, key: String, options: &str, load: JsFunction) -> Result<Work> {
+    const OPERATION: &str = "memory.kv.get_or_set";
+    let options: KvOptions = read(OPERATION, options)?;
+    let kv = sophia.memory().kv().clone();
+    let load = move || async move { answer(OPERATION, &load.call(OPERATION, NONE).await?) };
+    Ok(Box::pin(async move { Ok(kv.get_or_set(&key, options, load).await?.json().to_owned()) }))
 }
 
 /// The arguments of what takes none.

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use futures::{StreamExt, stream::BoxStream};
+use futures::{FutureExt, StreamExt, stream::BoxStream};
 use napi_derive::napi;
-use sophia_core::Result;
+use sophia_core::{Error, Result};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +13,9 @@ use crate::{
     runtime::{Reply, Tasks, runtime},
 };
 
+/// Most items of one read: enough to make the crossing cheap, too few to hold up the JavaScript thread.
+const MAX_BATCH: usize = 256;
+
 /// Items as JSON text.
 pub type Texts = BoxStream<'static, Result<String>>;
 
@@ -20,7 +23,7 @@ pub type Texts = BoxStream<'static, Result<String>>;
 #[napi]
 pub struct JsonStream {
     operation: &'static str,
-    items: Arc<Mutex<Option<Texts>>>,
+    state: Arc<Mutex<State>>,
     closed: CancellationToken,
     tasks: Tasks,
 }
@@ -30,7 +33,7 @@ impl JsonStream {
     pub fn new(operation: &'static str, items: Texts, mailbox: Arc<Mailbox>) -> JsonStream {
         JsonStream {
             operation,
-            items: Arc::new(Mutex::new(Some(items))),
+            state: Arc::new(Mutex::new(State::Open(items))),
             closed: CancellationToken::new(),
             tasks: Tasks::new(mailbox),
         }
@@ -39,23 +42,22 @@ impl JsonStream {
 
 #[napi]
 impl JsonStream {
-    /// Reads the next item: its text, an empty text at the end, or nothing if it will settle the promise `id`.
+    /// Reads on: a JSON array of the items that are there, an empty text at the end, or nothing if it will settle the
+    /// promise `id`.
     #[napi]
     pub fn next(&self, id: u32) -> Reply {
-        let (items, closed) = (self.items.clone(), self.closed.clone());
+        let (state, closed) = (self.state.clone(), self.closed.clone());
         let next = async move {
-            let mut slot = items.lock().await;
-            let Some(stream) = slot.as_mut() else { return Ok(String::new()) };
-            let item = tokio::select! {
+            let mut state = state.lock().await;
+            let batch = tokio::select! {
                 biased;
                 () = closed.cancelled() => None,
-                item = stream.next() => item,
+                batch = state.read() => batch,
             };
-            // A stream is over after its end, and after an error.
-            if !matches!(item, Some(Ok(_))) {
-                *slot = None;
+            if batch.is_none() {
+                *state = State::Over;
             }
-            item.unwrap_or_else(|| Ok(String::new()))
+            batch.unwrap_or_else(|| Ok(String::new()))
         };
         self.tasks.run(id, self.operation, Box::pin(next))
     }
@@ -66,9 +68,9 @@ impl JsonStream {
         self.closed.cancel();
         let Ok(runtime) = runtime() else { return };
         let _entered = runtime.enter();
-        // Where a read holds the slot, that read empties it.
-        if let Ok(mut slot) = self.items.try_lock() {
-            *slot = None;
+        // Where a read holds the state, that read ends it.
+        if let Ok(mut state) = self.state.try_lock() {
+            *state = State::Over;
         }
     }
 }
@@ -76,5 +78,51 @@ impl JsonStream {
 impl Drop for JsonStream {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+/// Where a stream stands. It is over after its end, and after an error.
+enum State {
+    Open(Texts),
+    /// The items before the error were given.
+    Failed(Error),
+    Over,
+}
+
+impl State {
+    /// Waits for an item, and takes all that are there with it.
+    async fn read(&mut self) -> Option<Result<String>> {
+        let State::Open(items) = self else {
+            return match std::mem::replace(self, State::Over) {
+                State::Failed(error) => Some(Err(error)),
+                State::Open(_) | State::Over => None,
+            };
+        };
+        let mut batch = match items.next().await {
+            Some(Ok(item)) => format!("[{item}"),
+            ended => {
+                *self = State::Over;
+                return ended;
+            }
+        };
+        for _ in 1..MAX_BATCH {
+            match items.next().now_or_never() {
+                None => break,
+                Some(Some(Ok(item))) => {
+                    batch.push(',');
+                    batch.push_str(&item);
+                }
+                Some(Some(Err(error))) => {
+                    *self = State::Failed(error);
+                    break;
+                }
+                Some(None) => {
+                    *self = State::Over;
+                    break;
+                }
+            }
+        }
+        batch.push(']');
+        Some(Ok(batch))
     }
 }

@@ -1,5 +1,7 @@
 //! The adapters between camelCase and snake_case, without Node.
 
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
+
 #[path = "../src/case.rs"]
 mod case;
 

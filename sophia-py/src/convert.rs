@@ -1,6 +1,6 @@
 //! Python values in and out of serde, with no text between.
 //!
-//! In: None, bool, int, float, str, dict, list, tuple, set, and datetime (as RFC 3339). What has `tolist()` (a numpy array)
+//! In: None, bool, int, float, str, dict, list, tuple, set, a dataclass, and datetime (as RFC 3339). What has `tolist()` (a numpy array)
 //! is read as that list. Out: the same plain types; a struct becomes a dict.
 
 use std::fmt;
@@ -82,6 +82,8 @@ impl<'de> de::Deserializer<'de> for Reader<'_, '_> {
             let dict = PyDict::new(value.py());
             dict.update(mapping)?;
             visitor.visit_map(Entries { entries: dict.iter(), value: None })
+        } else if value.hasattr(intern!(value.py(), "__dataclass_fields__"))? {
+            Reader(&value.getattr(intern!(value.py(), "__dict__"))?).deserialize_any(visitor)
         } else if value.hasattr(intern!(value.py(), "isoformat"))? {
             visitor.visit_string(rfc3339(value)?)
         } else if value.hasattr(intern!(value.py(), "tolist"))? {

@@ -212,6 +212,10 @@ impl Engine {
         registered.map_err(|failure| error::to_python(py, &failure))
     }
 
+    fn registry_watch(&self, py: Python<'_>) -> PyResult<Stream> {
+        Ok(Stream::new(self.sophia(py)?.registry().watch().map(Ok)))
+    }
+
     fn health_subscribe(&self, py: Python<'_>) -> PyResult<Stream> {
         Ok(Stream::new(self.sophia(py)?.health().subscribe().map(Ok)))
     }

@@ -59,8 +59,8 @@ struct Inner {
 type Stages = Keeper<Limited<Router>>;
 
 /// A request that was checked, and what it is looked up under.
-struct Prepared {
-    model: String,
+struct Prepared<'a> {
+    model: &'a str,
     /// `None` where the cache is not used.
     key: Option<Key>,
 }
@@ -159,7 +159,7 @@ impl Chat {
             return Ok(ChatStream::kept(&hit.answer, hit.cache, start, deadline, meter));
         }
         self.refuse_only(OPERATION, request.cache)?;
-        let cache = asked(&prepared);
+        let cache = asked(prepared.key);
         let rider = self.join(OPERATION, request, prepared, deadline, Form::Parts)?;
         Ok(ChatStream::live(rider, cache, start, deadline, meter))
     }
@@ -184,13 +184,18 @@ impl Chat {
     ///
     /// # Cancel safety
     /// As [`Chat::complete`]; the producer is dropped when the last one leaves.
-    pub async fn run<T, F, W>(&self, message: &str, scope: &Scope, producer: F) -> Result<RunResult<T>>
+    pub fn run<'a, T, F, W>(
+        &'a self,
+        message: &str,
+        scope: &Scope,
+        producer: F,
+    ) -> impl Future<Output = Result<RunResult<T>>> + use<'a, T, F, W>
     where
         T: Serialize + DeserializeOwned,
         F: FnOnce() -> W + Send + 'static,
         W: Future<Output = Result<T>> + Send + 'static,
     {
-        self.run_with(RunOptions::new(message).scope(scope), producer).await
+        self.run_with(RunOptions::new(message).scope(scope), producer)
     }
 
     /// Does what [`Chat::run`] does, with options.
@@ -311,14 +316,14 @@ impl Chat {
         key::of_request(operation, request, model, &providers, self.0.config.max_request_bytes)
     }
 
-    fn prepare(&self, operation: &'static str, request: &ChatRequest) -> Result<Prepared> {
+    fn prepare<'a>(&'a self, operation: &'static str, request: &'a ChatRequest) -> Result<Prepared<'a>> {
         request.validate(operation)?;
         self.explicit_ttl(operation, request.ttl)?;
         let model = self.router().model(operation, request.model.as_deref())?;
         // Made also where it is not used: it bounds and checks the request.
         let key = self.key(operation, request, model)?;
         let used = request.cache != CacheMode::Bypass && request.unstorable().is_none() && self.0.cache.is_enabled();
-        Ok(Prepared { model: model.to_owned(), key: used.then_some(key) })
+        Ok(Prepared { model, key: used.then_some(key) })
     }
 
     fn explicit_ttl(&self, operation: &'static str, ttl: Option<Duration>) -> Result<Option<u64>> {
@@ -332,7 +337,7 @@ impl Chat {
         }
     }
 
-    fn kept(&self, request: &ChatRequest, prepared: &Prepared, start: Instant) -> Option<ChatResponse> {
+    fn kept(&self, request: &ChatRequest, prepared: &Prepared<'_>, start: Instant) -> Option<ChatResponse> {
         if request.cache == CacheMode::Refresh {
             return None;
         }
@@ -366,11 +371,11 @@ impl Chat {
         }
     }
 
-    async fn ask(&self, request: &ChatRequest, prepared: Prepared, start: Instant) -> Result<ChatResponse> {
+    async fn ask(&self, request: &ChatRequest, prepared: Prepared<'_>, start: Instant) -> Result<ChatResponse> {
         const OPERATION: &str = Operation::Complete.name();
         self.refuse_only(OPERATION, request.cache)?;
         let deadline = self.deadline(request.timeout);
-        let mut cache = asked(&prepared);
+        let mut cache = asked(prepared.key);
         let mut rider = self.join(OPERATION, request, prepared, deadline, Form::Whole)?;
         if rider.role == Role::Follower {
             cache.status = CacheStatus::Coalesced;
@@ -390,7 +395,7 @@ impl Chat {
         &self,
         operation: &'static str,
         request: &ChatRequest,
-        prepared: Prepared,
+        prepared: Prepared<'_>,
         deadline: Deadline,
         form: Form,
     ) -> Result<super::flight::Rider> {
@@ -409,8 +414,8 @@ impl Chat {
             });
             ProviderCall {
                 operation,
-                body: request.body(&model),
-                model,
+                body: request.body(model),
+                model: model.to_owned(),
                 deadline: SharedDeadline::new(deadline),
                 keeping,
                 context,
@@ -447,7 +452,7 @@ impl Chat {
             ttl,
             epoch,
         });
-        let mut cache = asked(&Prepared { model: String::new(), key: used.then_some(key) });
+        let mut cache = asked(used.then_some(key));
         let (cached, limiter) = (self.0.cache.clone(), self.0.limiter.clone());
         let work = move || async move {
             let _permit = limiter.acquire(OPERATION, forever()).await?;
@@ -475,8 +480,8 @@ impl Chat {
 }
 
 /// Returns what is known about the cache before an answer is there.
-fn asked(prepared: &Prepared) -> CacheInfo {
-    match prepared.key {
+fn asked(key: Option<Key>) -> CacheInfo {
+    match key {
         Some(key) => CacheInfo { key: Some(key.to_hex().into()), ..CacheInfo::new(CacheStatus::Miss) },
         None => CacheInfo::new(CacheStatus::Bypass),
     }

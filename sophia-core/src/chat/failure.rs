@@ -27,28 +27,28 @@ impl Failure<'_> {
         // The address may carry what is nobody's business.
         let error = error.without_url();
         let what = if error.is_connect() { "cannot be reached" } else { "broke the connection off" };
-        self.new(ErrorKind::Unavailable, what).with_source(error)
+        self.error(ErrorKind::Unavailable, what).with_source(error)
     }
 
     /// It was silent for too long.
     pub fn silent(&self, timeout: Duration) -> Error {
-        self.new(ErrorKind::Timeout, &format!("was silent for {:.3} s", timeout.as_secs_f64()))
+        self.error(ErrorKind::Timeout, &format!("was silent for {:.3} s", timeout.as_secs_f64()))
     }
 
     /// It answered with something that is not its protocol.
     pub fn garbage(&self, body: &[u8]) -> Error {
         let quote = self.clean(&String::from_utf8_lossy(&body[..body.len().min(MAX_QUOTE_BYTES)]), MAX_QUOTE_BYTES);
-        self.new(ErrorKind::Unavailable, &format!("answered with garbage: {quote:?}"))
+        self.error(ErrorKind::Unavailable, &format!("answered with garbage: {quote:?}"))
     }
 
     /// Its answer is larger than allowed.
     pub fn too_large(&self, max_bytes: usize) -> Error {
-        self.new(ErrorKind::Unavailable, &format!("answered with more than {max_bytes} bytes"))
+        self.error(ErrorKind::Unavailable, &format!("answered with more than {max_bytes} bytes"))
     }
 
     /// The stream ended before the answer did.
     pub fn cut_off(&self) -> Error {
-        self.new(ErrorKind::Unavailable, "cut the stream off before its end")
+        self.error(ErrorKind::Unavailable, "cut the stream off before its end")
     }
 
     /// It answered with a status that is not success.
@@ -60,12 +60,12 @@ impl Failure<'_> {
         };
         let error = match status {
             // What it says about a credential may quote it.
-            401 | 403 => self.new(ErrorKind::Unauthorized, "refused our credential"),
-            404 => self.new(ErrorKind::NotFound, &says),
-            429 => self.new(ErrorKind::RateLimited, &says),
-            408 | 409 | 425 => self.new(ErrorKind::Unavailable, &says),
-            400..=499 => self.new(ErrorKind::InvalidInput, &says),
-            _ => self.new(ErrorKind::Unavailable, &says),
+            401 | 403 => self.error(ErrorKind::Unauthorized, "refused our credential"),
+            404 => self.error(ErrorKind::NotFound, &says),
+            429 => self.error(ErrorKind::RateLimited, &says),
+            408 | 409 | 425 => self.error(ErrorKind::Unavailable, &says),
+            400..=499 => self.error(ErrorKind::InvalidInput, &says),
+            _ => self.error(ErrorKind::Unavailable, &says),
         };
         let error = error.with("status", status);
         match retry_after(headers, now) {
@@ -82,10 +82,10 @@ impl Failure<'_> {
             _ => ErrorKind::Unavailable,
         };
         let message = message_of(&serde_json::json!({ "error": error })).unwrap_or_else(|| "no message".to_owned());
-        self.new(kind, &format!("failed: {}", self.clean(&message, MAX_MESSAGE_BYTES)))
+        self.error(kind, &format!("failed: {}", self.clean(&message, MAX_MESSAGE_BYTES)))
     }
 
-    fn new(&self, kind: ErrorKind, what: &str) -> Error {
+    fn error(&self, kind: ErrorKind, what: &str) -> Error {
         Error::new(kind, self.operation, format!("provider `{}` {what}", self.provider)).with("provider", self.provider)
     }
 

@@ -31,10 +31,12 @@ use crate::{
 /// What makes two calls one: the question, and that nothing was invalidated between them.
 type FlightKey = (Key, u64);
 
+type Known = HashMap<FlightKey, Arc<Flight>>;
+
 /// The flights under way. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Flights {
-    known: Arc<Mutex<HashMap<FlightKey, Arc<Flight>>>>,
+    known: Arc<Mutex<Known>>,
 }
 
 #[derive(Debug)]
@@ -85,12 +87,15 @@ impl Flights {
         form: Form,
         call: impl FnOnce() -> ProviderCall,
     ) -> Result<Rider> {
-        let mut known = self.known.lock();
-        if let Some(flight) = key.and_then(|key| known.get(&key)) {
-            flight.call.deadline.extend(deadline);
-            return Ok(self.board(flight.clone(), Role::Follower));
+        if let Some(rider) = self.follow(&self.known.lock(), key, deadline) {
+            return Ok(rider);
         }
+        // Not under the lock: a body may be large.
         let call = call();
+        let mut known = self.known.lock();
+        if let Some(rider) = self.follow(&known, key, deadline) {
+            return Ok(rider);
+        }
         let runtime = Handle::try_current()
             .map_err(|_| Error::new(ErrorKind::Internal, call.operation, "called outside a tokio runtime"))?;
         let flight = Arc::new(Flight { key, call, log: Mutex::default() });
@@ -104,10 +109,10 @@ impl Flights {
         Ok(rider)
     }
 
-    /// Returns how many flights can be joined.
-    #[cfg(test)]
-    pub fn count(&self) -> usize {
-        self.known.lock().len()
+    fn follow(&self, known: &Known, key: Option<FlightKey>, deadline: Deadline) -> Option<Rider> {
+        let flight = known.get(&key?)?;
+        flight.call.deadline.extend(deadline);
+        Some(self.board(flight.clone(), Role::Follower))
     }
 
     /// Ends every flight that can be joined.

@@ -203,10 +203,10 @@ impl ChatProvider for OpenAiProvider {
     async fn stream(&self, call: &ProviderCall) -> Result<ProviderStream> {
         let mut body = call.body.clone();
         body.insert("stream".to_owned(), Value::Bool(true));
-        if self.0.stream_usage {
-            if let Value::Object(options) = body.entry("stream_options").or_insert_with(|| json!({})) {
-                options.insert("include_usage".to_owned(), Value::Bool(true));
-            }
+        if self.0.stream_usage
+            && let Value::Object(options) = body.entry("stream_options").or_insert_with(|| json!({}))
+        {
+            options.insert("include_usage".to_owned(), Value::Bool(true));
         }
         let body = encode(call.operation, &body)?;
         let response = self.send(call.operation, "/chat/completions", Some(body), "text/event-stream").await?;
@@ -250,7 +250,7 @@ impl ChatProvider for OpenAiProvider {
 
     async fn embed(&self, call: &EmbedCall) -> Result<Embeddings> {
         const OPERATION: &str = "chat.embed";
-        let mut request = Map::new();
+        let mut request = call.provider_fields.clone();
         request.insert("input".to_owned(), call.texts.clone().into());
         request.insert("model".to_owned(), call.model.clone().into());
         let response =
@@ -369,6 +369,9 @@ impl StreamReader {
     }
 
     fn done(&mut self, terminated: bool) {
+        if self.assembler.is_empty() {
+            return self.fail(self.provider.failure(self.operation).cut_off());
+        }
         self.ended = true;
         let answer = std::mem::take(&mut self.assembler).finish(&self.provider.0.name, &self.model, terminated);
         self.pending.push_back(Ok(ProviderEvent::Done(Completion::new(answer))));

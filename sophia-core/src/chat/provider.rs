@@ -164,12 +164,14 @@ pub struct EmbedCall {
     pub texts: Vec<String>,
     /// Model; the configured default where it is null.
     pub model: Option<String>,
+    /// Any further field of the provider's protocol, passed on verbatim.
+    pub provider_fields: Map<String, Value>,
 }
 
 impl EmbedCall {
     /// Creates a call for `texts`.
     pub fn new<S: Into<String>>(texts: impl IntoIterator<Item = S>) -> EmbedCall {
-        EmbedCall { texts: texts.into_iter().map(Into::into).collect(), model: None }
+        EmbedCall { texts: texts.into_iter().map(Into::into).collect(), ..EmbedCall::default() }
     }
 
     /// Sets the model.

@@ -377,7 +377,7 @@ impl ChatRequest {
         if self.max_tokens == Some(0) {
             return Err(Error::invalid(operation, "max_tokens", "must be at least 1"));
         }
-        for name in TYPED.into_iter().filter(|name| self.provider_fields.contains_key(*name)) {
+        if let Some(name) = TYPED.into_iter().find(|name| self.provider_fields.contains_key(*name)) {
             return Err(Error::invalid(operation, &format!("provider_fields.{name}"), "has its own argument"));
         }
         let twice = [
@@ -386,7 +386,8 @@ impl ChatRequest {
             ("response_format", self.response_format.is_some()),
             ("tools", self.tools.is_some()),
         ];
-        for (name, _) in twice.into_iter().filter(|(name, set)| *set && self.provider_fields.contains_key(*name)) {
+        if let Some((name, _)) = twice.into_iter().find(|(name, set)| *set && self.provider_fields.contains_key(*name))
+        {
             return Err(Error::invalid(operation, &format!("provider_fields.{name}"), "is given twice"));
         }
         check_options(operation, self.context.as_deref(), &self.tags, self.timeout)

@@ -285,7 +285,7 @@ impl ChatProvider for Router {
         let model = self.model(OPERATION, call.model.as_deref())?;
         let route = self.routes.iter().find(|route| route.offers(model));
         let route = route.ok_or_else(|| self.unknown(OPERATION, model))?;
-        route.provider.embed(&EmbedCall { texts: call.texts.clone(), model: Some(model.to_owned()) }).await
+        route.provider.embed(&EmbedCall { model: Some(model.to_owned()), ..call.clone() }).await
     }
 }
 

@@ -171,3 +171,14 @@ impl fmt::Debug for ChatStream {
         f.debug_struct("ChatStream").field("cache", &self.cache).field("ended", &self.ended).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_can_be_moved_and_polled_anywhere() {
+        fn check<T: Stream<Item = Result<ChatChunk>> + Send + Unpin + 'static>() {}
+        check::<ChatStream>();
+    }
+}

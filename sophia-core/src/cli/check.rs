@@ -9,7 +9,10 @@ use super::{
     output::{Output, cell, table},
     run::call,
 };
-use crate::{Config, Result, Sophia};
+use crate::{
+    Config, ErrorKind, Result, Sophia,
+    chat::{Model, ProviderConfig},
+};
 
 /// Longest wait for one connection.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -81,6 +84,9 @@ async fn check(sophia: &Sophia) -> Vec<Finding> {
         Err(_) => findings.push(problem("engine", "does not start within 5 s", "look which dependency is slow")),
     }
     findings.extend(tiers(sophia).await);
+    for provider in &config.chat.providers {
+        findings.push(check_provider(provider).await);
+    }
     findings.extend(servers(sophia).await);
     findings
 }
@@ -132,6 +138,45 @@ async fn tiers(sophia: &Sophia) -> Vec<Finding> {
             judge(format!("memory.{name}"), tier, fix)
         })
         .collect()
+}
+
+/// Asks a provider for its models, with an engine that knows no other.
+async fn check_provider(provider: &ProviderConfig) -> Finding {
+    let what = format!("provider {}", provider.name);
+    let mut alone = provider.clone();
+    // Models that are listed would be answered from the list.
+    alone.models.clear();
+    let mut config = Config::default();
+    config.chat.providers = vec![alone];
+    let sophia = match Sophia::new(config) {
+        Ok(sophia) => sophia,
+        Err(error) => return problem(&what, error.message(), "correct the provider in `chat.providers`"),
+    };
+    match tokio::time::timeout(DEADLINE, sophia.chat().models()).await {
+        Ok(Ok(offered)) => missing_models(&what, provider, &offered),
+        Ok(Err(error)) if error.kind() == ErrorKind::Unauthorized => {
+            problem(&what, error.message(), "correct its `api_key`, and the environment variable that it names")
+        }
+        // Not every server that speaks the protocol lists its models.
+        Ok(Err(error)) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => {
+            ok(&what, "answers, and lists no models")
+        }
+        Ok(Err(error)) => problem(&what, error.message(), "check its `base_url`, and that it runs"),
+        Err(_) => problem(&what, format!("no answer within {} s", DEADLINE.as_secs()), "check its `base_url`"),
+    }
+}
+
+fn missing_models(what: &str, provider: &ProviderConfig, offered: &[Model]) -> Finding {
+    let missing: Vec<_> =
+        provider.models.iter().filter(|name| !offered.iter().any(|model| model.id == **name)).cloned().collect();
+    if missing.is_empty() {
+        return ok(what, format!("answers with {} models", offered.len()));
+    }
+    Finding {
+        status: Status::Note,
+        fix: Some("correct `models`, unless the provider offers more than it lists".to_owned()),
+        ..ok(what, format!("answers, and does not list {}", missing.join(", ")))
+    }
 }
 
 async fn servers(sophia: &Sophia) -> Vec<Finding> {

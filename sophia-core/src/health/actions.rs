@@ -240,7 +240,7 @@ pub(super) enum Decision {
     /// Nothing, or not yet.
     Answer(ActionResult),
     /// It is to be executed.
-    Execute(Box<Execution>),
+    Execute(Execution),
 }
 
 /// An execution that was let through; [`ActionBook::finish`] must be called with it.
@@ -468,7 +468,7 @@ impl ActionBook {
         history.is_running = true;
         history.last = Some(now);
         self.executed.push_back((now, execution.result.target.clone()));
-        Decision::Execute(Box::new(execution))
+        Decision::Execute(execution)
     }
 
     fn expire(&mut self, now: Timestamp) {

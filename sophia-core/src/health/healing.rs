@@ -109,7 +109,7 @@ impl Health {
         // Spawned, so that a caller who goes away does not leave it half done.
         let owner = Arc::clone(shared);
         let work = tokio::spawn(async move {
-            let result = execute(*execution).await;
+            let result = execute(execution).await;
             let now = owner.clock.now();
             let result = owner.actions.lock().finish(result, now);
             owner.emit(EventKind::Action(result.clone()), now);

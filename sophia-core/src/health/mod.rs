@@ -8,12 +8,13 @@
 //! | report points | [`Observation`] (`observe.rs`), kept in `series.rs`, `window.rs`, `sketch.rs` |
 //! | say what is an alert | [`Rule`] (`rules.rs`) |
 //! | follow alerts | [`Alert`] (`alerts.rs`), [`HealthEvent`] (`events.rs`) |
-//! | read the report | [`SystemHealth`] (`report.rs`), [`UnifiedHealth`] (`unified.rs`), [`SeriesView`] (`history.rs`) |
+//! | read the report | [`SystemHealth`] (`report.rs`, `advice.rs`, `trends.rs`), [`UnifiedHealth`] (`unified.rs`), [`SeriesView`] (`history.rs`) |
 //! | know how it concludes | `analysis.rs`, then `detector.rs`, `anomaly.rs`, `correlation.rs`, `causes.rs`, `forecast.rs` |
 //! | heal, and ask first | [`Action`] (`actions.rs`: the gate; `healing.rs`: the deed), [`Healer`], [`CallbackHealer`] |
 //! | call it by name | `operations.rs` |
 
 mod actions;
+mod advice;
 mod alerts;
 mod analysis;
 mod anomaly;
@@ -44,10 +45,12 @@ mod sketch;
 mod stall;
 mod status;
 mod tls;
+mod trends;
 mod unified;
 mod window;
 
 pub use actions::{Action, ActionResult, ActionStatus, Trigger};
+pub use advice::{Incident, Recommendation, Risk};
 pub use alerts::{Alert, AlertMatch, AlertState, Severity};
 pub use anomaly::{Anomaly, AnomalyKind};
 pub use causes::RootCause;
@@ -62,13 +65,11 @@ pub use history::{SeriesPoint, SeriesQuery, SeriesView};
 pub use observe::Observation;
 pub use probe::{CallbackProbe, Probe, ProbeSpec, Registration};
 pub use probes::{HttpProbe, TcpProbe};
-pub use report::{
-    Dependency, Incident, Kpis, Overall, OverallStatus, Quantiles, Recommendation, Risk, ServiceHealth, Source,
-    SystemHealth, Trends,
-};
+pub use report::{Dependency, Overall, OverallStatus, Quantiles, ServiceHealth, Source, SystemHealth};
 pub use rules::Rule;
 pub use service::ServiceCheck;
 pub use status::{ProbeOutcome, Status};
+pub use trends::{Kpis, Trends};
 pub use unified::{Section, UnifiedHealth};
 
 pub(crate) use operations::OPERATIONS;

@@ -7,13 +7,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Alert, AlertState, Anomaly, Correlation, EdgeSource, Prediction, RootCause, Severity, Status, analysis, anomaly,
-    causes, correlation,
+    Alert, AlertState, Anomaly, Correlation, EdgeSource, Incident, Kpis, Prediction, Recommendation, RootCause, Status,
+    Trends, advice, analysis, anomaly, causes, correlation,
     engine::Shared,
     forecast,
-    observe::short,
     series::Series,
-    window::{BUCKETS, Bucket, Window, minute_of},
+    trends,
+    window::{BUCKETS, Window, minute_of},
 };
 
 /// How everything is. What is not known is `None`, and never a guess.
@@ -186,95 +186,6 @@ impl Quantiles {
     }
 }
 
-/// Alerts with the same cause.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-#[non_exhaustive]
-pub struct Incident {
-    /// The `incident` of its alerts.
-    pub id: String,
-    /// The first alert's title.
-    pub title: String,
-    /// The worst of its alerts.
-    pub severity: Severity,
-    /// Every service that it affects, the cause first.
-    pub services: Vec<String>,
-    /// Its alerts' ids.
-    pub alerts: Vec<String>,
-    /// Since when it lasts.
-    pub started_at: Timestamp,
-}
-
-/// How much harm an action can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, serde::Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Risk {
-    /// May be done without asking.
-    Low,
-    /// May be done without asking when it is clear that it helps.
-    Medium,
-    /// Needs someone's approval.
-    High,
-    /// Needs the approval of two.
-    Critical,
-}
-
-/// What to do.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-#[non_exhaustive]
-pub struct Recommendation {
-    /// Stays the same for the same advice.
-    pub id: String,
-    /// One line.
-    pub title: String,
-    /// Why.
-    pub description: String,
-    /// The healing action that does it, if one is known.
-    pub action: Option<String>,
-    /// How much harm it can do, where an action does it.
-    pub risk: Option<Risk>,
-}
-
-/// The last hour in steps of five minutes, oldest first. Means over all services; `None` where nothing was measured.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-#[non_exhaustive]
-pub struct Trends {
-    /// Where each step begins.
-    pub labels: Vec<Timestamp>,
-    /// Mean `latency_ms`.
-    pub response_times: Vec<Option<f64>>,
-    /// Mean `cache_hit_ratio`, 0..1.
-    pub cache_hit_rates: Vec<Option<f64>>,
-    /// Mean `error_ratio`, 0..1.
-    pub error_rates: Vec<Option<f64>>,
-    /// Points of `latency_ms`: one for each operation.
-    pub operation_counts: Vec<u64>,
-}
-
-/// The last hour in a few numbers, over all services.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-#[non_exhaustive]
-pub struct Kpis {
-    /// Share of looks at services that found them working, 0..1.
-    pub availability: Option<f64>,
-    /// Mean `error_ratio`, 0..1.
-    pub error_ratio: Option<f64>,
-    /// Mean `cache_hit_ratio`, 0..1.
-    pub cache_hit_ratio: Option<f64>,
-    /// Mean `latency_ms`.
-    pub latency_mean_ms: Option<f64>,
-    /// Points of `latency_ms`: one for each operation.
-    pub operations: u64,
-    /// Services that work.
-    pub services_healthy: usize,
-    /// All services.
-    pub services_total: usize,
-    /// Alerts that hold.
-    pub alerts_active: usize,
-}
-
-/// Length of a step of the trends.
-const STEP_MINUTES: usize = 5;
 /// Minutes that tell how a service is now.
 const NOW_MINUTES: usize = 5;
 /// Points that are worth a score.
@@ -303,14 +214,14 @@ impl Shared {
         let predictions = forecast::predictions(&hours, &self.rules.read());
         SystemHealth {
             timestamp: now,
-            incidents: incidents(&alerts),
+            incidents: advice::incidents(&alerts),
             recommendations: self.recommendations(&services, &alerts, &root_causes, &predictions),
             anomalies: anomaly::anomalies(&all, &hours, now),
             correlations: correlation::correlations(&hours),
             root_causes,
             predictions,
-            trends: trends(&all, now),
-            kpis: kpis(&all, &services, &alerts, now),
+            trends: trends::trends(&all, now),
+            kpis: trends::kpis(&all, &services, &alerts, now),
             overall,
             services,
             alerts,
@@ -416,68 +327,6 @@ impl Shared {
         }
     }
 
-    fn recommendations(
-        &self,
-        services: &BTreeMap<String, ServiceHealth>,
-        alerts: &[Alert],
-        causes: &[RootCause],
-        predictions: &[Prediction],
-    ) -> Vec<Recommendation> {
-        let advice = |id: String, title: String, description: String| Recommendation {
-            id,
-            title,
-            description,
-            action: None,
-            risk: None,
-        };
-        let mut all = Vec::new();
-        if let Some(cause) = causes.first() {
-            all.push(advice(
-                format!("cause:{}", cause.service),
-                format!("Look at {} first", cause.service),
-                cause.evidence.clone(),
-            ));
-        }
-        for prediction in predictions {
-            let Prediction { service, metric, threshold, eta_s, .. } = prediction;
-            let title = format!("Act before {metric} of {service} reaches {}", short(*threshold));
-            let description = format!("At its trend that is in {:.0} min.", eta_s / 60.0);
-            all.push(advice(format!("prediction:{service}:{metric}"), title, description));
-        }
-        for alert in alerts {
-            let cause = alert.services.first().map_or("the service", String::as_str);
-            let title = match alert.metric {
-                Some(ref metric) => format!("Look at {metric} of {cause}"),
-                None => format!("Restore {cause}"),
-            };
-            all.push(advice(format!("alert:{}", alert.id), title, alert.message.clone()));
-        }
-        for (name, service) in services {
-            if service.source == Source::Signals && service.status == Status::Unhealthy {
-                let errors = service.error_ratio.map(|ratio| format!("{:.0} % of its calls failed", ratio * 100.0));
-                let description = errors.unwrap_or_else(|| "It is much slower than usual".to_owned());
-                all.push(advice(
-                    format!("signals:{name}"),
-                    format!("Look at {name}"),
-                    format!("{description} in the last 5 min."),
-                ));
-            }
-        }
-        let mut unknown: Vec<_> = services
-            .iter()
-            .filter(|(_, service)| service.source == Source::Probe && service.score.is_none())
-            .map(|(name, _)| name.as_str())
-            .collect();
-        if !unknown.is_empty() {
-            let count = unknown.len();
-            unknown.truncate(5);
-            let more = if count > unknown.len() { " and others" } else { "" };
-            let description = format!("{}{more} could not be measured and are not in the score.", unknown.join(", "));
-            all.push(advice("unknown".to_owned(), format!("Find out how {count} services are"), description));
-        }
-        all
-    }
-
     fn score_an_hour_ago(&self, now: Timestamp) -> Option<f64> {
         // Somewhere from 55 to 65 minutes ago, as near to an hour as there is.
         let off = |at: &Timestamp| (now.duration_since(*at).as_secs() - 3_600).abs();
@@ -528,78 +377,4 @@ fn weighted(services: &BTreeMap<String, ServiceHealth>) -> Option<f64> {
 /// Rounds to two decimals: more would be noise.
 pub(super) fn round(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
-}
-
-fn incidents(alerts: &[Alert]) -> Vec<Incident> {
-    let mut incidents: Vec<Incident> = Vec::new();
-    for alert in alerts {
-        match incidents.iter_mut().find(|incident| incident.id == alert.incident) {
-            Some(incident) => {
-                incident.severity = incident.severity.max(alert.severity);
-                incident.alerts.push(alert.id.clone());
-                for service in &alert.services {
-                    if !incident.services.contains(service) {
-                        incident.services.push(service.clone());
-                    }
-                }
-                if alert.started_at < incident.started_at {
-                    incident.started_at = alert.started_at;
-                    incident.title.clone_from(&alert.title);
-                }
-            }
-            None => incidents.push(Incident {
-                id: alert.incident.clone(),
-                title: alert.title.clone(),
-                severity: alert.severity,
-                services: alert.services.clone(),
-                alerts: vec![alert.id.clone()],
-                started_at: alert.started_at,
-            }),
-        }
-    }
-    incidents
-}
-
-/// Sums one metric over all services, for each of the given spans of minutes.
-fn total(all: &[std::sync::Arc<Series>], metric: &str, newest: i64, minutes: usize) -> Bucket {
-    let mut total = Bucket::default();
-    for series in all.iter().filter(|series| &*series.metric == metric) {
-        total.merge(&series.with(|state| state.window.last(newest, minutes)));
-    }
-    total
-}
-
-fn trends(all: &[std::sync::Arc<Series>], now: Timestamp) -> Trends {
-    let minute = minute_of(now.as_second());
-    let steps: Vec<i64> = (0..BUCKETS / STEP_MINUTES).rev().map(|back| minute - (back * STEP_MINUTES) as i64).collect();
-    let means = |metric| steps.iter().map(|step| total(all, metric, *step, STEP_MINUTES).mean()).collect();
-    let first = |step: &i64| Timestamp::from_second((step - STEP_MINUTES as i64 + 1) * 60).unwrap_or(now);
-    Trends {
-        labels: steps.iter().map(first).collect(),
-        response_times: means("latency_ms"),
-        cache_hit_rates: means("cache_hit_ratio"),
-        error_rates: means("error_ratio"),
-        operation_counts: steps.iter().map(|step| total(all, "latency_ms", *step, STEP_MINUTES).count.into()).collect(),
-    }
-}
-
-fn kpis(
-    all: &[std::sync::Arc<Series>],
-    services: &BTreeMap<String, ServiceHealth>,
-    alerts: &[Alert],
-    now: Timestamp,
-) -> Kpis {
-    let minute = minute_of(now.as_second());
-    let hour = |metric| total(all, metric, minute, BUCKETS);
-    let latency = hour("latency_ms");
-    Kpis {
-        availability: hour("up").mean(),
-        error_ratio: hour("error_ratio").mean(),
-        cache_hit_ratio: hour("cache_hit_ratio").mean(),
-        latency_mean_ms: latency.mean(),
-        operations: latency.count.into(),
-        services_healthy: services.values().filter(|service| service.status == Status::Healthy).count(),
-        services_total: services.len(),
-        alerts_active: alerts.len(),
-    }
 }

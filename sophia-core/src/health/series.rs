@@ -159,12 +159,21 @@ impl SeriesMap {
 
     /// Adds a point and forgets about it when that is not possible.
     pub fn record(&self, service: &str, metric: &str, direction: Direction, at_us: i64, value: f64, now_us: i64) {
-        let series = if value.is_finite() { self.get_or_insert(service, metric, now_us) } else { None };
-        match series {
-            Some(series) => series.with(|state| {
+        if !value.is_finite() {
+            return self.drop_one();
+        }
+        let add = |series: &Series| {
+            series.with(|state| {
                 state.direction = Some(direction);
                 state.add(at_us, value, 1, Origin::Engine);
-            }),
+            });
+        };
+        // Without a clone of the handle where the signal is known: two writes to a shared counter for each point.
+        if let Some(known) = self.map.get(&(service, metric) as &dyn Names) {
+            return add(known.value());
+        }
+        match self.get_or_insert(service, metric, now_us) {
+            Some(series) => add(&series),
             None => self.drop_one(),
         }
     }

@@ -110,9 +110,29 @@ impl Call {
             return Err(Failure::forbidden(ADMIN_NEEDED, ("operation", exposed.operation.name.to_owned())));
         }
         let arguments = self.arguments(exposed)?;
+        if !self.caller.admin
+            && OTHER_PEOPLE.iter().any(|(operation, field)| {
+                *operation == exposed.operation.name && arguments.get(*field).is_some_and(|value| !value.is_null())
+            })
+        {
+            return Err(Failure::forbidden(ADMIN_NEEDED, ("operation", exposed.operation.name.to_owned())));
+        }
         let result = exposed.operation.begin(self.surface.sophia(), Value::Object(arguments))?.await?;
-        Ok(json_response(StatusCode::OK, &result))
+        let response = json_response(StatusCode::OK, &result);
+        // A path names one thing: that it is not there is an answer to a call, but no page.
+        if !self.path.is_empty() && response.body().known_len() == Some("null".len()) && is_null(&result) {
+            let message = format!("there is no `{}` in this scope", self.path_part("id"));
+            return Err(Error::new(ErrorKind::NotFound, exposed.operation.name, message).into());
+        }
+        Ok(response)
     }
+}
+
+/// Arguments that reach beyond the scope: a person may be forgotten in every scope that is theirs.
+const OTHER_PEOPLE: &[(&str, &str)] = &[("memory.forget", "subject")];
+
+fn is_null(result: &crate::operations::Reply) -> bool {
+    serde_json::to_value(result).is_ok_and(|value| value.is_null())
 }
 
 /// What somebody without `admin` is told.

@@ -34,6 +34,7 @@ const SCOPED: &[&str] = &[
     "memory.store_many",
     "memory.update",
     "memory.versions",
+    "chat.cache_key",
     "chat.complete",
     "registry.call",
 ];
@@ -52,13 +53,10 @@ const SHARED: &[&str] = &[
     "health.series",
     "health.unified",
     "memory.health",
-    "memory.performance",
     "memory.stats",
     "registry.breaker",
     "registry.check",
     "registry.check_all",
-    "registry.discover",
-    "registry.lint",
     "registry.list_tools",
     "registry.select",
     "registry.status",
@@ -72,6 +70,7 @@ const ADMIN: &[&str] = &[
     "chat.semantic_report",
     "health.ack",
     "health.approve",
+    "health.audit",
     "health.depends",
     "health.maintenance",
     "health.observe",
@@ -83,7 +82,9 @@ const ADMIN: &[&str] = &[
     "health.trigger",
     "health.unregister",
     "memory.recent_operations",
+    "registry.discover",
     "registry.get",
+    "registry.lint",
     "registry.list",
 ];
 
@@ -135,7 +136,7 @@ static EXPOSED: LazyLock<HashMap<&'static str, Exposed>> = LazyLock::new(|| {
         .collect();
     operations::all()
         .filter_map(|operation| {
-            let arguments = described.get(operation.name)?.clone();
+            let arguments = at_root(described.get(operation.name)?.clone());
             let scopes = ScopePlaces::of(&arguments);
             let access = match operation.name {
                 name if SHARED.contains(&name) => Access::Caller,
@@ -148,6 +149,17 @@ static EXPOSED: LazyLock<HashMap<&'static str, Exposed>> = LazyLock::new(|| {
         .collect()
 });
 
+/// Puts the properties at the root of a schema that only refers to a definition.
+fn at_root(mut schema: Value) -> Value {
+    let name = schema["$ref"].as_str().and_then(|reference| reference.rsplit('/').next()).map(str::to_owned);
+    let Some(Value::Object(definition)) = name.map(|name| schema["$defs"][name].clone()) else { return schema };
+    if let Value::Object(root) = &mut schema {
+        root.shift_remove("$ref");
+        root.extend(definition);
+    }
+    schema
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +170,14 @@ mod tests {
             let name = exposed.operation.name;
             assert!(!SCOPED.contains(&name) || exposed.access == Access::Caller, "{name} takes no scope");
         }
+    }
+
+    #[test]
+    fn arguments_are_read_from_a_query_by_their_type() {
+        let registry = find("registry.list_tools").unwrap();
+        assert_eq!(registry.argument("server", "7".into()), Value::from("7"));
+        let series = find("health.series").unwrap();
+        assert_eq!(series.argument("buckets", "7".into()), Value::from(7));
     }
 
     #[test]

@@ -8,18 +8,22 @@
 //! | add a route | `routes.rs`; `exposed.rs` lists the operations that HTTP offers |
 //! | see how an operation is called and answered | `call.rs`, `reply.rs`, `sse.rs` |
 //! | speak another dialect | `chat.rs`, `openai.rs` |
-//! | push to dashboards | `live.rs` |
+//! | feed dashboards | `live.rs`, `ai_memory.rs` |
 //! | describe it all | `openapi.rs` |
 //! | listen on a socket | `serve` (`host.rs`) |
 
 mod config;
 
 #[cfg(feature = "http-server")]
+mod ai_memory;
+#[cfg(feature = "http-server")]
 mod body;
 #[cfg(feature = "http-server")]
 mod call;
 #[cfg(feature = "http-server")]
 mod caller;
+#[cfg(feature = "http-server")]
+mod chat;
 #[cfg(feature = "http-server")]
 mod exposed;
 #[cfg(feature = "http-server")]
@@ -28,6 +32,8 @@ mod guard;
 mod host;
 #[cfg(feature = "http-server")]
 mod live;
+#[cfg(feature = "http-server")]
+mod openai;
 #[cfg(feature = "http-server")]
 mod openapi;
 #[cfg(feature = "http-server")]
@@ -38,6 +44,8 @@ mod reply;
 mod routes;
 #[cfg(feature = "http-server")]
 mod scopes;
+#[cfg(feature = "http-server")]
+mod sse;
 #[cfg(feature = "http-server")]
 mod surface;
 

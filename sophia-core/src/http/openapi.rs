@@ -1,10 +1,11 @@
 //! The description of the surface, made from the table of routes and the schemas of the operations.
 
 use axum::http::Method;
-use schemars::generate::SchemaSettings;
+use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::{
+    ai_memory::{AiMemoryHealth, PerformanceTrends},
     caller::Access,
     exposed::{self, Exposed},
     reply::Dialect,
@@ -38,7 +39,27 @@ pub(super) fn document() -> Value {
                     add(&path, &Method::POST, named(exposed, arguments, result));
                 }
             }
-            Action::Custom(_) | Action::Live(_) => add(route.path, &route.method, custom(route)),
+            Action::Custom(_) | Action::Live(_) => {
+                let path = route.path.replace("{*", "{");
+                let mut item = custom(route);
+                if let Some(exposed) = exposed::find("chat.complete").filter(|_| route.path == "/api/v1/chat") {
+                    let result = (exposed.operation.result)(&mut generator).to_value();
+                    let arguments = (exposed.operation.arguments)(&mut generator).to_value();
+                    item["requestBody"] = body(with_stream(&generator, arguments), true);
+                    item["responses"] = responses(result);
+                    item["responses"]["200"]["content"]["text/event-stream"] = json!({"schema": {"type": "string"}});
+                }
+                match route.path {
+                    "/api/v1/ai-memory/health" => {
+                        item["responses"] = responses(generator.subschema_for::<AiMemoryHealth>().to_value());
+                    }
+                    "/api/v1/ai-memory/performance-trends" => {
+                        item["responses"] = responses(generator.subschema_for::<PerformanceTrends>().to_value());
+                    }
+                    _ => {}
+                }
+                add(&path, &route.method, item);
+            }
         }
     }
     let mut schemas = generator.take_definitions(true);
@@ -173,12 +194,22 @@ fn responses(result: Value) -> Value {
     })
 }
 
+/// Adds `stream` to the arguments of a question.
+fn with_stream(generator: &SchemaGenerator, arguments: Value) -> Value {
+    let name = arguments["$ref"].as_str().and_then(|reference| reference.rsplit('/').next());
+    let mut schema = name.and_then(|name| generator.definitions().get(name)).cloned().unwrap_or(arguments);
+    let text = "Whether to send the answer in parts: server-sent events, ended by `[DONE]`.";
+    schema["properties"]["stream"] = json!({"type": "boolean", "default": false, "description": text});
+    schema
+}
+
 fn body(schema: Value, required: bool) -> Value {
     json!({"required": required, "content": {"application/json": {"schema": schema}}})
 }
 
 fn path_parameters(route: &Route) -> Vec<Value> {
     let names = route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+    let names = names.map(|name| name.trim_start_matches('*'));
     names.map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}})).collect()
 }
 

@@ -4,11 +4,13 @@ use axum::http::Method;
 use futures::future::BoxFuture;
 
 use super::{
+    ai_memory,
     call::Call,
     caller::Access,
-    exposed,
+    chat, exposed,
     guard::percent_decode,
     live::Feed,
+    openai,
     reply::{Dialect, Failure},
     surface::{self, Response},
 };
@@ -49,6 +51,10 @@ pub(super) enum Match {
 
 const fn route(method: Method, path: &'static str, summary: &'static str, access: Access, action: Action) -> Route {
     Route { method, path, summary, access, dialect: Dialect::Sophia, action }
+}
+
+const fn openai(method: Method, path: &'static str, summary: &'static str, action: Action) -> Route {
+    Route { method, path, summary, access: Access::Caller, dialect: Dialect::OpenAi, action }
 }
 
 use Access::{Admin, Caller, Open};
@@ -104,7 +110,14 @@ pub(super) static ROUTES: &[Route] = &[
         "/api/v1/ai-memory/health",
         "Reports the health of the memory.",
         Caller,
-        Operation("memory.performance"),
+        Custom(|call| Box::pin(ai_memory::health(call))),
+    ),
+    route(
+        Method::GET,
+        "/api/v1/ai-memory/performance-trends",
+        "Returns the last hour of the memory in steps of five minutes.",
+        Caller,
+        Custom(|call| Box::pin(ai_memory::trends(call))),
     ),
     route(Method::GET, "/api/v1/memory/records/{id}", "Returns one record.", Caller, Operation("memory.get")),
     route(Method::PATCH, "/api/v1/memory/records/{id}", "Changes one record.", Caller, Operation("memory.update")),
@@ -112,6 +125,27 @@ pub(super) static ROUTES: &[Route] = &[
     route(Method::GET, "/api/v1/memory/search", "Finds records.", Caller, Operation("memory.search")),
     route(Method::GET, "/api/v1/memory/stats", "Counts what is there.", Caller, Operation("memory.stats")),
     route(Method::GET, "/api/v1/memory/health", "Reports the tiers of the memory.", Caller, Operation("memory.health")),
+    route(
+        Method::POST,
+        "/api/v1/chat",
+        "Answers a question; with `stream`, as server-sent events of its parts.",
+        Caller,
+        Custom(|call| Box::pin(chat::chat(call))),
+    ),
+    openai(
+        Method::POST,
+        "/v1/chat/completions",
+        "Answers as OpenAI's chat completions do.",
+        Custom(|call| Box::pin(openai::completions(call))),
+    ),
+    openai(
+        Method::POST,
+        "/v1/embeddings",
+        "Turns texts into vectors, as OpenAI's embeddings do.",
+        Custom(|call| Box::pin(openai::embeddings(call))),
+    ),
+    openai(Method::GET, "/v1/models", "Lists the models.", Custom(|call| Box::pin(openai::models(call)))),
+    openai(Method::GET, "/v1/models/{*model}", "Returns one model.", Custom(|call| Box::pin(openai::model(call)))),
     route(
         Method::GET,
         "/api/v1/cache/stats",

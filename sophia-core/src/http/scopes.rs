@@ -46,7 +46,14 @@ impl ScopePlaces {
         asked: &Scope,
     ) -> Result<()> {
         let mut root = Value::Object(std::mem::take(arguments));
-        let several = root["scopes"].as_array().is_some_and(|scopes| !scopes.is_empty());
+        let scopes = root["scopes"].as_array().map(Vec::len);
+        let several = scopes.is_some_and(|count| count > 0);
+        // A list of no scopes must not be read as one of all scopes.
+        if scopes == Some(0)
+            && let Value::Object(fields) = &mut root
+        {
+            fields.shift_remove("scopes");
+        }
         let mut default = asked.clone();
         for place in &self.0 {
             let at_top = matches!(place.as_slice(), [Step::Field(name)] if name == "scope");
@@ -184,6 +191,7 @@ mod tests {
         );
         let several = fill(&acme(), json!({"scopes": [{"user": "ada"}, {}]})).unwrap();
         assert_eq!(several, json!({"scopes": [{"tenant": "acme", "user": "ada"}, {"tenant": "acme"}]}));
+        assert_eq!(fill(&acme(), json!({"scopes": []})).unwrap(), json!({"scope": {"tenant": "acme"}}));
         assert_eq!(fill(&Caller::local(), json!({})).unwrap(), json!({}));
     }
 

@@ -168,6 +168,7 @@ impl Surface {
     ///
     /// # Errors
     /// The answer to give instead of the handshake.
+    #[allow(clippy::result_large_err, reason = "moved once, from here into the host")]
     pub fn live(&self, target: &str, headers: &HeaderMap, peer: Peer) -> Result<Live, Response> {
         let request_id = request_id(headers);
         self.open(target, headers, peer).map_err(|failure| {

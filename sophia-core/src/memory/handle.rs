@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
-use uuid::Uuid;
 
 use super::{
     arguments::{AppendMessage, Delete, DeleteWhere, GetRecord, History},
@@ -15,21 +14,14 @@ use super::{
     health::{MemoryHealth, MemoryStats, RecentOperation, Session, TierHealth, TierStatus},
     kv::{Kv, KvTier, MokaTier, TieredKv},
     metrics::{Metrics, SharedMetrics},
-    query::{Hit, Mode, Query, SearchResult},
-    record::{
-        DEFAULT_IMPORTANCE, DEFAULT_KIND, MESSAGE_KIND, NewRecord, Record, Status, StoreOutcome, StoreResult, Update,
-    },
+    query::{Hit, Query, SearchResult},
+    record::{MESSAGE_KIND, NewRecord, Record, StoreOutcome, StoreResult, Update},
     sqlite::SqliteStore,
-    store::{
-        Atomicity, Change, Depth, Draft, Filter, Inserted, Key, Listing, Lookup, MemoryStore, NamedVector, Plan,
-        SameContent,
-    },
+    store::{Atomicity, Change, Depth, Filter, Inserted, Key, Listing, Lookup, MemoryStore},
     validate,
 };
 use crate::{Clock, Error, Result, Scope, context::Context};
 
-/// Hits of a search that names no limit.
-const DEFAULT_HITS: usize = 10;
 /// Messages of a history that names no limit.
 const DEFAULT_MESSAGES: usize = 50;
 /// Conversations of a list that names no limit.
@@ -426,11 +418,19 @@ impl Memory {
         self.0.metrics.recent(count)
     }
 
-    fn now(&self) -> Timestamp {
+    pub(super) fn max_content_bytes(&self) -> u64 {
+        self.0.config.max_content_bytes
+    }
+
+    pub(super) fn embedder(&self) -> Option<Arc<Arc<dyn Embedder>>> {
+        self.0.embedder.load_full()
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
         validate::whole_micros(self.0.clock.now())
     }
 
-    fn filter(&self, operation: &'static str, scopes: Vec<Scope>) -> Result<Filter> {
+    pub(super) fn filter(&self, operation: &'static str, scopes: Vec<Scope>) -> Result<Filter> {
         scopes.iter().try_for_each(|scope| scope.validate(operation))?;
         Ok(Filter::new(scopes, self.now()))
     }
@@ -440,149 +440,6 @@ impl Memory {
         filter.include_archived = permanent;
         filter.include_expired = permanent;
         self.0.store.delete(filter, if permanent { Depth::Erase } else { Depth::Archive }).await
-    }
-
-    /// Validates a record. Its vector is the caller's, if one is given.
-    fn draft(&self, operation: &'static str, new: NewRecord) -> Result<Draft> {
-        let max_bytes = self.0.config.max_content_bytes;
-        new.scope.validate(operation)?;
-        validate::content(operation, "content", &new.content, max_bytes)?;
-        for (field, value) in
-            [("id", &new.id), ("kind", &new.kind), ("category", &new.category), ("source", &new.source)]
-        {
-            validate::optional_name(operation, field, value.as_ref())?;
-        }
-        if let Some(summary) = &new.summary {
-            validate::content(operation, "summary", summary, max_bytes)?;
-        }
-        validate::metadata(operation, &new.metadata, max_bytes)?;
-        let importance = new.importance.unwrap_or(DEFAULT_IMPORTANCE);
-        validate::ratio(operation, "importance", importance)?;
-        let now = self.now();
-        let vector = new.embedding.map(|vector| self.own_vector(operation, vector)).transpose()?;
-        let record = Record {
-            id: new.id.unwrap_or_else(|| Uuid::now_v7().to_string()),
-            seq: 0,
-            version: 1,
-            content: new.content,
-            kind: new.kind.unwrap_or_else(|| DEFAULT_KIND.to_owned()),
-            category: new.category,
-            tags: validate::tags(operation, new.tags)?,
-            metadata: new.metadata,
-            summary: new.summary,
-            source: new.source,
-            role: None,
-            importance,
-            priority: new.priority.unwrap_or_default(),
-            status: Status::Active,
-            scope: new.scope,
-            created_at: now,
-            updated_at: now,
-            expires_at: validate::expiry(operation, now, new.ttl)?,
-        };
-        let same_content = if new.dedupe { SameContent::ReturnExisting } else { SameContent::StoreAgain };
-        Ok(Draft { vector, same_content, ..Draft::new(record) })
-    }
-
-    /// Takes a vector that the caller made: of the embedder's model, or of a model of the caller's own where there is none.
-    fn own_vector(&self, operation: &'static str, vector: Vec<f32>) -> Result<NamedVector> {
-        let embedder = self.0.embedder.load();
-        let dimensions = embedder.as_ref().map(|embedder| embedder.dimensions());
-        let values = validate::vector(operation, vector, dimensions)?;
-        let model = match embedder.as_ref() {
-            Some(embedder) => embedder.model().to_owned(),
-            None => format!("caller-{}", values.len()),
-        };
-        Ok(NamedVector { model, values })
-    }
-
-    async fn with_vectors(&self, mut drafts: Vec<Draft>) -> Vec<Draft> {
-        let wanting: Vec<_> = drafts.iter().filter(|draft| draft.vector.is_none()).collect();
-        let texts: Vec<_> = wanting.iter().map(|draft| draft.record.content.as_str()).collect();
-        if let Some(vectors) = self.embed(&texts).await {
-            let wanting = drafts.iter_mut().filter(|draft| draft.vector.is_none());
-            for (draft, vector) in wanting.zip(vectors) {
-                draft.vector = vector;
-            }
-        }
-        drafts
-    }
-
-    /// Makes vectors, as far as it can be done: a record is worth keeping without one, and a search without one has words.
-    async fn embed(&self, texts: &[&str]) -> Option<Vec<Option<NamedVector>>> {
-        if texts.is_empty() {
-            return None;
-        }
-        let embedder = self.0.embedder.load_full()?;
-        match embedder.embed(texts).await {
-            Ok(vectors) if vectors.len() == texts.len() => Some(
-                vectors
-                    .into_iter()
-                    .map(|vector| {
-                        // A text without a known word has no direction, and so no vector.
-                        let values = validate::vector("memory.embed", vector, Some(embedder.dimensions())).ok()?;
-                        Some(NamedVector { model: embedder.model().to_owned(), values })
-                    })
-                    .collect(),
-            ),
-            Ok(vectors) => {
-                tracing::warn!(expected = texts.len(), found = vectors.len(), "the embedder lost texts");
-                None
-            }
-            Err(error) => {
-                tracing::warn!(code = error.code(), model = embedder.model(), "the embedder failed");
-                None
-            }
-        }
-    }
-
-    async fn plan(&self, operation: &'static str, query: Query) -> Result<Plan> {
-        let limit = validate::limit(operation, query.limit, DEFAULT_HITS)?;
-        if query.offset > validate::MAX_OFFSET {
-            return Err(Error::invalid(operation, "offset", format!("is more than {}", validate::MAX_OFFSET)));
-        }
-        validate::ratio(operation, "min_score", query.min_score)?;
-        if query.query.len() as u64 > self.0.config.max_content_bytes {
-            let message = format!("is longer than {} bytes", self.0.config.max_content_bytes);
-            return Err(Error::invalid(operation, "query", message));
-        }
-        let vector = match query.embedding {
-            Some(vector) => Some(self.own_vector(operation, vector)?),
-            None if matches!(query.mode, Mode::Hybrid | Mode::Semantic) && !query.query.trim().is_empty() => {
-                self.embed_query(&query.query).await
-            }
-            None => None,
-        };
-        let filter = Filter {
-            kinds: query.kinds,
-            categories: query.categories,
-            tags: query.tags,
-            tags_all: query.tags_all,
-            priorities: query.priorities,
-            source: query.source,
-            metadata: query.metadata,
-            since: query.since,
-            until: query.until,
-            include_archived: query.include_archived,
-            include_expired: query.include_expired,
-            ..self.filter(operation, query.scopes.unwrap_or_else(|| vec![query.scope]))?
-        };
-        Ok(Plan {
-            mode: query.mode,
-            vector,
-            limit,
-            offset: query.offset,
-            min_score: query.min_score,
-            ..Plan::new(filter, query.query)
-        })
-    }
-
-    /// Makes the vector of a question. One without a known word gets the zero vector: near nothing, and nothing failed.
-    async fn embed_query(&self, text: &str) -> Option<NamedVector> {
-        let vector = self.embed(&[text]).await?.pop()?;
-        let embedder = self.0.embedder.load_full()?;
-        let nowhere = || NamedVector { model: embedder.model().to_owned(), values: vec![0.0; embedder.dimensions()] };
-        Some(vector.unwrap_or_else(nowhere))
     }
 }
 

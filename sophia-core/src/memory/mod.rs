@@ -2,7 +2,7 @@
 //!
 //! | to | open |
 //! |---|---|
-//! | call it | [`Memory`] (`handle.rs`), [`Kv`] (`kv/`), [`Graph`] (`graph/`) |
+//! | call it | [`Memory`] (`handle.rs`, `prepare.rs`), [`Kv`] (`kv/`), [`Graph`] (`graph/`) |
 //! | know what a record and a query are | `record.rs`, `query.rs`, `arguments.rs` |
 //! | add a store | [`MemoryStore`] (`store.rs`), [`KvTier`] (`kv/tier.rs`), [`GraphStore`] (`graph/store.rs`) |
 //! | see the SQLite store | `sqlite/` |
@@ -18,6 +18,7 @@ mod health;
 mod kv;
 mod metrics;
 mod operations;
+mod prepare;
 mod query;
 mod rank;
 mod record;

@@ -34,6 +34,7 @@ pub enum Priority {
 /// Whether a record is shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "RecordStatus")]
 pub enum Status {
     /// `"active"`: found by every read.
     #[default]

@@ -8,7 +8,7 @@ use super::{
     directory::Entry,
     handle::Registry,
     select::Select,
-    tool_call::{Attempt, CALL, Fallback, TOOL_ERROR, ToolCall, ToolError, ToolResult},
+    tool_call::{CallAttempt, CALL, Fallback, TOOL_ERROR, ToolCall, ToolError, ToolResult},
     tools,
     upstream::{self, Answer, Blame, Failure, Outcome},
 };
@@ -48,7 +48,7 @@ impl Registry {
             match outcome {
                 Ok(answer) => {
                     let error = answer.is_error.then(|| tool_error(&answer));
-                    attempts.push(Attempt {
+                    attempts.push(CallAttempt {
                         server: server.clone(),
                         ok: error.is_none(),
                         latency_ms,
@@ -58,7 +58,7 @@ impl Registry {
                 }
                 Err(failure) => {
                     let error = ToolError::from(&failure.error);
-                    attempts.push(Attempt {
+                    attempts.push(CallAttempt {
                         server: server.clone(),
                         ok: false,
                         latency_ms,
@@ -246,7 +246,7 @@ fn result(
     answer: Answer,
     server: String,
     latency_ms: f64,
-    attempts: Vec<Attempt>,
+    attempts: Vec<CallAttempt>,
     fallback_used: bool,
     error: Option<ToolError>,
 ) -> ToolResult {

@@ -20,6 +20,7 @@ pub(crate) const CHECK: &str = "registry.check";
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
+#[schemars(rename = "ServerHealth")]
 pub enum Status {
     /// It answers as it should.
     Healthy,

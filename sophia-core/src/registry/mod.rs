@@ -40,6 +40,6 @@ pub use lint::{Conflict, ConflictKind};
 pub(crate) use operations::OPERATIONS;
 pub use select::{Decision, Select, Strategy};
 pub use server::{RestRoute, Server, Transport};
-pub use tool_call::{Attempt, Fallback, TOOL_ERROR, ToolCall, ToolError, ToolResult};
+pub use tool_call::{CallAttempt, Fallback, TOOL_ERROR, ToolCall, ToolError, ToolResult};
 pub use tools::{ListedTool, Tool, ToolFormat};
 pub use views::{Change, ChangeKind, Discover, ListTools, ServerOverview};

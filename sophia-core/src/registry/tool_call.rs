@@ -178,7 +178,7 @@ pub struct ToolResult {
     /// Time from the call to the answer, in milliseconds, failed tries included.
     pub latency_ms: f64,
     /// Every try, in order.
-    pub attempts: Vec<Attempt>,
+    pub attempts: Vec<CallAttempt>,
     /// Whether it was not the first choice that answered.
     pub fallback_used: bool,
     /// Why it failed; null where it did not.
@@ -188,7 +188,7 @@ pub struct ToolResult {
 /// One try of one server.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[non_exhaustive]
-pub struct Attempt {
+pub struct CallAttempt {
     /// Id of the server.
     pub server: String,
     /// Whether it answered, and the tool did not fail.

@@ -1,1 +1,8 @@
 //! What those who implement a trait of this crate run against their implementation.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a suite speaks by panicking")]
+
+pub mod memory;
+pub mod mock_provider;
+
+pub use mock_provider::{Fault, MockProvider};

@@ -850,3 +850,47 @@ async fn an_action_that_was_begun_is_finished_when_its_caller_goes_away() {
     let event = events.next().await.unwrap();
     assert!(matches!(event.kind, EventKind::Action(result) if result.status == ActionStatus::Completed));
 }
+
+#[test]
+#[ignore = "a measurement, to be run with optimisation"]
+fn measure_signals_and_reports() {
+    let sophia = engine();
+    let health = sophia.health();
+    let each = |count: u32, work: &dyn Fn(u32)| {
+        let began = Instant::now();
+        (0..count).for_each(work);
+        began.elapsed() / count
+    };
+    let signal = each(1_000_000, &|i| health.signal(Signal::latency_ms("chat", f64::from(i % 100) + 0.5)));
+    let make = each(1_000_000, &|i| drop(std::hint::black_box(Signal::latency_ms("chat", f64::from(i)))));
+    let clock = sophia_core::SystemClock::default();
+    let time = each(1_000_000, &|_| _ = std::hint::black_box(clock.now()));
+    let observe = each(100_000, &|i| health.observe("redis", "latency_ms", f64::from(i % 100) + 0.5));
+    health.rule(Rule::new("ruled_ms", Direction::LowerIsBetter).critical(1e9)).unwrap();
+    let ruled = each(100_000, &|i| health.observe("redis", "ruled_ms", f64::from(i % 100) + 0.5));
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| (0..500_000).for_each(|_| health.signal(Signal::outcome("chat", false))));
+        }
+    });
+    let contended = began.elapsed() / 1_000_000;
+    for i in 0..250 {
+        for seed in 0..4 {
+            let at = Timestamp::now();
+            for minute in 0..60 {
+                let point = Observation::new(
+                    format!("s{i}"),
+                    format!("m{seed}_ms"),
+                    f64::from(minute * (i % 7)) + f64::from(seed),
+                );
+                health.observe_point(point.at(at - jiff::SignedDuration::from_mins(59 - i64::from(minute)))).unwrap();
+            }
+        }
+        health.depends(&format!("s{i}"), &format!("s{}", (i + 1) % 250)).unwrap();
+    }
+    let report = each(5, &|_| drop(health.report().now_or_never()));
+    panic!(
+        "signal {signal:?} (of it {make:?} to make one and {time:?} to read the clock), contended {contended:?}, observe {observe:?}, ruled {ruled:?}, report of 1,000 signals {report:?}"
+    );
+}

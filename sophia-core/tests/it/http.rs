@@ -1,8 +1,15 @@
 //! The HTTP surface: on a real socket, and called directly as the hosts of other languages do.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use axum::http::{HeaderMap, Request};
+use axum::{
+    http::{HeaderMap, Request},
+    response::IntoResponse,
+};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -533,4 +540,317 @@ async fn a_request_can_be_handled_with_a_body_that_comes_in_parts() {
     let chunks = futures::stream::iter([Ok::<_, std::io::Error>("{"), Ok("}")]);
     let request = Request::post("/healthz").body(axum::body::Body::from_stream(chunks)).unwrap();
     assert_eq!(surface(|_| {}).handle(request, Peer::Local).await.status(), 405);
+}
+
+/// A provider that speaks OpenAI's protocol: answers with what it was asked; `fail` fails.
+async fn provider() -> (String, Arc<Mutex<Vec<Value>>>) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let asked = seen.clone();
+    let answer = move |body: axum::Json<Value>| {
+        let asked = asked.clone();
+        async move {
+            asked.lock().unwrap().push(body.0.clone());
+            let question = body["messages"][0]["content"].as_str().unwrap_or_default().to_owned();
+            if question == "fail" {
+                return (axum::http::StatusCode::SERVICE_UNAVAILABLE, "down").into_response();
+            }
+            let text = format!("You asked: {question}");
+            if body["stream"] == true {
+                let choice = |delta: Value, reason: Value| {
+                    let choices = json!([{"index": 0, "delta": delta, "finish_reason": reason}]);
+                    let chunk = json!({"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "small", "choices": choices});
+                    format!("data: {chunk}\n\n")
+                };
+                let words = text.split_inclusive(' ').map(|word| choice(json!({"content": word}), Value::Null));
+                let events: String =
+                    words.chain([choice(json!({}), json!("stop")), "data: [DONE]\n\n".into()]).collect();
+                return ([("content-type", "text/event-stream")], events).into_response();
+            }
+            let message = json!({"role": "assistant", "content": text});
+            axum::Json(json!({
+                "id": "1", "object": "chat.completion", "created": 1, "model": "small", "new_field": "kept",
+                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
+            }))
+            .into_response()
+        }
+    };
+    let router = axum::Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    tokio::spawn(axum::serve(listener, router).into_future());
+    (url, seen)
+}
+
+async fn chatting(configure: impl FnOnce(&mut ServerConfig)) -> (Surface, Arc<Mutex<Vec<Value>>>) {
+    let (url, seen) = provider().await;
+    let provider = json!({"name": "mock", "base_url": url, "api_key": "k", "models": ["small"]});
+    let mut config = Config::from_layers([json!({"chat": {"providers": [provider]}})]).unwrap();
+    configure(&mut config.server);
+    (Surface::new(Sophia::new(config).unwrap()).unwrap(), seen)
+}
+
+fn question(text: &str) -> String {
+    json!({"model": "small", "messages": [{"role": "user", "content": text}], "seed": 7, "future_field": {"x": 1}})
+        .to_string()
+}
+
+#[tokio::test]
+async fn openai_clients_are_answered_with_the_providers_body_and_unknown_fields_pass_through() {
+    let (surface, seen) = chatting(|_| {}).await;
+    let ask = async || send(&surface, "POST /v1/chat/completions", &[], question("hi"), Peer::Local).await;
+    let (status, headers, body) = ask().await;
+    assert_eq!((status, &body["choices"][0]["message"]["content"]), (200, &json!("You asked: hi")), "{body}");
+    assert_eq!((&body["new_field"], &body["usage"]["total_tokens"]), (&json!("kept"), &json!(7)));
+    assert_eq!(
+        (&headers["x-sophia-cache"], &headers["x-sophia-prompt-tokens"]),
+        (&"miss".parse().unwrap(), &"3".parse().unwrap())
+    );
+    assert_eq!(ask().await.1["x-sophia-cache"], "hit");
+    let seen = seen.lock().unwrap();
+    assert_eq!((seen.len(), &seen[0]["future_field"], &seen[0]["seed"]), (1, &json!({"x": 1}), &json!(7)));
+}
+
+#[tokio::test]
+async fn an_answer_of_one_key_is_not_given_to_another_whatever_the_body_says() {
+    let keys = vec![
+        ApiKey::new("ada-key", Scope::new().tenant("acme").user("ada")),
+        ApiKey::new("bob-key", Scope::new().tenant("acme").user("bob")),
+    ];
+    let (surface, seen) = chatting(|server| server.keys = keys).await;
+    let line = "POST /v1/chat/completions";
+    let ask = async |key: &str, extra: &[(&str, &str)], body: String| {
+        let bearer = format!("Bearer {key}");
+        let headers = [&[("authorization", bearer.as_str())], extra].concat();
+        send(&surface, line, &headers, body, remote()).await
+    };
+    assert_eq!(ask("ada-key", &[], question("hi")).await.1["x-sophia-cache"], "miss");
+    assert_eq!(ask("bob-key", &[], question("hi")).await.1["x-sophia-cache"], "miss");
+    assert_eq!(ask("ada-key", &[], question("hi")).await.1["x-sophia-cache"], "hit");
+    assert_eq!(seen.lock().unwrap().len(), 2);
+
+    let (status, _, body) = ask("bob-key", &[("x-sophia-user", "ada")], question("hi")).await;
+    assert_eq!((status, &body["error"]["type"]), (403, &json!("permission_error")));
+    assert_eq!(ask("ada-key", &[("x-sophia-user", "ada")], question("hi")).await.1["x-sophia-cache"], "hit");
+    let (status, _, body) = ask("wrong", &[], question("hi")).await;
+    assert_eq!((status, &body["error"]["type"]), (401, &json!("authentication_error")));
+
+    let chat = |scope: Value| json!({"prompt": "hi", "model": "small", "scope": scope}).to_string();
+    for (scope, expected) in
+        [(json!({"user": "bob"}), 403), (json!({"tenant": "globex"}), 403), (json!({"session": "s1"}), 200)]
+    {
+        let headers = [("x-api-key", "ada-key")];
+        let (status, ..) = send(&surface, "POST /api/v1/chat", &headers, chat(scope.clone()), remote()).await;
+        assert_eq!(status, expected, "{scope}");
+    }
+}
+
+#[tokio::test]
+async fn streams_are_events_that_end_with_done_live_and_from_the_cache() {
+    let (surface, seen) = chatting(|_| {}).await;
+    let served = serve(surface).await;
+    let body: Value = serde_json::from_str(&question("tell me")).unwrap();
+    let body = json!({"stream": true, "model": body["model"], "messages": body["messages"]});
+    for expected in ["miss", "hit"] {
+        let url = format!("http://{}/v1/chat/completions", served.url);
+        let response = client().post(url).json(&body).send().await.unwrap();
+        assert_eq!(response.headers()["content-type"], "text/event-stream; charset=utf-8");
+        assert_eq!(response.headers()["x-sophia-cache"], expected);
+        let text = response.text().await.unwrap();
+        assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+        let events =
+            text.split("\n\n").filter_map(|event| serde_json::from_str::<Value>(event.strip_prefix("data: ")?).ok());
+        let events: Vec<_> = events.collect();
+        assert!(events.iter().all(|event| event["object"] == "chat.completion.chunk"));
+        assert_eq!(events[0]["choices"][0]["delta"]["role"], "assistant");
+        let content: String =
+            events.iter().filter_map(|event| event["choices"][0]["delta"]["content"].as_str()).collect();
+        assert_eq!(content, "You asked: tell me");
+        assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], "stop");
+    }
+    let own = json!({"stream": true, "prompt": "tell me", "model": "small"});
+    let response = client().post(format!("http://{}/api/v1/chat", served.url)).json(&own).send().await.unwrap();
+    let text = response.text().await.unwrap();
+    let first: Value = serde_json::from_str(text.lines().next().unwrap().strip_prefix("data: ").unwrap()).unwrap();
+    assert_eq!(first["cache"]["status"], "hit", "{text}");
+    assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+    assert_eq!(seen.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn openai_clients_get_errors_in_their_own_shape() {
+    let (surface, _) = chatting(|_| {}).await;
+    let post = async |body: String| send(&surface, "POST /v1/chat/completions", &[], body, Peer::Local).await;
+    for (body, expected, kind) in [
+        ("{".to_owned(), 400, "invalid_request_error"),
+        (json!({"model": "small"}).to_string(), 400, "invalid_request_error"),
+        (question("fail"), 503, "api_error"),
+        (
+            json!({"model": "small", "stream": true, "messages": [{"role": "user", "content": "fail"}]}).to_string(),
+            503,
+            "api_error",
+        ),
+    ] {
+        let (status, _, answer) = post(body.clone()).await;
+        assert_eq!((status, &answer["error"]["type"]), (expected, &json!(kind)), "{body} {answer}");
+        assert!(answer["error"]["message"].is_string() && answer["error"]["code"].is_string());
+    }
+    let (status, _, models) = get(&surface, "/v1/models").await;
+    assert_eq!(
+        (status, &models["object"], &models["data"][0]["id"]),
+        (200, &json!("list"), &json!("small")),
+        "{models}"
+    );
+    assert_eq!(get(&surface, "/v1/models/small").await.0, 200);
+    assert_eq!(get(&surface, "/v1/models/large").await.0, 404);
+    assert_eq!(get(&surface, "/v1/nothing").await.2["error"]["type"], "invalid_request_error");
+}
+
+#[tokio::test]
+async fn chat_answers_in_its_own_form() {
+    let (surface, _) = chatting(|_| {}).await;
+    let body = json!({"prompt": "hi", "model": "small", "scope": {"user": "ada"}});
+    let (status, headers, answer) = send(&surface, "POST /api/v1/chat", &[], body.to_string(), Peer::Local).await;
+    assert_eq!(
+        (status, &answer["text"], &answer["cache"]["status"]),
+        (200, &json!("You asked: hi"), &json!("miss")),
+        "{answer}"
+    );
+    assert_eq!(headers["x-sophia-provider"], "mock");
+    let (status, _, stats) = get(&surface, "/api/v1/cache/stats").await;
+    assert_eq!((status, &stats["cache_misses"]), (200, &json!(1)));
+    let wrong = json!({"prompt": "hi", "modell": "small"});
+    let (status, _, answer) = send(&surface, "POST /api/v1/chat", &[], wrong.to_string(), Peer::Local).await;
+    assert_eq!(status, 400);
+    assert!(answer["error"]["message"].as_str().unwrap().contains("did you mean `model`"), "{answer}");
+}
+
+#[tokio::test]
+async fn tools_are_listed_and_called() {
+    let surface = surface(|_| {});
+    let (status, _, servers) = get(&surface, "/api/v1/servers").await;
+    assert_eq!((status, servers), (200, json!({})));
+    assert_eq!(get(&surface, "/api/v1/tools").await.2, json!([]));
+    let body = json!({"server": "nobody", "tool": "x", "arguments": {}}).to_string();
+    let (status, _, answer) = send(&surface, "POST /api/v1/tools/call", &[], body, Peer::Local).await;
+    assert_eq!((status, &answer["error"]["code"]), (404, &json!("NOT_FOUND")));
+}
+
+async fn as_key(surface: &Surface, key: &str, line: &str, body: Value) -> (u16, Value) {
+    let text = if body.is_null() { String::new() } else { body.to_string() };
+    let (status, _, answer) = send(surface, line, &[("x-api-key", key)], text, remote()).await;
+    (status, answer)
+}
+
+#[tokio::test]
+async fn a_key_reaches_its_own_scope_and_no_other() {
+    let surface = surface(|server| server.keys = keys());
+    let store = "POST /api/v1/memory/store";
+    let (status, stored) =
+        as_key(&surface, "ada-key", store, json!({"content": "Ada wants the report as a PDF."})).await;
+    assert_eq!(status, 200, "{stored}");
+    let id = stored["id"].as_str().unwrap();
+    let admin = as_key(
+        &surface,
+        "admin-key",
+        "POST /api/v1/memory/get",
+        json!({"id": id, "scope": {"tenant": "acme", "user": "ada"}}),
+    )
+    .await;
+    assert_eq!(admin.1["scope"], json!({"tenant": "acme", "user": "ada"}), "{admin:?}");
+
+    // The tenant's key may name the user, and must.
+    let search = "POST /api/v1/memory/search";
+    let ask = |scope: Value| json!({"query": "report", "scope": scope});
+    assert_eq!(
+        as_key(&surface, "acme-key", search, ask(json!({"user": "ada"}))).await.1["hits"].as_array().unwrap().len(),
+        1
+    );
+    assert_eq!(as_key(&surface, "acme-key", search, ask(json!(null))).await.1["hits"], json!([]));
+
+    // Nobody widens, in whatever place.
+    for (line, body) in [
+        (search, json!({"query": "report", "scope": {"user": "bob"}})),
+        (search, json!({"query": "report", "scope": {"tenant": "globex"}})),
+        (search, json!({"query": "report", "scopes": [{"user": "bob"}]})),
+        (store, json!({"content": "x", "scope": {"tenant": "globex", "user": "ada"}})),
+        ("POST /api/v1/memory/store_many", json!({"items": [{"content": "x", "scope": {"user": "bob"}}]})),
+        ("POST /api/v1/memory/kv/set", json!({"key": "k", "value": 1, "scope": {"user": "bob"}})),
+        (
+            "POST /api/v1/memory/append",
+            json!({"scope": {"user": "bob", "session": "s"}, "role": "user", "content": "x"}),
+        ),
+        ("POST /api/v1/memory/forget", json!({"scope": {"tenant": "globex"}})),
+        ("POST /api/v1/memory/forget", json!({"subject": "bob"})),
+        ("GET /api/v1/memory/search?query=report&user=bob", Value::Null),
+        ("POST /api/v1/registry/call", json!({"tool": "x", "scope": {"user": "bob"}})),
+    ] {
+        let (status, answer) = as_key(&surface, "ada-key", line, body.clone()).await;
+        assert_eq!((status, &answer["error"]["code"]), (403, &json!("UNAUTHORIZED")), "{line} {body} {answer}");
+    }
+
+    // What a key fixes is set where the body leaves it out, items included.
+    let many = json!({"items": [{"content": "one"}, {"content": "two", "scope": {"session": "s1"}}]});
+    assert_eq!(as_key(&surface, "ada-key", "POST /api/v1/memory/store_many", many).await.0, 200);
+    let (_, all) = as_key(&surface, "ada-key", search, json!({"scope": {"user": "ada"}})).await;
+    assert_eq!(all["hits"].as_array().map(Vec::len), Some(3), "{all}");
+    for nobody in [json!({}), json!({"tenant": "acme"}), json!({"user": "ada"})] {
+        let (_, found) = as_key(&surface, "admin-key", search, json!({"scope": nobody})).await;
+        assert_eq!(found["hits"], json!([]), "{nobody}");
+    }
+}
+
+#[tokio::test]
+async fn records_have_pages_of_their_own() {
+    let surface = surface(|_| {});
+    let scope = [("x-sophia-tenant", "acme"), ("x-sophia-user", "ada")];
+    let body = json!({"content": "The report is due on Friday.", "tags": ["report"]}).to_string();
+    let (status, _, stored) = send(&surface, "POST /api/v1/memory/store", &scope, body, Peer::Local).await;
+    assert_eq!(status, 200, "{stored}");
+    let page = format!("/api/v1/memory/records/{}", stored["id"].as_str().unwrap());
+    let (status, _, record) = send(&surface, &format!("GET {page}?tenant=acme&user=ada"), &[], "", Peer::Local).await;
+    assert_eq!((status, &record["content"]), (200, &json!("The report is due on Friday.")), "{record}");
+    let (status, _, answer) = get(&surface, &page).await;
+    assert_eq!((status, &answer["error"]["code"]), (404, &json!("NOT_FOUND")));
+    let change = json!({"content": "The report is due on Monday."}).to_string();
+    let (status, _, record) = send(&surface, &format!("PATCH {page}"), &scope, change, Peer::Local).await;
+    assert_eq!((status, &record["version"]), (200, &json!(2)), "{record}");
+    let found =
+        send(&surface, "GET /api/v1/memory/search?query=report&limit=5&tags=report", &scope, "", Peer::Local).await;
+    assert_eq!((found.0, found.2["hits"].as_array().map(Vec::len)), (200, Some(1)), "{}", found.2);
+    let (status, _, gone) = send(&surface, &format!("DELETE {page}?permanent=true"), &scope, "", Peer::Local).await;
+    assert_eq!((status, gone), (200, json!(true)));
+    assert_eq!(send(&surface, &format!("GET {page}"), &scope, "", Peer::Local).await.0, 404);
+}
+
+#[tokio::test]
+async fn the_memory_reports_what_was_measured_and_null_for_what_was_not() {
+    let surface = surface(|_| {});
+    let (status, _, empty) = get(&surface, "/api/v1/ai-memory/health").await;
+    assert_eq!(
+        (status, &empty["response_times"]["p95"], &empty["operation_stats"]["error_rate"]),
+        (200, &Value::Null, &Value::Null),
+        "{empty}"
+    );
+    for index in 0..5 {
+        let body = json!({"content": format!("note {index}")}).to_string();
+        send(&surface, "POST /api/v1/memory/store", &[], body, Peer::Local).await;
+    }
+    let (_, _, health) = get(&surface, "/api/v1/ai-memory/health").await;
+    assert_eq!(health["operation_stats"]["successful_operations"], json!(5), "{health}");
+    assert!(health["response_times"]["p95"].as_f64().is_some_and(|time| time > 0.0));
+    assert_eq!(health["recent_operations"][0]["operation"], "memory.store");
+    let (status, _, trends) = get(&surface, "/api/v1/ai-memory/performance-trends").await;
+    let lengths = ["labels", "response_times", "cache_hit_rates", "error_rates", "operation_counts"]
+        .map(|name| trends[name].as_array().map(Vec::len));
+    assert!(status == 200 && lengths.iter().all(|length| *length == lengths[0] && *length > Some(0)), "{trends}");
+    let (status, _, ready) = get(&surface, "/readyz").await;
+    assert_eq!((status, &ready["checks"]["memory"]), (200, &json!("healthy")), "{ready}");
+}
+
+#[tokio::test]
+async fn a_misspelt_operation_names_the_nearest() {
+    let (status, _, answer) = send(&surface(|_| {}), "POST /api/v1/memory/stor", &[], "{}", Peer::Local).await;
+    assert_eq!(status, 404);
+    assert!(answer["error"]["message"].as_str().unwrap().contains("`memory.store`"), "{answer}");
 }

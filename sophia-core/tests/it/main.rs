@@ -1,6 +1,7 @@
 //! Integration tests of the core, in one binary, one module for each capability.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed test panics")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a failed test panics")]
 
+mod chat;
 mod health;
 #[cfg(feature = "http-server")]
 mod http;

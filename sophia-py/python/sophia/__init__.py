@@ -2,7 +2,7 @@
 
 from ._engine import Sophia
 from ._sophia import __version__
-from .chat import CacheInfo, ChatChunk, ChatResponse, ChatStream, RunResult, Usage
+from .chat import ChatStream, RunResult
 from .errors import (
     CancelledError,
     CircuitOpenError,
@@ -18,12 +18,32 @@ from .errors import (
     UnavailableError,
     UnsupportedError,
 )
-from .health import Alert, Probe, SystemHealth
-from .memory import Hit, MemoryHealth, Record, SearchResult, StoreResult
-from .registry import Conflict, LoadReport, Server, ServerStatus, Tool, ToolResult
+from .health import Probe
+from .registry import Server
 from .scope import Scope
+from .types import (
+    ActionResult,
+    Alert,
+    CacheInfo,
+    ChatChunk,
+    ChatResponse,
+    Conflict,
+    Fact,
+    Hit,
+    LoadReport,
+    MemoryHealth,
+    Record,
+    SearchResult,
+    ServerStatus,
+    StoreResult,
+    SystemHealth,
+    Tool,
+    ToolResult,
+    Usage,
+)
 
 __all__ = [
+    "ActionResult",
     "Alert",
     "CacheInfo",
     "CancelledError",
@@ -33,6 +53,7 @@ __all__ = [
     "CircuitOpenError",
     "Conflict",
     "ConflictError",
+    "Fact",
     "Hit",
     "InternalError",
     "InvalidConfigError",

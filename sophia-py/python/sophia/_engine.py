@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from . import _sophia
 from ._wire import settled
+from .asgi import AsgiApp
 from .chat import Chat
 from .health import Health
 from .memory import Memory
@@ -34,10 +35,12 @@ class Sophia:
     def __init__(self, config: Mapping[str, Any] | str | PathLike[str] | None = None, **overrides: Any) -> None:
         """Builds an engine from a mapping, or from a `.toml` or `.json` file; keywords are set over it."""
         if isinstance(config, Mapping):
-            config, path = {**config, **overrides}, None
+            engine = _sophia.Engine({**config, **overrides})
+        elif config is None:
+            engine = _sophia.Engine(overrides)
         else:
-            config, path = overrides, None if config is None else fspath(config)
-        self._attach(_sophia.Engine(config, path=path))
+            engine = _sophia.Engine(overrides, path=fspath(config))
+        self._attach(engine)
 
     @classmethod
     def from_env(cls) -> Self:
@@ -56,6 +59,10 @@ class Sophia:
         """MCP servers and their tools."""
         self.health = Health(engine)
         """What is wrong, and why."""
+
+    def asgi(self) -> AsgiApp:
+        """Returns the HTTP surface as an ASGI application, to be mounted or served."""
+        return AsgiApp(self)
 
     async def start(self) -> None:
         """Opens what the configuration names, and starts background work. A second call does nothing."""

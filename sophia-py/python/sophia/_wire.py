@@ -58,7 +58,8 @@ def awaited(build: Callable[Concatenate[C, P], Request[R]]) -> Callable[Concaten
         value = self._engine.call(request.operation, request.arguments)
         return request.result(await value if type(value) is Pending else value)
 
-    return _named(method, build)
+    _name(method, build)
+    return method
 
 
 def blocking(build: Callable[Concatenate[C, P], Request[R]]) -> Callable[Concatenate[C, P], R]:
@@ -69,7 +70,8 @@ def blocking(build: Callable[Concatenate[C, P], Request[R]]) -> Callable[Concate
         request = build(self, *args, **kwargs)
         return request.result(self._engine.call_sync(request.operation, request.arguments))
 
-    return _named(method, build)
+    _name(method, build)
+    return method
 
 
 async def settled(value: Any) -> Any:
@@ -77,10 +79,9 @@ async def settled(value: Any) -> Any:
     return await typing.cast(Awaitable[Any], value) if type(value) is Pending else value
 
 
-def _named(method: Any, build: Any) -> Any:
+def _name(method: Any, build: Any) -> None:
     method.__name__ = build.__name__.removeprefix("_")
     method.__qualname__ = build.__qualname__.replace("._", ".")
-    return method
 
 
 def same(value: Any) -> Any:

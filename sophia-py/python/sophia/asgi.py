@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from ._sophia import Stream
 from ._wire import settled
-from .errors import SophiaError
 
 if TYPE_CHECKING:
     from ._engine import Sophia
@@ -33,7 +32,6 @@ class AsgiApp:
 
     def __init__(self, sophia: Sophia) -> None:
         self._sophia = sophia
-        self._engine = sophia._engine
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -45,10 +43,11 @@ class AsgiApp:
             await self._lifespan(receive, send)
 
     async def _http(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        body = await self._body(receive)
+        surface = self._sophia._engine.http()
+        body = await _body(receive, surface.max_body_bytes)
         if body is None:
             return
-        stream = self._engine.http_request(scope["method"], _target(scope), list(scope["headers"]), body, _peer(scope))
+        stream = surface.request(scope["method"], _target(scope), list(scope["headers"]), body, _peer(scope))
         gone = asyncio.ensure_future(_until_disconnected(receive))
         try:
             head = await _next(stream, gone)
@@ -63,23 +62,10 @@ class AsgiApp:
             gone.cancel()
             stream.close()
 
-    async def _body(self, receive: Receive) -> bytes | None:
-        """Reads the body, or no more of it than it takes to see that it is too long; None where the caller has left."""
-        chunks, size, more = [], 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            more = message.get("more_body", False) and size <= self._engine.max_body_bytes
-        return b"".join(chunks)
-
     async def _websocket(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         await receive()
-        try:
-            stream = self._engine.http_live(_target(scope), list(scope["headers"]), _peer(scope))
-        except SophiaError:
+        stream = self._sophia._engine.http().live(_target(scope), list(scope["headers"]), _peer(scope))
+        if stream is None:
             await send({"type": "websocket.close", "code": POLICY_VIOLATION})
             return
         await send({"type": "websocket.accept"})
@@ -105,6 +91,19 @@ class AsgiApp:
             await send({"type": f"lifespan.{phase}.complete"})
             if phase == "shutdown":
                 return
+
+
+async def _body(receive: Receive, limit: int) -> bytes | None:
+    """Reads the body, or no more of it than it takes to see that it is too long; None where the caller has left."""
+    chunks, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        more = message.get("more_body", False) and size <= limit
+    return b"".join(chunks)
 
 
 async def _next(stream: Stream, gone: asyncio.Future[None]) -> Any:

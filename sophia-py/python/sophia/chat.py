@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -11,77 +12,14 @@ from ._sophia import Engine, Stream
 from ._wire import Request, awaited, blocking, given, reader, same, settled
 from .memory import Seconds
 from .scope import ScopeLike
+from .types import CacheInfo, ChatChunk, ChatMetrics, ChatResponse, Embeddings, Model
 
-__all__ = ["Attempt", "CacheInfo", "Chat", "ChatChunk", "ChatResponse", "ChatStream", "RunResult", "Usage"]
+__all__ = ["Chat", "ChatStream", "RunResult"]
 
 T = TypeVar("T")
 Share = Literal["session", "user", "tenant", "all"]
 CacheMode = Literal["default", "bypass", "refresh", "only"]
 Messages = str | Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Tokens as the provider counted them; None where it did not say."""
-
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    cached_tokens: int | None
-    cache_write_tokens: int | None
-    reasoning_tokens: int | None
-
-
-@dataclass(frozen=True)
-class CacheInfo:
-    """What the cache did: `status` is miss, hit, stale, semantic_hit, coalesced or bypass."""
-
-    status: str
-    tier: str | None
-    key: str | None
-    ttl_s: int | None
-    age_s: float | None
-    similarity: float | None
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One call of one provider, and how it ended."""
-
-    provider: str
-    model: str
-    status: str
-    error: str | None
-    latency_ms: float
-
-
-@dataclass(frozen=True)
-class ChatResponse:
-    """A whole answer. `cost_usd` is None where the price is not known."""
-
-    text: str
-    message: dict[str, Any]
-    model: str
-    provider: str
-    usage: Usage
-    cost_usd: float | None
-    finish_reason: str | None
-    tool_calls: list[dict[str, Any]]
-    cache: CacheInfo
-    attempts: list[Attempt]
-    latency_ms: float
-    explain: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class ChatChunk:
-    """A piece of a streamed answer."""
-
-    delta: str
-    reasoning: str | None
-    tool_calls: list[dict[str, Any]]
-    finish_reason: str | None
-    usage: Usage | None
-    cache: CacheInfo | None
 
 
 @dataclass(frozen=True)
@@ -98,20 +36,23 @@ class ChatStream:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._read = reader(ChatChunk)
+        self._read = reader(list[ChatChunk])
+        self._ready: deque[ChatChunk] = deque()
 
     def __aiter__(self) -> ChatStream:
         return self
 
     async def __anext__(self) -> ChatChunk:
-        chunk = await settled(self._stream.next())
-        if chunk is None:
-            raise StopAsyncIteration
-        result: ChatChunk = self._read(chunk)
-        return result
+        while not self._ready:
+            chunks = await settled(self._stream.next())
+            if chunks is None:
+                raise StopAsyncIteration
+            self._ready.extend(self._read(chunks))
+        return self._ready.popleft()
 
     async def aclose(self) -> None:
         """Closes the stream."""
+        self._ready.clear()
         self._stream.close()
 
 
@@ -129,6 +70,7 @@ class Chat:
     def _complete(
         self,
         messages: Messages,
+        /,
         *,
         model: str | None = None,
         scope: ScopeLike = None,
@@ -172,6 +114,7 @@ class Chat:
     def stream(
         self,
         messages: Messages,
+        /,
         *,
         model: str | None = None,
         scope: ScopeLike = None,
@@ -229,7 +172,7 @@ class Chat:
 
         async def produce() -> dict[str, Any]:
             made = producer()
-            value: T = await made if inspect.isawaitable(made) else made  # type: ignore[assignment]
+            value: T = await made if inspect.isawaitable(made) else made
             return {
                 "value": value,
                 "text": None if text is None else text(value),
@@ -249,16 +192,16 @@ class Chat:
         result: RunResult[T] = reader(RunResult)(await settled(self._engine.chat_run(arguments, produce)))
         return result
 
-    def _embed(self, texts: Sequence[str], *, model: str | None = None) -> Request[list[list[float]]]:
+    def _embed(self, texts: Sequence[str], *, model: str | None = None) -> Request[Embeddings]:
         """Embeds texts with a provider's model; one vector a text, in order."""
-        return Request("chat.embed", given(texts=texts, model=model), same)
+        return Request("chat.embed", given(texts=texts, model=model), reader(Embeddings))
 
     embed = awaited(_embed)
     embed_sync = blocking(_embed)
 
-    def _models(self) -> Request[list[dict[str, Any]]]:
+    def _models(self) -> Request[list[Model]]:
         """Returns the models that the providers offer."""
-        return Request("chat.models", {}, same)
+        return Request("chat.models", {}, reader(list[Model]))
 
     models = awaited(_models)
     models_sync = blocking(_models)
@@ -271,6 +214,7 @@ class Chat:
     def cache_key(
         self,
         messages: Messages,
+        /,
         *,
         model: str | None = None,
         scope: ScopeLike = None,

@@ -3,147 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 from ._sophia import Engine
 from ._wire import UNSET, Request, awaited, blocking, given, reader, same, settled
 from .errors import SophiaError, from_code
-from .scope import Scope, ScopeLike
+from .scope import ScopeLike
+from .types import (
+    Entity,
+    Fact,
+    ForgetReceipt,
+    MemoryHealth,
+    MemoryStats,
+    Neighbor,
+    Priority,
+    RecentOperation,
+    Record,
+    SearchResult,
+    Session,
+    StoreResult,
+)
 
-__all__ = [
-    "Hit",
-    "KeyValue",
-    "Memory",
-    "MemoryHealth",
-    "RecentOperation",
-    "Record",
-    "SearchResult",
-    "Session",
-    "StoreResult",
-    "TierHealth",
-]
+__all__ = ["Graph", "KeyValue", "Memory"]
 
 T = TypeVar("T")
 Mode = Literal["hybrid", "semantic", "keyword", "exact"]
-Priority = Literal["low", "medium", "high", "critical"]
 Seconds = float | str
 """Seconds, or text such as "15m"."""
 Time = str | datetime
 """RFC 3339 text, or a datetime with a time zone."""
 
 
-@dataclass(frozen=True)
-class StoreResult:
-    """Where a record went. `tiers` names the tiers that hold it; `expires_at` is RFC 3339, UTC."""
-
-    id: str
-    seq: int
-    version: int
-    created: bool
-    tiers: list[str]
-    expires_at: str | None
-
-
-@dataclass(frozen=True)
-class Record:
-    """One remembered thing. Times are RFC 3339, UTC; `seq` is a stable integer that grows with every record."""
-
-    id: str
-    seq: int
-    version: int
-    content: str
-    kind: str
-    category: str | None
-    tags: list[str]
-    metadata: dict[str, Any]
-    summary: str | None
-    source: str | None
-    importance: float
-    priority: Priority
-    status: str
-    scope: Scope
-    role: str | None
-    created_at: str
-    updated_at: str
-    expires_at: str | None
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A record that was found; `score` is 0..1. `explain` holds every component where it was asked for."""
-
-    record: Record
-    score: float
-    match_type: str
-    highlights: list[str]
-    tier: str
-    explain: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search found, best first. `degraded` says what could not be searched, or is None."""
-
-    hits: list[Hit]
-    total: int
-    took_ms: float
-    cache_hit: bool
-    degraded: str | None
-
-
-@dataclass(frozen=True)
-class Session:
-    """One conversation of a scope."""
-
-    session: str
-    records: int
-    first_at: str
-    last_at: str
-
-
-@dataclass(frozen=True)
-class TierHealth:
-    """One tier: l1 in process, l2 Redis, l3 durable. What is not known is None."""
-
-    status: str
-    latency_ms: float | None
-    entries: int | None
-    hit_ratio: float | None
-    detail: str | None
-
-
-@dataclass(frozen=True)
-class MemoryHealth:
-    """The health of every tier."""
-
-    status: str
-    tiers: dict[str, TierHealth]
-
-
-@dataclass(frozen=True)
-class RecentOperation:
-    """One of the last operations; `duration_ms` is its time in the engine."""
-
-    id: str
-    operation: str
-    duration_ms: float
-    status: str
-    timestamp: str
-
-
-def _items(items: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return list(items)
-
-
 def _stored(outcomes: list[dict[str, Any]]) -> list[StoreResult | SophiaError]:
     read = reader(StoreResult)
-    return [read(outcome["ok"]) if outcome.get("ok") is not None else _failed(outcome["error"]) for outcome in outcomes]
+    return [_failed(outcome["error"]) if "error" in outcome else read(outcome) for outcome in outcomes]
 
 
 def _failed(error: dict[str, Any]) -> SophiaError:
-    return from_code(error["code"], error["message"], error.get("retry_after"), "memory.store_many", {})
+    context = {} if error["field"] is None else {"field": error["field"]}
+    return from_code(error["code"], error["message"], None, error["operation"], context)
 
 
 class KeyValue:
@@ -208,6 +107,95 @@ class KeyValue:
     invalidate_sync = blocking(_invalidate)
 
 
+class Graph:
+    """Facts that know when they were true, and since when that is known."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def _upsert(
+        self,
+        entity: str,
+        *,
+        kind: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        scope: ScopeLike = None,
+    ) -> Request[Entity]:
+        """Stores an entity, or merges what is new into it."""
+        arguments = given(entity=entity, kind=kind, attributes=attributes, scope=scope)
+        return Request("memory.graph.upsert", arguments, reader(Entity))
+
+    upsert = awaited(_upsert)
+    upsert_sync = blocking(_upsert)
+
+    def _relate(
+        self,
+        subject: str,
+        predicate: str,
+        object: str,
+        *,
+        scope: ScopeLike = None,
+        valid_at: Time | None = None,
+        invalid_at: Time | None = None,
+        functional: bool = False,
+        source: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Request[Fact]:
+        """States a fact. A `functional` predicate has one object at a time: the new fact ends the former one."""
+        arguments = given(
+            subject=subject,
+            predicate=predicate,
+            object=object,
+            scope=scope,
+            valid_at=valid_at,
+            invalid_at=invalid_at,
+            functional=functional,
+            source=source,
+            metadata=metadata,
+        )
+        return Request("memory.graph.relate", arguments, reader(Fact))
+
+    relate = awaited(_relate)
+    relate_sync = blocking(_relate)
+
+    def _facts(
+        self,
+        *,
+        subject: str | None = None,
+        predicate: str | None = None,
+        object: str | None = None,
+        scope: ScopeLike = None,
+        as_of: Time | None = None,
+        known_at: Time | None = None,
+    ) -> Request[list[Fact]]:
+        """Returns the facts that were true at `as_of` (now), as they were known at `known_at` (now)."""
+        arguments = given(
+            subject=subject, predicate=predicate, object=object, scope=scope, as_of=as_of, known_at=known_at
+        )
+        return Request("memory.graph.facts", arguments, reader(list[Fact]))
+
+    facts = awaited(_facts)
+    facts_sync = blocking(_facts)
+
+    def _neighbors(
+        self, entity: str, *, depth: int = 1, limit: int = 100, scope: ScopeLike = None, as_of: Time | None = None
+    ) -> Request[list[Neighbor]]:
+        """Returns what is within `depth` facts of an entity."""
+        arguments = given(entity=entity, depth=depth, limit=limit, scope=scope, as_of=as_of)
+        return Request("memory.graph.neighbors", arguments, reader(list[Neighbor]))
+
+    neighbors = awaited(_neighbors)
+    neighbors_sync = blocking(_neighbors)
+
+    def _path(self, a: str, b: str, *, max_depth: int = 4, scope: ScopeLike = None) -> Request[list[Fact] | None]:
+        """Returns the facts along a shortest way between two entities, or None."""
+        arguments = given(a=a, b=b, max_depth=max_depth, scope=scope)
+        return Request("memory.graph.path", arguments, reader(list[Fact] | None))
+
+    path = awaited(_path)
+    path_sync = blocking(_path)
+
+
 class Memory:
     """What was said and what is known: kept whole, found by meaning, inside its scope only."""
 
@@ -215,6 +203,8 @@ class Memory:
         self._engine = engine
         self.kv = KeyValue(engine)
         """Values by key."""
+        self.graph = Graph(engine)
+        """Facts and entities."""
 
     def _store(
         self,
@@ -441,9 +431,16 @@ class Memory:
     clear_session = awaited(_clear_session)
     clear_session_sync = blocking(_clear_session)
 
-    def _stats(self) -> Request[dict[str, Any]]:
+    def _forget(self, *, scope: ScopeLike = None, subject: str | None = None) -> Request[ForgetReceipt]:
+        """Removes every trace of a scope or a person, in every tier, and returns how much of what was removed."""
+        return Request("memory.forget", given(scope=scope, subject=subject), reader(ForgetReceipt))
+
+    forget = awaited(_forget)
+    forget_sync = blocking(_forget)
+
+    def _stats(self) -> Request[MemoryStats]:
         """Returns counts of what is stored."""
-        return Request("memory.stats", {}, same)
+        return Request("memory.stats", {}, reader(MemoryStats))
 
     stats = awaited(_stats)
     stats_sync = blocking(_stats)

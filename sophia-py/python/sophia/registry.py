@@ -7,25 +7,25 @@ from dataclasses import dataclass, field
 from os import PathLike, fspath
 from typing import Any, Literal
 
-from ._sophia import Engine
-from ._wire import Request, awaited, blocking, given, reader, same
+from ._sophia import Engine, Stream
+from ._wire import Request, awaited, blocking, given, reader, same, settled
 from .memory import Seconds
 from .scope import ScopeLike
+from .types import (
+    BreakerSnapshot,
+    Change,
+    Conflict,
+    Decision,
+    LoadReport,
+    ServerOverview,
+    ServerStatus,
+    Tool,
+    ToolResult,
+    Transport,
+)
 
-__all__ = [
-    "BreakerState",
-    "CallAttempt",
-    "Conflict",
-    "Decision",
-    "LoadReport",
-    "Registry",
-    "Server",
-    "ServerStatus",
-    "Tool",
-    "ToolResult",
-]
+__all__ = ["Registry", "RegistryChanges", "Server"]
 
-Transport = Literal["http", "sse", "stdio", "rest"]
 Strategy = Literal["p2c", "tier", "score", "round_robin", "least_connections", "weighted"]
 ToolFormat = Literal["mcp", "openai", "anthropic"]
 
@@ -49,6 +49,8 @@ class Server:
     health_path: str | None = None
     fallback: Sequence[str] = ()
     weight: float = 1.0
+    aliases: Sequence[str] = ()
+    cwd: str | None = None
     priority: int = 0
     max_connections: int | None = None
     timeout: Seconds | None = None
@@ -56,95 +58,35 @@ class Server:
     auth: str | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True)
-class LoadReport:
-    """What a configuration held: ids that are new, ids that were known, and what is wrong with the rest."""
-
-    loaded: list[str]
-    updated: list[str]
-    errors: list[str]
-    warnings: list[str]
-
-
-@dataclass(frozen=True)
-class Conflict:
-    """What sources disagree about, and the fix."""
-
-    kind: str
-    servers: list[str]
-    message: str
-    sources: list[str]
-    fix: str
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Which server was picked, and why."""
-
-    server: str
-    fallbacks: list[str]
-    score: float | None
-    reason: str
-
-
-@dataclass(frozen=True)
-class CallAttempt:
-    """One try of a call."""
-
-    server: str
-    ok: bool
-    error: str | None
-    latency_ms: float
-
-
-@dataclass(frozen=True)
-class ToolResult:
-    """What a tool answered. A server that fails gives `ok=False` and `error`."""
-
-    ok: bool
-    text: str
-    data: Any
-    content: list[dict[str, Any]]
-    server: str
-    latency_ms: float
-    attempts: list[CallAttempt]
-    fallback_used: bool
-    error: str | None
-
-
-@dataclass(frozen=True)
-class Tool:
-    """A tool of a server, as MCP describes it."""
-
-    server: str
-    name: str
-    title: str | None
-    description: str | None
-    input_schema: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class ServerStatus:
-    """How a server is: healthy, degraded, unhealthy or unknown."""
-
-    status: str
-    latency_ms: float | None
-    last_check: str | None
-    detail: str | None
-
-
-@dataclass(frozen=True)
-class BreakerState:
-    """A circuit breaker: closed, open or half_open; times are RFC 3339, UTC."""
-
-    state: str
-    failures: int
-    opened_at: str | None
-    retry_at: str | None
-
-
 def _server(server: Server | Mapping[str, Any]) -> Mapping[str, Any]:
     return given(**vars(server)) if isinstance(server, Server) else server
+
+
+# Named here, since inside the class the method `list` hides the type.
+Servers = list[Server]
+Tools = list[Any]
+_TOOLS = list[Tool]
+
+
+class RegistryChanges:
+    """What happens to servers, as it happens: `async for change in s.registry.watch()`."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> RegistryChanges:
+        return self
+
+    async def __anext__(self) -> Change:
+        change = await settled(self._stream.next())
+        if change is None:
+            raise StopAsyncIteration
+        result: Change = reader(Change)(change)
+        return result
+
+    async def aclose(self) -> None:
+        """Stops listening."""
+        self._stream.close()
 
 
 class Registry:
@@ -155,7 +97,7 @@ class Registry:
 
     def register(self, server: Server | Mapping[str, Any]) -> None:
         """Adds a server, or replaces the one with its id."""
-        self._engine.call_sync("registry.register", _server(server))
+        self._engine.call_sync("registry.register", {"server": _server(server)})
 
     def deregister(self, id: str) -> bool:
         """Removes a server and stops its process; returns whether there was one."""
@@ -164,10 +106,8 @@ class Registry:
 
     def _load(self, config: Mapping[str, Any] | Sequence[Any] | str | PathLike[str], *, source: str | None = None) -> Request[LoadReport]:
         """Loads servers from a file or a mapping in any of the common dialects; `source` names it in what `lint` says."""
-        if isinstance(config, str | PathLike):
-            arguments = given(path=fspath(config), source=source)
-        else:
-            arguments = given(config=config, source=source)
+        value = fspath(config) if isinstance(config, str | PathLike) else config
+        arguments = given(config=value, source=source)
         return Request("registry.load", arguments, reader(LoadReport))
 
     load = awaited(_load)
@@ -188,9 +128,9 @@ class Registry:
         server: Server = reader(Server)(self._engine.call_sync("registry.get", {"id": id}))
         return server
 
-    def list(self) -> list[Server]:
+    def list(self) -> Servers:
         """Returns every server, sorted by id."""
-        servers: list[Server] = reader(list[Server])(self._engine.call_sync("registry.list", {}))
+        servers: Servers = reader(Servers)(self._engine.call_sync("registry.list", {}))
         return servers
 
     def discover(
@@ -202,11 +142,11 @@ class Registry:
         group: str | None = None,
         tags: Sequence[str] | None = None,
         status: str | None = None,
-    ) -> "list[Server]":
+    ) -> Servers:
         """Returns the servers that match all that is given."""
         arguments = given(capability=capability, all_of=all_of, tier=tier, group=group, tags=tags, status=status)
-        servers = reader(_SERVERS)(self._engine.call_sync("registry.discover", arguments))
-        return servers  # type: ignore[no-any-return]
+        servers: Servers = reader(Servers)(self._engine.call_sync("registry.discover", arguments))
+        return servers
 
     def select(
         self, capability: str, *, strategy: Strategy = "p2c", prefer: str | None = None, avoid: Sequence[str] = ()
@@ -244,9 +184,10 @@ class Registry:
     call = awaited(_call)
     call_sync = blocking(_call)
 
-    def _list_tools(self, *, server: str | None = None) -> "Request[list[Tool]]":
-        """Returns the tools of a server, or of all that answer."""
-        return Request("registry.list_tools", given(server=server), reader(_TOOLS))
+    def _list_tools(self, *, server: str | None = None, format: ToolFormat = "mcp") -> Request[Tools]:
+        """Returns the tools of a server, or of all that answer: `Tool`s, or mappings as `openai` or `anthropic` want them."""
+        read = reader(_TOOLS) if format == "mcp" else same
+        return Request("registry.list_tools", given(server=server, format=format), read)
 
     list_tools = awaited(_list_tools)
     list_tools_sync = blocking(_list_tools)
@@ -266,19 +207,18 @@ class Registry:
     check_all = awaited(_check_all)
     check_all_sync = blocking(_check_all)
 
-    def breaker(self, id: str) -> BreakerState:
+    def breaker(self, id: str) -> BreakerSnapshot:
         """Returns where the circuit breaker of a server stands."""
-        state: BreakerState = reader(BreakerState)(self._engine.call_sync("registry.breaker", {"id": id}))
+        state: BreakerSnapshot = reader(BreakerSnapshot)(self._engine.call_sync("registry.breaker", {"id": id}))
         return state
 
-    def _status(self) -> Request[dict[str, Any]]:
-        """Returns calls, errors and breakers by server."""
-        return Request("registry.status", {}, same)
+    def _status(self) -> Request[dict[str, ServerOverview]]:
+        """Returns calls, errors and breakers by server, without asking any."""
+        return Request("registry.status", {}, reader(dict[str, ServerOverview]))
 
     status = awaited(_status)
     status_sync = blocking(_status)
 
-
-# Outside the class, whose method `list` hides the type.
-_SERVERS = list[Server]
-_TOOLS = list[Tool]
+    def watch(self) -> RegistryChanges:
+        """Returns what changes from now on."""
+        return RegistryChanges(self._engine.registry_watch())

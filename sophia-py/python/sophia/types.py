@@ -11,45 +11,149 @@ from typing import Any, Literal
 from .scope import Scope
 
 __all__ = [
+    "ActionResult",
+    "ActionStatus",
     "Alert",
     "AlertState",
+    "Anomaly",
+    "AnomalyKind",
+    "Attempt",
+    "BreakerSnapshot",
+    "BreakerState",
+    "CacheInfo",
+    "CacheStatus",
+    "CallAttempt",
+    "Change",
+    "ChangeKind",
+    "ChatChunk",
+    "ChatMetrics",
+    "ChatResponse",
+    "Conflict",
+    "ConflictKind",
+    "Correlation",
+    "Decision",
     "Dependency",
     "Direction",
+    "DurationSchema",
     "EdgeSource",
+    "Effect",
+    "Embeddings",
+    "Entity",
+    "Explain",
+    "Fact",
+    "ForgetReceipt",
+    "Found",
+    "Hit",
     "Incident",
+    "ItemError",
     "Kpis",
+    "LoadError",
+    "LoadReport",
+    "MatchType",
+    "MemoryHealth",
+    "MemoryStats",
+    "Model",
+    "Neighbor",
     "Overall",
     "OverallStatus",
+    "Prediction",
+    "Priority",
     "Quantiles",
+    "RecentOperation",
     "Recommendation",
+    "Record",
+    "RecordStatus",
+    "RestRoute",
     "Risk",
+    "RootCause",
+    "SearchResult",
+    "Secret",
     "Section",
     "SeriesPoint",
     "SeriesView",
+    "Server",
+    "ServerHealth",
+    "ServerOverview",
+    "ServerStatus",
     "ServiceCheck",
     "ServiceHealth",
+    "Session",
     "Severity",
+    "SignalName",
     "Source",
     "Status",
+    "StoreResult",
     "SystemHealth",
+    "TierHealth",
+    "TierStatus",
+    "Tool",
+    "ToolError",
+    "ToolResult",
+    "Transport",
     "Trends",
     "UnifiedHealth",
+    "Usage",
 ]
+
+ActionStatus = Literal["completed", "failed", "cooldown", "exhausted", "pending_approval", "rejected", "stopped"]
+"""What became of a request."""
 
 AlertState = Literal["active", "acknowledged", "silenced", "resolved"]
 """Where an alert is in its life."""
 
+AnomalyKind = Literal["level", "surprise"]
+"""How an anomaly was found."""
+
+BreakerState = Literal["closed", "open", "half_open"]
+"""Where a breaker stands."""
+
+CacheStatus = Literal["miss", "hit", "stale", "semantic_hit", "coalesced", "bypass"]
+"""How an answer relates to the cache."""
+
+ChangeKind = Literal["registered", "updated", "deregistered", "status", "missed"]
+"""What has changed."""
+
+ConflictKind = Literal["port_mismatch", "port_collision", "alias", "env_mismatch", "unknown_command", "duplicate_tool", "unknown_fallback", "secret_in_the_open"]
+"""What kind of disagreement it is."""
+
 Direction = Literal["higher_is_better", "lower_is_better", "both"]
 """Which way is bad."""
+
+DurationSchema = float | str
+"""What a duration looks like on the wire, for its JSON Schema."""
 
 EdgeSource = Literal["declared", "observed"]
 """How a dependency came to be known."""
 
+Effect = Literal["helped", "no_effect", "harmed", "unknown"]
+"""What an action turned out to do."""
+
+Found = Any
+"""A value that was looked up: written as it is, without making its tree anew."""
+
+MatchType = Literal["hybrid", "semantic", "keyword", "exact", "filter"]
+"""What a hit was found by."""
+
 OverallStatus = Literal["excellent", "good", "fair", "poor", "critical", "unknown"]
 """A score in a word."""
 
+Priority = Literal["low", "medium", "high", "critical"]
+"""How urgent a record is. Ordered."""
+
+RecordStatus = Literal["active", "archived"]
+"""Whether a record is shown."""
+
+RestRoute = str | dict[str, Any]
+"""Where a tool of a REST server is, as a path or as a path with its method and body."""
+
 Risk = Literal["low", "medium", "high", "critical"]
 """How much harm an action can do."""
+
+Secret = str
+"""A credential. Debug and serialization show `***`; only `Secret::expose` gives the value."""
+
+ServerHealth = Literal["healthy", "degraded", "unhealthy", "unknown"]
+"""How a server is."""
 
 Severity = Literal["info", "warning", "critical"]
 """How bad it is."""
@@ -59,6 +163,48 @@ Source = Literal["probe", "signals"]
 
 Status = Literal["healthy", "degraded", "unhealthy", "unknown"]
 """How a service is."""
+
+TierStatus = Literal["healthy", "degraded", "unhealthy", "disabled"]
+"""How a tier is."""
+
+Transport = Literal["http", "sse", "stdio", "rest"]
+"""How a server is spoken to."""
+
+
+@dataclass(frozen=True)
+class ActionResult:
+    """What became of a request, for the caller and the audit."""
+
+    id: str
+    """The id of the request, for `approve`(super::Health::approve) and `reject`(super::Health::reject)."""
+    action: str
+    """The action."""
+    target: str
+    """What it is to heal."""
+    status: ActionStatus
+    """What became of it."""
+    risk: Risk
+    """How much harm it can do."""
+    reason: str | None
+    """Why it was requested."""
+    detail: str | None
+    """What there is to say about the status."""
+    effect: Effect
+    """What it turned out to do."""
+    rolled_back: bool
+    """Whether it was taken back."""
+    approved_by: list[str]
+    """Who approved it."""
+    rejected_by: str | None
+    """Who refused it."""
+    dry_run: bool
+    """Whether this only tells what would happen."""
+    requested_at: str
+    """When it was requested."""
+    finished_at: str | None
+    """When it was over."""
+    retry_after_s: float | None
+    """When it can be requested again, while it cools down."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +248,246 @@ class Alert:
 
 
 @dataclass(frozen=True)
+class Anomaly:
+    """Something that was out of line within the hour."""
+
+    service: str
+    """The service."""
+    metric: str
+    """The metric."""
+    kind: AnomalyKind
+    """How it was found."""
+    at: str
+    """When it began."""
+    until: str | None
+    """When it ended; `None` while it lasts."""
+    value: float
+    """The value furthest out."""
+    expected: float | None
+    """What is usual, where that is one number."""
+    score: float
+    """How far out of line, 0..1."""
+    message: str
+    """What happened, in a sentence."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try to get an answer."""
+
+    provider: str
+    """Provider that was asked."""
+    outcome: str
+    """`"ok"`, or the code of the error."""
+    latency_ms: float
+    """How long it took, in milliseconds."""
+
+
+@dataclass(frozen=True)
+class BreakerSnapshot:
+    """A breaker at one moment."""
+
+    state: BreakerState
+    """Where it stands."""
+    failures: int
+    """Failures in a row."""
+    opened_at: str | None
+    """When it opened; null while closed."""
+    retry_at: str | None
+    """When the next probe may go; null while closed."""
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """How an answer relates to the cache, in detail."""
+
+    status: CacheStatus
+    """How it relates."""
+    tier: str | None
+    """Where it was found: `"l1"`; null where it was not."""
+    key: str | None
+    """Key that it is kept under, in hexadecimal; null where the cache was not used."""
+    ttl_s: int | None
+    """How long it is kept, in seconds; null where it is not."""
+    age_s: float | None
+    """How long ago it was kept, in seconds; null where it was not."""
+    similarity: float | None
+    """How alike the questions are, 0..1; null unless it is a semantic hit."""
+
+
+@dataclass(frozen=True)
+class CallAttempt:
+    """One try of one server."""
+
+    server: str
+    """Id of the server."""
+    ok: bool
+    """Whether it answered, and the tool did not fail."""
+    latency_ms: float
+    """How long it took, in milliseconds."""
+    error: ToolError | None
+    """Why it failed; null where it did not."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that has changed."""
+
+    kind: ChangeKind
+    """What."""
+    server: str | None
+    """Id of the server; null where it concerns more than one."""
+    status: ServerHealth | None
+    """Its status now."""
+    at: str
+    """When."""
+
+
+@dataclass(frozen=True)
+class ChatChunk:
+    """A part of a streamed answer."""
+
+    delta: str
+    """Further text; may be empty."""
+    reasoning: str | None
+    """Further reasoning; null where there is none."""
+    tool_calls: list[Any]
+    """Further parts of calls of tools, as the provider gave them."""
+    finish_reason: str | None
+    """Why the answer ends; null before its end."""
+    usage: Usage | None
+    """Token counts; null before the end."""
+    cache: CacheInfo | None
+    """How the answer relates to the cache; null in the middle."""
+
+
+@dataclass(frozen=True)
+class ChatMetrics:
+    """What chat measured since it was made. Null where nothing was measured."""
+
+    total_requests: int
+    """Calls of complete, stream and run that have ended."""
+    success_rate: float | None
+    """Share of them that were answered, 0..1."""
+    error_rate: float | None
+    """Share of them that failed, timeouts included, 0..1."""
+    timeout_rate: float | None
+    """Share of them that ran out of time, 0..1."""
+    cache_hit_rate: float | None
+    """Share of look-ups that found a kept answer, 0..1."""
+    avg_response_time_ms: float | None
+    """Mean."""
+    min_response_time_ms: float | None
+    """Shortest."""
+    max_response_time_ms: float | None
+    """Longest."""
+    p50_response_time_ms: float | None
+    """Median."""
+    p95_response_time_ms: float | None
+    """95th percentile."""
+    p99_response_time_ms: float | None
+    """99th percentile."""
+    error_breakdown: dict[str, int]
+    """Failures by error code."""
+    cache_hits: int
+    """Look-ups that found a kept answer."""
+    cache_misses: int
+    """Look-ups that found none."""
+    coalesced: int
+    """Calls that were answered by what another call had asked for at the same time."""
+    cache_entries: int
+    """Kept answers, about."""
+    cache_bytes: int
+    """Memory that they take, about, in bytes."""
+    in_flight: int
+    """Calls to providers and producers under way."""
+    peak_in_flight: int
+    """Most that ever were at once."""
+    queue_depth: int
+    """Calls that wait for their turn."""
+    timestamp: str
+    """When this was read."""
+
+
+@dataclass(frozen=True)
+class ChatResponse:
+    """An answer, and how the caller came by it."""
+
+    text: str
+    """Text of the answer; empty where it only calls tools."""
+    message: dict[str, Any]
+    """The message as the provider gave it."""
+    model: str
+    """Model as the provider named it."""
+    provider: str
+    """Configured name of the provider."""
+    usage: Usage
+    """Token counts."""
+    cost_usd: float | None
+    """Cost in US dollars; null where the price is not known."""
+    finish_reason: str | None
+    """Why the answer ends, such as `"stop"`; null where the provider did not say."""
+    tool_calls: list[Any]
+    """Calls of tools, as the provider gave them."""
+    cache: CacheInfo
+    """How it relates to the cache."""
+    attempts: list[Attempt]
+    """What was tried for this call; empty for a hit."""
+    latency_ms: float
+    """How long this call took, in milliseconds."""
+    explain: Any
+    """Why it is what it is; null for now."""
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Something that should be mended."""
+
+    kind: ConflictKind
+    """What kind it is."""
+    servers: list[str]
+    """Names of the servers, as they are spelled."""
+    message: str
+    """What is wrong, for people. Never a secret."""
+    sources: list[str]
+    """Sources that say so."""
+    fix: str
+    """What to do."""
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Two signals that were out of line together."""
+
+    a: SignalName
+    """The one that was first, or the first by name."""
+    b: SignalName
+    """The one that followed."""
+    r: float
+    """Correlation of how far they were out of line in their bad directions, 0.5..1."""
+    lag_s: int
+    """By how many seconds `b` followed `a`."""
+    n: int
+    """Minutes that were compared."""
+    p: float
+    """Probability of such a correlation by chance, corrected for the number of comparisons."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which server to ask."""
+
+    server: str
+    """Id of the server."""
+    fallbacks: list[str]
+    """Ids of those to ask if it fails, best first."""
+    score: float
+    """Its score, 0..1: health × share of successes ÷ (1 + cost in seconds)."""
+    reason: str
+    """Why it was chosen, for people."""
+
+
+@dataclass(frozen=True)
 class Dependency:
     """A service that is called."""
 
@@ -109,6 +495,125 @@ class Dependency:
     """Its name."""
     source: EdgeSource
     """How it came to be known."""
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Vectors, one for each text, in order."""
+
+    vectors: list[list[float]]
+    """The vectors."""
+    model: str
+    """Model as the provider named it."""
+    provider: str
+    """Configured name of the provider."""
+    usage: Usage
+    """Token counts."""
+
+
+@dataclass(frozen=True)
+class Entity:
+    """Something that facts are about."""
+
+    name: str
+    """Its name, unique for a tenant and user."""
+    kind: str | None
+    """What sort of thing it is."""
+    attributes: dict[str, Any]
+    """What else is known of it."""
+    created_at: str | None
+    """When it was stored; null where only facts name it."""
+    updated_at: str | None
+    """When it changed last."""
+
+
+@dataclass(frozen=True)
+class Explain:
+    """How a score came about."""
+
+    keyword: float | None
+    """BM25 of the words; null where none matches."""
+    keyword_normalized: float
+    """`keyword` against the best one of this search, 0..1."""
+    semantic: float | None
+    """Cosine of the vectors, -1..1; null where there is none to compare."""
+    semantic_normalized: float
+    """`semantic` within the range of this search, 0..1."""
+    keyword_weight: float
+    """Weight of the words in `fused`."""
+    semantic_weight: float
+    """Weight of the meaning in `fused`."""
+    fused: float
+    """Weighted sum of the two normalised parts: what the order is by."""
+    relevance: float
+    """How relevant the best hit of this search is by itself, 0..1."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A statement on two axes of time: when it is true in the world, and when the store believed it."""
+
+    id: str
+    """Identifier."""
+    subject: str
+    """Of whom."""
+    predicate: str
+    """What."""
+    object: str
+    """To whom, or a value."""
+    valid_at: str
+    """From when it is true, included."""
+    invalid_at: str | None
+    """Until when it is true, excluded; null is open."""
+    created_at: str
+    """From when the store believes it."""
+    expired_at: str | None
+    """Until when the store believed it; null is still."""
+    functional: bool
+    """Whether the subject has one such object at a time."""
+    source: str | None
+    """Where it comes from, such as the id of a record."""
+    metadata: dict[str, Any]
+    """Facts of the caller's own."""
+
+
+@dataclass(frozen=True)
+class ForgetReceipt:
+    """What was removed, and where."""
+
+    records: int
+    """Records."""
+    versions: int
+    """Former versions of them."""
+    facts: int
+    """Facts of the graph."""
+    checkpoints: int
+    """Checkpoints."""
+    cached: int
+    """Values under keys."""
+    embeddings: int
+    """Vectors."""
+    tiers: list[str]
+    """Tiers that were cleared."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A record that was found."""
+
+    record: Record
+    """The record."""
+    score: float
+    """From 0 to 1: how relevant the best hit is by itself (its cosine, or the share of the question's words that it
+    has), times how this hit compares with the best."""
+    match_type: MatchType
+    """What it was found by."""
+    highlights: list[str]
+    """Parts of the text with the matched words between `**`."""
+    tier: str
+    """Tier that answered."""
+    explain: Explain | None
+    """How the score came about, where `explain` was set."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +632,21 @@ class Incident:
     """Its alerts' ids."""
     started_at: str
     """Since when it lasts."""
+
+
+@dataclass(frozen=True)
+class ItemError:
+
+    code: str
+    """Stable code, such as `"INVALID_INPUT"`."""
+    message: str
+    """What is wrong."""
+    operation: str
+    """Operation that failed."""
+    field: str | None
+    """Field at fault, if it is one."""
+    retryable: bool
+    """Whether the same item may succeed later, unchanged."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +672,90 @@ class Kpis:
 
 
 @dataclass(frozen=True)
+class LoadError:
+    """An entry that could not be loaded."""
+
+    server: str | None
+    """Name of the entry, if it has one."""
+    message: str
+    """What is wrong with it."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What came of a load."""
+
+    dialect: str
+    """Form in which the servers were written, such as `mcpServers`."""
+    source: str
+    """Name of the source."""
+    loaded: list[str]
+    """Ids of servers that are new."""
+    updated: list[str]
+    """Ids of servers that were known and have learned something."""
+    errors: list[LoadError]
+    """Entries that could not be loaded; the others were."""
+    warnings: list[str]
+    """What is worth knowing, for people."""
+
+
+@dataclass(frozen=True)
+class MemoryHealth:
+    """The memory and its tiers."""
+
+    status: TierStatus
+    """The worst of what is configured."""
+    tiers: dict[str, TierHealth]
+    """`l1` in this process, `l2` shared cache, `l3` durable."""
+
+
+@dataclass(frozen=True)
+class MemoryStats:
+    """Counts of what is held."""
+
+    records: int
+    """Records, archived ones included."""
+    archived: int
+    """Of them archived."""
+    scopes: int
+    """Pairs of tenant and user."""
+    versions: int
+    """Former versions."""
+    vectors: int
+    """Vectors."""
+    keys: int
+    """Keys with a value."""
+    facts: int
+    """Facts of the graph."""
+    bytes: int
+    """Size of the data, in bytes."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of a provider."""
+
+    id: str
+    """Name by which it is asked for."""
+    provider: str
+    """Configured name of the provider."""
+    owned_by: str | None
+    """Who made it, as the provider says; null where it does not."""
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """An entity near another one."""
+
+    entity: Entity
+    """The entity."""
+    depth: int
+    """Steps from where the search began."""
+    fact: Fact
+    """Fact of the last step."""
+
+
+@dataclass(frozen=True)
 class Overall:
     """All in one."""
 
@@ -165,6 +769,32 @@ class Overall:
     """How many components are in the score."""
     components_unknown: list[str]
     """The components that could not be measured, and are not in the score."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """When a level will reach a threshold."""
+
+    service: str
+    """The service."""
+    metric: str
+    """The metric."""
+    threshold: float
+    """The threshold, which is that of a rule."""
+    severity: Severity
+    """How bad that would be."""
+    value: float
+    """The level now."""
+    slope_per_hour: float
+    """Change of the level each hour."""
+    eta_s: float
+    """Seconds until the threshold is reached."""
+    eta_p10: float
+    """As early as this in one of ten cases."""
+    eta_p90: float | None
+    """As late as this in one of ten cases; `None` when it may never be."""
+    confidence: float
+    """How much of the history agrees with the trend, 0..1."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +814,22 @@ class Quantiles:
 
 
 @dataclass(frozen=True)
+class RecentOperation:
+    """One call of the last ones."""
+
+    id: int
+    """Grows with every call."""
+    operation: str
+    """Name, such as `"memory.search"`."""
+    duration: float
+    """Time that it took, in milliseconds."""
+    status: str
+    """`"ok"`, or the code of its error."""
+    timestamp: str
+    """When it ended."""
+
+
+@dataclass(frozen=True)
 class Recommendation:
     """What to do."""
 
@@ -197,6 +843,84 @@ class Recommendation:
     """The healing action that does it, if one is known."""
     risk: Risk | None
     """How much harm it can do, where an action does it."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One thing that is remembered."""
+
+    id: str
+    """Identifier, unique for a tenant and user: the caller's own, or a UUID v7."""
+    seq: int
+    """Number that grows with every record of the store and is never used twice."""
+    version: int
+    """Counts from 1; every change adds one."""
+    content: str
+    """The text, whole."""
+    kind: str
+    """What sort of thing it is, such as `"note"`, `"preference"`, `"message"`."""
+    category: str | None
+    """Group of the caller's own."""
+    tags: list[str]
+    """Labels, sorted and without repetition."""
+    metadata: dict[str, Any]
+    """Facts of the caller's own."""
+    summary: str | None
+    """Short form of the content."""
+    source: str | None
+    """Where it comes from."""
+    role: str | None
+    """Who spoke, for a message: `"user"`, `"assistant"`, `"system"`, `"tool"`."""
+    importance: float
+    """From 0 (can be forgotten) to 1 (must be kept)."""
+    priority: Priority
+    """How urgent it is."""
+    status: RecordStatus
+    """Whether it is shown."""
+    scope: Scope
+    """Whose it is."""
+    created_at: str
+    """When it came to be: when it was stored, or what the caller said."""
+    updated_at: str
+    """When it changed last."""
+    expires_at: str | None
+    """When it stops to be found; `None` is never."""
+
+
+@dataclass(frozen=True)
+class RootCause:
+    """A service that is likely to blame."""
+
+    service: str
+    """The service."""
+    score: float
+    """How likely, relative to the others: share × ln(1 + z) × (1 − 0.9 × explained)."""
+    share: float
+    """How much of the target's loss it accounts for, 0..1."""
+    explained: float
+    """How much of its own loss its callees account for, 0..1."""
+    target: str
+    """The service whose loss is explained."""
+    evidence: str
+    """Why, in a sentence."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What was found."""
+
+    hits: list[Hit]
+    """Best first; of equal scores the newest first."""
+    total: int
+    """Records that match, before `limit` and `offset`, as far as the bounded search looked."""
+    took_ms: float
+    """Time that the search took, in milliseconds."""
+    cache_hit: bool
+    """Whether the answer came from a cache."""
+    degraded: bool
+    """Whether a part of the search could not be done; `warnings` says which."""
+    warnings: list[str]
+    """What could not be done, and why."""
 
 
 @dataclass(frozen=True)
@@ -245,6 +969,95 @@ class SeriesView:
     """The parts, oldest first."""
     hour: Quantiles | None
     """How the values of the last hour are spread."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server of the registry."""
+
+    id: str
+    """Name that is unique in the registry; case, `-` and `_` do not tell two ids apart."""
+    name: str | None
+    """Name for people."""
+    aliases: list[str]
+    """Other spellings under which it was loaded."""
+    url: str | None
+    """Address of an HTTP, SSE or REST server."""
+    command: str | None
+    """Program of a stdio server, found on `PATH`; never given to a shell."""
+    args: list[str]
+    """Arguments of `command`."""
+    env: dict[str, Secret]
+    """Environment of `command`, beside `PATH` and `HOME`; nothing else is passed on."""
+    cwd: str | None
+    """Working directory of `command`. Default: that of this process."""
+    transport: Transport | None
+    """How it is spoken to; inferred where it is left out: `command` means stdio, `rest` means REST, `url` means
+    HTTP."""
+    rest: dict[str, RestRoute]
+    """Routes of a REST server by tool; `"*"` is any other tool, `"tools/list"` is where a GET lists them."""
+    capabilities: list[str]
+    """What it can do, such as `"code"`; compared without case."""
+    tier: str | None
+    """Rank, as a number (1 is first) or a word (primary, secondary, tertiary, …)."""
+    group: str | None
+    """Group, such as a department or a set of replicas."""
+    tags: list[str]
+    """Free labels."""
+    health_path: str | None
+    """Path that a health check gets, below the origin of `url`."""
+    fallback: list[str]
+    """Servers to ask in its place, in order, when it fails."""
+    weight: float
+    """Share of calls relative to others of the same capability, above 0. Default 1."""
+    priority: int
+    """Within a tier, higher goes first. Default 0."""
+    max_connections: int | None
+    """Most calls at once; more wait for their turn. Default: no bound of its own."""
+    timeout: DurationSchema | None
+    """Deadline of one call. Default: `registry.timeout`."""
+    headers: dict[str, Secret]
+    """HTTP headers sent with every request."""
+    auth: Secret | None
+    """Bearer token sent as `Authorization`."""
+
+
+@dataclass(frozen=True)
+class ServerOverview:
+    """A server at one moment."""
+
+    status: ServerHealth
+    """What its last check found."""
+    last_check: str | None
+    """When it was last checked; null where it never was."""
+    detail: str | None
+    """What it said at its last check."""
+    breaker: BreakerState
+    """Where its breaker stands."""
+    in_flight: int
+    """Calls under way."""
+    calls: int
+    """Calls since it was registered."""
+    errors: int
+    """Those that failed by its fault."""
+    latency_ms: float | None
+    """Peak-EWMA of its latency, in milliseconds; null before the first call."""
+    tools: int | None
+    """Number of tools that it last listed; null where it never did."""
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """How a server is, and since when that is known."""
+
+    status: ServerHealth
+    """How it is."""
+    latency_ms: float | None
+    """How long it took to answer, in milliseconds; null where it did not."""
+    last_check: str | None
+    """When it was asked; null where it never was."""
+    detail: str | None
+    """What it said, or why it is not well."""
 
 
 @dataclass(frozen=True)
@@ -314,6 +1127,50 @@ class ServiceHealth:
 
 
 @dataclass(frozen=True)
+class Session:
+    """One conversation."""
+
+    session: str
+    """Its name: the `session` of its scope."""
+    scope: Scope
+    """Whose it is."""
+    messages: int
+    """Messages in it."""
+    started_at: str
+    """When its first message came to be."""
+    last_at: str
+    """When its last message came to be."""
+
+
+@dataclass(frozen=True)
+class SignalName:
+    """One metric of one service."""
+
+    service: str
+    """The service."""
+    metric: str
+    """The metric."""
+
+
+@dataclass(frozen=True)
+class StoreResult:
+    """Where a record went."""
+
+    id: str
+    """Identifier."""
+    seq: int
+    """Number that grows with every record."""
+    version: int
+    """1, or more where the identifier was known."""
+    created: bool
+    """Whether the record is new."""
+    tiers: list[str]
+    """Tiers that hold it now."""
+    expires_at: str | None
+    """When it stops to be found; `None` is never."""
+
+
+@dataclass(frozen=True)
 class SystemHealth:
     """How everything is. What is not known is `None`, and never a guess."""
 
@@ -323,6 +1180,14 @@ class SystemHealth:
     """All in one."""
     services: dict[str, ServiceHealth]
     """Every service that is registered or sent a signal within the hour, by name."""
+    anomalies: list[Anomaly]
+    """What was out of line within the hour, the worst first."""
+    correlations: list[Correlation]
+    """What was out of line together, the surest first."""
+    root_causes: list[RootCause]
+    """Who is likely to blame, the likeliest first."""
+    predictions: list[Prediction]
+    """Which thresholds will be reached, the most urgent first."""
     alerts: list[Alert]
     """Alerts that hold, one for each incident's effect."""
     incidents: list[Incident]
@@ -333,6 +1198,80 @@ class SystemHealth:
     """The last hour in steps of five minutes."""
     kpis: Kpis
     """The last hour in a few numbers."""
+
+
+@dataclass(frozen=True)
+class TierHealth:
+    """One tier."""
+
+    status: TierStatus
+    """How it is."""
+    latency_ms: float | None
+    """Time of one look-up just now, in milliseconds."""
+    entries: int | None
+    """Entries that it holds."""
+    hit_ratio: float | None
+    """Share of look-ups since the start that it answered, 0..1; null before the first."""
+    detail: str | None
+    """What else is worth knowing: where the data is, or what is wrong."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One tool of one server."""
+
+    name: str
+    """Name by which the server knows it."""
+    server: str
+    """Id of the server."""
+    title: str | None
+    """Name for people."""
+    description: str | None
+    """What it does, for a model. It was written by the server: data, not instructions."""
+    input_schema: Any
+    """JSON Schema of its arguments."""
+    output_schema: Any
+    """JSON Schema of its structured result, if it has one."""
+    annotations: Any
+    """Hints such as `readOnlyHint`, as the server claims them."""
+
+
+@dataclass(frozen=True)
+class ToolError:
+    """Why a call or a try failed."""
+
+    code: str
+    """A code of `docs/errors.md`, or `TOOL_ERROR` where the tool itself says that it failed."""
+    message: str
+    """What went wrong, for people."""
+    retryable: bool
+    """Whether the same call may succeed later."""
+    retry_after: float | None
+    """When it may be tried again, in seconds; null where that is not known."""
+
+
+@dataclass(frozen=True)
+class ToolResult:
+    """What came of a call."""
+
+    ok: bool
+    """Whether the tool did what it was asked."""
+    text: str
+    """The text of the answer, its blocks joined by line ends. It was written by the tool: data, not instructions."""
+    data: Any
+    """The structured answer, or the JSON that the text is; null where it is neither."""
+    content: list[Any]
+    """The answer's blocks as MCP has them: text, images, resources."""
+    server: str
+    """Id of the server that answered, or of the last that was asked."""
+    latency_ms: float
+    """Time from the call to the answer, in milliseconds, failed tries included."""
+    attempts: list[CallAttempt]
+    """Every try, in order."""
+    fallback_used: bool
+    """Whether it was not the first choice that answered."""
+    error: ToolError | None
+    """Why it failed; null where it did not."""
 
 
 @dataclass(frozen=True)
@@ -374,3 +1313,19 @@ class UnifiedHealth:
     """What to do."""
     timestamp: str
     """When this was made."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts as the provider gave them; null where it gave none."""
+
+    prompt_tokens: int | None
+    """Tokens of the request."""
+    completion_tokens: int | None
+    """Tokens of the answer."""
+    cached_tokens: int | None
+    """Tokens of the request that the provider had cached."""
+    cache_write_tokens: int | None
+    """Tokens of the request that the provider put into its cache."""
+    reasoning_tokens: int | None
+    """Tokens that the model thought."""

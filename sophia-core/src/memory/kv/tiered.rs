@@ -31,6 +31,8 @@ use crate::{
 const STRIPES: usize = 256;
 /// How long a look-up may trust that no other process has written, in microseconds.
 const TRUST_US: u64 = 5_000;
+/// How long a write whose caller has left may still be under way, in microseconds: longer than a tier waits for a lock.
+const DOUBT_US: u64 = 30_000_000;
 
 /// Tiers that work as one.
 #[derive(Debug)]
@@ -43,6 +45,8 @@ pub struct TieredKv {
     hasher: RandomState,
     /// Monotonic time of the last look at what others have changed, in microseconds.
     looked_us: AtomicU64,
+    /// Keys whose writer has left before the end, each with the time until which its write may still land.
+    doubtful: Mutex<Vec<(KvKey, u64)>>,
 }
 
 /// How many writes of a stripe had begun or ended at some moment.
@@ -56,7 +60,15 @@ impl TieredKv {
     /// Puts tiers together: `near` in this process, `far` from the nearest to the durable one.
     pub fn new(near: Option<MokaTier>, far: Vec<Arc<dyn KvTier>>, clock: Arc<dyn Clock>) -> TieredKv {
         let stripes = (0..STRIPES).map(|_| Mutex::new(0)).collect();
-        TieredKv { near, far, clock, stripes, hasher: RandomState::new(), looked_us: AtomicU64::new(0) }
+        TieredKv {
+            near,
+            far,
+            clock,
+            stripes,
+            hasher: RandomState::new(),
+            looked_us: AtomicU64::new(0),
+            doubtful: Mutex::default(),
+        }
     }
 
     /// Returns what this process knows of a key, at once: `None` if it knows nothing.
@@ -73,21 +85,28 @@ impl TieredKv {
 
     fn drop_what_others_changed(&self) {
         let Some(near) = &self.near else { return };
-        let now = u64::try_from(self.clock.monotonic().as_micros()).unwrap_or(u64::MAX);
+        let now = self.now_us();
         let looked = self.looked_us.load(Ordering::Relaxed);
         let is_due = now.saturating_sub(looked) >= TRUST_US;
         if !is_due || self.looked_us.compare_exchange(looked, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
             return;
         }
+        self.doubtful.lock().retain(|(key, until)| {
+            self.begin(key);
+            now < *until
+        });
         for tier in &self.far {
             tier.changed_elsewhere(&mut |change| match change {
                 Elsewhere::Key(key) => {
                     self.begin(&key);
-                    near.delete_now(&key);
                 }
                 Elsewhere::Everything => self.forget_all(near),
             });
         }
+    }
+
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.clock.monotonic().as_micros()).unwrap_or(u64::MAX)
     }
 
     fn forget_all(&self, near: &MokaTier) {
@@ -231,7 +250,8 @@ impl KvTier for TieredKv {
     }
 }
 
-/// A write that is under way. Dropped before it has ended, it leaves the near tier without the key.
+/// A write that is under way. Dropped before it has ended, it may still land: until it must have, its key is not kept near
+/// for long.
 struct Writing<'a> {
     tiers: &'a TieredKv,
     key: &'a KvKey,
@@ -250,6 +270,8 @@ impl Drop for Writing<'_> {
     fn drop(&mut self) {
         if !self.settled {
             self.tiers.begin(self.key);
+            let until = self.tiers.now_us().saturating_add(DOUBT_US);
+            self.tiers.doubtful.lock().push((self.key.clone(), until));
         }
     }
 }

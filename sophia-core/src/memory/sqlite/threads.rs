@@ -136,7 +136,7 @@ impl Threads {
     }
 
     pub(super) fn sender(&self) -> Sender {
-        Sender { writer: self.writer.clone(), readers: self.readers.clone() }
+        Sender { writer: self.writer.clone(), readers: self.readers.clone(), opened: self.opened.clone() }
     }
 
     /// Lets the threads finish what is queued, and returns their handles to wait for.
@@ -150,6 +150,7 @@ impl Threads {
 pub(super) struct Sender {
     writer: mpsc::Sender<Task>,
     readers: Option<mpsc::Sender<Read>>,
+    opened: Arc<Opened>,
 }
 
 impl Sender {
@@ -164,8 +165,8 @@ impl Sender {
     {
         let (reply, outcome) = oneshot::channel();
         let job = WriteJob { work: Some(work), outcome: None, reply };
-        self.writer.send(Task::Write(Box::new(job))).await.map_err(|_| closed())?;
-        outcome.await.map_err(|_| closed())?
+        self.writer.send(Task::Write(Box::new(job))).await.map_err(|_| self.closed())?;
+        outcome.await.map_err(|_| self.closed())?
     }
 
     /// Runs `work` on a reading connection, all of it in one snapshot.
@@ -183,10 +184,10 @@ impl Sender {
             let _ = reply.send(result);
         });
         match &self.readers {
-            Some(readers) => readers.send(read).await.map_err(|_| closed())?,
-            None => self.writer.send(Task::Read(read)).await.map_err(|_| closed())?,
+            Some(readers) => readers.send(read).await.map_err(|_| self.closed())?,
+            None => self.writer.send(Task::Read(read)).await.map_err(|_| self.closed())?,
         }
-        outcome.await.map_err(|_| closed())?
+        outcome.await.map_err(|_| self.closed())?
     }
 
     /// Runs `work` on the writing connection, outside a transaction.
@@ -199,8 +200,16 @@ impl Sender {
         let bare: Read = Box::new(move |connection| {
             let _ = reply.send(connection.and_then(work));
         });
-        self.writer.send(Task::Bare(bare)).await.map_err(|_| closed())?;
-        outcome.await.map_err(|_| closed())?
+        self.writer.send(Task::Bare(bare)).await.map_err(|_| self.closed())?;
+        outcome.await.map_err(|_| self.closed())?
+    }
+
+    /// Says why the threads take no job: the file could not be opened, or was closed.
+    fn closed(&self) -> Error {
+        match &*self.opened.outcome.lock() {
+            Some(Err(error)) => error.clone(),
+            _ => closed(),
+        }
     }
 }
 

@@ -1,11 +1,10 @@
-//! OpenAI's chat completions: bodies and stream events, read from a provider and written for a client.
+//! What a provider says.
 
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Error, Result, Scope,
+    Result,
     chat::{
-        ChatChunk, ChatRequest, ChatResponse, Message,
         request::content_text,
         response::{Answer, Delta, Usage},
     },
@@ -15,8 +14,6 @@ use crate::{
 const REASONING: [&str; 2] = ["reasoning_content", "reasoning"];
 /// Last event of a stream.
 pub(crate) const DONE: &str = "[DONE]";
-
-// ---- what a provider says ----
 
 /// Reads the body of an answer. `None` if it is none.
 pub(crate) fn answer(mut body: Map<String, Value>, provider: &str, model: &str) -> Option<Answer> {
@@ -159,6 +156,11 @@ impl Assembler {
         }
     }
 
+    /// Returns whether nothing of an answer was heard.
+    pub fn is_empty(&self) -> bool {
+        self.message.is_empty() && self.tool_calls.is_empty() && self.finish_reason.is_none()
+    }
+
     pub fn finish_reason(&self) -> Option<&str> {
         self.finish_reason.as_deref()
     }
@@ -205,6 +207,16 @@ impl Assembler {
     }
 }
 
+/// Returns the provider's whole body, message included, as it came.
+pub(crate) fn body_of(answer: &Answer) -> Value {
+    let mut body = answer.envelope.clone();
+    if let Some(choice) = body.get_mut("choices").and_then(|choices| choices.get_mut(0)).and_then(Value::as_object_mut)
+    {
+        choice.insert("message".to_owned(), Value::Object(answer.message.clone()));
+    }
+    Value::Object(body)
+}
+
 /// Joins what is sent in parts: strings and arrays grow, anything else is replaced.
 fn append(fields: &mut Map<String, Value>, name: &str, value: &Value) {
     match (fields.get_mut(name), value) {
@@ -248,154 +260,21 @@ pub(crate) fn replay(answer: &Answer) -> Vec<Delta> {
     deltas
 }
 
-// ---- what a client of ours says, and hears ----
-
-/// A request of a client that speaks this protocol.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Inbound {
-    /// What is asked.
-    pub request: ChatRequest,
-    /// Whether the client wants a stream.
-    pub stream: bool,
-    /// Whether the client wants token counts at the end of the stream.
-    pub stream_usage: bool,
-}
-
-/// Reads the body of a client's request. Fields that are not known here are passed on.
-///
-/// The scope is the authenticated caller's; nothing in the body can choose it.
-///
-/// # Errors
-/// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput), naming the field.
-pub fn read_request(body: Value, scope: &Scope) -> Result<Inbound> {
-    const OPERATION: &str = "chat.complete";
-    let wrong = |field: &str, message: &str| Err(Error::invalid(OPERATION, field, message));
-    let Value::Object(mut fields) = body else { return wrong("body", "must be an object") };
-    let mut request = match fields.shift_remove("model") {
-        Some(Value::String(model)) => ChatRequest::new(model),
-        None | Some(Value::Null) => ChatRequest::default(),
-        Some(_) => return wrong("model", "must be a string"),
-    };
-    let Some(Value::Array(messages)) = fields.shift_remove("messages") else {
-        return wrong("messages", "must be a list");
-    };
-    for message in messages {
-        match serde_json::from_value::<Message>(message) {
-            Ok(message) => request.messages.push(message),
-            Err(_) => return wrong("messages", "must be a list of objects"),
-        }
-    }
-    let stream = match fields.shift_remove("stream") {
-        Some(Value::Bool(stream)) => stream,
-        None | Some(Value::Null) => false,
-        Some(_) => return wrong("stream", "must be true or false"),
-    };
-    let stream_usage =
-        fields.get("stream_options").and_then(|options| options.get("include_usage")) == Some(&Value::Bool(true));
-    request.scope = Some(scope.clone());
-    request.provider_fields = fields;
-    Ok(Inbound { request, stream, stream_usage })
-}
-
-/// Returns the provider's whole body, message included, as it came.
-pub(crate) fn body_of(answer: &Answer) -> Value {
-    let mut body = answer.envelope.clone();
-    if let Some(choice) = body.get_mut("choices").and_then(|choices| choices.get_mut(0)).and_then(Value::as_object_mut)
-    {
-        choice.insert("message".to_owned(), Value::Object(answer.message.clone()));
-    }
-    Value::Object(body)
-}
-
-/// Writes an answer for a client, with every field that the provider gave.
-pub fn write_response(response: &ChatResponse) -> Value {
-    body_of(&response.answer)
-}
-
-/// Writes an error for a client, in the protocol's form. Its HTTP status is that of the kind.
-pub fn write_error(error: &Error) -> Value {
-    json!({"error": {"message": error.message(), "type": error.code().to_ascii_lowercase(), "code": error.code(), "param": error.get("field")}})
-}
-
-/// Writes the events of one stream for a client.
-#[derive(Debug)]
-pub struct FrameWriter {
-    id: String,
-    created: i64,
-    model: String,
-    usage: bool,
-    begun: bool,
-}
-
-impl FrameWriter {
-    /// Begins a stream of `model`; `usage` says whether the client wants token counts.
-    pub fn new(model: impl Into<String>, created: crate::Timestamp, usage: bool) -> FrameWriter {
-        let id = format!("chatcmpl-{}", uuid::Uuid::now_v7().simple());
-        FrameWriter { id, created: created.as_second(), model: model.into(), usage, begun: false }
-    }
-
-    /// Writes one chunk as server-sent events; the last one closes the stream with `[DONE]`.
-    pub fn chunk(&mut self, chunk: &ChatChunk) -> String {
-        let mut delta = chunk.extra.clone();
-        if !std::mem::replace(&mut self.begun, true) {
-            delta.insert("role".to_owned(), "assistant".into());
-        }
-        if !chunk.delta.is_empty() {
-            delta.insert("content".to_owned(), chunk.delta.clone().into());
-        }
-        if let Some(reasoning) = &chunk.reasoning {
-            delta.insert("reasoning_content".to_owned(), reasoning.clone().into());
-        }
-        if !chunk.tool_calls.is_empty() {
-            delta.insert("tool_calls".to_owned(), chunk.tool_calls.clone().into());
-        }
-        let choice = json!({"index": 0, "delta": delta, "finish_reason": chunk.finish_reason});
-        let mut text = self.event(json!([choice]), None);
-        if let Some(answer) = &chunk.answer {
-            if self.usage {
-                text += &self.event(json!([]), answer.envelope.get("usage"));
-            }
-            text += "data: [DONE]\n\n";
-        }
-        text
-    }
-
-    /// Writes an error that ends the stream.
-    pub fn error(&self, error: &Error) -> String {
-        format!("data: {}\n\n", write_error(error))
-    }
-
-    fn event(&self, choices: Value, usage: Option<&Value>) -> String {
-        let mut event = json!({
-            "id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model,
-            "choices": choices,
-        });
-        if let (Some(usage), Value::Object(event)) = (usage, &mut event) {
-            event.insert("usage".to_owned(), usage.clone());
-        }
-        format!("data: {event}\n\n")
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
+pub(super) mod tests {
     use super::*;
-    use crate::chat::response::{CacheInfo, CacheStatus};
 
-    fn object(value: Value) -> Map<String, Value> {
+    pub fn object(value: Value) -> Map<String, Value> {
         value.as_object().unwrap().clone()
     }
 
-    fn assemble(events: &[Value]) -> (Vec<Delta>, Answer) {
+    pub fn assemble(events: &[Value]) -> (Vec<Delta>, Answer) {
         let mut assembler = Assembler::default();
         let deltas = events.iter().filter_map(|event| assembler.push(object(event.clone())).unwrap()).collect();
         (deltas, assembler.finish("p", "m", true))
     }
 
-    fn choice(delta: Value) -> Value {
+    pub fn choice(delta: Value) -> Value {
         json!({"id": "1", "model": "m-1", "choices": [{"index": 0, "delta": delta, "finish_reason": null}]})
     }
 
@@ -472,39 +351,5 @@ mod tests {
             (&again.text, &again.tool_calls, &again.message["reasoning"]),
             (&answer.text, &answer.tool_calls, &json!("Hm"))
         );
-    }
-
-    #[test]
-    fn a_clients_request_keeps_its_unknown_fields_and_cannot_choose_its_scope() {
-        let body = json!({"model": "m", "messages": [{"role": "user", "content": "x", "name": "n"}], "stream": true,
-            "stream_options": {"include_usage": true}, "temperature": 1, "scope": {"user": "bob"}, "seed": 7});
-        let ada = Scope::new().user("ada");
-        let inbound = read_request(body, &ada).unwrap();
-        assert!(inbound.stream && inbound.stream_usage);
-        assert_eq!(inbound.request.scope, Some(ada));
-        assert_eq!(inbound.request.provider_fields["seed"], 7);
-        assert_eq!(inbound.request.messages[0].fields()["name"], "n");
-        for bad in [json!([]), json!({"messages": "x"}), json!({"messages": [1]}), json!({"messages": [], "stream": 1})]
-        {
-            assert_eq!(read_request(bad, &Scope::new()).unwrap_err().code(), "INVALID_INPUT");
-        }
-    }
-
-    #[test]
-    fn a_stream_is_written_as_events_that_assemble_to_the_same_answer() {
-        let (deltas, answer) = assemble(&[
-            choice(json!({"content": "He"})),
-            choice(json!({"content": "llo"})),
-            json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 1}}),
-        ]);
-        let mut writer = FrameWriter::new("m", crate::Timestamp::UNIX_EPOCH, true);
-        let mut text: String = deltas.into_iter().map(|delta| writer.chunk(&ChatChunk::of(delta))).collect();
-        text += &writer.chunk(&ChatChunk::end(Arc::new(answer.clone()), CacheInfo::new(CacheStatus::Miss)));
-        let mut events = Vec::new();
-        crate::chat::sse::SseParser::new(1 << 20).push(text.as_bytes(), &mut events).unwrap();
-        assert_eq!(events.pop().as_deref(), Some(DONE));
-        let events: Vec<Value> = events.iter().map(|event| serde_json::from_str(event).unwrap()).collect();
-        let (_, again) = assemble(&events);
-        assert_eq!((again.text, again.finish_reason, again.usage), (answer.text, answer.finish_reason, answer.usage));
     }
 }

@@ -1,0 +1,277 @@
+//! What a client of ours says, and hears.
+
+use serde_json::{Value, json};
+
+use super::body_of;
+use crate::{
+    Error, Result, Scope,
+    chat::{ChatChunk, ChatRequest, ChatResponse, EmbedCall, Embeddings, Message, Model},
+};
+
+/// A request of a client that speaks this protocol.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Inbound {
+    /// What is asked.
+    pub request: ChatRequest,
+    /// Whether the client wants a stream.
+    pub stream: bool,
+    /// Whether the client wants token counts at the end of the stream.
+    pub stream_usage: bool,
+}
+
+/// Reads the body of a client's request. Fields that are not known here are passed on.
+///
+/// The scope is the authenticated caller's; nothing in the body can choose it.
+///
+/// # Errors
+/// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput), naming the field.
+pub fn read_request(body: Value, scope: &Scope) -> Result<Inbound> {
+    const OPERATION: &str = "chat.complete";
+    let wrong = |field: &str, message: &str| Err(Error::invalid(OPERATION, field, message));
+    let Value::Object(mut fields) = body else { return wrong("body", "must be an object") };
+    let mut request = match fields.shift_remove("model") {
+        Some(Value::String(model)) => ChatRequest::new(model),
+        None | Some(Value::Null) => ChatRequest::default(),
+        Some(_) => return wrong("model", "must be a string"),
+    };
+    let Some(Value::Array(messages)) = fields.shift_remove("messages") else {
+        return wrong("messages", "must be a list");
+    };
+    for message in messages {
+        match serde_json::from_value::<Message>(message) {
+            Ok(message) => request.messages.push(message),
+            Err(_) => return wrong("messages", "must be a list of objects"),
+        }
+    }
+    let stream = match fields.shift_remove("stream") {
+        Some(Value::Bool(stream)) => stream,
+        None | Some(Value::Null) => false,
+        Some(_) => return wrong("stream", "must be true or false"),
+    };
+    let stream_usage =
+        fields.get("stream_options").and_then(|options| options.get("include_usage")) == Some(&Value::Bool(true));
+    request.scope = Some(scope.clone());
+    request.provider_fields = fields;
+    Ok(Inbound { request, stream, stream_usage })
+}
+
+/// Writes an answer for a client, with every field that the provider gave.
+pub fn write_response(response: &ChatResponse) -> Value {
+    body_of(&response.answer)
+}
+
+/// Writes an error for a client, in the protocol's form. Its HTTP status is that of the kind.
+pub fn write_error(error: &Error) -> Value {
+    json!({"error": {"message": error.message(), "type": error.code().to_ascii_lowercase(), "code": error.code(), "param": error.get("field")}})
+}
+
+/// A request for vectors, of a client that speaks this protocol.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct InboundEmbed {
+    /// What is asked.
+    pub call: EmbedCall,
+    /// Form in which the client wants the vectors.
+    pub encoding: Encoding,
+}
+
+/// Form of vectors on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// Lists of numbers.
+    Float,
+    /// Base64 of little-endian `f32`, which OpenAI's own clients ask for.
+    Base64,
+}
+
+/// Reads the body of a client's request for vectors.
+///
+/// # Errors
+/// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput), naming the field.
+pub fn read_embed(body: Value) -> Result<InboundEmbed> {
+    const OPERATION: &str = "chat.embed";
+    let wrong = |field: &str, message: &str| Err(Error::invalid(OPERATION, field, message));
+    let Value::Object(mut fields) = body else { return wrong("body", "must be an object") };
+    let texts = match fields.shift_remove("input") {
+        Some(Value::String(text)) => Some(vec![text]),
+        Some(Value::Array(texts)) => {
+            texts.into_iter().map(|text| if let Value::String(text) = text { Some(text) } else { None }).collect()
+        }
+        _ => None,
+    };
+    let Some(texts) = texts else { return wrong("input", "must be a text or a list of texts") };
+    let encoding = match fields.shift_remove("encoding_format").as_ref().and_then(Value::as_str) {
+        Some("base64") => Encoding::Base64,
+        _ => Encoding::Float,
+    };
+    let mut call = EmbedCall::new(texts);
+    call.model = fields.shift_remove("model").and_then(|model| model.as_str().map(str::to_owned));
+    call.provider_fields = fields;
+    Ok(InboundEmbed { call, encoding })
+}
+
+/// Writes vectors for a client.
+pub fn write_embeddings(embeddings: &Embeddings, encoding: Encoding) -> Value {
+    let data = embeddings.vectors.iter().enumerate().map(|(index, vector)| {
+        let vector = match encoding {
+            Encoding::Float => json!(vector),
+            Encoding::Base64 => Value::String(base64(&vector.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>())),
+        };
+        json!({"object": "embedding", "index": index, "embedding": vector})
+    });
+    let tokens = embeddings.usage.prompt_tokens;
+    json!({
+        "object": "list", "data": data.collect::<Vec<_>>(), "model": embeddings.model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    })
+}
+
+/// Writes the list of models for a client.
+pub fn write_models(models: &[Model]) -> Value {
+    let model = |model: &Model| {
+        let owner = model.owned_by.as_ref().unwrap_or(&model.provider);
+        json!({"id": model.id, "object": "model", "created": 0, "owned_by": owner})
+    };
+    json!({"object": "list", "data": models.iter().map(model).collect::<Vec<_>>()})
+}
+
+/// Writes bytes as text (RFC 4648, section 4).
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for part in bytes.chunks(3) {
+        let mut group = [0; 3];
+        group[..part.len()].copy_from_slice(part);
+        let bits = u32::from_be_bytes([0, group[0], group[1], group[2]]);
+        for digit in 0..4 {
+            let used = digit <= part.len();
+            text.push(if used { char::from(DIGITS[(bits >> (18 - 6 * digit)) as usize & 63]) } else { '=' });
+        }
+    }
+    text
+}
+
+/// Writes the events of one stream for a client.
+#[derive(Debug)]
+pub struct FrameWriter {
+    id: String,
+    created: i64,
+    model: String,
+    usage: bool,
+    begun: bool,
+}
+
+impl FrameWriter {
+    /// Begins a stream of `model`; `usage` says whether the client wants token counts.
+    pub fn new(model: impl Into<String>, created: crate::Timestamp, usage: bool) -> FrameWriter {
+        let id = format!("chatcmpl-{}", uuid::Uuid::now_v7().simple());
+        FrameWriter { id, created: created.as_second(), model: model.into(), usage, begun: false }
+    }
+
+    /// Writes one chunk as server-sent events; the last one closes the stream with `[DONE]`.
+    pub fn chunk(&mut self, chunk: &ChatChunk) -> String {
+        let mut delta = chunk.extra.clone();
+        if !std::mem::replace(&mut self.begun, true) {
+            delta.insert("role".to_owned(), "assistant".into());
+        }
+        if !chunk.delta.is_empty() {
+            delta.insert("content".to_owned(), chunk.delta.clone().into());
+        }
+        if let Some(reasoning) = &chunk.reasoning {
+            delta.insert("reasoning_content".to_owned(), reasoning.clone().into());
+        }
+        if !chunk.tool_calls.is_empty() {
+            delta.insert("tool_calls".to_owned(), chunk.tool_calls.clone().into());
+        }
+        let choice = json!({"index": 0, "delta": delta, "finish_reason": chunk.finish_reason});
+        let mut text = self.event(json!([choice]), None);
+        if let Some(answer) = &chunk.answer {
+            if self.usage {
+                text += &self.event(json!([]), answer.envelope.get("usage"));
+            }
+            text += "data: [DONE]\n\n";
+        }
+        text
+    }
+
+    /// Writes an error that ends the stream.
+    pub fn error(&self, error: &Error) -> String {
+        format!("data: {}\n\n", write_error(error))
+    }
+
+    fn event(&self, choices: Value, usage: Option<&Value>) -> String {
+        let mut event = json!({
+            "id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model,
+            "choices": choices,
+        });
+        if let (Some(usage), Value::Object(event)) = (usage, &mut event) {
+            event.insert("usage".to_owned(), usage.clone());
+        }
+        format!("data: {event}\n\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{
+        super::answer::{
+            DONE,
+            tests::{assemble, choice},
+        },
+        *,
+    };
+    use crate::chat::response::{CacheInfo, CacheStatus, Usage};
+
+    #[test]
+    fn a_clients_request_keeps_its_unknown_fields_and_cannot_choose_its_scope() {
+        let body = json!({"model": "m", "messages": [{"role": "user", "content": "x", "name": "n"}], "stream": true,
+            "stream_options": {"include_usage": true}, "temperature": 1, "scope": {"user": "bob"}, "seed": 7});
+        let ada = Scope::new().user("ada");
+        let inbound = read_request(body, &ada).unwrap();
+        assert!(inbound.stream && inbound.stream_usage);
+        assert_eq!(inbound.request.scope, Some(ada));
+        assert_eq!(inbound.request.provider_fields["seed"], 7);
+        assert_eq!(inbound.request.messages[0].fields()["name"], "n");
+        for bad in [json!([]), json!({"messages": "x"}), json!({"messages": [1]}), json!({"messages": [], "stream": 1})]
+        {
+            assert_eq!(read_request(bad, &Scope::new()).unwrap_err().code(), "INVALID_INPUT");
+        }
+    }
+
+    #[test]
+    fn vectors_are_asked_for_and_given_in_both_forms() {
+        let inbound =
+            read_embed(json!({"input": "a", "model": "m", "encoding_format": "base64", "dimensions": 2})).unwrap();
+        assert_eq!((inbound.encoding, inbound.call.texts.as_slice()), (Encoding::Base64, &["a".to_owned()][..]));
+        assert_eq!(inbound.call.provider_fields["dimensions"], 2);
+        assert_eq!(read_embed(json!({"input": [1, 2]})).unwrap_err().get("field"), Some("input"));
+        let usage = Usage::default();
+        let embeddings = Embeddings { vectors: vec![vec![1.0, -2.0]], model: "m".into(), provider: "p".into(), usage };
+        let data = |encoding| write_embeddings(&embeddings, encoding)["data"][0]["embedding"].clone();
+        assert_eq!((data(Encoding::Float), data(Encoding::Base64)), (json!([1.0, -2.0]), json!("AACAPwAAAMA=")));
+        // RFC 4648, section 10.
+        let text = ["", "f", "fo", "foo", "foob", "fooba", "foobar"].map(|bytes| base64(bytes.as_bytes()));
+        assert_eq!(text, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"]);
+    }
+
+    #[test]
+    fn a_stream_is_written_as_events_that_assemble_to_the_same_answer() {
+        let (deltas, answer) = assemble(&[
+            choice(json!({"content": "He"})),
+            choice(json!({"content": "llo"})),
+            json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 1}}),
+        ]);
+        let mut writer = FrameWriter::new("m", crate::Timestamp::UNIX_EPOCH, true);
+        let mut text: String = deltas.into_iter().map(|delta| writer.chunk(&ChatChunk::of(delta))).collect();
+        text += &writer.chunk(&ChatChunk::end(Arc::new(answer.clone()), CacheInfo::new(CacheStatus::Miss)));
+        let mut events = Vec::new();
+        crate::chat::sse::SseParser::new(1 << 20).push(text.as_bytes(), &mut events).unwrap();
+        assert_eq!(events.pop().as_deref(), Some(DONE));
+        let events: Vec<Value> = events.iter().map(|event| serde_json::from_str(event).unwrap()).collect();
+        let (_, again) = assemble(&events);
+        assert_eq!((again.text, again.finish_reason, again.usage), (answer.text, answer.finish_reason, answer.usage));
+    }
+}

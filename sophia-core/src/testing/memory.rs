@@ -1,0 +1,462 @@
+//! What every store of records, and every tier of values under keys, must do.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    Clock, ErrorKind, ManualClock, Scope,
+    memory::{
+        ForgetRequest, Invalidation, KvEntry, KvKey, KvTier, KvValue, MatchType, MemoryStore, Mode, Priority, Record,
+        Status, Update,
+        store::{Atomicity, Change, Depth, Draft, Filter, Key, Listing, Lookup, NamedVector, Plan, SameContent},
+    },
+};
+
+/// Runs the suite of [`MemoryStore`]. `make` gives an empty store each time, which reads the clock that it is given.
+///
+/// # Panics
+/// Where the store does not do what it must.
+pub async fn memory_store<S, F>(make: impl Fn(Arc<dyn Clock>) -> F)
+where
+    S: MemoryStore,
+    F: Future<Output = S>,
+{
+    let clock = Arc::new(ManualClock::default());
+    let store = || make(clock.clone());
+    records_are_kept_whole(&store().await, &clock).await;
+    ids_are_unique_inside_their_wall(&store().await, &clock).await;
+    a_batch_is_stored_as_a_whole_or_item_by_item(&store().await, &clock).await;
+    updates_keep_versions_and_find_conflicts(&store().await, &clock).await;
+    walls_hold(&store().await, &clock).await;
+    filters_are_exact(&store().await, &clock).await;
+    search_finds_by_words_by_meaning_and_as_written(&store().await, &clock).await;
+    vectors_of_different_models_are_not_compared(&store().await, &clock).await;
+    what_is_deleted_or_expired_is_not_found(&store().await, &clock).await;
+    listings_keep_the_order_and_have_pages(&store().await, &clock).await;
+    forgetting_leaves_nothing(&store().await, &clock).await;
+}
+
+fn ada() -> Scope {
+    Scope::new().tenant("acme").user("ada")
+}
+
+fn bob() -> Scope {
+    Scope::new().tenant("acme").user("bob")
+}
+
+fn record(scope: &Scope, id: &str, content: &str, now: Timestamp) -> Record {
+    Record {
+        id: id.to_owned(),
+        seq: 0,
+        version: 1,
+        content: content.to_owned(),
+        kind: "note".to_owned(),
+        category: None,
+        tags: Vec::new(),
+        metadata: Map::new(),
+        summary: None,
+        source: None,
+        role: None,
+        importance: 0.5,
+        priority: Priority::Medium,
+        status: Status::Active,
+        scope: scope.clone(),
+        created_at: now,
+        updated_at: now,
+        expires_at: None,
+    }
+}
+
+async fn put(store: &impl MemoryStore, record: Record) -> i64 {
+    put_with(store, Draft::new(record)).await
+}
+
+async fn put_with(store: &impl MemoryStore, draft: Draft) -> i64 {
+    let mut results = store.insert(vec![draft], Atomicity::Together).await.expect("insert");
+    results.pop().expect("one result").expect("stored").seq
+}
+
+async fn get(store: &impl MemoryStore, scope: &Scope, id: &str, now: Timestamp) -> Option<Record> {
+    store.get(Lookup::new(Key::Id(id.to_owned()), scope.clone(), now)).await.expect("get")
+}
+
+async fn ids(store: &impl MemoryStore, plan: Plan) -> Vec<String> {
+    store.search(plan).await.expect("search").matches.into_iter().map(|found| found.record.id).collect()
+}
+
+fn here(clock: &ManualClock) -> Filter {
+    Filter::new(vec![ada()], clock.now())
+}
+
+async fn records_are_kept_whole(store: &impl MemoryStore, clock: &ManualClock) {
+    let now = clock.now();
+    let mut first = record(&ada().session("s1").agent("a1"), "r1", "Zürich – 東京 🗼\r\n\tend ", now);
+    first.category = Some("places".into());
+    first.tags = vec!["a".into(), "b \"c\"".into()];
+    first.metadata = json!({"n": 1.5, "deep": {"list": [null, true, "x"]}}).as_object().cloned().unwrap_or_default();
+    first.summary = Some("Two towns".into());
+    first.source = Some("atlas".into());
+    first.role = Some("user".into());
+    first.importance = 0.9;
+    first.priority = Priority::Critical;
+    first.expires_at = now.checked_add(Duration::from_secs(60)).ok();
+    first.seq = put(store, first.clone()).await;
+    assert_eq!(get(store, &ada(), "r1", now).await.as_ref(), Some(&first));
+    let by_seq = store.get(Lookup::new(Key::Seq(first.seq), ada(), now)).await.expect("get");
+    assert_eq!(by_seq, Some(first.clone()));
+    let second = put(store, record(&ada(), "r2", "later", now)).await;
+    assert!(second > first.seq, "seq must grow: {} then {second}", first.seq);
+}
+
+async fn ids_are_unique_inside_their_wall(store: &impl MemoryStore, clock: &ManualClock) {
+    let now = clock.now();
+    let seq = put(store, record(&ada(), "same", "first", now)).await;
+    put(store, record(&bob(), "same", "of bob", now)).await;
+    let again = Draft::new(record(&ada(), "same", "second", now));
+    let again = store.insert(vec![again], Atomicity::Together).await.expect("insert").remove(0).expect("stored");
+    assert_eq!((again.seq, again.version, again.created), (seq, 2, false));
+    assert_eq!(get(store, &ada(), "same", now).await.map(|record| record.content), Some("second".into()));
+    assert_eq!(get(store, &bob(), "same", now).await.map(|record| record.content), Some("of bob".into()));
+    put(store, record(&ada().session("s1"), "talk", "mine", now)).await;
+    let other = Draft::new(record(&ada().session("s2"), "talk", "theirs", now));
+    let taken = store.insert(vec![other], Atomicity::Each).await.expect("insert").remove(0).expect_err("taken");
+    assert_eq!(taken.kind(), ErrorKind::Conflict);
+    let repeated =
+        Draft { same_content: SameContent::ReturnExisting, ..Draft::new(record(&ada(), "new", "second", now)) };
+    let repeated = store.insert(vec![repeated], Atomicity::Each).await.expect("insert").remove(0).expect("found");
+    assert_eq!((repeated.id.as_str(), repeated.created), ("same", false));
+}
+
+async fn a_batch_is_stored_as_a_whole_or_item_by_item(store: &impl MemoryStore, clock: &ManualClock) {
+    let now = clock.now();
+    put(store, record(&ada().session("s1"), "taken", "x", now)).await;
+    let batch = || {
+        ["one", "taken", "two"].map(|id| Draft::new(record(&ada().session("s2"), id, "x", now))).into_iter().collect()
+    };
+    assert!(store.insert(batch(), Atomicity::Together).await.is_err());
+    assert_eq!(get(store, &ada(), "one", now).await, None);
+    let results = store.insert(batch(), Atomicity::Each).await.expect("insert");
+    assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
+    assert!(get(store, &ada(), "two", now).await.is_some());
+}
+
+async fn updates_keep_versions_and_find_conflicts(store: &impl MemoryStore, clock: &ManualClock) {
+    let now = clock.now();
+    let mut first = record(&ada(), "r", "one apple", now);
+    first.metadata.insert("keep".into(), json!(1));
+    first.metadata.insert("drop".into(), json!(2));
+    first.category = Some("fruit".into());
+    put(store, first.clone()).await;
+    clock.advance(Duration::from_secs(1));
+    let later = clock.now();
+    let change = |update: Update| Change::new(update.scope(ada()), later);
+    let update = Update::new("r").content("one pear").category(None).metadata("drop", Value::Null).if_version(1);
+    let updated = store.update(change(update.clone())).await.expect("update");
+    assert_eq!((updated.version, updated.category.as_deref(), updated.updated_at), (2, None, later));
+    assert_eq!(Value::Object(updated.metadata.clone()), json!({"keep": 1}));
+    assert_eq!(store.update(change(update)).await.expect_err("old version").kind(), ErrorKind::Conflict);
+    let absent = store.update(change(Update::new("nobody").content("x"))).await.expect_err("absent");
+    assert_eq!(absent.kind(), ErrorKind::NotFound);
+    let stolen = store.update(Change::new(Update::new("r").scope(bob()).content("x"), later)).await;
+    assert_eq!(stolen.expect_err("another wall").kind(), ErrorKind::NotFound);
+    let versions = store.versions(Lookup::new(Key::Id("r".into()), ada(), later)).await.expect("versions");
+    first.seq = updated.seq;
+    assert_eq!(versions, [first, updated]);
+    assert_eq!(ids(store, Plan::new(here(clock), "apple")).await, Vec::<String>::new());
+    assert_eq!(ids(store, Plan::new(here(clock), "pear")).await, ["r"]);
+}
+
+async fn walls_hold(store: &impl MemoryStore, clock: &ManualClock) {
+    let now = clock.now();
+    let scopes =
+        [Scope::new(), Scope::new().tenant("acme"), Scope::new().user("ada"), ada(), bob(), ada().session("s1")];
+    for (place, scope) in scopes.iter().enumerate() {
+        put(store, record(scope, &format!("r{place}"), "the same words", now)).await;
+    }
+    for reader in &scopes {
+        let expected: Vec<_> = scopes.iter().enumerate().filter(|(_, scope)| reader.covers(scope)).collect();
+        let expected: Vec<_> = expected.iter().rev().map(|(place, _)| format!("r{place}")).collect();
+        let filter = Filter::new(vec![reader.clone()], now);
+        for plan in [Plan::new(filter.clone(), "words"), Plan::new(filter.clone(), "")] {
+            let mut found = ids(store, plan).await;
+            found.sort_by(|a, b| b.cmp(a));
+            assert_eq!(found, expected, "{reader:?}");
+        }
+        for place in 0..scopes.len() {
+            let id = format!("r{place}");
+            assert_eq!(get(store, reader, &id, now).await.is_some(), expected.contains(&id), "{reader:?} {id}");
+        }
+    }
+    let both = Filter::new(vec![bob(), Scope::new()], now);
+    let mut found = ids(store, Plan::new(both, "words")).await;
+    found.sort();
+    assert_eq!(found, ["r0", "r4"]);
+    assert_eq!(store.delete(Filter::new(vec![bob()], now), Depth::Erase).await.expect("delete"), 1);
+    assert!(get(store, &ada(), "r3", now).await.is_some());
+}
+
+async fn filters_are_exact(store: &impl MemoryStore, clock: &ManualClock) {
+    let now = clock.now();
+    let mut red = record(&ada(), "red", "a red thing", now);
+    red.tags = vec!["color".into(), "warm".into()];
+    red.metadata = json!({"n": 1, "ok": true, "name": "1"}).as_object().cloned().unwrap_or_default();
+    (red.kind, red.category, red.source) = ("paint".into(), Some("art".into()), Some("shop".into()));
+    red.priority = Priority::High;
+    put(store, red).await;
+    clock.advance(Duration::from_secs(10));
+    let later = clock.now();
+    let mut blue = record(&ada(), "blue", "a blue thing", later);
+    blue.tags = vec!["color".into()];
+    blue.metadata = json!({"n": 1.0, "ok": false, "name": 1}).as_object().cloned().unwrap_or_default();
+    put(store, blue).await;
+    let list = |value: &str| Some(vec![value.to_owned()]);
+    let fact = |key: &str, value: Value| Some(Map::from_iter([(key.to_owned(), value)]));
+    let all = Filter::new(vec![ada()], later);
+    let cases: Vec<(&str, Filter, &[&str])> = vec![
+        ("kinds", Filter { kinds: list("paint"), ..all.clone() }, &["red"]),
+        ("no kinds", Filter { kinds: Some(Vec::new()), ..all.clone() }, &[]),
+        ("categories", Filter { categories: list("art"), ..all.clone() }, &["red"]),
+        ("tags", Filter { tags: Some(vec!["warm".into(), "nothing".into()]), ..all.clone() }, &["red"]),
+        ("all tags", Filter { tags_all: Some(vec!["color".into(), "warm".into()]), ..all.clone() }, &["red"]),
+        ("part of a tag", Filter { tags: list("war"), ..all.clone() }, &[]),
+        ("priorities", Filter { priorities: Some(vec![Priority::High]), ..all.clone() }, &["red"]),
+        ("source", Filter { source: Some("shop".into()), ..all.clone() }, &["red"]),
+        ("number", Filter { metadata: fact("n", json!(1)), ..all.clone() }, &["blue", "red"]),
+        ("true is not 1", Filter { metadata: fact("ok", json!(1)), ..all.clone() }, &[]),
+        ("true", Filter { metadata: fact("ok", json!(true)), ..all.clone() }, &["red"]),
+        ("text is not a number", Filter { metadata: fact("name", json!("1")), ..all.clone() }, &["red"]),
+        ("since", Filter { since: Some(later), ..all.clone() }, &["blue"]),
+        ("until", Filter { until: Some(later), ..all.clone() }, &["red"]),
+    ];
+    for (name, filter, expected) in cases {
+        assert_eq!(ids(store, Plan::new(filter.clone(), "")).await, expected, "{name}");
+        let mut found = ids(store, Plan::new(filter, "thing")).await;
+        found.sort();
+        assert_eq!(found, expected, "{name}, with words");
+    }
+}
+
+fn vector(model: &str, values: [f32; 3]) -> Option<NamedVector> {
+    Some(NamedVector { model: model.into(), values: values.to_vec() })
+}
+
+async fn search_finds_by_words_by_meaning_and_as_written(store: &impl MemoryStore, clock: &ManualClock) {
+    let now = clock.now();
+    let documents = [
+        ("both", "Reports are sent as PDF files.", [0.8, 0.6, 0.0]),
+        ("words", "A report of the weather", [0.0, 0.0, 1.0]),
+        ("meaning", "She likes documents", [1.0, 0.0, 0.0]),
+        ("neither", "Something else", [-0.6, 0.0, 0.8]),
+    ];
+    for (id, content, values) in documents {
+        put_with(store, Draft { vector: vector("m", values), ..Draft::new(record(&ada(), id, content, now)) }).await;
+    }
+    let plan = |mode| Plan { mode, vector: vector("m", [1.0, 0.0, 0.0]), ..Plan::new(here(clock), "the reporting?") };
+    assert_eq!(ids(store, plan(Mode::Semantic)).await, ["meaning", "both"]);
+    let mut by_words = ids(store, plan(Mode::Keyword)).await;
+    by_words.sort();
+    assert_eq!(by_words, ["both", "words"]);
+    let found = store.search(plan(Mode::Hybrid)).await.expect("search");
+    let kinds: Vec<_> = found.matches.iter().map(|found| (found.record.id.as_str(), found.match_type)).collect();
+    assert_eq!(kinds[0], ("both", MatchType::Hybrid));
+    assert!(kinds.contains(&("words", MatchType::Keyword)) && kinds.contains(&("meaning", MatchType::Semantic)));
+    assert_eq!(found.total, 3);
+    let scores: Vec<_> = found.matches.iter().map(|found| found.score).collect();
+    assert!(scores.iter().all(|score| (0.0..=1.0).contains(score)) && scores.is_sorted_by(|a, b| a >= b), "{scores:?}");
+    assert_eq!(found.matches[0].highlights, ["**Reports** are sent as PDF files."]);
+    let page = Plan { limit: 1, offset: 1, ..plan(Mode::Hybrid) };
+    assert_eq!(ids(store, page).await, [kinds[1].0]);
+    let exact = |text: &str| Plan { mode: Mode::Exact, ..Plan::new(here(clock), text) };
+    assert_eq!(ids(store, exact("PDF files")).await, ["both"]);
+    assert_eq!(ids(store, exact("pdf files")).await, Vec::<String>::new());
+    assert_eq!(ids(store, Plan::new(here(clock), "xylophone")).await, Vec::<String>::new());
+}
+
+async fn vectors_of_different_models_are_not_compared(store: &impl MemoryStore, clock: &ManualClock) {
+    let now = clock.now();
+    for (id, model) in [("old", "m1"), ("new", "m2")] {
+        let draft = Draft::new(record(&ada(), id, "text", now));
+        put_with(store, Draft { vector: vector(model, [1.0, 0.0, 0.0]), ..draft }).await;
+    }
+    let plan = Plan { mode: Mode::Semantic, vector: vector("m2", [1.0, 0.0, 0.0]), ..Plan::new(here(clock), "q") };
+    let found = store.search(plan).await.expect("search");
+    assert_eq!(found.matches.iter().map(|found| found.record.id.as_str()).collect::<Vec<_>>(), ["new"]);
+    assert_eq!(found.warnings.len(), 1, "it must say that a record could not be compared");
+}
+
+async fn what_is_deleted_or_expired_is_not_found(store: &impl MemoryStore, clock: &ManualClock) {
+    let now = clock.now();
+    let put_near = async |id: &str, seconds: Option<u64>| {
+        let mut record = record(&ada(), id, "apple", now);
+        record.expires_at = seconds.and_then(|seconds| now.checked_add(Duration::from_secs(seconds)).ok());
+        put_with(store, Draft { vector: vector("m", [1.0, 0.0, 0.0]), ..Draft::new(record) }).await
+    };
+    for (id, seconds) in [("archived", None), ("erased", None), ("short", Some(5)), ("stays", Some(50))] {
+        put_near(id, seconds).await;
+    }
+    let plan = || Plan { vector: vector("m", [1.0, 0.0, 0.0]), ..Plan::new(here(clock), "apple") };
+    assert_eq!(ids(store, plan()).await, ["stays", "short", "erased", "archived"]);
+    let one = |id: &str| Filter { ids: Some(vec![id.into()]), ..here(clock) };
+    assert_eq!(store.delete(one("archived"), Depth::Archive).await.expect("delete"), 1);
+    assert_eq!(store.delete(one("archived"), Depth::Archive).await.expect("delete"), 0);
+    assert_eq!(store.delete(one("erased"), Depth::Erase).await.expect("delete"), 1);
+    clock.advance(Duration::from_secs(5));
+    assert_eq!(ids(store, plan()).await, ["stays"]);
+    assert_eq!(get(store, &ada(), "short", clock.now()).await, None);
+    let mut hidden = plan();
+    (hidden.filter.include_archived, hidden.filter.include_expired) = (true, true);
+    assert_eq!(ids(store, hidden).await, ["stays", "short", "archived"]);
+    let lookup = Lookup { include_archived: true, ..Lookup::new(Key::Id("archived".into()), ada(), clock.now()) };
+    assert_eq!(store.get(lookup).await.expect("get").map(|record| record.status), Some(Status::Archived));
+}
+
+async fn listings_keep_the_order_and_have_pages(store: &impl MemoryStore, clock: &ManualClock) {
+    let talk = ada().session("s1");
+    let mut seqs = Vec::new();
+    for number in 0..5 {
+        let mut message = record(&talk, &format!("m{number}"), &format!("message {number}"), clock.now());
+        message.kind = "message".into();
+        seqs.push(put(store, message).await);
+    }
+    let list = async |limit, before_seq| -> Vec<String> {
+        let filter = Filter { before_seq, ..Filter::new(vec![talk.clone()], clock.now()) };
+        store.list(Listing { filter, limit }).await.expect("list").into_iter().map(|record| record.id).collect()
+    };
+    assert_eq!(list(2, None).await, ["m3", "m4"]);
+    assert_eq!(list(2, Some(seqs[3])).await, ["m1", "m2"]);
+    let sessions = store.sessions(here(clock), 10).await.expect("sessions");
+    assert_eq!((sessions.len(), sessions[0].session.as_str(), sessions[0].messages), (1, "s1", 5));
+}
+
+async fn forgetting_leaves_nothing(store: &impl MemoryStore, clock: &ManualClock) {
+    let now = clock.now();
+    for scope in [ada(), ada().session("s1"), bob(), Scope::new().user("ada")] {
+        let id = scope.key();
+        put_with(
+            store,
+            Draft { vector: vector("m", [1.0, 0.0, 0.0]), ..Draft::new(record(&scope, &id, "apple", now)) },
+        )
+        .await;
+    }
+    let receipt = store.forget(ForgetRequest::scope(ada().session("s1"))).await.expect("forget");
+    assert_eq!((receipt.records, receipt.embeddings), (1, 1));
+    let receipt = store.forget(ForgetRequest::subject("ada")).await.expect("forget");
+    assert_eq!(receipt.records, 2);
+    assert_eq!(ids(store, Plan::new(here(clock), "apple")).await, Vec::<String>::new());
+    assert_eq!(ids(store, Plan::new(Filter::new(vec![bob()], now), "apple")).await.len(), 1);
+}
+
+/// Runs the suite of [`KvTier`]. `make` gives an empty tier each time, which reads the clock that it is given.
+///
+/// # Panics
+/// Where the tier does not do what it must.
+pub async fn kv_tier<T, F>(make: impl Fn(Arc<dyn Clock>) -> F)
+where
+    T: KvTier,
+    F: Future<Output = T>,
+{
+    let clock = Arc::new(ManualClock::default());
+    let value = |value: Value| Arc::new(KvEntry::new(KvValue::new(value)));
+    let read = async |tier: &T, key: &KvKey| tier.get(key).await.expect("get").and_then(|entry| entry.value.clone());
+    let (plan, of_bob) = (KvKey::new(&ada(), "plan"), KvKey::new(&bob(), "plan"));
+
+    let tier = make(clock.clone()).await;
+    assert_eq!(read(&tier, &plan).await, None);
+    for kept in [json!(null), json!(false), json!(""), json!(1.5), json!({"deep": [1, null, "é 🗼"]})] {
+        tier.set(&plan, value(kept.clone())).await.expect("set");
+        assert_eq!(read(&tier, &plan).await.map(|value| value.value().clone()), Some(kept));
+    }
+    assert_eq!(read(&tier, &of_bob).await, None, "the wall must hold");
+    assert!(tier.delete(&plan).await.expect("delete"));
+    assert!(!tier.delete(&plan).await.expect("delete"));
+    assert_eq!(read(&tier, &plan).await, None);
+
+    let tier = make(clock.clone()).await;
+    let mut short = KvEntry::new(KvValue::new(json!(1)));
+    short.expires_at = clock.now().checked_add(Duration::from_secs(5)).ok();
+    short.stale_until = clock.now().checked_add(Duration::from_secs(8)).ok();
+    tier.set(&plan, Arc::new(short.clone())).await.expect("set");
+    clock.advance(Duration::from_secs(6));
+    assert_eq!(tier.get(&plan).await.expect("get").as_deref(), Some(&short), "stale, and still there");
+    clock.advance(Duration::from_secs(2));
+    assert_eq!(read(&tier, &plan).await, None, "dead");
+    assert!(!tier.delete(&plan).await.expect("delete"), "what is dead is not there");
+
+    let tier = make(clock.clone()).await;
+    let tagged = |tags: &[&str]| {
+        let mut entry = KvEntry::new(KvValue::new(json!(1)));
+        entry.tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
+        Arc::new(entry)
+    };
+    for (scope, key, tags) in [
+        (ada(), "a/1", &["x"][..]),
+        (ada(), "a/2", &["x", "y"]),
+        (ada(), "a_3", &["y"]),
+        (ada(), "b", &[]),
+        (bob(), "a/1", &["x"]),
+    ] {
+        tier.set(&KvKey::new(&scope, key), tagged(tags)).await.expect("set");
+    }
+    // A key that is set anew loses its old tags.
+    tier.set(&KvKey::new(&ada(), "b"), tagged(&["x"])).await.expect("set");
+    tier.set(&KvKey::new(&ada(), "b"), tagged(&[])).await.expect("set");
+    assert_eq!(tier.invalidate(&Invalidation::tags(&ada(), ["x"])).await.expect("invalidate"), 2);
+    assert_eq!(tier.invalidate(&Invalidation::prefix(&ada(), "a%")).await.expect("invalidate"), 0);
+    assert_eq!(tier.invalidate(&Invalidation::prefix(&ada(), "a_")).await.expect("invalidate"), 1);
+    assert!(read(&tier, &KvKey::new(&ada(), "b")).await.is_some());
+    assert!(read(&tier, &KvKey::new(&bob(), "a/1")).await.is_some(), "the wall must hold");
+    assert_eq!(tier.invalidate(&Invalidation::prefix(&ada(), "")).await.expect("invalidate"), 1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{MokaTier, SqliteStore, TieredKv};
+
+    #[tokio::test]
+    async fn sqlite_in_a_file_is_a_memory_store() {
+        let directories = tempfile::tempdir().unwrap();
+        memory_store(async |clock| {
+            let directory = directories.path().join(uuid::Uuid::now_v7().to_string());
+            SqliteStore::in_directory(directory).clock(clock).build()
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn sqlite_in_memory_is_a_memory_store() {
+        memory_store(async |clock| SqliteStore::in_memory().clock(clock).build()).await;
+    }
+
+    #[tokio::test]
+    async fn sqlite_in_a_file_is_a_kv_tier() {
+        let directories = tempfile::tempdir().unwrap();
+        kv_tier(async |clock| {
+            let directory = directories.path().join(uuid::Uuid::now_v7().to_string());
+            SqliteStore::in_directory(directory).clock(clock).build()
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn sqlite_in_memory_is_a_kv_tier() {
+        kv_tier(async |clock| SqliteStore::in_memory().clock(clock).build()).await;
+    }
+
+    #[tokio::test]
+    async fn moka_is_a_kv_tier() {
+        kv_tier(async |clock| MokaTier::new(1 << 20, None, clock)).await;
+    }
+
+    #[tokio::test]
+    async fn tiers_together_are_a_kv_tier() {
+        kv_tier(async |clock: Arc<dyn Clock>| {
+            let near = MokaTier::new(1 << 20, None, clock.clone());
+            let far = SqliteStore::in_memory().clock(clock.clone()).build();
+            TieredKv::new(Some(near), vec![Arc::new(far)], clock)
+        })
+        .await;
+    }
+}

@@ -1,0 +1,80 @@
+//! The same protection around any coroutine.
+
+use super::*;
+
+#[tokio::test]
+async fn a_producer_runs_once_for_all_who_ask_the_same() {
+    let chat = chat(Config::default());
+    let runs = Arc::new(AtomicUsize::new(0));
+    let ask = || {
+        let runs = runs.clone();
+        chat.run("How many deals are open?", &Scope::new(), move || async move {
+            runs.fetch_add(1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            Ok(json!({"response": "42 open deals"}))
+        })
+    };
+    let results = join_all((0..20).map(|_| ask())).await;
+    assert!(results.iter().all(|result| result.as_ref().unwrap().value["response"] == "42 open deals"));
+    assert_eq!(ask().await.unwrap().cache.status, CacheStatus::Hit);
+    assert_eq!((runs.load(Ordering::SeqCst), chat.metrics().coalesced), (1, 19));
+    let other: Result<_> = chat.run("How many deals are open?", &ada(), || async { Ok("other".to_string()) }).await;
+    assert_eq!(other.unwrap().value, "other");
+}
+
+#[derive(Debug)]
+struct Own(u32);
+
+impl std::fmt::Display for Own {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "own error {}", self.0)
+    }
+}
+
+impl std::error::Error for Own {}
+
+#[tokio::test]
+async fn a_producers_own_error_reaches_everyone_and_is_not_kept() {
+    let chat = chat(Config::default());
+    let failing = || {
+        chat.run("x", &Scope::new(), || async {
+            tokio::task::yield_now().await;
+            Err::<String, _>(Error::new(ErrorKind::Internal, "chat.run", "the producer failed").with_source(Own(7)))
+        })
+    };
+    for result in join_all([failing(), failing(), failing()]).await {
+        let error = result.unwrap_err();
+        let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<Own>());
+        assert_eq!(source.map(|own| own.0), Some(7));
+    }
+    let well = chat.run("x", &Scope::new(), || async { Ok("well".to_string()) }).await.unwrap();
+    assert_eq!((well.value.as_str(), well.cache.status), ("well", CacheStatus::Miss));
+    let panicked = chat.run("y", &Scope::new(), || async { panic!("boom") as Result<String> }).await;
+    assert_eq!(panicked.unwrap_err().kind(), ErrorKind::Internal);
+}
+
+#[tokio::test]
+async fn a_producer_decides_what_is_kept_and_for_how_long() {
+    let mut config = Config::default();
+    config.chat.ttl.jitter = 0.0;
+    let chat = chat(config);
+    let run =
+        |options: RunOptions, produced: Produced| chat.run_value(options, move || async move { Ok(produced) }.boxed());
+    let options = |message: &str| RunOptions::new(message).context("business_intelligence");
+    let produced = || Produced::new(json!({"response": "x"}));
+    assert_eq!(run(options("a"), produced().text("as of today")).await.unwrap().cache.ttl_s, Some(120));
+    assert_eq!(run(options("b"), produced().text("I know")).await.unwrap().cache.ttl_s, Some(600));
+    assert_eq!(run(options("c"), Produced::new("it is live")).await.unwrap().cache.ttl_s, Some(120));
+    assert_eq!(run(options("d").ttl(Duration::from_secs(5)), produced()).await.unwrap().cache.ttl_s, Some(5));
+    assert_eq!(run(options("e"), produced().cacheable(false)).await.unwrap().cache.ttl_s, None);
+    assert_eq!(run(options("e"), produced()).await.unwrap().cache.status, CacheStatus::Miss);
+    let auto = RunOptions::new("GPU servers").context("auto");
+    assert_eq!(run(auto, produced()).await.unwrap().cache.ttl_s, Some(60));
+    assert_eq!(run(options("a").cache(CacheMode::Bypass), produced()).await.unwrap().cache.status, CacheStatus::Bypass);
+    assert_eq!(run(RunOptions::new(""), produced()).await.unwrap_err().get("field"), Some("message"));
+    let slow = chat.run_with(RunOptions::new("s").timeout(Duration::from_millis(10)), || async {
+        std::future::pending::<()>().await;
+        Ok(())
+    });
+    assert_eq!(slow.await.unwrap_err().code(), "TIMEOUT");
+}

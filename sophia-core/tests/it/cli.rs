@@ -1,0 +1,117 @@
+//! The command line, as a process of its own.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::{Value, json};
+
+fn sophia(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sophia"));
+    command.current_dir(dir).env_remove("SOPHIA_CONFIG").env_remove("RUST_LOG");
+    command
+}
+
+fn run(dir: &Path, arguments: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = sophia(dir).args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+fn write(dir: &Path, name: &str, text: &str) {
+    std::fs::write(dir.join(name), text).unwrap();
+}
+
+#[test]
+fn a_configuration_that_works_is_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, text, _) = run(dir.path(), &["check", "--data-dir", "data"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("all is well") && text.contains("memory.l3"), "{text}");
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_fix() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "sophia.toml", "[chat]\nmax_concurent = 3");
+    let (code, text, _) = run(dir.path(), &["check", "--json"]);
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &report["ok"]), (1, &json!(false)));
+    let finding = &report["findings"][0];
+    assert!(finding["detail"].as_str().unwrap().contains("did you mean `max_concurrent`"), "{finding}");
+    assert!(finding["fix"].as_str().unwrap().contains("SOPHIA_CHAT__MAX_CONCURENT"), "{finding}");
+
+    let text = "[server]\nhost = '0.0.0.0'\n[[chat.providers]]\nname = 'gone'\nbase_url = 'http://127.0.0.1:9/v1'\napi_key = 'k'";
+    write(dir.path(), "other.toml", text);
+    let (code, text, _) = run(dir.path(), &["check", "--json", "--config", "other.toml"]);
+    let report: Value = serde_json::from_str(&text).unwrap();
+    let problems = report["findings"].as_array().unwrap().iter().filter(|finding| finding["status"] == "problem");
+    let problems: Vec<_> = problems.map(|finding| finding["what"].as_str().unwrap()).collect();
+    assert_eq!((code, problems), (1, vec!["server", "provider gone"]), "{report:#}");
+}
+
+#[test]
+fn conflicts_between_files_are_a_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "a.json", r#"{"servers": [{"name": "github", "port": 9007}]}"#);
+    write(dir.path(), "b.json", r#"{"active_servers": {"github": 9016}}"#);
+    let (code, text, errors) = run(dir.path(), &["mcp", "lint", "a.json", "b.json"]);
+    assert!(code == 1 && text.contains("port_mismatch") && text.contains("github"), "{text} {errors}");
+    let (code, text, _) = run(dir.path(), &["mcp", "lint", "a.json"]);
+    assert_eq!((code, text.trim()), (0, "no conflicts"));
+    let (code, text, _) = run(dir.path(), &["mcp", "list", "a.json", "--json"]);
+    let servers: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &servers[0]["id"]), (0, &json!("github")), "{text}");
+    let (code, _, errors) = run(dir.path(), &["mcp", "call", "nobody", "x"]);
+    assert!(code == 1 && errors.contains("nobody"), "{errors}");
+}
+
+#[test]
+fn the_memory_is_searched_in_one_scope() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, text, errors) = run(dir.path(), &["memory", "stats", "--data-dir", "data", "--json"]);
+    assert_eq!(code, 0, "{errors}");
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["records"], 0);
+    let search = ["memory", "search", "report", "--data-dir", "data", "--tenant", "acme", "--user", "ada"];
+    let (code, text, _) = run(dir.path(), &search);
+    assert!(code == 0 && text.contains("nothing found in this scope"), "{text}");
+}
+
+#[test]
+fn wrong_usage_is_told_apart_from_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(run(dir.path(), &["serv"]).0, 2);
+    let (code, text, _) = run(dir.path(), &["completions", "bash"]);
+    assert!(code == 0 && text.contains("_sophia()"), "{text}");
+    let (code, _, errors) = run(dir.path(), &["serve", "--host", "0.0.0.0", "--port", "0"]);
+    assert!(code == 1 && errors.contains("server.keys"), "{errors}");
+}
+
+#[cfg(unix)]
+#[test]
+fn serve_answers_until_it_is_terminated() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = sophia(dir.path());
+    let serve = ["serve", "--port", "0", "--data-dir", "data", "--json"];
+    let mut child = server.args(serve).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut text = String::new();
+    let url = loop {
+        text += &lines.next().unwrap().unwrap();
+        if let Ok(value) = serde_json::from_str::<Value>(&text) {
+            break value["url"].as_str().unwrap().to_owned();
+        }
+    };
+    let address = url.strip_prefix("http://").unwrap();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    std::io::Write::write_all(&mut stream, b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
