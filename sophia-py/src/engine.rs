@@ -11,11 +11,10 @@ use serde::{
 };
 use serde_json::Value;
 use sophia_core::{
-    Config, Result, Sophia,
+    Config, Result, Scope, Sophia,
     chat::{ChatRequest, Produced, RunOptions},
-    Scope,
-    memory::KvOptions,
     health::{Action, CallbackHealer, CallbackProbe, ProbeOutcome, Registration},
+    memory::KvOptions,
 };
 
 use crate::{

@@ -91,7 +91,8 @@ fn headers_of(py: Python<'_>, pairs: Pairs) -> PyResult<Headers> {
 
 fn parts(response: Response) -> (Part, Body) {
     let (head, body) = response.into_parts();
-    let headers = head.headers.iter().map(|(name, value)| (name.to_string(), Text(value.as_bytes().to_vec()))).collect();
+    let headers =
+        head.headers.iter().map(|(name, value)| (name.to_string(), Text(value.as_bytes().to_vec()))).collect();
     (Part::Head { status: head.status.as_u16(), headers }, body)
 }
 

@@ -56,7 +56,8 @@ fn configurations_in_the_documentation_are_accepted() {
     for page in pages() {
         let text = fs::read_to_string(&page).unwrap();
         for block in blocks(&text, "toml") {
-            let read = Config::from_toml(&block).and_then(sophia_core::Sophia::new);
+            // Variables that are named in it are not set here.
+            let read = Config::from_toml(&block.replace("${", "{")).and_then(sophia_core::Sophia::new);
             assert!(read.is_ok(), "{}: {read:?}\n{block}", page.display());
             seen += 1;
         }
@@ -105,8 +106,10 @@ impl<'a> Reference<'a> {
         if !plain.is_empty() {
             self.text.push_str("\n| field | type | default | what it is |\n|---|---|---|---|\n");
         }
+        let required = schema["required"].as_array();
         for (name, field, _) in plain {
-            let (kind, default) = (self.kind(field), default(field));
+            let required = required.is_some_and(|names| names.contains(&Value::String(name.clone())));
+            let (kind, default) = (self.kind(field), default(field, required));
             writeln!(self.text, "| `{name}` | {kind} | {default} | {} |", prose(field)).unwrap();
         }
         for (name, _, inner) in sections {
@@ -166,10 +169,12 @@ impl<'a> Reference<'a> {
     }
 }
 
-fn default(field: &Value) -> String {
+fn default(field: &Value, required: bool) -> String {
     match field.get("default") {
-        None => "required".to_owned(),
-        Some(Value::Null) => "none".to_owned(),
+        None if required => "required".to_owned(),
+        // A secret, masked.
+        Some(Value::String(text)) if text == "***" => "required".to_owned(),
+        None | Some(Value::Null) => "none".to_owned(),
         Some(Value::Array(items)) if items.is_empty() => "none".to_owned(),
         Some(Value::Object(fields)) if *fields == Map::new() => "none".to_owned(),
         Some(value) => format!("`{value}`"),

@@ -52,8 +52,6 @@ mod surface;
 pub use config::{ApiKey, ServerConfig};
 
 #[cfg(feature = "http-server")]
-pub use axum::http::HeaderMap as Headers;
-#[cfg(feature = "http-server")]
 pub use self::{
     body::Body,
     host::{bind, serve},
@@ -61,3 +59,5 @@ pub use self::{
     peer::Peer,
     surface::{Response, Surface, headers},
 };
+#[cfg(feature = "http-server")]
+pub use axum::http::HeaderMap as Headers;
