@@ -1,4 +1,5 @@
 //! What the documentation says is checked: the fields of the configuration, and every link.
+#![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::{fmt::Write, fs, path::PathBuf};
 
