@@ -1,6 +1,7 @@
 """`make demo`: sets everything up in this folder, starts the FastAPI example, and walks through it over HTTP.
 
-PORT=8123 chooses another port; ONCE=1 ends after the walk; MODEL=echo or MODEL=local passes over the key of the environment.
+PORT=8123 chooses another port, and 0 a free one; ONCE=1 ends after the walk; MODEL=echo or MODEL=local passes over the key of
+the environment; BUILD=none takes the `sophia` that is in .venv.
 """
 from __future__ import annotations
 
@@ -82,6 +83,8 @@ def shown(what: str) -> Iterator[list[str]]:
 
 
 def set_up() -> None:
+    if os.environ.get("BUILD") == "none":
+        return
     prepare.cargo()
     with shown("Python packages") as detail:
         prepare.python_packages(["maturin", "fastapi", "uvicorn", "websockets"])
@@ -206,6 +209,8 @@ def stop(child: subprocess.Popen[bytes]) -> None:
 
 def chosen_port() -> int:
     port = int(os.environ.get("PORT") or 8000)
+    if port == 0:
+        return free_port()
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

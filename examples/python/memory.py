@@ -48,8 +48,10 @@ async def main(directory: str) -> None:
             await asyncio.sleep(0.05)
             return {"plan": "pro"}
 
-        asked = (s.memory.kv.get_or_set("plan", load_plan, scope=CUSTOMER, ttl=60, tags=["billing"]) for _ in range(100))
-        plans = await asyncio.gather(*asked)
+        async def plan() -> dict[str, str]:
+            return await s.memory.kv.get_or_set("plan", load_plan, scope=CUSTOMER, ttl=60, tags=["billing"])
+
+        plans = await asyncio.gather(*(plan() for _ in range(100)))
         print(f"{len(plans)} callers, {loads} load")
         assert loads == 1 and plans[0] == {"plan": "pro"}
 
