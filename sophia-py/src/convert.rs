@@ -1,6 +1,6 @@
 //! Python values in and out of serde, with no text between.
 //!
-//! In: None, bool, int, float, str, dict, list, tuple, set, a dataclass, and datetime (as RFC 3339). What has `tolist()` (a numpy array)
+//! In: None, bool, int, float, str, dict, list, tuple, set, a dataclass, a path, and datetime (as RFC 3339). What has `tolist()` (a numpy array)
 //! is read as that list. Out: the same plain types; a struct becomes a dict.
 
 use std::fmt;
@@ -84,6 +84,8 @@ impl<'de> de::Deserializer<'de> for Reader<'_, '_> {
             visitor.visit_map(Entries { entries: dict.iter(), value: None })
         } else if value.hasattr(intern!(value.py(), "__dataclass_fields__"))? {
             Reader(&value.getattr(intern!(value.py(), "__dict__"))?).deserialize_any(visitor)
+        } else if value.hasattr(intern!(value.py(), "__fspath__"))? {
+            Reader(&value.call_method0(intern!(value.py(), "__fspath__"))?).deserialize_any(visitor)
         } else if value.hasattr(intern!(value.py(), "isoformat"))? {
             visitor.visit_string(rfc3339(value)?)
         } else if value.hasattr(intern!(value.py(), "tolist"))? {
@@ -126,9 +128,8 @@ impl<'de> de::Deserializer<'de> for Reader<'_, '_> {
 
 /// Reads a mapping as a layer of configuration.
 pub fn config_layer(mapping: &Bound<'_, PyAny>) -> sophia_core::Result<serde_json::Value> {
-    de::Deserialize::deserialize(Reader(mapping)).map_err(|mismatch: Mismatch| {
-        sophia_core::Error::new(sophia_core::ErrorKind::InvalidConfig, "config", mismatch.to_string())
-    })
+    sophia_core::operations::read("config", Reader(mapping))
+        .map_err(|error| sophia_core::Error::invalid_config(error.get("field").unwrap_or("config"), error.message()))
 }
 
 /// A datetime as RFC 3339; one without a zone is refused, since nobody can know what it means.
