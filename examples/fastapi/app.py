@@ -3,6 +3,7 @@
 Run: uvicorn --app-dir examples/fastapi app:app, with several --workers if wanted: they share the directory.
 A model is asked where OPENAI_BASE_URL or OPENAI_API_KEY is set; `make demo` brings one along.
 """
+
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

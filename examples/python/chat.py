@@ -2,6 +2,7 @@
 
 Run: python examples/python/chat.py. It asks an echo server of its own; for a real model give `providers` its base_url and key.
 """
+
 import asyncio
 
 import echo_provider
@@ -12,7 +13,13 @@ BOB = Scope(tenant="acme", user="bob")
 
 
 async def main(base_url: str, served: echo_provider.Served) -> None:
-    provider = {"name": "echo", "kind": "openai", "base_url": base_url, "api_key": "none", "models": [echo_provider.MODEL]}
+    provider = {
+        "name": "echo",
+        "kind": "openai",
+        "base_url": base_url,
+        "api_key": "none",
+        "models": [echo_provider.MODEL],
+    }
     async with Sophia({"chat": {"providers": [provider]}}) as s:
         # A miss, then a hit; another user is never given the answer.
         for scope in (ADA, ADA, BOB):

@@ -3,6 +3,7 @@
 Run: python examples/python/echo_provider.py [PORT]. In a program: `with echo_provider.running() as (base_url, served): …`, where
 `served.calls` counts what really reached it.
 """
+
 from __future__ import annotations
 
 import contextlib
