@@ -1,7 +1,9 @@
 """`make demo`: sets everything up in this folder, starts the FastAPI example, and walks through it over HTTP.
 
-PORT=8123 chooses another port; ONCE=1 ends after the walk; MODEL=echo or MODEL=local passes over the key of the environment.
+PORT=8123 chooses another port, and 0 a free one; ONCE=1 ends after the walk; MODEL=echo or MODEL=local passes over the key of
+the environment; BUILD=none takes the `sophia` that is in .venv.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -82,6 +84,8 @@ def shown(what: str) -> Iterator[list[str]]:
 
 
 def set_up() -> None:
+    if os.environ.get("BUILD") == "none":
+        return
     prepare.cargo()
     with shown("Python packages") as detail:
         prepare.python_packages(["maturin", "fastapi", "uvicorn", "websockets"])
@@ -100,7 +104,13 @@ def checked(command: list[str], *, capture: bool = True) -> None:
     program = shutil.which(command[0], path=prepare.environment()["PATH"]) or command[0]
     output = subprocess.PIPE if capture else None
     ended = subprocess.run(
-        [program, *command[1:]], cwd=ROOT, env=prepare.environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, text=True
+        [program, *command[1:]],
+        cwd=ROOT,
+        env=prepare.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        text=True,
     )
     if ended.returncode:
         raise Missing(f"{' '.join(command)} failed:\n{(ended.stdout or '') + (ended.stderr or '')}")
@@ -149,7 +159,9 @@ def first_model(base_url: str, key: str) -> str:
         with urlopen(request, timeout=10) as response:
             return str(json.load(response)["data"][0]["id"])
     except (OSError, KeyError, IndexError, ValueError) as error:
-        raise Missing(f"{base_url} does not say which models it has ({error}). Name one: OPENAI_MODEL=… make demo") from error
+        raise Missing(
+            f"{base_url} does not say which models it has ({error}). Name one: OPENAI_MODEL=… make demo"
+        ) from error
 
 
 def local_model(stack: contextlib.ExitStack, detail: list[str]) -> Model | None:
@@ -174,7 +186,13 @@ def service(name: str, command: list[str], extra: dict[str, str], port: int, rea
     log = STATE / f"{name}.log"
     with log.open("wb") as output:
         child = subprocess.Popen(
-            command, cwd=ROOT, env=prepare.environment() | extra, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            command,
+            cwd=ROOT,
+            env=prepare.environment() | extra,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
         try:
             wait_until_ready(child, port, ready, log)
@@ -206,12 +224,16 @@ def stop(child: subprocess.Popen[bytes]) -> None:
 
 def chosen_port() -> int:
     port = int(os.environ.get("PORT") or 8000)
+    if port == 0:
+        return free_port()
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise Missing(f"Port {port} is in use{by_whom(port)}. Choose another one: make demo PORT={port + 100}") from error
+            raise Missing(
+                f"Port {port} is in use{by_whom(port)}. Choose another one: make demo PORT={port + 100}"
+            ) from error
     return port
 
 
@@ -365,7 +387,11 @@ def main() -> int:
         print(f"\nEverything took {duration(time.monotonic() - began)}.")
         if os.environ.get("ONCE"):
             return 0 if fine else 1
-        for path, what in [("/docs", "the example's routes"), ("/api/v1/unified-health", "health"), ("/metrics", "Prometheus")]:
+        for path, what in [
+            ("/docs", "the example's routes"),
+            ("/api/v1/unified-health", "health"),
+            ("/metrics", "Prometheus"),
+        ]:
             print(f"  http://127.0.0.1:{port}{path:<24} {what}")
         print("Ctrl-C ends it.", flush=True)
         signal.pause()

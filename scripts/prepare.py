@@ -1,4 +1,5 @@
 """What the demo and the tests need on this machine: tools that are looked for, packages that go into this folder."""
+
 from __future__ import annotations
 
 import hashlib
@@ -107,7 +108,9 @@ def npm_packages(*, stdout: int | None = None) -> None:
     if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:
         return
     command = [shutil.which("npm") or "npm", "ci", "--no-audit", "--no-fund"]
-    subprocess.run(command, cwd=ROOT, check=True, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stdout and subprocess.STDOUT)
+    subprocess.run(
+        command, cwd=ROOT, check=True, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stdout and subprocess.STDOUT
+    )
 
 
 def hash_of(text: str) -> str:

@@ -3,6 +3,7 @@
 Each block is a program of its own, in an empty directory. The Rust blocks are doctests of the examples crate, and the TOML
 blocks are read by its tests.
 """
+
 from __future__ import annotations
 
 import re
@@ -48,10 +49,19 @@ def run(page: Path, line: int, language: str, code: str) -> bool:
         file.write_text(code)
         began = time.monotonic()
         ended = subprocess.run(
-            [command, file.name], cwd=directory, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT_S
+            [command, file.name],
+            cwd=directory,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
         )
     ok = ended.returncode == 0
-    print(f"{'ok  ' if ok else 'FAIL'} {page.relative_to(ROOT)}:{line} {language} {time.monotonic() - began:.2f} s", flush=True)
+    print(
+        f"{'ok  ' if ok else 'FAIL'} {page.relative_to(ROOT)}:{line} {language} {time.monotonic() - began:.2f} s",
+        flush=True,
+    )
     if not ok:
         print(ended.stdout + ended.stderr, flush=True)
     return ok

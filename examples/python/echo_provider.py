@@ -3,6 +3,7 @@
 Run: python examples/python/echo_provider.py [PORT]. In a program: `with echo_provider.running() as (base_url, served): …`, where
 `served.calls` counts what really reached it.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -57,12 +58,15 @@ class Handler(BaseHTTPRequestHandler):
         head = {"id": "echo-1", "created": int(time.time()), "model": request.get("model", MODEL)}
         words = {"prompt_tokens": len(question.split()), "completion_tokens": len(answer.split())}
         usage = words | {"total_tokens": sum(words.values())}
-        if request.get("stream"):
-            self.stream(head, answer, usage)
-        else:
-            message = {"role": "assistant", "content": answer}
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
-            self.reply(head | {"object": "chat.completion", "choices": [choice], "usage": usage})
+        message = {"role": "assistant", "content": answer}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        try:
+            if request.get("stream"):
+                self.stream(head, answer, usage)
+            else:
+                self.reply(head | {"object": "chat.completion", "choices": [choice], "usage": usage})
+        except ConnectionError:
+            self.close_connection = True  # The caller did not wait.
 
     def reply(self, body: dict[str, Any]) -> None:
         data = json.dumps(body).encode()

@@ -2,6 +2,7 @@
 
 Run: python examples/python/health.py
 """
+
 import asyncio
 import random
 from datetime import UTC, datetime, timedelta

@@ -2,6 +2,7 @@
 
 Run: python examples/python/memory.py
 """
+
 import asyncio
 import tempfile
 
@@ -14,7 +15,9 @@ SOMEONE_ELSE = Scope(tenant="acme", user="bob")
 async def main(directory: str) -> None:
     async with Sophia(data_dir=directory) as s:
         # Kept whole, and found by meaning in the very next call.
-        wish = await s.memory.store("Send the quarterly report as a PDF.", scope=CUSTOMER, kind="preference", tags=["report"])
+        wish = await s.memory.store(
+            "Send the quarterly report as a PDF.", scope=CUSTOMER, kind="preference", tags=["report"]
+        )
         await s.memory.store("The billing service restarts every few minutes.", scope=CUSTOMER, kind="incident")
         await s.memory.store("The contract is renewed in March.", scope=CUSTOMER, kind="fact")
 
@@ -28,7 +31,9 @@ async def main(directory: str) -> None:
         assert await s.memory.get(wish.id, scope=SOMEONE_ELSE) is None
 
         # A change is a new version. `if_version` refuses to overwrite a change that somebody else made meanwhile.
-        changed = await s.memory.update(wish.id, scope=CUSTOMER, content="Send the quarterly report as a spreadsheet.", if_version=1)
+        changed = await s.memory.update(
+            wish.id, scope=CUSTOMER, content="Send the quarterly report as a spreadsheet.", if_version=1
+        )
         versions = await s.memory.versions(wish.id, scope=CUSTOMER)
         print(f"version {changed.version}: {changed.content!r}; before: {versions[0].content!r}")
 
@@ -48,8 +53,10 @@ async def main(directory: str) -> None:
             await asyncio.sleep(0.05)
             return {"plan": "pro"}
 
-        asked = (s.memory.kv.get_or_set("plan", load_plan, scope=CUSTOMER, ttl=60, tags=["billing"]) for _ in range(100))
-        plans = await asyncio.gather(*asked)
+        async def plan() -> dict[str, str]:
+            return await s.memory.kv.get_or_set("plan", load_plan, scope=CUSTOMER, ttl=60, tags=["billing"])
+
+        plans = await asyncio.gather(*(plan() for _ in range(100)))
         print(f"{len(plans)} callers, {loads} load")
         assert loads == 1 and plans[0] == {"plan": "pro"}
 

@@ -2,6 +2,7 @@
 
 Run: python examples/python/registry.py. It starts the reference server of npm, which `npm install` at the root brings.
 """
+
 import asyncio
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -51,8 +52,26 @@ async def main(analytics_url: str) -> None:
 
         # A server that is down is passed over for its fallback, and the result says so.
         rest = {"*": "/{tool}"}
-        s.registry.register(Server("main", url="http://127.0.0.1:9", transport="rest", rest=rest, capabilities=["analytics"], fallback=["spare"]))
-        s.registry.register(Server("spare", url=analytics_url, transport="rest", rest=rest, capabilities=["analytics"], health_path="/health"))
+        s.registry.register(
+            Server(
+                "main",
+                url="http://127.0.0.1:9",
+                transport="rest",
+                rest=rest,
+                capabilities=["analytics"],
+                fallback=["spare"],
+            )
+        )
+        s.registry.register(
+            Server(
+                "spare",
+                url=analytics_url,
+                transport="rest",
+                rest=rest,
+                capabilities=["analytics"],
+                health_path="/health",
+            )
+        )
         print(f"spare is {(await s.registry.check('spare')).status}")
         deals = await s.registry.call("main", "top_deals", {})
         print(f"{deals.server} answered {deals.text!r} after {len(deals.attempts)} attempts")

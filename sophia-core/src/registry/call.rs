@@ -8,7 +8,7 @@ use super::{
     directory::Entry,
     handle::Registry,
     select::Select,
-    tool_call::{CallAttempt, CALL, Fallback, TOOL_ERROR, ToolCall, ToolError, ToolResult},
+    tool_call::{CALL, CallAttempt, Fallback, TOOL_ERROR, ToolCall, ToolError, ToolResult},
     tools,
     upstream::{self, Answer, Blame, Failure, Outcome},
 };
