@@ -149,14 +149,16 @@ def test_one_engine_serves_loops_in_several_threads_at_once(tmp_path: Path) -> N
     assert s.memory.stats_sync().records == 400
 
 
-def test_a_cancelled_await_leaves_the_loop_and_the_engine_usable(tmp_path: Path) -> None:
+def test_cancelled_awaits_leave_the_loop_and_the_engine_usable(tmp_path: Path) -> None:
     async def main() -> None:
         async with Sophia(data_dir=tmp_path) as s:
-            never = asyncio.Event()
+            left = asyncio.Event()
 
             async def loader() -> int:
-                await never.wait()
-                return 1
+                try:
+                    return await asyncio.Future()
+                finally:
+                    left.set()
 
             tasks = [asyncio.create_task(s.memory.kv.get_or_set("k", loader)) for _ in range(50)]
             await asyncio.sleep(0.05)
@@ -164,6 +166,8 @@ def test_a_cancelled_await_leaves_the_loop_and_the_engine_usable(tmp_path: Path)
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+            # Until the last of them has left, who asks joins their flight.
+            await asyncio.wait_for(left.wait(), 5)
             assert await s.memory.kv.get_or_set("k", lambda: 2) == 2
 
     asyncio.run(main())

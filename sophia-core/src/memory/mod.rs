@@ -38,8 +38,8 @@ pub use graph::{Entity, Fact, FactQuery, Graph, GraphStore, Neighbor, NeighborQu
 pub use handle::Memory;
 pub use health::{MemoryHealth, MemoryStats, RecentOperation, Session, TierHealth, TierStatus};
 pub use kv::{
-    Elsewhere, Invalidation, Kv, KvEntry, KvInvalidate, KvKey, KvKeyRef, KvKeyed, KvOptions, KvSet, KvTier, KvValue,
-    MokaTier, TieredKv,
+    Elsewhere, Invalidation, Kv, KvDelete, KvEntry, KvGet, KvInvalidate, KvKey, KvKeyRef, KvOptions, KvSet, KvTier,
+    KvValue, MokaTier, TieredKv,
 };
 pub(crate) use operations::OPERATIONS;
 pub use query::{Explain, Hit, MatchType, Mode, Query, SearchResult};

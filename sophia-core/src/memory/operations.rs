@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use super::{
     AppendMessage, Delete, DeleteWhere, Entity, Fact, FactQuery, ForgetReceipt, ForgetRequest, GetRecord, History,
-    KvInvalidate, KvKeyed, KvOptions, KvSet, MemoryHealth, MemoryStats, Neighbor, NeighborQuery, NewEntity, NewFact,
-    NewRecord, PathQuery, Query, RecentOperation, Record, SearchResult, Session, StoreOutcome, StoreResult, Update,
-    kv::KvValue, record::or_default, store::Atomicity,
+    KvDelete, KvGet, KvInvalidate, KvOptions, KvSet, MemoryHealth, MemoryStats, Neighbor, NeighborQuery, NewEntity,
+    NewFact, NewRecord, PathQuery, Query, RecentOperation, Record, SearchResult, Session, StoreOutcome, StoreResult,
+    Update, kv::KvValue, record::or_default, store::Atomicity,
 };
 use crate::{Scope, operations::NoArguments};
 
@@ -151,7 +151,7 @@ crate::operations::operations! {
     }
 
     /// Returns the value under a key.
-    "memory.kv.get"(sophia, arguments: KvKeyed) -> Found {
+    "memory.kv.get"(sophia, arguments: KvGet) -> Found {
         let value = sophia.memory().kv().get(&arguments.key, &arguments.scope).await?;
         Ok(value.map_or(Found::Default(arguments.default), Found::Shared))
     }
@@ -163,7 +163,7 @@ crate::operations::operations! {
     }
 
     /// Removes a key.
-    "memory.kv.delete"(sophia, arguments: KvKeyed) -> bool {
+    "memory.kv.delete"(sophia, arguments: KvDelete) -> bool {
         sophia.memory().kv().delete(&arguments.key, &arguments.scope).await
     }
 

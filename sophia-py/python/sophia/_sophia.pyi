@@ -3,6 +3,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any, final
 
 __version__: str
+__all__: list[str]
 
 @final
 class Pending:

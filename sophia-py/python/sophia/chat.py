@@ -192,9 +192,12 @@ class Chat:
         result: RunResult[T] = reader(RunResult)(await settled(self._engine.chat_run(arguments, produce)))
         return result
 
-    def _embed(self, texts: Sequence[str], *, model: str | None = None) -> Request[Embeddings]:
-        """Embeds texts with a provider's model; one vector a text, in order."""
-        return Request("chat.embed", given(texts=texts, model=model), reader(Embeddings))
+    def _embed(
+        self, texts: Sequence[str], /, *, model: str | None = None, timeout: Seconds | None = None, **provider_fields: Any
+    ) -> Request[Embeddings]:
+        """Embeds texts with a provider's model; one vector a text, in order. Unknown fields are passed on."""
+        arguments = given(texts=texts, model=model, timeout=timeout) | {"provider_fields": provider_fields}
+        return Request("chat.embed", arguments, reader(Embeddings))
 
     embed = awaited(_embed)
     embed_sync = blocking(_embed)
@@ -219,10 +222,34 @@ class Chat:
         model: str | None = None,
         scope: ScopeLike = None,
         share: Share = "user",
+        context: str = "default",
+        cache: CacheMode = "default",
+        ttl: Seconds | None = None,
+        timeout: Seconds | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tags: Sequence[str] = (),
         **provider_fields: Any,
     ) -> str:
-        """Returns the key under which the answer to this request is kept."""
-        arguments = _request(messages, provider_fields, model=model, scope=scope, share=share)
+        """Returns the key under which the answer to this request is kept; the arguments are those of `complete`."""
+        arguments = _request(
+            messages,
+            provider_fields,
+            model=model,
+            scope=scope,
+            share=share,
+            context=context,
+            cache=cache,
+            ttl=ttl,
+            timeout=timeout,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            response_format=response_format,
+            tools=tools,
+            tags=tags,
+        )
         key: str = self._engine.call_sync("chat.cache_key", arguments)
         return key
 

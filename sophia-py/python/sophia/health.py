@@ -240,9 +240,12 @@ class Health:
         action = {"name": name, "risk": risk, "cooldown": cooldown, "max_attempts": max_attempts}
         self._engine.health_action(action, function, verify, rollback)
 
-    def _trigger(self, name: str, target: str, *, reason: str | None = None) -> Request[ActionResult]:
-        """Asks for an action: it runs, or the result says why not, or what it waits for."""
-        return Request("health.trigger", given(name=name, target=target, reason=reason), reader(ActionResult))
+    def _trigger(
+        self, name: str, target: str, *, reason: str | None = None, dry_run: bool = False
+    ) -> Request[ActionResult]:
+        """Asks for an action: it runs, or the result says why not, or what it waits for. `dry_run` only tells."""
+        arguments = given(name=name, target=target, reason=reason, dry_run=dry_run)
+        return Request("health.trigger", arguments, reader(ActionResult))
 
     trigger = awaited(_trigger)
     trigger_sync = blocking(_trigger)
@@ -251,6 +254,11 @@ class Health:
         """Returns the actions that wait for an approval, the oldest first."""
         waiting: list[ActionResult] = reader(list[ActionResult])(self._engine.call_sync("health.pending", {}))
         return waiting
+
+    def audit(self) -> list[ActionResult]:
+        """Returns what became of the last actions, the newest first."""
+        past: list[ActionResult] = reader(list[ActionResult])(self._engine.call_sync("health.audit", {}))
+        return past
 
     def _approve(self, id: str, *, by: str) -> Request[ActionResult]:
         """Approves an action that waits."""

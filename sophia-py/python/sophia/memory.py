@@ -167,10 +167,17 @@ class Graph:
         scope: ScopeLike = None,
         as_of: Time | None = None,
         known_at: Time | None = None,
+        limit: int | None = None,
     ) -> Request[list[Fact]]:
         """Returns the facts that were true at `as_of` (now), as they were known at `known_at` (now)."""
         arguments = given(
-            subject=subject, predicate=predicate, object=object, scope=scope, as_of=as_of, known_at=known_at
+            subject=subject,
+            predicate=predicate,
+            object=object,
+            scope=scope,
+            as_of=as_of,
+            known_at=known_at,
+            limit=limit,
         )
         return Request("memory.graph.facts", arguments, reader(list[Fact]))
 
@@ -187,9 +194,11 @@ class Graph:
     neighbors = awaited(_neighbors)
     neighbors_sync = blocking(_neighbors)
 
-    def _path(self, a: str, b: str, *, max_depth: int = 4, scope: ScopeLike = None) -> Request[list[Fact] | None]:
+    def _path(
+        self, a: str, b: str, *, max_depth: int = 4, scope: ScopeLike = None, as_of: Time | None = None
+    ) -> Request[list[Fact] | None]:
         """Returns the facts along a shortest way between two entities, or None."""
-        arguments = given(a=a, b=b, max_depth=max_depth, scope=scope)
+        arguments = given(a=a, b=b, max_depth=max_depth, scope=scope, as_of=as_of)
         return Request("memory.graph.path", arguments, reader(list[Fact] | None))
 
     path = awaited(_path)
@@ -341,6 +350,7 @@ class Memory:
         metadata: Mapping[str, Any] = UNSET,
         priority: Priority = UNSET,
         summary: str | None = UNSET,
+        importance: float = UNSET,
         status: str = UNSET,
         if_version: int | None = None,
     ) -> Request[Record]:
@@ -355,6 +365,7 @@ class Memory:
             "metadata": metadata,
             "priority": priority,
             "summary": summary,
+            "importance": importance,
             "status": status,
         }
         arguments = given(id=id, scope=scope, if_version=if_version)

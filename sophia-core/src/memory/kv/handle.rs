@@ -124,17 +124,29 @@ pub struct KvSet {
     pub tags: Vec<String>,
 }
 
-/// Arguments of `memory.kv.get` and `memory.kv.delete`.
+/// Arguments of `memory.kv.delete`.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct KvKeyed {
+pub struct KvDelete {
     /// Key.
     pub key: String,
     /// Whose it is.
     #[serde(default, deserialize_with = "or_default")]
     pub scope: Scope,
-    /// What to return where there is no value. Default null. Has no meaning for `delete`.
+}
+
+/// Arguments of `memory.kv.get`.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct KvGet {
+    /// Key.
+    pub key: String,
+    /// Whose it is.
+    #[serde(default, deserialize_with = "or_default")]
+    pub scope: Scope,
+    /// What to return where there is no value. Default null.
     #[serde(default)]
     pub default: Value,
 }

@@ -12,7 +12,7 @@ mod moka;
 mod tier;
 mod tiered;
 
-pub use handle::{Kv, KvInvalidate, KvKeyed, KvOptions, KvSet};
+pub use handle::{Kv, KvDelete, KvGet, KvInvalidate, KvOptions, KvSet};
 pub use moka::MokaTier;
 pub use tier::{Elsewhere, Invalidation, KvEntry, KvKey, KvKeyRef, KvTier, KvValue};
 pub use tiered::TieredKv;
