@@ -146,7 +146,7 @@ def test_one_engine_serves_loops_in_several_threads_at_once(tmp_path: Path) -> N
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(lambda thread: asyncio.run(use(thread)), range(8))) == 400
-    assert s.memory.stats_sync()["records"] == 400
+    assert s.memory.stats_sync().records == 400
 
 
 def test_a_cancelled_await_leaves_the_loop_and_the_engine_usable(tmp_path: Path) -> None:

@@ -58,19 +58,26 @@ pub(super) async fn run(output: Output, config: Result<Config>) -> Result<ExitCo
     let value = json!({"ok": problems == 0, "findings": findings});
     output.show(&value, |_| {
         let rows: Vec<_> = findings.iter().map(row).collect();
+        let fixes: String = findings.iter().filter_map(fix).collect();
         let sum = if problems == 0 { "all is well".to_owned() } else { format!("{problems} to fix") };
-        format!("{}\n\n{sum}", table(["what", "status", "detail", "fix"], &rows))
+        format!("{}\n\n{sum}\n{fixes}", table(["what", "status", "detail"], &rows))
     });
     Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn row(finding: &Finding) -> [String; 4] {
+fn row(finding: &Finding) -> [String; 3] {
     let status = match finding.status {
         Status::Ok => "ok",
         Status::Note => "note",
         Status::Problem => "PROBLEM",
     };
-    [finding.what.clone(), status.to_owned(), finding.detail.clone(), finding.fix.clone().unwrap_or_default()]
+    [finding.what.clone(), status.to_owned(), finding.detail.clone()]
+}
+
+/// Says how to fix what can be fixed, a line each.
+fn fix(finding: &Finding) -> Option<String> {
+    let sign = if finding.status == Status::Problem { "!" } else { "-" };
+    finding.fix.as_ref().map(|fix| format!("{sign} {}: {fix}\n", finding.what))
 }
 
 async fn check(sophia: &Sophia) -> Vec<Finding> {

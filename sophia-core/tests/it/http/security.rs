@@ -1,0 +1,212 @@
+//! Who may come in, what they may do, and how much.
+
+use super::{as_key, client, get, keys, remote, send, serve, surface};
+use axum::http::HeaderMap;
+use futures::StreamExt;
+use serde_json::{Value, json};
+use sophia_core::http::{self, Peer, ServerConfig};
+
+#[tokio::test]
+async fn the_probes_are_open_to_everyone() {
+    for surface in [surface(|_| {}), surface(|server| server.keys = keys())] {
+        let foreign = [("host", "10.1.2.3:8000"), ("x-forwarded-for", "10.0.0.1")];
+        let (status, headers, body) = send(&surface, "GET /healthz", &foreign, "", remote()).await;
+        assert_eq!((status, &body["status"]), (200, &json!("ok")));
+        assert_eq!(headers["cache-control"], "no-store");
+        let (status, _, body) = send(&surface, "GET /readyz", &foreign, "", remote()).await;
+        assert_eq!((status, &body["status"], &body["down"]), (200, &json!("ready"), &json!([])));
+    }
+}
+
+#[tokio::test]
+async fn without_keys_only_this_machine_is_served_and_the_answer_says_how_to_set_one() {
+    let surface = surface(|_| {});
+    assert_eq!(get(&surface, "/metrics").await.0, 200);
+    for (peer, headers) in [
+        (remote(), vec![]),
+        (Peer::Unknown, vec![]),
+        (Peer::Local, vec![("x-forwarded-for", "127.0.0.1")]),
+        (Peer::Local, vec![("forwarded", "for=127.0.0.1")]),
+    ] {
+        let (status, answer, body) = send(&surface, "GET /metrics", &headers, "", peer).await;
+        assert_eq!((status, &body["error"]["code"]), (401, &json!("UNAUTHORIZED")), "{peer:?} {headers:?}");
+        assert!(body["error"]["message"].as_str().unwrap().contains("server.keys"), "{body}");
+        assert_eq!(answer["www-authenticate"], "Bearer");
+    }
+}
+
+#[tokio::test]
+async fn with_keys_everyone_needs_one_even_on_this_machine() {
+    let surface = surface(|server| server.keys = keys());
+    for (headers, expected) in [
+        (vec![], 401),
+        (vec![("authorization", "Bearer acme-key")], 200),
+        (vec![("x-api-key", "acme-key")], 200),
+        (vec![("authorization", "Bearer acme-kez")], 401),
+        (vec![("authorization", "Basic acme-key")], 401),
+        (vec![("authorization", "Bearer wrong"), ("x-api-key", "acme-key")], 401),
+    ] {
+        for peer in [Peer::Local, remote()] {
+            let (status, ..) = send(&surface, "GET /metrics", &headers, "", peer).await;
+            assert_eq!(status, expected, "{headers:?}");
+        }
+    }
+    let (status, ..) = send(&surface, "GET /no/such/path", &[], "", Peer::Local).await;
+    assert_eq!(status, 401, "whoever is not known learns nothing about routes");
+}
+
+#[tokio::test]
+async fn names_that_somebody_else_can_own_are_refused() {
+    let surface = surface(|server| server.allowed_hosts = vec!["api.acme.example".into()]);
+    for (host, expected) in [
+        ("localhost:8000", 200),
+        ("testserver", 200),
+        ("127.0.0.1:1", 200),
+        ("[::1]:1", 200),
+        ("api.acme.example", 200),
+        ("evil.example", 403),
+        ("192.168.1.1", 403),
+    ] {
+        let (status, _, body) = send(&surface, "GET /metrics", &[("host", host)], "", Peer::Local).await;
+        assert_eq!(status, expected, "{host} {body}");
+    }
+    let twice = [("host", "localhost"), ("host", "evil.example")];
+    assert_eq!(send(&surface, "GET /metrics", &twice, "", Peer::Local).await.0, 400);
+}
+
+#[tokio::test]
+async fn pages_of_other_hosts_are_refused_and_those_listed_may_read() {
+    let surface = surface(|server| server.cors_origins = vec!["https://app.acme.example".into()]);
+    let ask = async |line: &str, origin: &str| {
+        let headers = [("host", "localhost:8000"), ("origin", origin), ("access-control-request-method", "POST")];
+        send(&surface, line, &headers, "", Peer::Local).await
+    };
+    for origin in ["https://evil.example", "null", "http://localhost.evil.example"] {
+        for line in ["GET /metrics", "OPTIONS /metrics"] {
+            let (status, headers, _) = ask(line, origin).await;
+            assert_eq!((status, headers.get("access-control-allow-origin")), (403, None), "{origin}");
+        }
+    }
+    for origin in ["https://app.acme.example", "http://localhost:5173", "http://localhost:8000"] {
+        let (status, headers, _) = ask("GET /metrics", origin).await;
+        assert_eq!((status, headers["access-control-allow-origin"].to_str().unwrap()), (200, origin));
+        let (status, headers, _) = ask("OPTIONS /api/v1/memory/store", origin).await;
+        assert_eq!((status, headers["access-control-allow-origin"].to_str().unwrap()), (204, origin));
+        assert!(headers["access-control-allow-methods"].to_str().unwrap().contains("POST"));
+    }
+}
+
+#[tokio::test]
+async fn what_concerns_everyone_needs_an_admin() {
+    let surface = surface(|server| server.keys = keys());
+    let body = r#"{"service": "crm", "metric": "latency_ms", "value": 3}"#;
+    let line = "POST /api/v1/health/observe";
+    assert_eq!(send(&surface, line, &[("x-api-key", "acme-key")], body, remote()).await.0, 403);
+    assert_eq!(send(&surface, line, &[("x-api-key", "admin-key")], body, remote()).await.0, 200);
+    let (status, _, report) =
+        send(&surface, "POST /api/v1/health/report", &[("x-api-key", "acme-key")], "", remote()).await;
+    assert_eq!((status, report["services"]["crm"].is_object()), (200, true));
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused_however_it_comes() {
+    let surface = surface(|server| server.max_body_bytes = 1000);
+    let line = "POST /api/v1/health/observe";
+    assert_eq!(send(&surface, line, &[], "x".repeat(1001), Peer::Local).await.0, 413);
+    assert_eq!(send(&surface, line, &[("content-length", "1001")], "", Peer::Local).await.0, 413);
+    assert_eq!(send(&surface, line, &[], "x".repeat(1000), Peer::Local).await.0, 400);
+
+    let served = serve(surface).await;
+    let endless = futures::stream::repeat_with(|| Ok::<_, std::io::Error>("x".repeat(400))).take(100);
+    let request = client().post(format!("http://{}/api/v1/health/observe", served.url));
+    let response = request.body(reqwest::Body::wrap_stream(endless)).send().await.unwrap();
+    assert_eq!(response.status(), 413);
+}
+
+#[tokio::test]
+async fn more_than_allowed_at_once_are_told_to_come_back() {
+    let surface = surface(|server| server.max_concurrent = 1);
+    let live = surface.live("/ws/system-alerts", &HeaderMap::new(), Peer::Local).unwrap();
+    let (status, headers, body) = get(&surface, "/metrics").await;
+    assert_eq!(
+        (status, &body["error"]["retryable"], headers["retry-after"].to_str().unwrap()),
+        (429, &json!(true), "1")
+    );
+    assert_eq!(get(&surface, "/healthz").await.0, 200, "a busy server is alive");
+    drop(live);
+    assert_eq!(get(&surface, "/metrics").await.0, 200);
+}
+
+#[tokio::test]
+async fn listening_for_others_without_keys_is_refused() {
+    let on = |host: &str, port: u16| {
+        let mut config = ServerConfig::default();
+        (config.host, config.port) = (host.to_owned(), port);
+        config
+    };
+    let open = on("0.0.0.0", 0);
+    let error = http::bind(&open).await.unwrap_err();
+    assert_eq!((error.code(), error.get("field")), ("INVALID_CONFIG", Some("server.keys")));
+    let local = on("127.0.0.1", 0);
+    let listener = http::bind(&local).await.unwrap();
+    let taken = on("127.0.0.1", listener.local_addr().unwrap().port());
+    assert_eq!(http::bind(&taken).await.unwrap_err().code(), "UNAVAILABLE");
+}
+
+#[tokio::test]
+async fn a_key_reaches_its_own_scope_and_no_other() {
+    let surface = surface(|server| server.keys = keys());
+    let store = "POST /api/v1/memory/store";
+    let (status, stored) =
+        as_key(&surface, "ada-key", store, json!({"content": "Ada wants the report as a PDF."})).await;
+    assert_eq!(status, 200, "{stored}");
+    let id = stored["id"].as_str().unwrap();
+    let admin = as_key(
+        &surface,
+        "admin-key",
+        "POST /api/v1/memory/get",
+        json!({"id": id, "scope": {"tenant": "acme", "user": "ada"}}),
+    )
+    .await;
+    assert_eq!(admin.1["scope"], json!({"tenant": "acme", "user": "ada"}), "{admin:?}");
+
+    // The tenant's key may name the user, and must.
+    let search = "POST /api/v1/memory/search";
+    let ask = |scope: Value| json!({"query": "report", "scope": scope});
+    assert_eq!(
+        as_key(&surface, "acme-key", search, ask(json!({"user": "ada"}))).await.1["hits"].as_array().unwrap().len(),
+        1
+    );
+    assert_eq!(as_key(&surface, "acme-key", search, ask(json!(null))).await.1["hits"], json!([]));
+
+    // Nobody widens, in whatever place.
+    for (line, body) in [
+        (search, json!({"query": "report", "scope": {"user": "bob"}})),
+        (search, json!({"query": "report", "scope": {"tenant": "globex"}})),
+        (search, json!({"query": "report", "scopes": [{"user": "bob"}]})),
+        (store, json!({"content": "x", "scope": {"tenant": "globex", "user": "ada"}})),
+        ("POST /api/v1/memory/store_many", json!({"items": [{"content": "x", "scope": {"user": "bob"}}]})),
+        ("POST /api/v1/memory/kv/set", json!({"key": "k", "value": 1, "scope": {"user": "bob"}})),
+        (
+            "POST /api/v1/memory/append",
+            json!({"scope": {"user": "bob", "session": "s"}, "role": "user", "content": "x"}),
+        ),
+        ("POST /api/v1/memory/forget", json!({"scope": {"tenant": "globex"}})),
+        ("POST /api/v1/memory/forget", json!({"subject": "bob"})),
+        ("GET /api/v1/memory/search?query=report&user=bob", Value::Null),
+        ("POST /api/v1/registry/call", json!({"tool": "x", "scope": {"user": "bob"}})),
+    ] {
+        let (status, answer) = as_key(&surface, "ada-key", line, body.clone()).await;
+        assert_eq!((status, &answer["error"]["code"]), (403, &json!("UNAUTHORIZED")), "{line} {body} {answer}");
+    }
+
+    // What a key fixes is set where the body leaves it out, items included.
+    let many = json!({"items": [{"content": "one"}, {"content": "two", "scope": {"session": "s1"}}]});
+    assert_eq!(as_key(&surface, "ada-key", "POST /api/v1/memory/store_many", many).await.0, 200);
+    let (_, all) = as_key(&surface, "ada-key", search, json!({"scope": {"user": "ada"}})).await;
+    assert_eq!(all["hits"].as_array().map(Vec::len), Some(3), "{all}");
+    for nobody in [json!({}), json!({"tenant": "acme"}), json!({"user": "ada"})] {
+        let (_, found) = as_key(&surface, "admin-key", search, json!({"scope": nobody})).await;
+        assert_eq!(found["hits"], json!([]), "{nobody}");
+    }
+}
