@@ -99,7 +99,11 @@ def steps() -> list[Step]:
         Step("mypy", [["mypy"], ["mypy", "--strict", *python_examples()]], python_built),
         Step("stubtest", [[python, "-m", "mypy.stubtest", "sophia._sophia"]], python_built),
         Step("node-build", [["npm", "run", "build:debug", "--workspace", "sophia-ai"]], ("npm-packages",)),
-        Step("node-tests", [["npm", "test", "--workspace", "sophia-ai"]], node_built),
+        Step(
+            "node-tests",
+            [["node", "sophia-node/scripts/types.mjs", "--check"], ["npm", "test", "--workspace", "sophia-ai"]],
+            node_built,
+        ),
         Step("examples-rust", [["cargo", "build", *EVERYTHING, "--examples"], *rust_examples()]),
         Step(
             "examples-python",
