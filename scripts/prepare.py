@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -84,33 +85,37 @@ def venv() -> None:
         raise Missing(f"{sys.executable} cannot make a virtual environment. Install: apt-get install python3-venv")
 
 
-def python_packages(requirements: Iterable[str], *, no_deps: bool = False, stdout: int | None = None) -> None:
+def python_packages(requirements: Iterable[str], *, no_deps: bool = False) -> None:
     """Installs packages into .venv, in the versions of constraints.txt; does nothing where they are there."""
     venv()
     # One line for each requirement and for the pins that it was installed with.
     pins = CONSTRAINTS.read_text()
     note = VENV / "installed.txt"
     known = note.read_text().splitlines() if note.exists() else []
-    wanted = [f"{requirement} @ {hash_of(pins)}" for requirement in requirements]
+    wanted = {f"{requirement} @ {hash_of(pins)}": requirement for requirement in requirements}
     if set(wanted) <= set(known):
         return
-    command = [str(VENV_BIN / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    command += ["--no-deps"] if no_deps else []
-    command += ["--constraint", str(CONSTRAINTS), *(line.split(" @ ")[0] for line in wanted)]
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stdout and subprocess.STDOUT)
+    options = ["--quiet", "--disable-pip-version-check", *(["--no-deps"] if no_deps else [])]
+    pip = [str(VENV_BIN / "python"), "-m", "pip", "install", *options, "--constraint", str(CONSTRAINTS)]
+    install([*pip, *wanted.values()])
     note.write_text("\n".join(sorted(set(known) | set(wanted))) + "\n")
 
 
-def npm_packages(*, stdout: int | None = None) -> None:
+def npm_packages() -> None:
     """Installs what package-lock.json names into node_modules; does nothing where it is there."""
     node()
     lock, installed = ROOT / "package-lock.json", NODE_MODULES / ".package-lock.json"
-    if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:
-        return
-    command = [shutil.which("npm") or "npm", "ci", "--no-audit", "--no-fund"]
-    subprocess.run(
-        command, cwd=ROOT, check=True, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stdout and subprocess.STDOUT
-    )
+    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+        install([shutil.which("npm") or "npm", "ci", "--no-audit", "--no-fund", "--loglevel", "error"])
+
+
+def install(command: list[str]) -> None:
+    ended = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if ended.returncode:
+        last = "\n".join((ended.stdout + ended.stderr).strip().splitlines()[-6:])
+        raise Missing(
+            f"What is missing could not be installed. With network, this does it:\n  {shlex.join(command)}\n{last}"
+        )
 
 
 def hash_of(text: str) -> str:

@@ -60,12 +60,14 @@ class Background:
     def _run(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except (prepare.Missing, subprocess.CalledProcessError, OSError) as error:
+        except (prepare.Missing, OSError) as error:
             self.trouble = str(error)
         self.seconds = time.monotonic() - self.began
 
     def outcome(self) -> Outcome:
         self._thread.join()
+        if self.trouble:
+            print(f"\n━━ {self.name}\n   {self.trouble}", flush=True)
         return Outcome(self.name, self.seconds, self.trouble)
 
 
@@ -99,7 +101,11 @@ def steps() -> list[Step]:
         Step("mypy", [["mypy"], ["mypy", "--strict", *python_examples()]], python_built),
         Step("stubtest", [[python, "-m", "mypy.stubtest", "sophia._sophia"]], python_built),
         Step("node-build", [["npm", "run", "build:debug", "--workspace", "sophia-ai"]], ("npm-packages",)),
-        Step("node-tests", [["npm", "test", "--workspace", "sophia-ai"]], node_built),
+        Step(
+            "node-tests",
+            [["node", "sophia-node/scripts/types.mjs", "--check"], ["npm", "test", "--workspace", "sophia-ai"]],
+            node_built,
+        ),
         Step("examples-rust", [["cargo", "build", *EVERYTHING, "--examples"], *rust_examples()]),
         Step(
             "examples-python",
@@ -190,7 +196,7 @@ def summary(outcomes: list[Outcome], seconds: float, out: IO[str] = sys.stdout) 
     width = max(len(outcome.name) for outcome in outcomes)
     print(f"\n{'step':<{width}}  {'seconds':>7}  result", file=out)
     for outcome in outcomes:
-        print(f"{outcome.name:<{width}}  {outcome.seconds:7.1f}  {outcome.trouble or 'ok'}", file=out)
+        print(f"{outcome.name:<{width}}  {outcome.seconds:7.1f}  {(outcome.trouble or 'ok').splitlines()[0]}", file=out)
     print(f"{'together':<{width}}  {seconds:7.1f}\n", file=out)
     bad = sum(outcome.trouble is not None for outcome in outcomes)
     print(f"{len(outcomes) - bad} passed, {bad} failed", file=out, flush=True)

@@ -1,5 +1,5 @@
 //! What the documentation says is checked: the fields of the configuration, and every link.
-#![allow(clippy::unwrap_used, reason = "a failed test panics")]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::{fmt::Write, fs, path::PathBuf};
 

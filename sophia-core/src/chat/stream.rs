@@ -89,7 +89,7 @@ impl ChatStream {
     /// Returns `None` at the end; the first error is the end as well.
     ///
     /// # Errors
-    /// What the provider says; [`ErrorKind::Timeout`] when the deadline passes.
+    /// What the provider says; [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) when the deadline passes.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.

@@ -2,6 +2,19 @@
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any, final
 
+__all__ = [
+    "Engine",
+    "HttpSurface",
+    "Pending",
+    "Stream",
+    "__version__",
+    "command_line",
+    "config_schema",
+    "error_codes",
+    "operations",
+    "result_types",
+]
+
 __version__: str
 __all__: list[str]
 
