@@ -1,7 +1,7 @@
 //! [`TieredKv`]: tiers that work as one.
 //!
 //! A read asks the nearest tier first and brings what a farther one knew nearer. A write goes to the farthest tier first:
-//! it is acknowledged when the durable one has it. A tier that fails is left out behind its breaker; only the last one,
+//! it is acknowledged when the durable one has it. A tier that fails is stepped over; only the last one,
 //! the durable one, must answer a write.
 //!
 //! What is brought nearer may be old by the time it arrives. So each key belongs to a stripe that counts the writes under
