@@ -119,7 +119,7 @@ async def _next(stream: Stream, gone: asyncio.Future[None]) -> Any:
 
 async def _until_disconnected(receive: Receive) -> None:
     while not (await receive())["type"].endswith("disconnect"):
-        pass
+        await asyncio.sleep(0)  # a host that repeats itself at once must not keep the loop from the answer
 
 
 def _target(scope: AsgiScope) -> str:
