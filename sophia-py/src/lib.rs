@@ -32,6 +32,7 @@ fn _sophia(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(engine::operations, module)?)?;
     module.add_function(wrap_pyfunction!(engine::result_types, module)?)?;
     module.add_function(wrap_pyfunction!(http::command_line, module)?)?;
+    module.add_function(wrap_pyfunction!(runtime::has_begun, module)?)?;
     module.add_function(wrap_pyfunction!(error::error_codes, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

@@ -56,6 +56,12 @@ pub fn generation() -> u64 {
     GENERATION.load(Ordering::Relaxed)
 }
 
+/// Returns whether this process has begun to work: only then is there anything to close before a fork.
+#[pyfunction]
+pub fn has_begun() -> bool {
+    USED.load(Ordering::Relaxed)
+}
+
 /// Stops the runtime before the interpreter is gone, so that no task can touch a dead one.
 fn stop(py: Python<'_>) {
     EXITING.store(true, Ordering::SeqCst);

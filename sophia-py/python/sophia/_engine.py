@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Mapping
 from os import PathLike, fspath
 from types import TracebackType
@@ -16,6 +18,9 @@ from .memory import Memory
 from .registry import Registry
 
 __all__ = ["Sophia"]
+
+
+_LIVE: weakref.WeakSet[Sophia] = weakref.WeakSet()
 
 
 class Sophia:
@@ -51,6 +56,8 @@ class Sophia:
 
     def _attach(self, engine: _sophia.Engine) -> None:
         self._engine = engine
+        self._started = False
+        _LIVE.add(self)
         self.memory = Memory(engine)
         """Records, conversations, values by key."""
         self.chat = Chat(engine)
@@ -67,9 +74,11 @@ class Sophia:
     async def start(self) -> None:
         """Opens what the configuration names, and starts background work. A second call does nothing."""
         await settled(self._engine.start())
+        self._started = True
 
     async def close(self) -> None:
         """Flushes and stops everything; `start()` starts it again."""
+        self._started = False
         await settled(self._engine.close())
 
     async def __aenter__(self) -> Self:
@@ -83,11 +92,13 @@ class Sophia:
 
     def __enter__(self) -> Self:
         self._engine.start_sync()
+        self._started = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, raised: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._started = False
         self._engine.close_sync()
 
     @staticmethod
@@ -95,3 +106,20 @@ class Sophia:
         """Returns the JSON Schema of the configuration."""
         schema: dict[str, Any] = _sophia.config_schema()
         return schema
+
+
+def _before_fork() -> None:
+    """Closes what is open: a child that inherited an open SQLite file would take the parent's locks for its own."""
+    if _sophia.has_begun():
+        for sophia in list(_LIVE):
+            sophia._engine.close_sync()
+
+
+def _after_fork_in_parent() -> None:
+    for sophia in list(_LIVE):
+        if sophia._started:
+            sophia._engine.start_sync()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent)
