@@ -15,6 +15,7 @@
 import * as native from '../native.js'
 import { Chat } from './chat.js'
 import { Health } from './health.js'
+import { type Handler, type Upgrade, handler, upgrade } from './http.js'
 import { Memory } from './memory.js'
 import { Registry } from './registry.js'
 import type { Config } from './types.js'
@@ -67,6 +68,22 @@ export class Sophia {
     return this.#bridge.close()
   }
 
+  /**
+   * Returns the HTTP surface as a listener: `http.createServer(s.handler())`, or `app.use(s.handler())` after the routes of an
+   * Express application. It answers every path; a caller that left ends the work for it.
+   */
+  handler(): Handler {
+    return handler(this.#bridge)
+  }
+
+  /**
+   * Returns the WebSockets of the surface: `server.on('upgrade', s.upgrade())`. A path that is none of them is refused, so an
+   * application with WebSockets of its own calls this for the rest.
+   */
+  upgrade(): Upgrade {
+    return upgrade(this.#bridge)
+  }
+
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }
@@ -84,6 +101,7 @@ function bridgeOf(config: Config | string | typeof ENVIRONMENT): Bridge {
 export { Chat, type ChatOptions, type RunProducerOptions, type RunResult } from './chat.js'
 export * from './errors.js'
 export { Health, Probe, type Heal, type ProbeAnswer } from './health.js'
+export type { Handler, Upgrade } from './http.js'
 export { Graph, Kv, Memory } from './memory.js'
 export { Registry } from './registry.js'
 export type * from './types.js'

@@ -5,7 +5,7 @@ export interface Action {
   /** Its name, unique. */
   name: string
   /**
-   * How much harm it can do. High by default: someone has to say that it is less.
+   * How much harm it can do. Low by default.
    *
    * - Low runs at once.
    * - Medium runs at once when the target is the likeliest root cause and accounts for 90 % of the loss, and else waits for an
@@ -145,6 +145,18 @@ export interface Anomaly {
 /** How an anomaly was found. */
 export type AnomalyKind = "level" | "surprise"
 
+/** A key, and what its bearer may do. */
+export interface ApiKey {
+  /** The key, sent as `Authorization: Bearer …` or `x-api-key: …`. */
+  key?: string
+  /** Whose it is, as it stands in logs and as who acknowledged an alert. Default `key-1` for the first, and so on. */
+  name?: string | null
+  /** The bearer's scope. A request may set the parts that are unset here, and change none. Default: all unset. */
+  scope?: Scope
+  /** Whether the bearer may do what concerns everyone: acknowledge alerts, approve actions, see costs. Default false. */
+  admin?: boolean
+}
+
 /** A message of a conversation. The scope names the conversation by its session. */
 export interface AppendMessage {
   /** Whose conversation, and which: `session` must be set. */
@@ -157,6 +169,16 @@ export interface AppendMessage {
   at?: string | Date | null
   /** Facts of the caller's own. */
   metadata?: Record<string, unknown>
+}
+
+/** One try to get an answer. */
+export interface Attempt {
+  /** Provider that was asked. */
+  provider: string
+  /** `"ok"`, or the code of the error. */
+  outcome: string
+  /** How long it took, in milliseconds. */
+  latencyMs: number
 }
 
 /** When a breaker opens, and for how long. */
@@ -224,6 +246,18 @@ export type CacheMode = "default" | "bypass" | "refresh" | "only"
 /** How an answer relates to the cache. */
 export type CacheStatus = "miss" | "hit" | "stale" | "semantic_hit" | "coalesced" | "bypass"
 
+/** One try of one server. */
+export interface CallAttempt {
+  /** Id of the server. */
+  server: string
+  /** Whether it answered, and the tool did not fail. */
+  ok: boolean
+  /** How long it took, in milliseconds. */
+  latencyMs: number
+  /** Why it failed; null where it did not. */
+  error: ToolError | null
+}
+
 /** Something that has changed. */
 export interface Change {
   /** What. */
@@ -231,23 +265,13 @@ export interface Change {
   /** Id of the server; null where it concerns more than one. */
   server: string | null
   /** Its status now. */
-  status: RegistryStatus | null
+  status: ServerHealth | null
   /** When. */
   at: string
 }
 
 /** What has changed. */
 export type ChangeKind = "registered" | "updated" | "deregistered" | "status" | "missed"
-
-/** One try to get an answer. */
-export interface ChatAttempt {
-  /** Provider that was asked. */
-  provider: string
-  /** `"ok"`, or the code of the error. */
-  outcome: string
-  /** How long it took, in milliseconds. */
-  latencyMs: number
-}
 
 /**
  * A part of a streamed answer.
@@ -404,7 +428,7 @@ export interface ChatResponse {
   /** How it relates to the cache. */
   cache: CacheInfo
   /** What was tried for this call; empty for a hit. */
-  attempts: ChatAttempt[]
+  attempts: Attempt[]
   /** How long this call took, in milliseconds. */
   latencyMs: number
   /** Why it is what it is; null for now. */
@@ -434,6 +458,8 @@ export interface Config {
   registry?: RegistryConfig
   /** Probes and alerts. */
   health?: HealthConfig
+  /** HTTP surface: address, keys, limits. */
+  server?: ServerConfig
 }
 
 /** Something that should be mended. */
@@ -548,7 +574,7 @@ export interface Discover {
   /** Tags, one of which the server must have. */
   tags?: readonly string[]
   /** What its last check found. */
-  status?: RegistryStatus | null
+  status?: ServerHealth | null
 }
 
 /** How a dependency came to be known. */
@@ -795,9 +821,6 @@ export type HealthEvent = ({
   timestamp: string
 })
 
-/** How a service is. */
-export type HealthStatus = "healthy" | "degraded" | "unhealthy" | "unknown"
-
 /** Which messages to read: the last ones, in the order in which they were said. */
 export interface History {
   /** Whose conversation, and which; without a session, all of them. */
@@ -890,6 +913,24 @@ export interface Kpis {
   alertsActive: number
 }
 
+/** Arguments of `memory.kv.delete`. */
+export interface KvDelete {
+  /** Key. */
+  key: string
+  /** Whose it is. */
+  scope?: Scope
+}
+
+/** Arguments of `memory.kv.get`. */
+export interface KvGet {
+  /** Key. */
+  key: string
+  /** Whose it is. */
+  scope?: Scope
+  /** What to return where there is no value. Default null. */
+  default?: unknown
+}
+
 /** Arguments of `memory.kv.invalidate`. One of prefix and tags is required. */
 export interface KvInvalidate {
   /** Keys that begin so. */
@@ -898,16 +939,6 @@ export interface KvInvalidate {
   tags?: readonly string[] | null
   /** Whose they are. */
   scope?: Scope
-}
-
-/** Arguments of `memory.kv.get` and `memory.kv.delete`. */
-export interface KvKeyed {
-  /** Key. */
-  key: string
-  /** Whose it is. */
-  scope?: Scope
-  /** What to return where there is no value. Default null. Has no meaning for `delete`. */
-  default?: unknown
 }
 
 /** How a value is kept. */
@@ -1052,7 +1083,7 @@ export interface MemoryRecord {
   /** How urgent it is. */
   priority: Priority
   /** Whether it is shown. */
-  status: MemoryStatus
+  status: RecordStatus
   /** Whose it is. */
   scope: Scope
   /** When it came to be: when it was stored, or what the caller said. */
@@ -1082,9 +1113,6 @@ export interface MemoryStats {
   /** Size of the data, in bytes. */
   bytes: number
 }
-
-/** Whether a record is shown. */
-export type MemoryStatus = "active" | "archived"
 
 /** One message: role and content, and any other field of the protocol. */
 export interface Message {
@@ -1410,6 +1438,9 @@ export interface Recommendation {
   risk: Risk | null
 }
 
+/** Whether a record is shown. */
+export type RecordStatus = "active" | "archived"
+
 /** The arguments of `registry.register`. */
 export interface Register {
   /** The server. */
@@ -1438,18 +1469,6 @@ export interface Registration {
   group?: string | null
   /** The services that it calls. */
   dependsOn?: readonly string[]
-}
-
-/** One try of one server. */
-export interface RegistryAttempt {
-  /** Id of the server. */
-  server: string
-  /** Whether it answered, and the tool did not fail. */
-  ok: boolean
-  /** How long it took, in milliseconds. */
-  latencyMs: number
-  /** Why it failed; null where it did not. */
-  error: ToolError | null
 }
 
 /** How all servers are to be checked. */
@@ -1499,9 +1518,6 @@ export interface RegistryConfig {
   /** Seed of the random choices that `select` makes. Default 0. */
   seed?: number
 }
-
-/** How a server is. */
-export type RegistryStatus = "healthy" | "degraded" | "unhealthy" | "unknown"
 
 /**
  * Where a tool of a REST server is, as a path or as a path with its method and body.
@@ -1649,7 +1665,7 @@ export interface Section {
   /** 0..100, or `null` while unknown. */
   score: number | null
   /** The score in a word. */
-  status: HealthStatus
+  status: Status
   /** Its part in the overall score, of 1. */
   weight: number
   /** Its services. */
@@ -1763,6 +1779,33 @@ export interface Server {
   auth: string | null
 }
 
+/** Configuration of the HTTP surface. */
+export interface ServerConfig {
+  /** Address to listen on. Default `"127.0.0.1"`; any other than loopback needs `keys`. */
+  host?: string
+  /** Port to listen on; 0 takes a free one. Default 8000. */
+  port?: number
+  /** Who may call. Default none: then only callers on this machine are served, and are trusted. */
+  keys?: readonly ApiKey[]
+  /**
+   * Further names under which the surface is reached, such as `"api.example.com"` or `"*.example.com"`. Default none:
+   * loopback and names without a dot, which public DNS cannot point here.
+   */
+  allowedHosts?: readonly string[]
+  /**
+   * Origins of web pages that may call from another host, such as `"https://app.example.com"`; `"*"` is every one and
+   * needs `keys`. Default none.
+   */
+  corsOrigins?: readonly string[]
+  /** Largest accepted body, in bytes. Default 2 MiB. */
+  maxBodyBytes?: number
+  /** Requests and live connections at once; more are told to come back. Default 1,024. */
+  maxConcurrent?: number
+}
+
+/** How a server is. */
+export type ServerHealth = "healthy" | "degraded" | "unhealthy" | "unknown"
+
 /**
  * One server of the registry.
  *
@@ -1819,7 +1862,7 @@ export interface ServerInput {
 /** A server at one moment. */
 export interface ServerOverview {
   /** What its last check found. */
-  status: RegistryStatus
+  status: ServerHealth
   /** When it was last checked; null where it never was. */
   lastCheck: string | null
   /** What it said at its last check. */
@@ -1841,7 +1884,7 @@ export interface ServerOverview {
 /** How a server is, and since when that is known. */
 export interface ServerStatus {
   /** How it is. */
-  status: RegistryStatus
+  status: ServerHealth
   /** How long it took to answer, in milliseconds; null where it did not. */
   latencyMs: number | null
   /** When it was asked; null where it never was. */
@@ -1861,9 +1904,9 @@ export interface ServiceCheck {
   /** The service. */
   service: string
   /** How it is believed to be, which takes `fail_after` failures or `ok_after` successes to change. */
-  status: HealthStatus
+  status: Status
   /** What this look alone saw. */
-  observed: HealthStatus
+  observed: Status
   /** 0..100, or `null` while unknown. */
   score: number | null
   /** How long the look took, unless the service gave no answer. */
@@ -1879,7 +1922,7 @@ export interface ServiceCheck {
 /** How one service is. */
 export interface ServiceHealth {
   /** How it is. */
-  status: HealthStatus
+  status: Status
   /**
    * 0..100. A probe's own score, or that of its status. Without a probe, from its signals of the last five minutes: 100 less
    * twice the percentage of errors, less up to 30 points for a latency above its own median of the hour (10 points each
@@ -1967,14 +2010,17 @@ export interface Silence {
 /** Where what is known of a service comes from. */
 export type Source = "probe" | "signals"
 
+/** How a service is. */
+export type Status = "healthy" | "degraded" | "unhealthy" | "unknown"
+
 /** A service whose status changed. */
 export interface StatusChange {
   /** The service. */
   service: string
   /** How it was. */
-  from: HealthStatus
+  from: Status
   /** How it is. */
-  to: HealthStatus
+  to: Status
 }
 
 /** Arguments of `memory.store_many`. */
@@ -2131,7 +2177,7 @@ export interface ToolResult {
   /** Time from the call to the answer, in milliseconds, failed tries included. */
   latencyMs: number
   /** Every try, in order. */
-  attempts: RegistryAttempt[]
+  attempts: CallAttempt[]
   /** Whether it was not the first choice that answered. */
   fallbackUsed: boolean
   /** Why it failed; null where it did not. */
@@ -2238,7 +2284,7 @@ export interface Update {
   /** New short form; null clears it. */
   summary?: string | null
   /** Whether it is shown; `"active"` brings back what was deleted softly. */
-  status?: MemoryStatus | null
+  status?: RecordStatus | null
   /** Version that the change is for; another one is a conflict. */
   ifVersion?: number | null
 }

@@ -99,13 +99,22 @@ export class Bridge {
   stream<T>(operation: string, own: object, options?: CallOptions): JsonIterator<T> {
     const { signal, ...rest } = options ?? {}
     const given = { ...rest, ...own }
-    const open = () => {
-      signal?.throwIfAborted()
-      const stream = this.#engine.stream(operation, write(operation, given))
-      if (stream instanceof native.JsonStream) return stream
-      throw this.#error(stream, given)
-    }
-    return new JsonIterator<T>(open, (stream) => this.#read(stream, given, signal), signal)
+    return this.#open<T>((engine) => engine.stream(operation, write(operation, given)), given, signal)
+  }
+
+  /** Returns the largest body that the HTTP surface accepts, in bytes. */
+  get maxBodyBytes(): number {
+    return this.#engine.maxBodyBytes()
+  }
+
+  /** Answers an HTTP request: a head, and then chunks whose characters are bytes. */
+  request(method: string, { target, rawHeaders, client }: Asked, body: Uint8Array): JsonIterator<Head | string> {
+    return this.#open((engine) => engine.request(method, target, rawHeaders, body, client), undefined, undefined)
+  }
+
+  /** Opens a WebSocket: a head of status 101, and then texts; or the answer that refuses it. */
+  live({ target, rawHeaders, client }: Asked): JsonIterator<Head | string> {
+    return this.#open((engine) => engine.live(target, rawHeaders, client), undefined, undefined)
   }
 
   /** Keeps a function for the native side, and returns its number there. */
@@ -123,6 +132,17 @@ export class Bridge {
     if (reply) throw this.#error(reply, given)
     const cancel = () => this.#engine.cancel(id)
     return JSON.parse(await this.#settled(id, given, signal, cancel))
+  }
+
+  /** Opens a native stream. A failure to open it is what the first read gives. */
+  #open<T>(call: NativeStream, given: unknown, signal: AbortSignal | undefined): JsonIterator<T> {
+    const open = () => {
+      signal?.throwIfAborted()
+      const stream = call(this.#engine)
+      if (stream instanceof native.JsonStream) return stream
+      throw this.#error(stream, given)
+    }
+    return new JsonIterator<T>(open, (stream) => this.#read(stream, given, signal), signal)
   }
 
   /** Reads what a stream has, as the JSON text of a list; an empty text is the end. */
@@ -223,6 +243,23 @@ function isPlain(scope: Scope | null | undefined): boolean {
   }
   return scope == null || typeof scope === 'object'
 }
+
+/** Who asks the HTTP surface for what. `rawHeaders` are names and values in turn. */
+export interface Asked {
+  /** Path and query. */
+  target: string
+  rawHeaders: string[]
+  /** The address of the other end; none is a Unix socket. */
+  client: string | undefined
+}
+
+/** The head of an HTTP answer. */
+export interface Head {
+  status: number
+  headers: [name: string, value: string][]
+}
+
+type NativeStream = (engine: native.Engine) => native.JsonStream | native.Failure
 
 type NativeCall = (engine: native.Engine, id: number, text: string) => native.Reply
 

@@ -1,26 +1,30 @@
 //! The engine as JavaScript sees it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use napi::bindgen_prelude::Either;
 use napi_derive::napi;
 use serde::Serialize;
-use sophia_core::{Config, Error, ErrorKind, Result, Scope, Sophia, operations};
+use sophia_core::{Config, Error, ErrorKind, Result, Scope, Sophia, http::Surface, operations};
 
 use crate::{
     callback::Callbacks,
     case,
     failure::Failure,
+    http::{self, Asked},
     mailbox::{Deliver, Mailbox},
     methods,
     runtime::{Reply, Tasks, Work, reply, run_here, runtime},
-    stream::JsonStream,
+    stream::{JsonStream, Texts},
 };
 
 /// One engine, called by name with JSON text.
 #[napi]
 pub struct Engine {
     sophia: Option<Sophia>,
+    /// Made by its first use; one, so that all listeners share its limits.
+    surface: OnceLock<Surface>,
     mailbox: Arc<Mailbox>,
     callbacks: Arc<Callbacks>,
     tasks: Tasks,
@@ -56,7 +60,7 @@ pub fn open(
     let mailbox = Arc::new(Mailbox::new(&deliver)?);
     let callbacks = Arc::new(Callbacks::new(mailbox.clone()));
     let tasks = Tasks::new(mailbox.clone());
-    Ok(Either::A(Engine { sophia: Some(sophia), mailbox, callbacks, tasks }))
+    Ok(Either::A(Engine { sophia: Some(sophia), surface: OnceLock::new(), mailbox, callbacks, tasks }))
 }
 
 /// Returns the JSON Schema of the configuration.
@@ -112,10 +116,46 @@ impl Engine {
     /// Opens a stream of results.
     #[napi]
     pub fn stream(&self, operation: String, arguments: String) -> Either<JsonStream, Failure> {
-        match self.sophia().and_then(|sophia| methods::open_stream(&sophia, &operation, &arguments)) {
-            Ok((operation, items)) => Either::A(JsonStream::new(operation, items, self.mailbox.clone())),
-            Err(error) => Either::B(Failure::from(&error)),
-        }
+        self.opened(self.sophia().and_then(|sophia| methods::open_stream(&sophia, &operation, &arguments)))
+    }
+
+    /// Returns the largest body that the HTTP surface accepts, in bytes.
+    #[napi]
+    pub fn max_body_bytes(&self) -> u32 {
+        let limit = self.sophia.as_ref().map_or(0, |sophia| sophia.config().server.max_body_bytes);
+        u32::try_from(limit).unwrap_or(u32::MAX)
+    }
+
+    /// Answers an HTTP request: a stream of `{status, headers}` and then of chunks, whose characters are bytes.
+    #[napi]
+    pub fn request(
+        &self,
+        method: String,
+        target: String,
+        raw_headers: Vec<String>,
+        body: &[u8],
+        client: Option<String>,
+    ) -> Either<JsonStream, Failure> {
+        let (asked, body) = (Asked { target, raw_headers, client }, Bytes::copy_from_slice(body));
+        let answer = self.surface().and_then(|surface| http::request(surface, method, asked, body));
+        self.opened(answer.map(|parts| (http::OPERATION, parts)))
+    }
+
+    /// Opens the messages of a WebSocket: a stream of `{status: 101, headers}` and then of texts, or of the answer that refuses
+    /// it.
+    #[napi]
+    pub fn live(
+        &self,
+        target: String,
+        raw_headers: Vec<String>,
+        client: Option<String>,
+    ) -> Either<JsonStream, Failure> {
+        let asked = Asked { target, raw_headers, client };
+        let parts = self.surface().and_then(|surface| {
+            let _entered = runtime()?.enter();
+            http::live(&surface, &asked)
+        });
+        self.opened(parts.map(|parts| (http::OPERATION, parts)))
     }
 
     /// Registers a service whose probe is the function `probe`.
@@ -186,6 +226,21 @@ impl Engine {
         self.sophia.clone().ok_or_else(|| Error::new(ErrorKind::Cancelled, "engine", "the engine is gone"))
     }
 
+    fn surface(&self) -> Result<Surface> {
+        if let Some(surface) = self.surface.get() {
+            return Ok(surface.clone());
+        }
+        let made = Surface::new(self.sophia()?)?;
+        Ok(self.surface.get_or_init(|| made).clone())
+    }
+
+    fn opened(&self, items: Result<(&'static str, Texts)>) -> Either<JsonStream, Failure> {
+        match items {
+            Ok((operation, items)) => Either::A(JsonStream::new(operation, items, self.mailbox.clone())),
+            Err(error) => Either::B(Failure::from(&error)),
+        }
+    }
+
     fn begin(&self, id: u32, operation: &str, begin: impl FnOnce(Sophia) -> Result<Work>) -> Reply {
         match self.sophia().and_then(begin) {
             Ok(work) => self.tasks.run(id, operation, work),
@@ -198,6 +253,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         // What the capabilities stop may belong to the runtime.
         let _entered = runtime().map(|runtime| runtime.enter());
+        self.surface.take();
         self.sophia = None;
     }
 }

@@ -10,6 +10,7 @@
 //! | see how an answer comes back later | `mailbox.rs`, `runtime.rs` |
 //! | call a function of JavaScript | `callback.rs` |
 //! | see what is no operation: what takes a function or gives a stream | `methods.rs` |
+//! | answer HTTP | `http.rs` |
 //! | read a stream | `stream.rs` |
 //! | see the schemas from which the facade's types are made | `schemas.rs` |
 //! | see how errors and names are written | `failure.rs`, `case.rs` |
@@ -19,6 +20,7 @@ mod callback;
 mod case;
 mod engine;
 mod failure;
+mod http;
 mod mailbox;
 mod methods;
 mod runtime;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -10,10 +11,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from websockets.sync.client import connect
+
+from sophia import Sophia
 
 APP = """
 import os
@@ -152,6 +156,31 @@ def test_the_surface_answers_beside_them(base: str) -> None:
 def test_a_remote_caller_without_keys_is_refused(base: str) -> None:
     answer = httpx.post(f"{base}/api/v1/memory/stats", json={}, headers={"x-forwarded-for": "10.0.0.9"})
     assert answer.status_code == 401
+
+
+@pytest.mark.parametrize(("server", "status"), [(("127.0.0.1", 80), 401), (("/run/app.sock", None), 200)])
+def test_a_caller_whose_address_is_lost_counts_as_remote(server: tuple[str, int | None], status: int) -> None:
+    heads: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        if not heads:
+            return {"type": "http.request", "body": b"{}"}
+        await asyncio.Event().wait()
+        raise AssertionError("never")
+
+    async def send(message: Any) -> None:
+        heads.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/v1/memory/stats",
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+        "client": None,
+        "server": server,
+    }
+    asyncio.run(Sophia().asgi()(scope, receive, send))
+    assert heads[0]["status"] == status
 
 
 def test_the_openai_dialect_streams_and_then_replays(base: str) -> None:

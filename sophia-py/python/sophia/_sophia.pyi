@@ -16,7 +16,6 @@ __all__ = [
 ]
 
 __version__: str
-__all__: list[str]
 
 @final
 class Pending:

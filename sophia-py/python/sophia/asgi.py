@@ -119,7 +119,7 @@ async def _next(stream: Stream, gone: asyncio.Future[None]) -> Any:
 
 async def _until_disconnected(receive: Receive) -> None:
     while not (await receive())["type"].endswith("disconnect"):
-        pass
+        await asyncio.sleep(0)  # a host that repeats itself at once must not keep the loop from the answer
 
 
 def _target(scope: AsgiScope) -> str:
@@ -131,8 +131,11 @@ def _target(scope: AsgiScope) -> str:
 
 
 def _peer(scope: AsgiScope) -> str | None:
-    client = scope.get("client")
-    return None if client is None else client[0]
+    """Returns who asks: None is this machine, over a Unix socket; an address that is not known is nobody's."""
+    client, server = scope.get("client"), scope.get("server")
+    if client is not None:
+        return str(client[0])
+    return None if server is None or server[1] is None else "unknown"
 
 
 def _headers(head: dict[str, Any]) -> list[tuple[bytes, bytes]]:
