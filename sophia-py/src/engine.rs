@@ -84,6 +84,12 @@ impl Engine {
         })
     }
 
+    /// Whether there are files that outlive the engine.
+    #[getter]
+    fn durable(&self) -> bool {
+        self.config.data_dir.is_some()
+    }
+
     /// Begins the operation `name`: its result, or a `Pending` of it.
     fn call<'py>(&self, py: Python<'py>, name: &str, arguments: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let running = self.begin(py, name, arguments)?;

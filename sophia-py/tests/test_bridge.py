@@ -85,6 +85,25 @@ def test_children_of_a_fork_work_and_share_the_file(program: Program, tmp_path: 
     assert ended.returncode == 0, ended.stderr
 
 
+FORK_IN_PROCESS = """
+import os
+from sophia import Sophia
+
+s = Sophia()
+s.memory.store_sync("a note of the parent")
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if s.memory.search_sync("note").hits == [] else 1)
+assert os.waitpid(pid, 0)[1] == 0
+assert len(s.memory.search_sync("note").hits) == 1
+"""
+
+
+def test_a_fork_takes_nothing_from_a_parent_that_keeps_its_data_in_process(program: Program) -> None:
+    ended = program(FORK_IN_PROCESS)
+    assert ended.returncode == 0, ended.stderr
+
+
 SLEEPY = """
 import sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

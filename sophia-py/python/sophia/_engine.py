@@ -112,12 +112,13 @@ def _before_fork() -> None:
     """Closes what is open: a child that inherited an open SQLite file would take the parent's locks for its own."""
     if _sophia.has_begun():
         for sophia in list(_LIVE):
-            sophia._engine.close_sync()
+            if sophia._engine.durable:
+                sophia._engine.close_sync()
 
 
 def _after_fork_in_parent() -> None:
     for sophia in list(_LIVE):
-        if sophia._started:
+        if sophia._started and sophia._engine.durable:
             sophia._engine.start_sync()
 
 
