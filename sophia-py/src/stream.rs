@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, stream::BoxStream};
-use pyo3::{exceptions::PyStopAsyncIteration, prelude::*};
+use pyo3::prelude::*;
 use sophia_core::{Error, ErrorKind, Result, operations::Reply};
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use crate::pending;
 
@@ -15,6 +16,7 @@ type Items = BoxStream<'static, Result<Reply>>;
 #[pyclass(frozen, module = "sophia._sophia")]
 pub struct Stream {
     items: Arc<Mutex<Option<Items>>>,
+    closed: CancellationToken,
 }
 
 impl Stream {
@@ -24,7 +26,7 @@ impl Stream {
         T: serde::Serialize + Send + 'static,
     {
         let items = items.map(|item| item.map(|item| Box::new(item) as Reply)).boxed();
-        Stream { items: Arc::new(Mutex::new(Some(items))) }
+        Stream { items: Arc::new(Mutex::new(Some(items))), closed: CancellationToken::new() }
     }
 }
 
@@ -32,13 +34,13 @@ impl Stream {
 impl Stream {
     /// Returns the next item, or a `Pending` of it.
     fn next<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let items = self.items.clone();
+        let (items, closed) = (self.items.clone(), self.closed.clone());
         let next = async move {
             let mut items = items.try_lock().map_err(|_| {
                 Error::new(ErrorKind::Conflict, "stream", "two tasks iterate over one stream: give each its own")
             })?;
             let item = match items.as_mut() {
-                Some(stream) => stream.next().await,
+                Some(stream) => closed.run_until_cancelled(stream.next()).await.flatten(),
                 None => None,
             };
             match item {
@@ -52,14 +54,11 @@ impl Stream {
         pending::run(py, Box::pin(next))
     }
 
-    /// Drops the stream, which closes what feeds it.
-    fn close(&self) -> PyResult<()> {
-        match self.items.try_lock() {
-            Ok(mut items) => {
-                *items = None;
-                Ok(())
-            }
-            Err(_) => Err(PyStopAsyncIteration::new_err("the stream is being read by another task")),
+    /// Drops the stream, which closes what feeds it; who reads it at this moment sees its end.
+    fn close(&self) {
+        self.closed.cancel();
+        if let Ok(mut items) = self.items.try_lock() {
+            *items = None;
         }
     }
 }

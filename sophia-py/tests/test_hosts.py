@@ -202,6 +202,30 @@ def test_a_websocket_sends_the_report_at_once(base: str) -> None:
     assert {"type", "data", "timestamp"} == set(message) and message["data"]["timestamp"]
 
 
+def test_a_websocket_that_its_host_cancels_ends_quietly() -> None:
+    async def main() -> None:
+        sent: asyncio.Queue[Any] = asyncio.Queue()
+        first = True
+
+        async def receive() -> dict[str, Any]:
+            nonlocal first
+            if first:
+                first = False
+                return {"type": "websocket.connect"}
+            await asyncio.Event().wait()
+            raise AssertionError("never")
+
+        scope = {"type": "websocket", "path": "/ws/unified-health", "headers": [(b"host", b"localhost")], "client": None}
+        task = asyncio.create_task(Sophia().asgi()(scope, receive, sent.put))
+        assert (await sent.get())["type"] == "websocket.accept" and json.loads((await sent.get())["text"])["data"]
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+
 def test_preforked_workers_answer_and_share_their_data(tmp_path: Path) -> None:
     with hosted(tmp_path, *GUNICORN) as base:
         workers = set()

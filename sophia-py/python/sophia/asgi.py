@@ -109,12 +109,11 @@ async def _body(receive: Receive, limit: int) -> bytes | None:
 async def _next(stream: Stream, gone: asyncio.Future[None]) -> Any:
     """Returns the next item of a stream; None at its end, or when the caller has left."""
     item = asyncio.ensure_future(settled(stream.next()))
-    await asyncio.wait({item, gone}, return_when=asyncio.FIRST_COMPLETED)
-    if item.done():
-        return item.result()
-    item.cancel()
-    await asyncio.wait({item})
-    return None
+    try:
+        await asyncio.wait({item, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return item.result() if item.done() else None
+    finally:
+        item.cancel()
 
 
 async def _until_disconnected(receive: Receive) -> None:
