@@ -352,6 +352,7 @@ mod tests {
             tags: vec![format!("tag-{message}")],
             ttl: Some(60),
             epoch: cache.epoch(),
+            look: true,
         }
     }
 

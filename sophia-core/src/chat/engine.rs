@@ -381,6 +381,10 @@ impl Chat {
             cache.status = CacheStatus::Coalesced;
         }
         let completion = deadline.run(OPERATION, rider.outcome()).await?;
+        if completion.attempts.is_empty() {
+            // Nobody was asked: another flight landed between this caller's look and its own flight.
+            cache.status = CacheStatus::Coalesced;
+        }
         cache.ttl_s = completion.ttl_s;
         Ok(ChatResponse {
             answer: completion.answer,
@@ -411,6 +415,7 @@ impl Chat {
                 tags: request.tags.clone(),
                 ttl,
                 epoch,
+                look: request.cache != CacheMode::Refresh,
             });
             ProviderCall {
                 operation,
@@ -451,10 +456,17 @@ impl Chat {
             tags: options.tags.clone(),
             ttl,
             epoch,
+            look: options.cache != CacheMode::Refresh,
         });
         let mut cache = asked(used.then_some(key));
         let (cached, limiter) = (self.0.cache.clone(), self.0.limiter.clone());
         let work = move || async move {
+            if let Some(keeping) = keeping.as_ref().filter(|keeping| keeping.look)
+                && let Some(entry) = cached.get(&keeping.key)
+                && let Payload::Value(value) = &entry.payload
+            {
+                return Ok((value.clone(), Some(entry.ttl_s())));
+            }
             let _permit = limiter.acquire(OPERATION, forever()).await?;
             let produced = producer().await?;
             let value = Arc::new(produced.value);

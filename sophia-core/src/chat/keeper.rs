@@ -41,6 +41,13 @@ impl<P: ChatProvider> Keeper<P> {
 }
 
 impl Keep {
+    /// Returns what was kept since the caller looked.
+    fn kept(&self, keeping: Option<&Keeping>) -> Option<Completion> {
+        let entry = self.cache.get(&keeping.filter(|keeping| keeping.look)?.key)?;
+        let Payload::Answer(answer) = &entry.payload else { return None };
+        Some(Completion { answer: answer.clone(), attempts: Vec::new(), ttl_s: Some(entry.ttl_s()) })
+    }
+
     fn keep(&self, keeping: Option<&Keeping>, mut completion: Completion) -> Completion {
         if let Some(keeping) = keeping.filter(|_| is_whole(&completion.answer, self.tool_calls)) {
             let payload = Payload::Answer(completion.answer.clone());
@@ -75,11 +82,17 @@ impl<P: ChatProvider> ChatProvider for Keeper<P> {
     }
 
     async fn complete(&self, call: &ProviderCall) -> Result<Completion> {
+        if let Some(kept) = self.keep.kept(call.keeping.as_ref()) {
+            return Ok(kept);
+        }
         let completion = self.inner.complete(call).await?;
         Ok(self.keep.keep(call.keeping.as_ref(), completion))
     }
 
     async fn stream(&self, call: &ProviderCall) -> Result<ProviderStream> {
+        if let Some(kept) = self.keep.kept(call.keeping.as_ref()) {
+            return Ok(futures::stream::iter([Ok(ProviderEvent::Done(kept))]).boxed());
+        }
         let stream = self.inner.stream(call).await?;
         let (keep, keeping) = (self.keep.clone(), call.keeping.clone());
         let kept = stream.map(move |event| match event {

@@ -88,6 +88,8 @@ pub(crate) struct Keeping {
     pub ttl: Option<u64>,
     /// Number of the last invalidation before the call began.
     pub epoch: u64,
+    /// Whether an answer will do that was kept since the caller looked: another flight may have landed meanwhile.
+    pub look: bool,
 }
 
 /// The latest deadline of those who share a call. Cheap to clone.
