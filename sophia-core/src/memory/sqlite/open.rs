@@ -19,6 +19,9 @@ const SCHEMA: &str = include_str!("schema.sql");
 
 /// How long to wait for another process that holds the write lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often, and after what pause, a file that looks foreign is looked at again.
+const SETTLE_TRIES: usize = 5;
+const SETTLE_DELAY: Duration = Duration::from_millis(20);
 /// Statements that a connection keeps prepared.
 const PREPARED_STATEMENTS: usize = 128;
 /// Size that the write-ahead log is cut to after it was merged, in bytes.
@@ -82,8 +85,22 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "secure_delete", "ON")
 }
 
-/// Reads the marks of an existing file without opening it for writing, locking it, or making files beside it.
+/// Refuses a file that is not ours. One that another process is making at this moment looks foreign until it is made, so a
+/// verdict against a file is heard only when it stands.
 fn check_format(path: &Path) -> Result<()> {
+    let mut verdict = read_marks(path);
+    for _ in 0..SETTLE_TRIES {
+        if verdict.is_ok() {
+            break;
+        }
+        std::thread::sleep(SETTLE_DELAY);
+        verdict = read_marks(path);
+    }
+    verdict
+}
+
+/// Reads the marks of an existing file without opening it for writing, locking it, or making files beside it.
+fn read_marks(path: &Path) -> Result<()> {
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.len() > 0 => {}
         _ => return Ok(()),
