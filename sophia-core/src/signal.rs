@@ -1,6 +1,6 @@
 //! What every capability tells health about itself, without anyone wiring it.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{borrow::Cow, fmt::Debug, sync::Arc};
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -23,7 +23,7 @@ pub enum Direction {
 #[non_exhaustive]
 pub struct Signal {
     /// Who was measured, such as `"chat"` or `"registry.github"`.
-    pub service: String,
+    pub service: Cow<'static, str>,
     /// What was measured, with its unit in the name, such as `"latency_ms"`.
     pub metric: &'static str,
     /// The value, finite.
@@ -36,22 +36,27 @@ pub struct Signal {
 
 impl Signal {
     /// Creates a duration in milliseconds (`latency_ms`); lower is better.
-    pub fn latency_ms(service: impl Into<String>, value: f64) -> Signal {
+    pub fn latency_ms(service: impl Into<Cow<'static, str>>, value: f64) -> Signal {
         Signal::new(service, "latency_ms", value, Direction::LowerIsBetter)
     }
 
     /// Creates an outcome (`error_ratio`): 1 for a failure, 0 for a success; its mean is the ratio.
-    pub fn outcome(service: impl Into<String>, failed: bool) -> Signal {
+    pub fn outcome(service: impl Into<Cow<'static, str>>, failed: bool) -> Signal {
         Signal::new(service, "error_ratio", f64::from(u8::from(failed)), Direction::LowerIsBetter)
     }
 
     /// Creates a cache look-up (`cache_hit_ratio`): 1 for a hit, 0 for a miss; its mean is the ratio.
-    pub fn cache(service: impl Into<String>, hit: bool) -> Signal {
+    pub fn cache(service: impl Into<Cow<'static, str>>, hit: bool) -> Signal {
         Signal::new(service, "cache_hit_ratio", f64::from(u8::from(hit)), Direction::HigherIsBetter)
     }
 
     /// Creates a point of any metric.
-    pub fn new(service: impl Into<String>, metric: &'static str, value: f64, direction: Direction) -> Signal {
+    pub fn new(
+        service: impl Into<Cow<'static, str>>,
+        metric: &'static str,
+        value: f64,
+        direction: Direction,
+    ) -> Signal {
         Signal { service: service.into(), metric, value, direction, at: None }
     }
 }

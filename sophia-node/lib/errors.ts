@@ -139,10 +139,19 @@ export function toError(told: Told, given?: unknown): SophiaError {
   })
 }
 
-/** Returns the error of an argument that cannot be told to the engine. */
-export function invalidInput(operation: string, field: string, problem: string, cause?: unknown): InvalidInputError {
-  return new InvalidInputError(`${operation}: \`${field}\` ${problem}`, {
-    code: 'INVALID_INPUT',
+/** Makes the error of what cannot be told to the engine. */
+export type Refuse = (operation: string, field: string, problem: string, cause?: unknown) => SophiaError
+
+/** Refuses an argument. */
+export const invalidInput: Refuse = (...told) => refused('INVALID_INPUT', ...told)
+
+/** Refuses a configuration. */
+export const invalidConfig: Refuse = (...told) => refused('INVALID_CONFIG', ...told)
+
+function refused(code: ErrorCode, operation: string, field: string, problem: string, cause?: unknown): SophiaError {
+  const type = errorClass(code)
+  return new type(`${operation}: \`${field}\` ${problem}`, {
+    code,
     operation,
     retryable: false,
     retryAfterMs: null,

@@ -5,7 +5,7 @@ import type {
   Action,
   ActionResult,
   AlertMatch,
-  HealthCheckAll,
+  CheckAll,
   HealthEvent,
   Observation,
   Registration,
@@ -103,7 +103,7 @@ export class Health {
   }
 
   /** Looks at all services now, before one deadline. */
-  checkAll(options?: HealthCheckAll & CallOptions): Promise<Record<string, ServiceCheck>> {
+  checkAll(options?: CheckAll & CallOptions): Promise<Record<string, ServiceCheck>> {
     return this.#bridge.call('health.check_all', {}, options)
   }
 

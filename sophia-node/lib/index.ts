@@ -14,12 +14,13 @@
 
 import * as native from '../native.js'
 import { Chat } from './chat.js'
+import { invalidConfig } from './errors.js'
 import { Health } from './health.js'
 import { type Handler, type Upgrade, handler, upgrade } from './http.js'
 import { Memory } from './memory.js'
 import { Registry } from './registry.js'
 import type { Config } from './types.js'
-import { Bridge, type CallOptions } from './wire.js'
+import { Bridge, type CallOptions, write } from './wire.js'
 
 /** The engine: memory, chat, registry and health, with one configuration and one end. */
 export class Sophia {
@@ -95,7 +96,7 @@ const ENVIRONMENT = Symbol('environment')
 function bridgeOf(config: Config | string | typeof ENVIRONMENT): Bridge {
   if (config === ENVIRONMENT) return new Bridge('Environment', '', {})
   if (typeof config === 'string') return new Bridge('File', config, {})
-  return new Bridge('Json', JSON.stringify(config), config)
+  return new Bridge('Json', write('config', config, invalidConfig), config)
 }
 
 export { Chat, type ChatOptions, type RunProducerOptions, type RunResult } from './chat.js'

@@ -10,7 +10,7 @@ import type {
   ListedTool,
   ListTools,
   LoadReport,
-  RegistryCheckAll,
+  CheckAll,
   Select,
   Server,
   ServerInput,
@@ -106,7 +106,7 @@ export class Registry {
   }
 
   /** Asks every server how it is, before one deadline. */
-  checkAll(options?: RegistryCheckAll & CallOptions): Promise<Record<string, ServerStatus>> {
+  checkAll(options?: CheckAll & CallOptions): Promise<Record<string, ServerStatus>> {
     return this.#bridge.call('registry.check_all', {}, options)
   }
 

@@ -435,6 +435,14 @@ export interface ChatResponse {
   explain: unknown
 }
 
+/** How servers, or services, are all checked together. */
+export interface CheckAll {
+  /** Most checks at once, from 1 to 4,096. Default 64. */
+  concurrency?: number
+  /** Time for all of them together, at most an hour. Default 5 s. In milliseconds. */
+  deadlineMs?: number
+}
+
 /** A message to be classified. */
 export interface Classify {
   message: string
@@ -731,14 +739,6 @@ export interface GetRecord {
   scope?: Scope
   /** Whether it may be deleted softly. Default no. */
   includeArchived?: boolean
-}
-
-/** How far and how fast to look at all services. */
-export interface HealthCheckAll {
-  /** Most probes at once. 64 by default. */
-  concurrency?: number
-  /** Time for all of them together. 5 s by default. In milliseconds. */
-  deadlineMs?: number
 }
 
 /** Configuration of health. */
@@ -1469,14 +1469,6 @@ export interface Registration {
   group?: string | null
   /** The services that it calls. */
   dependsOn?: readonly string[]
-}
-
-/** How all servers are to be checked. */
-export interface RegistryCheckAll {
-  /** Most checks at once. Default 64. */
-  concurrency?: number
-  /** Time for all of them together. Default 5 s. In milliseconds. */
-  deadlineMs?: number
 }
 
 /** What can be set about the registry. */

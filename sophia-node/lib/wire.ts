@@ -1,7 +1,7 @@
 /** The bridge to the native engine: JSON text out, JSON text back, at once or later. */
 
 import * as native from '../native.js'
-import { SophiaError, invalidInput, toError } from './errors.js'
+import { SophiaError, invalidInput, toError, type Refuse } from './errors.js'
 import type { Scope } from './types.js'
 
 /** What every call takes. */
@@ -335,31 +335,31 @@ export class JsonIterator<T> implements AsyncIterableIterator<T> {
   }
 }
 
-/** Writes arguments as JSON text. Refuses what JSON would change on the way, and names the field. */
-function write(operation: string, given: object): string {
+/** Writes arguments, or a configuration, as JSON text. Refuses what JSON would change on the way, and names the field. */
+export function write(operation: string, given: object, refuse: Refuse = invalidInput): string {
   let text: string
   try {
     text = JSON.stringify(given)
   } catch (cause) {
-    throw invalidInput(operation, 'arguments', `cannot be written as JSON: ${messageOf(cause)}`, cause)
+    throw refuse(operation, 'arguments', `cannot be written as JSON: ${messageOf(cause)}`, cause)
   }
   // A number that is not finite is written as null, and half of a pair as an escape: look where there may be one.
-  if (text.includes('null') || text.includes('\\ud')) check(operation, given, '')
+  if (text.includes('null') || text.includes('\\ud')) check(given, '', (path, problem) => refuse(operation, path, problem))
   return text
 }
 
-function check(operation: string, value: unknown, path: string): void {
+function check(value: unknown, path: string, refuse: (path: string, problem: string) => SophiaError): void {
   if (typeof value === 'number') {
-    if (!Number.isFinite(value)) throw invalidInput(operation, path, `must be a finite number, not ${value}`)
+    if (!Number.isFinite(value)) throw refuse(path, `must be a finite number, not ${value}`)
   } else if (typeof value === 'string') {
-    if (!isWellFormed(value)) throw invalidInput(operation, path, 'holds half of a surrogate pair, which is not text')
+    if (!isWellFormed(value)) throw refuse(path, 'holds half of a surrogate pair, which is not text')
   } else if (Array.isArray(value)) {
-    value.forEach((item, index) => check(operation, item, `${path}[${index}]`))
+    value.forEach((item, index) => check(item, `${path}[${index}]`, refuse))
   } else if (typeof value === 'object' && value !== null && !('toJSON' in value)) {
     for (const [name, item] of Object.entries(value)) {
       const inner = path === '' ? name : `${path}.${name}`
-      check(operation, name, inner)
-      check(operation, item, inner)
+      check(name, inner, refuse)
+      check(item, inner, refuse)
     }
   }
 }

@@ -11,6 +11,7 @@
 //! | call a function of JavaScript | `callback.rs` |
 //! | see what is no operation: what takes a function or gives a stream | `methods.rs` |
 //! | answer HTTP | `http.rs` |
+//! | run the command line | `command_line.rs` |
 //! | read a stream | `stream.rs` |
 //! | see the schemas from which the facade's types are made | `schemas.rs` |
 //! | see how errors and names are written | `failure.rs`, `case.rs` |
@@ -18,6 +19,7 @@
 
 mod callback;
 mod case;
+mod command_line;
 mod engine;
 mod failure;
 mod http;

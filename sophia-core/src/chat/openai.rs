@@ -4,7 +4,6 @@ use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
-use parking_lot::Mutex;
 use reqwest::{
     Client, Response, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
@@ -19,7 +18,10 @@ use super::{
     provider::{ChatProvider, Completion, EmbedCall, Embeddings, Model, ProviderCall, ProviderEvent, ProviderStream},
     sse::{SseError, SseParser},
 };
-use crate::{Clock, Error, ErrorKind, Result, Secret, http_client};
+use crate::{
+    Clock, Error, ErrorKind, Result, Secret,
+    http_client::{AddressPolicy, Connections, HttpClient, HttpOptions, Proxy, is_local},
+};
 
 /// How much of a failure's body is read, in bytes.
 const MAX_FAILURE_BYTES: usize = 64 << 10;
@@ -39,7 +41,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     fingerprint: [u8; 32],
     /// Built by the first use, dropped by a shutdown.
-    client: Mutex<Option<Client>>,
+    client: HttpClient,
 }
 
 impl OpenAiProvider {
@@ -75,6 +77,11 @@ impl OpenAiProvider {
         let identity: Vec<_> = identity.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
         let fingerprint =
             key::of_provider("openai", base_url.as_str(), api_key.as_ref().map(Secret::expose), &identity);
+        let client = HttpClient::new(HttpOptions {
+            addresses: AddressPolicy::AllowPrivate,
+            proxy: if is_local(&base_url) { Proxy::None } else { Proxy::System },
+            connections: Connections::Pooled,
+        });
         Ok(OpenAiProvider(Arc::new(Shared {
             name: config.name.clone(),
             base_url,
@@ -85,7 +92,7 @@ impl OpenAiProvider {
             max_response_bytes,
             clock,
             fingerprint,
-            client: Mutex::new(None),
+            client,
         })))
     }
 
@@ -96,15 +103,11 @@ impl OpenAiProvider {
 
     /// Drops the pooled connections.
     pub(crate) fn close(&self) {
-        self.0.client.lock().take();
+        self.0.client.close();
     }
 
     fn client(&self, operation: &'static str) -> Result<Client> {
-        let mut client = self.0.client.lock();
-        match &*client {
-            Some(client) => Ok(client.clone()),
-            None => Ok(client.insert(http_client::client(operation, &self.0.base_url)?).clone()),
-        }
+        self.0.client.get(operation, &self.0.base_url)
     }
 
     fn failure(&self, operation: &'static str) -> Failure<'_> {
@@ -392,10 +395,8 @@ fn base_url(path: &str, text: &str) -> Result<Url> {
     let path = format!("{path}.base_url");
     let expanded = expand(&path, text)?;
     let wrong = |what: &str| Err(Error::invalid_config(&path, what));
-    let Ok(url) = Url::parse(expanded.expose()) else { return wrong("is not an address such as https://host/v1") };
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return wrong("must begin with http:// or https:// and a host");
-    }
+    let url =
+        AddressPolicy::AllowPrivate.url(expanded.expose()).map_err(|wrong| Error::invalid_config(&path, wrong))?;
     if !url.username().is_empty() || url.password().is_some() {
         return wrong("must not hold a credential; `api_key` and `headers` are for that");
     }

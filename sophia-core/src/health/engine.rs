@@ -19,12 +19,12 @@ use super::{
     alerts::{AlertBook, Change},
     events::{EventKind, HealthEvent, StatusChange},
     graph::Graph,
-    probes::HttpClients,
+    probes,
     rules::Rules,
     series::SeriesMap,
     service::Service,
 };
-use crate::{Clock, telemetry::Telemetry};
+use crate::{Clock, http_client::HttpClient, telemetry::Telemetry};
 
 /// Scores kept for `delta_1h`, one a minute.
 const MAX_SCORES: usize = 70;
@@ -36,7 +36,7 @@ pub(super) struct Shared {
     pub config: HealthConfig,
     pub clock: Arc<dyn Clock>,
     pub telemetry: Telemetry,
-    pub clients: Arc<HttpClients>,
+    pub client: Arc<HttpClient>,
     pub services: RwLock<BTreeMap<String, Arc<Service>>>,
     pub rules: RwLock<Rules>,
     pub graph: RwLock<Graph>,
@@ -58,7 +58,7 @@ impl Shared {
         Shared {
             clock,
             telemetry,
-            clients: Arc::default(),
+            client: probes::client(),
             services: RwLock::default(),
             rules: RwLock::default(),
             graph: RwLock::default(),

@@ -4,20 +4,21 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
 use futures::Stream;
 use jiff::Timestamp;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use super::{
     Alert, AlertMatch, AlertState, EdgeSource, EventKind, HealthConfig, HealthEvent, Observation, Probe, Registration,
     Rule, SeriesQuery, SeriesView, ServiceCheck, Severity, SystemHealth, UnifiedHealth, engine::Shared, events,
     history, names::check_name, prober, service::Service, unified,
 };
-use crate::{Clock, Error, ErrorKind, Result, Signal, SignalSink, resilience::Deadline, telemetry::Telemetry};
+use crate::{
+    Clock, Error, ErrorKind, Result, Signal, SignalSink,
+    resilience::{CheckAll, Deadline},
+    telemetry::Telemetry,
+};
 
 /// What is wrong, what caused it, and what may be done about it. Cheap to clone; all clones are one.
 ///
@@ -38,44 +39,6 @@ use crate::{Clock, Error, ErrorKind, Result, Signal, SignalSink, resilience::Dea
 pub struct Health {
     shared: Arc<Shared>,
 }
-
-/// How far and how fast to look at all services.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct CheckAll {
-    /// Most probes at once. 64 by default.
-    pub concurrency: usize,
-    /// Time for all of them together. 5 s by default.
-    #[serde(with = "crate::duration")]
-    #[schemars(with = "crate::duration::DurationSchema")]
-    pub deadline: Duration,
-}
-
-impl Default for CheckAll {
-    fn default() -> Self {
-        CheckAll { concurrency: 64, deadline: Duration::from_secs(5) }
-    }
-}
-
-impl CheckAll {
-    /// Sets the time for all of them together.
-    #[must_use]
-    pub fn deadline(mut self, deadline: Duration) -> CheckAll {
-        self.deadline = deadline;
-        self
-    }
-
-    /// Sets how many run at once.
-    #[must_use]
-    pub fn concurrency(mut self, concurrency: usize) -> CheckAll {
-        self.concurrency = concurrency;
-        self
-    }
-}
-
-/// Most probes that may run at once.
-const MAX_CONCURRENCY: usize = 4_096;
 
 impl Health {
     pub(crate) fn new(config: &HealthConfig, clock: Arc<dyn Clock>, telemetry: Telemetry) -> Result<Health> {
@@ -142,7 +105,7 @@ impl Health {
         let Some(probe) = &registration.probe else {
             return Err(Error::invalid("health.register", "probe", "is required: say how to look at the service"));
         };
-        let probe = probe.build_sharing(&self.shared.clients)?;
+        let probe = probe.build_sharing(&self.shared.client)?;
         self.register(registration, probe)
     }
 
@@ -250,12 +213,7 @@ impl Health {
     /// # Cancel safety
     /// What was seen so far is forgotten.
     pub async fn check_all(&self, options: CheckAll) -> Result<BTreeMap<String, ServiceCheck>> {
-        if !(1..=MAX_CONCURRENCY).contains(&options.concurrency) {
-            return Err(Error::invalid("health.check_all", "concurrency", "must be from 1 to 4,096"));
-        }
-        if options.deadline.is_zero() || options.deadline > Duration::from_secs(3_600) {
-            return Err(Error::invalid("health.check_all", "deadline", "must be more than zero and at most an hour"));
-        }
+        options.validate("health.check_all")?;
         let services = self.shared.registered();
         let deadline = Deadline::after(options.deadline);
         Ok(prober::check_many(&self.shared, services, options.concurrency, deadline).await)

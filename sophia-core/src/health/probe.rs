@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     ProbeOutcome,
     names::check_name,
-    probes::{HttpClients, HttpProbe, TcpProbe},
+    probes::{self, HttpProbe, TcpProbe},
 };
-use crate::{Error, Result, Secret, resilience::Deadline};
+use crate::{Error, Result, Secret, http_client::HttpClient, resilience::Deadline};
 
 /// Asks one service how it is.
 ///
@@ -71,13 +71,13 @@ impl ProbeSpec {
     /// # Errors
     /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput), naming the field.
     pub fn build(&self) -> Result<Arc<dyn Probe>> {
-        self.build_sharing(&Arc::default())
+        self.build_sharing(&probes::client())
     }
 
-    pub(super) fn build_sharing(&self, clients: &Arc<HttpClients>) -> Result<Arc<dyn Probe>> {
+    pub(super) fn build_sharing(&self, client: &Arc<HttpClient>) -> Result<Arc<dyn Probe>> {
         Ok(match self {
             ProbeSpec::Http { url, headers, expect } => {
-                let mut probe = HttpProbe::new(url)?.expect(expect.iter().copied()).sharing(clients);
+                let mut probe = HttpProbe::new(url)?.expect(expect.iter().copied()).sharing(client);
                 for (name, value) in headers {
                     probe = probe.header(name, value.clone())?;
                 }

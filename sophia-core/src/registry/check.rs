@@ -1,6 +1,6 @@
 //! Whether a server is well: what is asked of it, and what its words mean.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -47,51 +47,6 @@ pub struct ServerStatus {
     pub detail: Option<String>,
 }
 
-/// How all servers are to be checked.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct CheckAll {
-    /// Most checks at once. Default 64.
-    pub concurrency: usize,
-    /// Time for all of them together. Default 5 s.
-    #[serde(with = "crate::duration")]
-    #[schemars(with = "crate::duration::DurationSchema")]
-    pub deadline: Duration,
-}
-
-impl Default for CheckAll {
-    fn default() -> Self {
-        CheckAll { concurrency: 64, deadline: Duration::from_secs(5) }
-    }
-}
-
-impl CheckAll {
-    /// Sets the most checks at once.
-    #[must_use]
-    pub fn concurrency(mut self, checks: usize) -> CheckAll {
-        self.concurrency = checks;
-        self
-    }
-
-    /// Sets the time for all of them together.
-    #[must_use]
-    pub fn deadline(mut self, deadline: Duration) -> CheckAll {
-        self.deadline = deadline;
-        self
-    }
-
-    pub(crate) fn validate(&self) -> Result<()> {
-        if self.concurrency == 0 {
-            return Err(Error::invalid("registry.check_all", "concurrency", "must be at least 1"));
-        }
-        if self.deadline.is_zero() {
-            return Err(Error::invalid("registry.check_all", "deadline", "must be above 0 seconds"));
-        }
-        Ok(())
-    }
-}
-
 /// Statuses by server.
 pub type Statuses = BTreeMap<String, ServerStatus>;
 
@@ -134,10 +89,8 @@ async fn opens(clients: &Clients, entry: &Entry, deadline: Deadline) -> Result<(
         return Err(unavailable("its URL has no host".to_owned()));
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let policy = clients.http.policy();
     let connect = async {
-        let found: Vec<_> =
-            tokio::net::lookup_host((host, port)).await?.filter(|at| policy.refuses(at.ip()).is_none()).collect();
+        let found = clients.http.addresses().resolve(host, port).await?;
         tokio::net::TcpStream::connect(found.as_slice()).await
     };
     match tokio::time::timeout_at(deadline.instant(), connect).await {

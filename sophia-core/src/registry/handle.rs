@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::sync::broadcast;
 
 use super::{
-    check::{self, CHECK, CheckAll, ServerStatus, Status, Statuses},
+    check::{self, CHECK, ServerStatus, Status, Statuses},
     config::RegistryConfig,
     directory::{Claim, Directory, Entry},
     export::{self, Dialect},
@@ -21,14 +21,15 @@ use super::{
     select::{self, Decision, Select},
     server::Server,
     tools::{ListedTool, Tool},
-    upstream::{self, Clients, address::Policy},
+    upstream::{self, Clients},
     variables,
     views::{Change, ChangeKind, Discover, ListTools, ServerOverview},
 };
 use crate::{
     Clock, Error, ErrorKind, Result,
     context::Context,
-    resilience::{BreakerSnapshot, BreakerState, Deadline},
+    http_client::AddressPolicy,
+    resilience::{BreakerSnapshot, BreakerState, CheckAll, Deadline},
     telemetry::ServerLabels,
 };
 
@@ -103,7 +104,7 @@ impl Registry {
     pub fn register(&self, server: Server) -> Result<Server> {
         const REGISTER: &str = "registry.register";
         let server = server.checked(REGISTER)?;
-        allowed(REGISTER, self.clients().http.policy(), &server)?;
+        allowed(REGISTER, self.clients().http.addresses(), &server)?;
         let mut directory = self.0.directory.write();
         self.room(REGISTER, &directory, &server)?;
         let is_new = directory.find(&server.id).is_none();
@@ -170,7 +171,7 @@ impl Registry {
             };
             let merged = merged.checked(LOAD).and_then(|server| {
                 self.room(LOAD, &directory, &server)?;
-                allowed(LOAD, self.clients().http.policy(), &server)?;
+                allowed(LOAD, self.clients().http.addresses(), &server)?;
                 Ok(server)
             });
             let server = match merged {
@@ -331,9 +332,9 @@ impl Registry {
     /// that it was too late to ask are `unknown`.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidInput`] for a concurrency or a deadline of 0.
+    /// [`ErrorKind::InvalidInput`], naming the field.
     pub async fn check_all(&self, all: CheckAll) -> Result<Statuses> {
-        all.validate()?;
+        all.validate("registry.check_all")?;
         let deadline = Deadline::after(all.deadline);
         let asked = stream::iter(self.entries()).map(async |entry: Entry| {
             let id = entry.server.id.clone();
@@ -466,11 +467,11 @@ impl Registry {
 }
 
 /// Refuses an address that no server may have, as far as it can be told before a name is resolved.
-fn allowed(operation: &'static str, policy: Policy, server: &Server) -> Result<()> {
+fn allowed(operation: &'static str, addresses: AddressPolicy, server: &Server) -> Result<()> {
     let Some(url) = server.url.as_deref() else { return Ok(()) };
     // A variable that is not set yet is checked when it is used.
     let Ok(url) = variables::from_environment(operation, "url", url) else { return Ok(()) };
-    policy.url(operation, &url).map(drop)
+    upstream::rest::checked(addresses, operation, &url).map(drop)
 }
 
 impl Drop for Inner {

@@ -31,7 +31,8 @@ mod upstream;
 mod variables;
 mod views;
 
-pub use check::{CheckAll, ServerStatus, Status, Statuses};
+pub use crate::resilience::CheckAll;
+pub use check::{ServerStatus, Status, Statuses};
 pub use config::RegistryConfig;
 pub use export::Dialect;
 pub use handle::Registry;

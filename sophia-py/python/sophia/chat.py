@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from ._sophia import Engine, Stream
 from ._wire import Request, awaited, blocking, given, reader, same, settled
@@ -14,9 +15,10 @@ from .memory import Seconds
 from .scope import ScopeLike
 from .types import CacheInfo, ChatChunk, ChatMetrics, ChatResponse, Embeddings, Model
 
-__all__ = ["Chat", "ChatStream", "RunResult"]
+__all__ = ["Chat", "ChatStream", "RunOptions", "RunResult"]
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Share = Literal["session", "user", "tenant", "all"]
 CacheMode = Literal["default", "bypass", "refresh", "only"]
 Messages = str | Sequence[Mapping[str, Any]]
@@ -56,9 +58,37 @@ class ChatStream:
         self._stream.close()
 
 
-def _request(messages: Messages, provider_fields: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
-    name = "prompt" if isinstance(messages, str) else "messages"
-    return given(**fields) | {name: messages, "provider_fields": provider_fields}
+class RunOptions(TypedDict, Generic[T], total=False):
+    """How a value that a producer makes is asked for and kept; what is left out is the default."""
+
+    scope: ScopeLike
+    share: Share
+    context: str
+    cache: CacheMode
+    ttl: Seconds | None
+    timeout: Seconds | None
+    tags: Sequence[str]
+    cacheable: Callable[[T], bool] | None
+    text: Callable[[T], str] | None
+
+
+def _streamed(build: Callable[Concatenate[Chat, P], Request[ChatResponse]]) -> Callable[Concatenate[Chat, P], ChatStream]:
+    @functools.wraps(build)
+    def stream(self: Chat, /, *args: P.args, **kwargs: P.kwargs) -> ChatStream:
+        return ChatStream(self._engine.chat_stream(build(self, *args, **kwargs).arguments))
+
+    stream.__doc__ = "Asks a model and gives its answer piece by piece; the arguments are those of `complete`."
+    return stream
+
+
+def _keyed(build: Callable[Concatenate[Chat, P], Request[ChatResponse]]) -> Callable[Concatenate[Chat, P], str]:
+    @functools.wraps(build)
+    def cache_key(self: Chat, /, *args: P.args, **kwargs: P.kwargs) -> str:
+        key: str = self._engine.call_sync("chat.cache_key", build(self, *args, **kwargs).arguments)
+        return key
+
+    cache_key.__doc__ = "Returns the key under which such an answer is kept; the arguments are those of `complete`."
+    return cache_key
 
 
 class Chat:
@@ -90,9 +120,8 @@ class Chat:
 
         `share` says who else may be given the answer; `timeout` is 30 s by default.
         """
-        arguments = _request(
-            messages,
-            provider_fields,
+        name = "prompt" if isinstance(messages, str) else "messages"
+        arguments = given(
             model=model,
             scope=scope,
             share=share,
@@ -106,90 +135,44 @@ class Chat:
             tools=tools,
             tags=tags,
         )
+        arguments |= {name: messages, "provider_fields": provider_fields}
         return Request("chat.complete", arguments, reader(ChatResponse))
 
     complete = awaited(_complete)
     complete_sync = blocking(_complete)
 
-    def stream(
-        self,
-        messages: Messages,
-        /,
-        *,
-        model: str | None = None,
-        scope: ScopeLike = None,
-        share: Share = "user",
-        context: str = "default",
-        cache: CacheMode = "default",
-        ttl: Seconds | None = None,
-        timeout: Seconds | None = None,
-        temperature: float | None = None,
-        max_tokens: int | None = None,
-        response_format: Mapping[str, Any] | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        tags: Sequence[str] = (),
-        **provider_fields: Any,
-    ) -> ChatStream:
-        """Asks a model and gives its answer piece by piece; the arguments are those of `complete`."""
-        arguments = _request(
-            messages,
-            provider_fields,
-            model=model,
-            scope=scope,
-            share=share,
-            context=context,
-            cache=cache,
-            ttl=ttl,
-            timeout=timeout,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            response_format=response_format,
-            tools=tools,
-            tags=tags,
-        )
-        return ChatStream(self._engine.chat_stream(arguments))
+    stream = _streamed(_complete)
+    cache_key = _keyed(_complete)
+
+    @overload
+    async def run(
+        self, message: str, producer: Callable[[], Awaitable[T]], **options: Unpack[RunOptions[T]]
+    ) -> RunResult[T]: ...
+
+    @overload
+    async def run(self, message: str, producer: Callable[[], T], **options: Unpack[RunOptions[T]]) -> RunResult[T]: ...
 
     async def run(
-        self,
-        message: str,
-        producer: Callable[[], T | Awaitable[T]],
-        *,
-        scope: ScopeLike = None,
-        share: Share = "user",
-        context: str = "default",
-        cache: CacheMode = "default",
-        ttl: Seconds | None = None,
-        timeout: Seconds | None = None,
-        cacheable: Callable[[T], bool] | None = None,
-        text: Callable[[T], str] | None = None,
-        tags: Sequence[str] = (),
-    ) -> RunResult[T]:
+        self, message: str, producer: Callable[[], Any], **options: Unpack[RunOptions[Any]]
+    ) -> RunResult[Any]:
         """Gives cache, single flight, permits, deadline and metrics to any coroutine that returns a JSON value.
 
         The producer runs once for all who ask at once. `text` says what of its value decides the time to live, and
         `cacheable` whether it may be kept.
         """
+        text, cacheable = options.pop("text", None), options.pop("cacheable", None)
 
         async def produce() -> dict[str, Any]:
             made = producer()
-            value: T = await made if inspect.isawaitable(made) else made
+            value = await made if inspect.isawaitable(made) else made
             return {
                 "value": value,
                 "text": None if text is None else text(value),
                 "cacheable": cacheable is None or bool(cacheable(value)),
             }
 
-        arguments = given(
-            message=message,
-            scope=scope,
-            share=share,
-            context=context,
-            cache=cache,
-            ttl=ttl,
-            timeout=timeout,
-            tags=tags,
-        )
-        result: RunResult[T] = reader(RunResult)(await settled(self._engine.chat_run(arguments, produce)))
+        arguments = given(message=message, **options)
+        result: RunResult[Any] = reader(RunResult)(await settled(self._engine.chat_run(arguments, produce)))
         return result
 
     def _embed(
@@ -213,45 +196,6 @@ class Chat:
         """Returns the context that a message speaks of, such as `business_intelligence`."""
         context: str = self._engine.call_sync("chat.classify", {"message": message})
         return context
-
-    def cache_key(
-        self,
-        messages: Messages,
-        /,
-        *,
-        model: str | None = None,
-        scope: ScopeLike = None,
-        share: Share = "user",
-        context: str = "default",
-        cache: CacheMode = "default",
-        ttl: Seconds | None = None,
-        timeout: Seconds | None = None,
-        temperature: float | None = None,
-        max_tokens: int | None = None,
-        response_format: Mapping[str, Any] | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        tags: Sequence[str] = (),
-        **provider_fields: Any,
-    ) -> str:
-        """Returns the key under which the answer to this request is kept; the arguments are those of `complete`."""
-        arguments = _request(
-            messages,
-            provider_fields,
-            model=model,
-            scope=scope,
-            share=share,
-            context=context,
-            cache=cache,
-            ttl=ttl,
-            timeout=timeout,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            response_format=response_format,
-            tools=tools,
-            tags=tags,
-        )
-        key: str = self._engine.call_sync("chat.cache_key", arguments)
-        return key
 
     def ttl_for(self, context: str, text: str) -> int:
         """Returns the seconds, 60 to 900, for which an answer with this text is kept."""

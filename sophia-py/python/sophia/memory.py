@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 from ._sophia import Engine
 from ._wire import UNSET, Request, awaited, blocking, given, reader, same, settled
@@ -25,7 +25,7 @@ from .types import (
     StoreResult,
 )
 
-__all__ = ["Graph", "KeyValue", "Memory"]
+__all__ = ["Graph", "KeyValue", "KvOptions", "Memory"]
 
 T = TypeVar("T")
 Mode = Literal["hybrid", "semantic", "keyword", "exact"]
@@ -43,6 +43,15 @@ def _stored(outcomes: list[dict[str, Any]]) -> list[StoreResult | SophiaError]:
 def _failed(error: dict[str, Any]) -> SophiaError:
     context = {} if error["field"] is None else {"field": error["field"]}
     return from_code(error["code"], error["message"], None, error["operation"], context)
+
+
+class KvOptions(TypedDict, total=False):
+    """How a value is kept; what is left out is the default."""
+
+    scope: ScopeLike
+    ttl: Seconds | None
+    stale: Seconds | None
+    tags: Sequence[str]
 
 
 class KeyValue:
@@ -75,20 +84,15 @@ class KeyValue:
     set = awaited(_set)
     set_sync = blocking(_set)
 
-    async def get_or_set(
-        self,
-        key: str,
-        loader: Callable[[], T | Awaitable[T]],
-        *,
-        scope: ScopeLike = None,
-        ttl: Seconds | None = None,
-        stale: Seconds | None = None,
-        tags: Sequence[str] = (),
-    ) -> T:
+    @overload
+    async def get_or_set(self, key: str, loader: Callable[[], Awaitable[T]], **options: Unpack[KvOptions]) -> T: ...
+
+    @overload
+    async def get_or_set(self, key: str, loader: Callable[[], T], **options: Unpack[KvOptions]) -> T: ...
+
+    async def get_or_set(self, key: str, loader: Callable[[], Any], **options: Unpack[KvOptions]) -> Any:
         """Returns the value, or what `loader` returns, which is then kept. The loader runs once for all who ask at once."""
-        options = given(scope=scope, ttl=ttl, stale=stale, tags=tags)
-        value: T = await settled(self._engine.kv_get_or_set(key, options, loader))
-        return value
+        return await settled(self._engine.kv_get_or_set(key, given(**options), loader))
 
     def _delete(self, key: str, *, scope: ScopeLike = None) -> Request[bool]:
         """Deletes the value in every tier; returns whether there was one."""

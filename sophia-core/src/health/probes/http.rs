@@ -1,27 +1,18 @@
 //! A URL, and what it says about itself.
 
-use std::{
-    fmt,
-    net::SocketAddr,
-    sync::{Arc, OnceLock},
-};
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use futures::StreamExt;
 use reqwest::{
-    Client, Url,
-    dns::{Addrs, Name, Resolve, Resolving},
+    Url,
     header::{ACCEPT, HeaderMap, HeaderName, HeaderValue},
-    redirect::Policy,
 };
 
-use super::address::is_allowed;
 use crate::{
     Error, ErrorKind, Result, Secret,
-    health::{
-        Probe, ProbeOutcome, Status,
-        tls::{Trust, client_config},
-    },
+    health::{Probe, ProbeOutcome, Status},
+    http_client::{AddressPolicy, Connections, HttpClient, HttpOptions, Proxy},
     resilience::Deadline,
 };
 
@@ -38,29 +29,18 @@ pub struct HttpProbe {
     url: Url,
     headers: HeaderMap,
     expect: Vec<u16>,
-    clients: Arc<HttpClients>,
+    client: Arc<HttpClient>,
 }
 
-/// The clients that probes share, built by their first use: one for HTTPS, which reads the platform's certificates, and one
-/// for HTTP, which need not.
-#[derive(Debug, Default)]
-pub(crate) struct HttpClients {
-    plain: OnceLock<Client>,
-    tls: OnceLock<Client>,
-}
-
-impl HttpClients {
-    fn of(&self, scheme: &str) -> Result<&Client> {
-        let (client, trust) = match scheme {
-            "https" => (&self.tls, Trust::Platform),
-            _ => (&self.plain, Trust::Nobody),
-        };
-        if let Some(client) = client.get() {
-            return Ok(client);
-        }
-        let built = build_client(trust)?;
-        Ok(client.get_or_init(|| built))
-    }
+/// Returns the client that probes share.
+pub(in crate::health) fn client() -> Arc<HttpClient> {
+    Arc::new(HttpClient::new(HttpOptions {
+        addresses: AddressPolicy::AllowPrivate,
+        // A proxy would answer for the service.
+        proxy: Proxy::None,
+        // A probe that reuses a connection does not see that no new one is accepted.
+        connections: Connections::Fresh,
+    }))
 }
 
 impl HttpProbe {
@@ -69,18 +49,10 @@ impl HttpProbe {
     /// # Errors
     /// [`ErrorKind::InvalidInput`] where it is not such a URL.
     pub fn new(url: impl AsRef<str>) -> Result<HttpProbe> {
-        let wrong = |message: String| Error::invalid(OPERATION, "probe.url", message);
-        let url = Url::parse(url.as_ref()).map_err(|error| wrong(format!("is not a URL: {error}")))?;
-        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
-            return Err(wrong("must begin with http:// or https:// and name a host".to_owned()));
-        }
-        if let Some(host) = url.host_str()
-            && let Ok(address) = host.trim_matches(['[', ']']).parse()
-            && !is_allowed(address)
-        {
-            return Err(wrong("is a link-local or metadata address, which a probe may not ask".to_owned()));
-        }
-        Ok(HttpProbe { url, headers: HeaderMap::new(), expect: Vec::new(), clients: Arc::default() })
+        let url = AddressPolicy::AllowPrivate
+            .url(url.as_ref())
+            .map_err(|wrong| Error::invalid(OPERATION, "probe.url", wrong))?;
+        Ok(HttpProbe { url, headers: HeaderMap::new(), expect: Vec::new(), client: client() })
     }
 
     /// Sets the status codes that count as healthy, whatever the body says.
@@ -103,9 +75,9 @@ impl HttpProbe {
         Ok(self)
     }
 
-    /// Uses clients that others use as well.
-    pub(crate) fn sharing(mut self, clients: &Arc<HttpClients>) -> HttpProbe {
-        self.clients = Arc::clone(clients);
+    /// Uses a client that others use as well.
+    pub(crate) fn sharing(mut self, client: &Arc<HttpClient>) -> HttpProbe {
+        self.client = Arc::clone(client);
         self
     }
 }
@@ -129,7 +101,8 @@ impl Probe for HttpProbe {
     async fn probe(&self, deadline: Deadline) -> Result<ProbeOutcome> {
         deadline
             .run("health.check", async {
-                let request = self.clients.of(self.url.scheme())?.get(self.url.clone()).headers(self.headers.clone());
+                let client = self.client.get("health.check", &self.url)?;
+                let request = client.get(self.url.clone()).headers(self.headers.clone());
                 let response = request
                     .header(ACCEPT, "application/health+json, application/json, */*")
                     .send()
@@ -166,37 +139,6 @@ fn unreachable(error: reqwest::Error) -> Error {
     let error = error.without_url();
     let kind = if error.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Unavailable };
     Error::new(kind, "health.check", "no answer").with_source(error)
-}
-
-fn build_client(trust: Trust) -> Result<Client> {
-    let wrong = |error: Box<dyn std::error::Error + Send + Sync>| {
-        Error::new(ErrorKind::Internal, "health.check", "the HTTP client cannot be built").with_source(error)
-    };
-    Client::builder()
-        .tls_backend_preconfigured(client_config(trust).map_err(|error| wrong(error.into()))?)
-        .redirect(Policy::none())
-        // A proxy would answer for the service.
-        .no_proxy()
-        .dns_resolver(GuardedResolver)
-        // A probe that reuses a connection does not see that no new one is accepted.
-        .pool_max_idle_per_host(0)
-        .user_agent(concat!("sophia/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| wrong(error.into()))
-}
-
-/// Resolves names by the system, without the addresses that a probe may not ask.
-#[derive(Debug, Clone, Copy)]
-struct GuardedResolver;
-
-impl Resolve for GuardedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let allowed: Vec<SocketAddr> = found.filter(|address| is_allowed(address.ip())).collect();
-            Ok(Box::new(allowed.into_iter()) as Addrs)
-        })
-    }
 }
 
 #[cfg(test)]

@@ -5,10 +5,9 @@
 //! | a URL, and reads what it says about itself | [`HttpProbe`] |
 //! | whether a port accepts connections | [`TcpProbe`] |
 
-mod address;
 mod http;
 mod tcp;
 
-pub(super) use http::HttpClients;
 pub use http::HttpProbe;
+pub(super) use http::client;
 pub use tcp::TcpProbe;

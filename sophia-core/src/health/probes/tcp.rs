@@ -1,12 +1,12 @@
 //! Whether a port accepts connections.
 
 use async_trait::async_trait;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 
-use super::address::is_allowed;
 use crate::{
     Error, ErrorKind, Result,
     health::{Probe, ProbeOutcome, Status, names::check_name},
+    http_client::AddressPolicy,
     resilience::Deadline,
 };
 
@@ -44,14 +44,14 @@ impl Probe for TcpProbe {
             |error: std::io::Error| Error::new(ErrorKind::Unavailable, OPERATION, "no connection").with_source(error);
         deadline
             .run(OPERATION, async {
-                let addresses: Vec<_> = lookup_host((self.host.as_str(), self.port))
-                    .await
-                    .map_err(unreachable)?
-                    .filter(|address| is_allowed(address.ip()))
-                    .collect();
-                if addresses.is_empty() {
-                    return Err(Error::invalid(OPERATION, "probe.host", "has no address that may be asked"));
-                }
+                let addresses = AddressPolicy::AllowPrivate.resolve(&self.host, self.port).await.map_err(|error| {
+                    match error.kind() {
+                        std::io::ErrorKind::PermissionDenied => {
+                            Error::invalid(OPERATION, "probe.host", error.to_string())
+                        }
+                        _ => unreachable(error),
+                    }
+                })?;
                 TcpStream::connect(addresses.as_slice()).await.map_err(unreachable)?;
                 Ok(ProbeOutcome::new(Status::Healthy))
             })

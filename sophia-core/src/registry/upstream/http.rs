@@ -1,68 +1,11 @@
-//! The HTTP client: made at its first use, closed by a shutdown.
+//! What an HTTP server's failures mean.
 
-use std::time::Duration;
+use reqwest::StatusCode;
 
-use parking_lot::Mutex;
-use reqwest::{Client, StatusCode, redirect};
+use crate::ErrorKind;
 
-use super::address::Policy;
-use crate::{Error, ErrorKind, Result, registry::config::RegistryConfig};
-
-/// How long a connection may take to come up; a call's own deadline is usually longer.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest text of a failed answer that is put into an error, in bytes.
 const MAX_ERROR_TEXT: usize = 300;
-
-/// A client for every HTTP server.
-#[derive(Debug)]
-pub(crate) struct Http {
-    policy: Policy,
-    system_proxy: bool,
-    client: Mutex<Option<Client>>,
-}
-
-impl Http {
-    pub(crate) fn new(config: &RegistryConfig) -> Http {
-        let policy = Policy { allow_private: config.allow_private };
-        Http { policy, system_proxy: config.system_proxy, client: Mutex::new(None) }
-    }
-
-    pub(crate) fn policy(&self) -> Policy {
-        self.policy
-    }
-
-    /// Returns the client.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Internal`] where the system has no trust store to begin with.
-    pub(crate) fn client(&self, operation: &'static str) -> Result<Client> {
-        let mut client = self.client.lock();
-        if let Some(client) = &*client {
-            return Ok(client.clone());
-        }
-        // Another user of rustls in this process may have chosen a provider before; theirs is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = Client::builder()
-            .user_agent(concat!("sophia/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            // A redirect could lead where the policy would not have let the URL lead, with our credentials.
-            .redirect(redirect::Policy::none())
-            .dns_resolver(self.policy);
-        if !self.system_proxy {
-            builder = builder.no_proxy();
-        }
-        let made = builder.build().map_err(|error| {
-            Error::new(ErrorKind::Internal, operation, "no HTTP client can be made").with_source(error)
-        })?;
-        *client = Some(made.clone());
-        Ok(made)
-    }
-
-    /// Drops the client and its idle connections.
-    pub(crate) fn close(&self) {
-        *self.client.lock() = None;
-    }
-}
 
 /// Returns the kind of failure that a status means.
 pub(crate) fn kind_of(status: StatusCode) -> ErrorKind {

@@ -377,7 +377,7 @@ async fn connect_as(
         };
     }
     let url = rest::base(clients, operation, server)?;
-    let client = clients.http.client(operation)?;
+    let client = clients.http.get(operation, &url)?;
     let headers = headers(operation, server)?;
     let mut urls = vec![url.clone()];
     if url.path() == "/" {

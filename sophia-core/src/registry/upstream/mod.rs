@@ -3,11 +3,9 @@
 //! | to | open |
 //! |---|---|
 //! | know what an answer and a failure are | this file |
-//! | keep away from addresses that no server should have | [`address`] |
-//! | send HTTP | [`http`], [`rest`] |
+//! | send HTTP | [`rest`], [`http`] |
 //! | hold an MCP session, over HTTP or a child process | [`mcp`], [`stdio`] |
 
-pub(crate) mod address;
 pub(crate) mod http;
 #[cfg(feature = "mcp")]
 pub(crate) mod mcp;
@@ -24,7 +22,11 @@ use serde_json::{Map, Value};
 use tokio_util::task::TaskTracker;
 
 use super::{config::RegistryConfig, directory::Entry, server::Transport, tools::Tool};
-use crate::{Error, ErrorKind, resilience::Deadline};
+use crate::{
+    Error, ErrorKind,
+    http_client::{AddressPolicy, Connections, HttpClient, HttpOptions, Proxy},
+    resilience::Deadline,
+};
 
 /// What a tool answered.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,14 +78,19 @@ impl Failure {
 #[derive(Debug)]
 pub(crate) struct Clients {
     pub config: Arc<RegistryConfig>,
-    pub http: http::Http,
+    pub http: HttpClient,
     /// Who watches over a child process each; a shutdown waits for them all.
     pub children: TaskTracker,
 }
 
 impl Clients {
     pub(crate) fn new(config: RegistryConfig) -> Clients {
-        Clients { http: http::Http::new(&config), config: Arc::new(config), children: TaskTracker::new() }
+        let http = HttpClient::new(HttpOptions {
+            addresses: if config.allow_private { AddressPolicy::AllowPrivate } else { AddressPolicy::PublicOnly },
+            proxy: if config.system_proxy { Proxy::System } else { Proxy::None },
+            connections: Connections::Pooled,
+        });
+        Clients { http, config: Arc::new(config), children: TaskTracker::new() }
     }
 }
 

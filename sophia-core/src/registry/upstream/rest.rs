@@ -1,6 +1,6 @@
 //! Servers that speak plain HTTP rather than MCP.
 
-use reqwest::{Client, Method, RequestBuilder, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
+    http_client::AddressPolicy,
     registry::{
         server::{RestRoute, Server},
         tools::Tool,
@@ -33,9 +34,9 @@ pub(crate) async fn call(
         let message = format!("`{}` has no route for the tool `{tool}`", server.id);
         Failure { error: Error::new(ErrorKind::NotFound, CALL, message), blame: Blame::Arguments, sent: false }
     })?;
-    let client = clients.http.client(CALL).map_err(Failure::call)?;
     let (method, path) = parts(route, "POST").map_err(Failure::call)?;
     let url = address(clients, CALL, server, &path.replace("{tool}", &segment(tool))).map_err(Failure::call)?;
+    let client = clients.http.get(CALL, &url).map_err(Failure::call)?;
     let request = match method {
         Method::GET | Method::DELETE => client.request(method, with_query(url, arguments)),
         _ if path.contains("{tool}") || server.rest.contains_key(tool) => client.request(method, url).json(arguments),
@@ -61,9 +62,9 @@ pub(crate) async fn list_tools(clients: &Clients, server: &Server, deadline: Dea
         }
         return Ok(named.into_iter().map(|tool| Tool::new(&server.id, tool)).collect());
     };
-    let client = clients.http.client(LIST).map_err(Failure::call)?;
     let (method, path) = parts(route, "GET").map_err(Failure::call)?;
     let url = address(clients, LIST, server, &path).map_err(Failure::call)?;
+    let client = clients.http.get(LIST, &url).map_err(Failure::call)?;
     let request = authorized(LIST, server, client.request(method, url)).map_err(Failure::call)?;
     let (status, _, body) = send(clients, LIST, server, request, deadline).await?;
     if !status.is_success() {
@@ -90,12 +91,13 @@ pub(crate) async fn get(
     path: &str,
     deadline: Deadline,
 ) -> Outcome<(StatusCode, Vec<u8>)> {
-    let client: Client = clients.http.client(operation).map_err(Failure::call)?;
     let url = match path.contains("://") {
-        true => clients.http.policy().url(operation, path),
+        true => checked(clients.http.addresses(), operation, path),
         false => origin(clients, operation, server).and_then(|origin| join(operation, &origin, path)),
     };
-    let request = authorized(operation, server, client.get(url.map_err(Failure::call)?)).map_err(Failure::call)?;
+    let url = url.map_err(Failure::call)?;
+    let client = clients.http.get(operation, &url).map_err(Failure::call)?;
+    let request = authorized(operation, server, client.get(url)).map_err(Failure::call)?;
     let (status, _, body) = send(clients, operation, server, request, deadline).await?;
     Ok((status, body))
 }
@@ -103,7 +105,12 @@ pub(crate) async fn get(
 /// Returns the address of a server with its variables replaced, if it may be reached.
 pub(crate) fn base(clients: &Clients, operation: &'static str, server: &Server) -> Result<Url> {
     let url = server.url.as_deref().unwrap_or_default();
-    clients.http.policy().url(operation, &variables::from_environment(operation, "url", url)?)
+    checked(clients.http.addresses(), operation, &variables::from_environment(operation, "url", url)?)
+}
+
+/// Reads the address of a server, if it may be reached as far as can be told before a name is resolved.
+pub(crate) fn checked(addresses: AddressPolicy, operation: &'static str, url: &str) -> Result<Url> {
+    addresses.url(url).map_err(|wrong| Error::invalid(operation, "url", wrong))
 }
 
 fn origin(clients: &Clients, operation: &'static str, server: &Server) -> Result<Url> {

@@ -1,10 +1,10 @@
-//! Which addresses a server may have.
+//! Which addresses may be reached.
 //!
-//! A registry is told URLs by files, by people and by services that announce themselves. Whoever can write one of them must
+//! This crate is told URLs by files, by people and by services that announce themselves. Whoever can write one of them must
 //! not thereby reach the cloud's metadata service, which hands out credentials to anyone who can open a connection from this
 //! machine. So link-local and metadata addresses are refused always, whether they are written in the URL or come from a name;
 //! a name is checked at each connection, so that one that changes its mind is refused as well. Loopback and private addresses
-//! are where in-house servers live; they are refused only with `registry.allow_private = false`.
+//! are where in-house servers live; they are refused only where a configuration says so.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -12,8 +12,6 @@ use reqwest::{
     Url,
     dns::{Addrs, Name, Resolve, Resolving},
 };
-
-use crate::{Error, ErrorKind, Result};
 
 /// Metadata services outside link-local space: AWS over IPv6, Alibaba, Oracle.
 const METADATA: [IpAddr; 3] = [
@@ -23,12 +21,15 @@ const METADATA: [IpAddr; 3] = [
 ];
 
 /// What may be reached.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Policy {
-    pub allow_private: bool,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AddressPolicy {
+    /// Private addresses and this machine, too.
+    AllowPrivate,
+    /// Public addresses alone.
+    PublicOnly,
 }
 
-impl Policy {
+impl AddressPolicy {
     /// Says why an address is refused, if it is.
     pub(crate) fn refuses(self, address: IpAddr) -> Option<&'static str> {
         let address = match address {
@@ -54,8 +55,8 @@ impl Policy {
         if multicast {
             return Some("is not one server's address");
         }
-        if (private || address.is_loopback()) && !self.allow_private {
-            return Some("is private, and `registry.allow_private` is false");
+        if (private || address.is_loopback()) && self == AddressPolicy::PublicOnly {
+            return Some("is private, which is not allowed (`registry.allow_private`)");
         }
         None
     }
@@ -63,41 +64,49 @@ impl Policy {
     /// Reads a URL, and refuses one whose address is written in it and may not be reached.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidInput`]; names are resolved, and checked, when they are connected to.
-    pub(crate) fn url(self, operation: &'static str, text: &str) -> Result<Url> {
-        let refuse = |why: &str| Err(Error::invalid(operation, "url", why));
-        let Ok(url) = Url::parse(text) else { return refuse("is not a URL such as \"http://host:port/path\"") };
+    /// What is wrong with it, to stand after the name of its field; names are resolved, and checked, when they are
+    /// connected to.
+    pub(crate) fn url(self, text: &str) -> std::result::Result<Url, String> {
+        let url = Url::parse(text).map_err(|_| "is not a URL such as \"http://host:port/path\"")?;
         if !matches!(url.scheme(), "http" | "https") {
-            return refuse("must begin with http:// or https://");
+            return Err("must begin with http:// or https://".to_owned());
         }
-        let Some(host) = url.host_str() else { return refuse("has no host") };
+        let host = url.host_str().ok_or("has no host")?;
         let plain = host.trim_start_matches('[').trim_end_matches(']');
         if let Ok(address) = plain.parse::<IpAddr>()
             && let Some(why) = self.refuses(address)
         {
-            return refuse(&format!("leads to {address}, which {why}"));
+            return Err(format!("leads to {address}, which {why}"));
         }
         if plain.trim_end_matches('.').eq_ignore_ascii_case("metadata.google.internal") {
-            return refuse("leads to a cloud metadata service");
+            return Err("leads to a cloud metadata service".to_owned());
         }
         Ok(url)
     }
+
+    /// Resolves a name with the system's resolver, without the addresses that may not be reached.
+    ///
+    /// # Errors
+    /// Where the name is not known, or leads to nothing else.
+    pub(crate) async fn resolve(self, host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
+        let found: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
+        let allowed: Vec<_> = found.iter().copied().filter(|found| self.refuses(found.ip()).is_none()).collect();
+        match (found.first(), allowed.is_empty()) {
+            (Some(refused), true) => {
+                let why = self.refuses(refused.ip()).unwrap_or_default();
+                let message = format!("`{host}` leads to {}, which {why}", refused.ip());
+                Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, message))
+            }
+            _ => Ok(allowed),
+        }
+    }
 }
 
-/// Resolves names with the system's resolver, and drops addresses that may not be reached.
-impl Resolve for Policy {
+impl Resolve for AddressPolicy {
     fn resolve(&self, name: Name) -> Resolving {
         let policy = *self;
         Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let allowed: Vec<_> = found.iter().copied().filter(|found| policy.refuses(found.ip()).is_none()).collect();
-            if allowed.is_empty()
-                && let Some(refused) = found.first()
-            {
-                let why = policy.refuses(refused.ip()).unwrap_or_default();
-                let message = format!("`{}` leads to {}, which {why}", name.as_str(), refused.ip());
-                return Err(Error::new(ErrorKind::InvalidInput, "registry.call", message).into());
-            }
+            let allowed = policy.resolve(name.as_str(), 0).await?;
             Ok(Box::new(allowed.into_iter()) as Addrs)
         })
     }
@@ -109,7 +118,7 @@ mod tests {
 
     #[test]
     fn metadata_and_link_local_are_refused_in_every_spelling() {
-        let policy = Policy { allow_private: true };
+        let policy = AddressPolicy::AllowPrivate;
         for host in [
             "169.254.169.254",
             "[::ffff:169.254.169.254]",
@@ -123,11 +132,10 @@ mod tests {
             "metadata.google.internal.",
             "224.0.0.1",
         ] {
-            let error = policy.url("registry.register", &format!("http://{host}/latest")).unwrap_err();
-            assert_eq!((error.code(), error.get("field")), ("INVALID_INPUT", Some("url")), "{host}");
+            assert!(policy.url(&format!("http://{host}/latest")).is_err(), "{host}");
         }
         for text in ["", "github", "ftp://host", "file:///etc/passwd", "http://"] {
-            assert!(policy.url("registry.register", text).is_err(), "{text}");
+            assert!(policy.url(text).is_err(), "{text}");
         }
     }
 
@@ -137,16 +145,16 @@ mod tests {
             ["127.0.0.1", "localhost.test", "10.1.2.3", "192.168.0.1", "172.16.0.1", "[::1]", "[fc00::1]", "100.64.0.1"]
         {
             let url = format!("http://{host}:9007");
-            assert!(Policy { allow_private: true }.url("test", &url).is_ok(), "{host}");
+            assert!(AddressPolicy::AllowPrivate.url(&url).is_ok(), "{host}");
             // A name is checked when it is resolved.
-            assert_eq!(Policy { allow_private: false }.url("test", &url).is_ok(), host == "localhost.test", "{host}");
+            assert_eq!(AddressPolicy::PublicOnly.url(&url).is_ok(), host == "localhost.test", "{host}");
         }
     }
 
     #[tokio::test]
     async fn a_name_that_leads_to_a_refused_address_is_refused() {
-        let resolved = Policy { allow_private: false }.resolve("localhost".parse().unwrap()).await;
-        assert!(resolved.err().unwrap().to_string().contains("private"));
-        assert!(Policy { allow_private: true }.resolve("localhost".parse().unwrap()).await.is_ok());
+        let refused = AddressPolicy::PublicOnly.resolve("localhost", 0).await.unwrap_err();
+        assert!(refused.to_string().contains("private"));
+        assert!(!AddressPolicy::AllowPrivate.resolve("localhost", 0).await.unwrap().is_empty());
     }
 }

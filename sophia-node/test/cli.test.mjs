@@ -1,0 +1,16 @@
+// The command line as npm installs it.
+import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
+import { test } from 'node:test'
+import { promisify } from 'node:util'
+
+const run = promisify(execFile)
+const cli = new URL('../dist/cli.js', import.meta.url).pathname
+
+test('the command line answers, and fails with a message that names the fix', async () => {
+  const { stdout } = await run(process.execPath, [cli, 'check', '--json'])
+  assert.equal(typeof JSON.parse(stdout), 'object')
+  const failed = await run(process.execPath, [cli, 'chek']).catch((error) => error)
+  assert.notEqual(failed.code, 0)
+  assert.match(failed.stderr, /check/)
+})
