@@ -1,0 +1,166 @@
+"""What a chat call costs from Python: asked, kept and streamed, beside other clients of the same upstream.
+
+    cargo build --release -p sophia-benches --bin upstream
+    pip install . openai liter-llm litellm langchain-openai
+    python benches/python/chat.py
+
+The upstream answers at once, so what is measured is the client. A client that is not installed is left out, and named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+CALLS = 1_000
+WARM_UP = 100
+MESSAGES = [{"role": "system", "content": "You are short."}, {"role": "user", "content": "How are the deals? " * 13}]
+
+Call = Callable[[], Awaitable[Any]]
+Stream = Callable[[], AsyncIterator[Any]]
+
+
+class Client:
+    """One client: what it calls, and what it cannot do is None."""
+
+    ask: Call
+    hit: Call | None = None
+    stream: Stream | None = None
+
+
+class Sophia(Client):
+    def __init__(self, base_url: str) -> None:
+        from sophia import Sophia
+
+        provider = {"name": "bench", "base_url": base_url, "models": ["bench"]}
+        chat = Sophia({"chat": {"providers": [provider], "max_concurrent": 1_000}}).chat
+        self.ask = lambda: chat.complete(MESSAGES, model="bench", cache="bypass")
+        self.hit = lambda: chat.complete(MESSAGES, model="bench")
+        self.stream = lambda: aiter(chat.stream(MESSAGES, model="bench", cache="bypass"))
+
+
+class LiterLlm(Client):
+    def __init__(self, base_url: str) -> None:
+        import liter_llm
+
+        client = liter_llm.LlmClient(api_key="none", base_url=base_url)
+        self.ask = lambda: client.chat(model="openai/bench", messages=MESSAGES)
+
+
+class OpenAi(Client):
+    def __init__(self, base_url: str) -> None:
+        from openai import AsyncOpenAI
+
+        client = AsyncOpenAI(api_key="none", base_url=base_url)
+        self.ask = lambda: client.chat.completions.create(model="bench", messages=MESSAGES)
+
+        async def stream() -> AsyncIterator[Any]:
+            async for chunk in await client.chat.completions.create(model="bench", messages=MESSAGES, stream=True):
+                yield chunk
+
+        self.stream = stream
+
+
+class LangChain(Client):
+    def __init__(self, base_url: str) -> None:
+        from langchain_openai import ChatOpenAI
+
+        client = ChatOpenAI(model="bench", api_key="none", base_url=base_url)
+        self.ask = lambda: client.ainvoke(MESSAGES)
+        self.stream = lambda: client.astream(MESSAGES)
+
+
+class LiteLlm(Client):
+    def __init__(self, base_url: str) -> None:
+        import litellm
+
+        fields: dict[str, Any] = {"model": "openai/bench", "messages": MESSAGES, "api_key": "none", "base_url": base_url}
+        self.ask = lambda: litellm.acompletion(**fields)
+
+        async def stream() -> AsyncIterator[Any]:
+            async for chunk in await litellm.acompletion(**fields, stream=True):
+                yield chunk
+
+        self.stream = stream
+
+
+CLIENTS = {"sophia": Sophia, "liter-llm": LiterLlm, "openai": OpenAi, "langchain-openai": LangChain, "litellm": LiteLlm}
+
+
+async def p50_us(call: Call) -> float:
+    for _ in range(WARM_UP):
+        await call()
+    times = []
+    for _ in range(CALLS):
+        began = time.perf_counter()
+        await call()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times) * 1e6
+
+
+async def per_second(call: Call, concurrent: int) -> float:
+    calls = CALLS * 2
+
+    async def worker(count: int) -> None:
+        for _ in range(count):
+            await call()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(worker(calls // concurrent) for _ in range(concurrent)))
+    return calls / (time.perf_counter() - began)
+
+
+async def stream_cpu_us(stream: Stream) -> float:
+    async def drain() -> None:
+        async for _ in stream():
+            pass
+
+    for _ in range(20):
+        await drain()
+    began = time.process_time()
+    for _ in range(300):
+        await drain()
+    return (time.process_time() - began) / 300 * 1e6
+
+
+async def measure(name: str, base_url: str) -> None:
+    client = CLIENTS[name](base_url)
+    row = [f"{await p50_us(client.ask):.0f}"]
+    row += [f"{await per_second(client.ask, concurrent):,.0f}" for concurrent in (50, 200)]
+    row += ["", ""] if client.hit is None else [f"{await p50_us(client.hit):.1f}", f"{await per_second(client.hit, 50):,.0f}"]
+    row += [""] if client.stream is None else [f"{await stream_cpu_us(client.stream):.0f}"]
+    print(f"| {name} | " + " | ".join(row) + " |", flush=True)
+
+
+def main() -> None:
+    if len(sys.argv) == 3:
+        return asyncio.run(measure(sys.argv[1], sys.argv[2]))
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    upstream = subprocess.Popen([target / "release" / "upstream"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert upstream.stdout is not None
+    base_url = upstream.stdout.readline().strip()
+    print("| client | call, p50 µs | calls/s, 50 at once | 200 at once | kept, p50 µs | kept/s | 20 tokens streamed, CPU µs |")
+    print("|---|---|---|---|---|---|---|")
+    try:
+        for name in CLIENTS:
+            if importlib.util.find_spec(name.replace("-", "_")) is None:
+                print(f"{name} is not installed: pip install {name}", file=sys.stderr)
+                continue
+            # Each in a process of its own: what one imports slows the next.
+            subprocess.run([sys.executable, __file__, name, base_url], check=True)
+    finally:
+        upstream.terminate()
+        upstream.wait()
+
+
+if __name__ == "__main__":
+    main()
