@@ -12,6 +12,9 @@ pub(crate) struct Context {
     pub telemetry: Telemetry,
     /// Where durable state lives; `None` keeps it in process.
     pub data_dir: Option<PathBuf>,
+    /// What several processes share, if anything.
+    #[cfg(feature = "redis")]
+    pub redis: Option<crate::redis::Redis>,
 }
 
 impl Default for Context {
@@ -21,6 +24,8 @@ impl Default for Context {
             signals: Arc::new(NoSignals),
             telemetry: Telemetry::default(),
             data_dir: None,
+            #[cfg(feature = "redis")]
+            redis: None,
         }
     }
 }

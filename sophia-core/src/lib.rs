@@ -8,6 +8,7 @@
 //! | call tools of MCP servers | [`registry`] |
 //! | know what is wrong, and why | [`health`] |
 //! | serve it all over HTTP | [`http`] |
+//! | share it between processes | [`redis`] |
 //! | handle failures | [`Error`], [`resilience`] |
 //! | call anything by name, as the bindings do | [`operations`] |
 
@@ -30,6 +31,7 @@ pub mod health;
 pub mod http;
 pub mod memory;
 pub mod operations;
+pub mod redis;
 pub mod registry;
 pub mod resilience;
 pub mod telemetry;

@@ -37,6 +37,8 @@ struct Engine {
     chat: Chat,
     registry: Registry,
     health: Health,
+    #[cfg(feature = "redis")]
+    redis: Option<crate::redis::Redis>,
 }
 
 /// Sets up an engine.
@@ -78,14 +80,30 @@ impl Builder {
         let telemetry = Telemetry::default();
         let health = Health::new(&config.health, clock.clone(), telemetry.clone())?;
         let signals: Signals = Arc::new(health.clone());
-        let context = Context { clock, signals, telemetry: telemetry.clone(), data_dir: config.data_dir.clone() };
+        let context = Context {
+            clock,
+            signals,
+            telemetry: telemetry.clone(),
+            data_dir: config.data_dir.clone(),
+            #[cfg(feature = "redis")]
+            redis: crate::redis::Redis::new(&config.redis)?,
+        };
         let memory = Memory::new(&config.memory, &context)?;
         if let Some(embedder) = self.embedder {
             memory.set_embedder(embedder);
         }
         let chat = Chat::new(&config.chat, &context)?;
         let registry = Registry::new(&config.registry, &context)?;
-        Ok(Sophia(Arc::new(Engine { config, telemetry, memory, chat, registry, health })))
+        Ok(Sophia(Arc::new(Engine {
+            config,
+            telemetry,
+            memory,
+            chat,
+            registry,
+            health,
+            #[cfg(feature = "redis")]
+            redis: context.redis,
+        })))
     }
 
     /// Builds the engine and starts it.
@@ -132,7 +150,10 @@ impl Sophia {
         self.0.health.shutdown().await?;
         self.0.registry.shutdown().await?;
         self.0.chat.shutdown().await?;
-        self.0.memory.shutdown().await
+        let outcome = self.0.memory.shutdown().await;
+        #[cfg(feature = "redis")]
+        self.0.redis.iter().for_each(crate::redis::Redis::close);
+        outcome
     }
 
     /// Returns the configuration that the engine runs with.

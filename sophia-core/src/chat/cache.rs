@@ -21,7 +21,7 @@ use super::{
     provider::Keeping,
     response::{Answer, value_weight},
 };
-use crate::{Clock, Error, Result, Scope};
+use crate::{Clock, Error, Result, Scope, resilience::jitter::random};
 
 /// Invalidations that are remembered for calls under way. A call that began before the oldest keeps nothing.
 const REMEMBERED_INVALIDATIONS: usize = 256;
@@ -319,12 +319,6 @@ impl AnswerCache {
                 .into_iter()
                 .any(|(_, filter)| filter.matches(&keeping.key, &keeping.scope, &keeping.context, &keeping.tags))
     }
-}
-
-/// Returns a number of 0..1 for jitter; nothing depends on its quality.
-fn random() -> f64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(0) as f64 / u64::MAX as f64
 }
 
 #[cfg(test)]

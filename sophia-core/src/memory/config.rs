@@ -12,6 +12,9 @@ const MIB: u64 = 1024 * 1024;
 /// Largest accepted `max_content_bytes`: SQLite's own limit on one value is 1 GB, and versions keep copies.
 const MAX_CONTENT_BYTES_LIMIT: u64 = 64 * MIB;
 
+/// Longest accepted `l2.ttl`.
+const MAX_L2_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Configuration of the memory. Everything has a default that needs no service and no key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -19,6 +22,11 @@ const MAX_CONTENT_BYTES_LIMIT: u64 = 64 * MIB;
 pub struct MemoryConfig {
     /// The key-value tier in this process.
     pub l1: L1Config,
+    /// The key-value tier that processes share, in Redis.
+    pub l2: L2Config,
+    /// Share by which the TTL of a value that `get_or_set` makes is shortened at random, at most, 0..0.5. Default 0.05: what
+    /// was made together does not expire together.
+    pub ttl_jitter: f64,
     /// What turns text into vectors. Default `static`: the model inside the library.
     pub embedder: EmbedderKind,
     /// Longest accepted content of a record and value of a key, in bytes. Default 1 MiB.
@@ -41,6 +49,19 @@ pub struct L1Config {
     pub ttl: Option<Duration>,
 }
 
+/// The key-value tier that processes share: used where `redis` names a server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct L2Config {
+    /// Whether it is used. Default true.
+    pub enabled: bool,
+    /// Longest stay of a value in it, whatever its own TTL is. Default 1 day.
+    #[serde(with = "crate::duration")]
+    #[schemars(with = "crate::duration::DurationSchema")]
+    pub ttl: Duration,
+}
+
 /// What turns text into vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -56,6 +77,8 @@ impl Default for MemoryConfig {
     fn default() -> Self {
         MemoryConfig {
             l1: L1Config::default(),
+            l2: L2Config::default(),
+            ttl_jitter: 0.05,
             embedder: EmbedderKind::Static,
             max_content_bytes: MIB,
             max_vector_bytes: 512 * MIB,
@@ -66,6 +89,12 @@ impl Default for MemoryConfig {
 impl Default for L1Config {
     fn default() -> Self {
         L1Config { max_bytes: 64 * MIB, ttl: None }
+    }
+}
+
+impl Default for L2Config {
+    fn default() -> Self {
+        L2Config { enabled: true, ttl: Duration::from_secs(24 * 3600) }
     }
 }
 
@@ -80,6 +109,12 @@ impl MemoryConfig {
                 "memory.l1.ttl",
                 "must be above zero; `max_bytes = 0` turns the tier off",
             ));
+        }
+        if !(0.0..=0.5).contains(&self.ttl_jitter) {
+            return Err(Error::invalid_config("memory.ttl_jitter", "must be between 0 and 0.5"));
+        }
+        if self.l2.ttl < Duration::from_secs(1) || self.l2.ttl > MAX_L2_TTL {
+            return Err(Error::invalid_config("memory.l2.ttl", "must be from 1 s to 1 year"));
         }
         Ok(())
     }

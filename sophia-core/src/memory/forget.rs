@@ -46,4 +46,7 @@ pub struct ForgetReceipt {
     pub embeddings: u64,
     /// Tiers that were cleared.
     pub tiers: Vec<&'static str>,
+    /// Walls that were forgotten, for tiers that cannot look for them.
+    #[serde(skip)]
+    pub(crate) walls: Vec<Scope>,
 }

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 
+#[cfg(feature = "redis")]
+use super::kv::{RedisTier, Truth};
 use super::{
     arguments::{AppendMessage, Delete, DeleteWhere, GetRecord, History},
     config::{EmbedderKind, MemoryConfig},
@@ -12,7 +14,7 @@ use super::{
     forget::{ForgetReceipt, ForgetRequest},
     graph::Graph,
     health::{MemoryHealth, MemoryStats, RecentOperation, Session, TierHealth, TierStatus},
-    kv::{Kv, KvTier, MokaTier, TieredKv},
+    kv::{Alone, Invalidation, Kv, KvTier, MokaTier, TieredKv},
     metrics::{Metrics, SharedMetrics},
     query::{Hit, Query, SearchResult},
     record::{MESSAGE_KIND, NewRecord, Record, StoreOutcome, StoreResult, Update},
@@ -59,11 +61,10 @@ impl Memory {
         let metrics = Arc::new(Metrics::new(context));
         let l1 = &config.l1;
         let near = (l1.max_bytes > 0).then(|| MokaTier::new(l1.max_bytes, l1.ttl, clock.clone()));
-        let tiers = TieredKv::new(near, vec![Arc::new(store.clone())], clock.clone());
-        let max_value_bytes = usize::try_from(config.max_content_bytes).unwrap_or(usize::MAX);
+        let (tiers, alone) = tiers(config, context, near, &store);
         let embedder = default_embedder(config.embedder)?.map(Arc::new);
         Ok(Memory(Arc::new(Inner {
-            kv: Kv::new(tiers, clock.clone(), metrics.clone(), max_value_bytes),
+            kv: Kv::new(tiers, alone, config, metrics.clone()),
             graph: Graph::new(Arc::new(store.clone()), clock.clone(), metrics.clone()),
             store: Arc::new(store),
             embedder: ArcSwapOption::new(embedder),
@@ -380,9 +381,23 @@ impl Memory {
                 near.clear_wall(|key| is_meant(&request, &key.scope()));
                 receipt.tiers.insert(0, "l1");
             }
+            if self.0.kv.tiers().has_shared() && self.forget_shared(&request, &receipt).await {
+                receipt.tiers.push("l2");
+            }
             Ok(receipt)
         };
         self.0.metrics.timed(OPERATION, call).await
+    }
+
+    /// Removes the keys of forgotten walls from what processes share; returns whether there were walls to remove.
+    async fn forget_shared(&self, request: &ForgetRequest, receipt: &ForgetReceipt) -> bool {
+        let mut walls = receipt.walls.clone();
+        walls.extend(request.scope.clone().filter(|_| request.subject.is_none()));
+        walls.retain(|wall| is_meant(request, wall));
+        for wall in &walls {
+            self.0.kv.tiers().forget_shared(&Invalidation::prefix(wall, "")).await;
+        }
+        !walls.is_empty()
     }
 
     /// Counts what is held.
@@ -399,7 +414,8 @@ impl Memory {
             Some(near) => near.health().await,
             None => TierHealth::new(TierStatus::Disabled).detail("`memory.l1.max_bytes` is 0"),
         };
-        let l2 = TierHealth::new(TierStatus::Disabled).detail("no shared cache is configured");
+        let disabled = || TierHealth::new(TierStatus::Disabled).detail("no shared cache is configured");
+        let l2 = self.0.kv.tiers().shared_health().await.unwrap_or_else(disabled);
         let l3 = self.0.store.health().await;
         let tiers = BTreeMap::from([("l1", l1), ("l2", l2), ("l3", l3)]);
         let worst = |status| tiers.values().any(|tier| tier.status == status);
@@ -441,6 +457,25 @@ impl Memory {
         filter.include_expired = permanent;
         self.0.store.delete(filter, if permanent { Depth::Erase } else { Depth::Archive }).await
     }
+}
+
+#[cfg(not(feature = "redis"))]
+fn tiers(_: &MemoryConfig, context: &Context, near: Option<MokaTier>, store: &SqliteStore) -> (TieredKv, Alone) {
+    (TieredKv::new(near, vec![Arc::new(store.clone())], context.clock.clone()), Alone::default())
+}
+
+#[cfg(feature = "redis")]
+fn tiers(config: &MemoryConfig, context: &Context, near: Option<MokaTier>, store: &SqliteStore) -> (TieredKv, Alone) {
+    let (durable, clock): (Arc<dyn KvTier>, _) = (Arc::new(store.clone()), context.clock.clone());
+    let Some(redis) = context.redis.as_ref().filter(|_| config.l2.enabled) else {
+        return (TieredKv::new(near, vec![durable], clock), Alone::default());
+    };
+    context.signals.depends("memory", "redis");
+    let shared = RedisTier::new(redis, config.l2.ttl, clock.clone());
+    // Without a directory each process has a last tier of its own: then what they share is right.
+    let truth = if context.data_dir.is_some() { Truth::Durable } else { Truth::Shared };
+    let tiers = shared.clone().over(TieredKv::with_truth(near, vec![Arc::new(shared), durable], truth, clock));
+    (tiers, Alone::shared(redis))
 }
 
 #[cfg(feature = "static-embedder")]

@@ -31,15 +31,17 @@ pub mod embed;
 pub mod store;
 
 pub use arguments::{AppendMessage, Delete, DeleteWhere, GetRecord, History};
-pub use config::{EmbedderKind, L1Config, MemoryConfig};
+pub use config::{EmbedderKind, L1Config, L2Config, MemoryConfig};
 pub use embed::Embedder;
 pub use forget::{ForgetReceipt, ForgetRequest};
 pub use graph::{Entity, Fact, FactQuery, Graph, GraphStore, Neighbor, NeighborQuery, NewEntity, NewFact, PathQuery};
 pub use handle::Memory;
 pub use health::{MemoryHealth, MemoryStats, RecentOperation, Session, TierHealth, TierStatus};
+#[cfg(feature = "redis")]
+pub use kv::RedisTier;
 pub use kv::{
-    Elsewhere, Invalidation, Kv, KvDelete, KvEntry, KvGet, KvInvalidate, KvKey, KvKeyRef, KvOptions, KvSet, KvTier,
-    KvValue, MokaTier, TieredKv,
+    Elsewhere, Invalidation, Kv, KvDelete, KvEntry, KvFound, KvGet, KvInvalidate, KvKey, KvKeyRef, KvLookUp, KvOptions,
+    KvSet, KvTier, KvValue, Looked, MokaTier, Ticket, TieredKv, Truth,
 };
 pub(crate) use operations::OPERATIONS;
 pub use query::{Explain, Hit, MatchType, Mode, Query, SearchResult};

@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use super::{
     AppendMessage, Delete, DeleteWhere, Entity, Fact, FactQuery, ForgetReceipt, ForgetRequest, GetRecord, History,
-    KvDelete, KvGet, KvInvalidate, KvOptions, KvSet, MemoryHealth, MemoryStats, Neighbor, NeighborQuery, NewEntity,
-    NewFact, NewRecord, PathQuery, Query, RecentOperation, Record, SearchResult, Session, StoreOutcome, StoreResult,
-    Update, kv::KvValue, record::or_default, store::Atomicity,
+    KvDelete, KvFound, KvGet, KvInvalidate, KvLookUp, KvOptions, KvSet, MemoryHealth, MemoryStats, Neighbor,
+    NeighborQuery, NewEntity, NewFact, NewRecord, PathQuery, Query, RecentOperation, Record, SearchResult, Session,
+    StoreOutcome, StoreResult, Update, kv::KvValue, record::or_default, store::Atomicity,
 };
 use crate::{Scope, operations::NoArguments};
 
@@ -154,6 +154,11 @@ crate::operations::operations! {
     "memory.kv.get"(sophia, arguments: KvGet) -> Found {
         let value = sophia.memory().kv().get(&arguments.key, &arguments.scope).await?;
         Ok(value.map_or(Found::Default(arguments.default), Found::Shared))
+    }
+
+    /// Looks a key up and says which tier knew it, and which were stepped over.
+    "memory.kv.look_up"(sophia, arguments: KvLookUp) -> KvFound {
+        sophia.memory().kv().look_up(&arguments.key, &arguments.scope).await
     }
 
     /// Sets the value under a key.

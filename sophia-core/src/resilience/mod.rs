@@ -13,6 +13,7 @@ pub mod backoff;
 pub mod breaker;
 pub mod check_all;
 pub mod deadline;
+pub(crate) mod jitter;
 pub mod limiter;
 pub mod single_flight;
 

@@ -450,6 +450,42 @@ mod tests {
         kv_tier(async |clock| MokaTier::new(1 << 20, None, clock)).await;
     }
 
+    #[cfg(all(feature = "redis", unix))]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn redis_is_a_kv_tier() {
+        let server = crate::testing::RedisServer::start();
+        kv_tier(async |clock| {
+            let config = crate::redis::RedisConfig::url(server.url()).prefix(uuid::Uuid::now_v7().to_string());
+            crate::memory::RedisTier::open(&config, Duration::from_secs(3_600), clock).unwrap()
+        })
+        .await;
+    }
+
+    #[cfg(all(feature = "redis", unix))]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_cluster_is_a_kv_tier() {
+        let cluster = crate::testing::RedisCluster::start();
+        kv_tier(async |clock| {
+            let config = crate::redis::RedisConfig::cluster(cluster.urls()).prefix(uuid::Uuid::now_v7().to_string());
+            crate::memory::RedisTier::open(&config, Duration::from_secs(3_600), clock).unwrap()
+        })
+        .await;
+    }
+
+    #[cfg(all(feature = "redis", unix))]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn tiers_with_redis_between_are_a_kv_tier() {
+        let server = crate::testing::RedisServer::start();
+        kv_tier(async |clock: Arc<dyn Clock>| {
+            let config = crate::redis::RedisConfig::url(server.url()).prefix(uuid::Uuid::now_v7().to_string());
+            let near = MokaTier::new(1 << 20, None, clock.clone());
+            let shared = crate::memory::RedisTier::open(&config, Duration::from_secs(3_600), clock.clone()).unwrap();
+            let far = SqliteStore::in_memory().clock(clock.clone()).build();
+            TieredKv::new(Some(near), vec![Arc::new(shared), Arc::new(far)], clock)
+        })
+        .await;
+    }
+
     #[tokio::test]
     async fn tiers_together_are_a_kv_tier() {
         kv_tier(async |clock: Arc<dyn Clock>| {

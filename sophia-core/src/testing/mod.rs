@@ -4,5 +4,9 @@
 
 pub mod memory;
 pub mod mock_provider;
+#[cfg(unix)]
+mod redis;
 
 pub use mock_provider::{Fault, MockProvider};
+#[cfg(unix)]
+pub use redis::{RedisCluster, RedisServer};

@@ -2,18 +2,20 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
+    alone::{Alone, Turn},
     tier::{Invalidation, KvEntry, KvKey, KvKeyRef, KvTier, KvValue},
     tiered::TieredKv,
 };
 use crate::{
     Clock, Error, Result, Scope,
-    memory::{metrics::Metrics, record::or_default, validate},
-    resilience::SingleFlight,
+    memory::{config::MemoryConfig, metrics::Metrics, record::or_default, validate},
+    resilience::{SingleFlight, jitter::random},
 };
 
 /// Values under keys. Cheap to clone; all clones are one.
@@ -42,6 +44,9 @@ pub struct Kv(Arc<Inner>);
 struct Inner {
     tiers: TieredKv,
     flights: SingleFlight<KvKey, Arc<KvValue>>,
+    alone: Alone,
+    /// Share by which the TTL of what `get_or_set` makes is shortened at random, at most.
+    jitter: f64,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     max_value_bytes: usize,
@@ -151,6 +156,41 @@ pub struct KvGet {
     pub default: Value,
 }
 
+/// A value, and how it was found.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct KvFound {
+    /// Whether there is a value.
+    pub found: bool,
+    /// The value; null where there is none.
+    #[schemars(with = "Option<Value>")]
+    pub value: Option<Arc<KvValue>>,
+    /// Tier that knew it: `"l1"` in this process, `"l2"` shared, `"l3"` durable; null where there is none.
+    pub tier: Option<&'static str>,
+    /// Whether it is past its time, and served only until it is made anew.
+    pub stale: bool,
+    /// When it stops to be fresh; null for never.
+    pub expires_at: Option<Timestamp>,
+    /// What it can be invalidated by.
+    pub tags: Vec<String>,
+    /// Whether a tier was stepped over because it is away.
+    pub degraded: bool,
+    /// Tiers that were stepped over.
+    pub stepped_over: Vec<&'static str>,
+}
+
+/// Arguments of `memory.kv.look_up`.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct KvLookUp {
+    /// Key.
+    pub key: String,
+    /// Whose it is.
+    #[serde(default, deserialize_with = "or_default")]
+    pub scope: Scope,
+}
+
 /// Arguments of `memory.kv.invalidate`. One of prefix and tags is required.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -166,9 +206,11 @@ pub struct KvInvalidate {
 }
 
 impl Kv {
-    pub(crate) fn new(tiers: TieredKv, clock: Arc<dyn Clock>, metrics: Arc<Metrics>, max_value_bytes: usize) -> Kv {
+    pub(crate) fn new(tiers: TieredKv, alone: Alone, config: &MemoryConfig, metrics: Arc<Metrics>) -> Kv {
         let flights = SingleFlight::new("memory.kv.get_or_set");
-        Kv(Arc::new(Inner { tiers, flights, clock, metrics, max_value_bytes }))
+        let max_value_bytes = usize::try_from(config.max_content_bytes).unwrap_or(usize::MAX);
+        let clock = tiers.clock().clone();
+        Kv(Arc::new(Inner { tiers, flights, alone, jitter: config.ttl_jitter, clock, metrics, max_value_bytes }))
     }
 
     pub(crate) fn tiers(&self) -> &TieredKv {
@@ -203,6 +245,27 @@ impl Kv {
         Ok(value)
     }
 
+    /// Looks a key up and says how: which tier knew it, whether it is stale, and which tiers were stepped over.
+    ///
+    /// # Errors
+    /// As [`Kv::get`].
+    pub async fn look_up(&self, key: &str, scope: &Scope) -> Result<KvFound> {
+        check("memory.kv.look_up", key, scope)?;
+        let looked = self.0.tiers.look(&KvKey::new(scope, key)).await?;
+        self.0.metrics.look_up(looked.entry.is_some());
+        let entry = looked.entry.as_deref();
+        Ok(KvFound {
+            found: entry.is_some(),
+            value: entry.and_then(|entry| entry.value.clone()),
+            tier: looked.tier,
+            stale: entry.is_some_and(|entry| !entry.is_fresh(self.0.clock.now())),
+            expires_at: entry.and_then(|entry| entry.expires_at),
+            tags: entry.map(|entry| entry.tags.clone()).unwrap_or_default(),
+            degraded: !looked.stepped_over.is_empty(),
+            stepped_over: looked.stepped_over,
+        })
+    }
+
     /// Sets the value under a key. It is durable when this returns.
     ///
     /// # Errors
@@ -214,10 +277,15 @@ impl Kv {
         const OPERATION: &str = "memory.kv.set";
         check(OPERATION, key, &options.scope)?;
         let key = KvKey::new(&options.scope, key);
-        self.put(OPERATION, &key, &Arc::new(value.into()), &options).await
+        self.put(OPERATION, &key, &Arc::new(value.into()), &options, None).await
     }
 
-    /// Returns the value under a key; where there is none, makes it with `load`, once for all who ask at the same time.
+    /// Returns the value under a key; where there is none, makes it with `load`, once for all who ask at the same time, in
+    /// every process that shares a Redis.
+    ///
+    /// A value that expires soon is made anew in the background while it is still served: the sooner it expires and the
+    /// longer it took to make, the likelier (XFetch: Vattani, Chierichetti, Lowenstein, VLDB 2015). Its TTL is shortened by
+    /// a random share, so that what was made together does not expire together.
     ///
     /// # Errors
     /// As [`Kv::set`]; what `load` returns. A failure is not kept.
@@ -230,44 +298,84 @@ impl Kv {
         W: Future<Output = Result<Value>> + Send + 'static,
     {
         const OPERATION: &str = "memory.kv.get_or_set";
-        if let Some(Some(value)) = self.get_now(key, &options.scope) {
-            return Ok(value);
-        }
         check(OPERATION, key, &options.scope)?;
         check_options(OPERATION, &options)?;
-        let key = KvKey::new(&options.scope, key);
         let now = self.0.clock.now();
-        let known = self.0.tiers.get(&key).await?.filter(|entry| entry.value.is_some());
-        let load = {
-            let (kv, key) = (self.clone(), key.clone());
-            async move || {
-                // Another flight may have landed since this caller looked.
-                if let Some(Some(value)) = kv.get_now(key.key(), &key.scope()) {
-                    return Ok(value);
-                }
-                let value = Arc::new(KvValue::new(load().await?));
-                kv.put(OPERATION, &key, &value, &options).await?;
-                Ok(value)
+        let near = self.0.tiers.get_now(KvKeyRef::new(&options.scope, key));
+        let (owned, known) = match near.filter(|entry| entry.value.is_some() && entry.is_fresh(now)) {
+            Some(entry) if !is_due(&entry, now) => {
+                self.0.metrics.look_up(true);
+                return Ok(entry.value.clone().unwrap_or_else(null));
+            }
+            Some(entry) => (KvKey::new(&options.scope, key), Some(entry)),
+            None => {
+                let owned = KvKey::new(&options.scope, key);
+                let known = self.0.tiers.get(&owned).await?.filter(|entry| entry.value.is_some());
+                (owned, known)
             }
         };
+        let load = {
+            let (kv, key, known) = (self.clone(), owned.clone(), known.clone());
+            move || async move { kv.make(OPERATION, &key, known.as_deref(), &options, load).await }
+        };
         match known {
-            Some(entry) if entry.is_fresh(now) => {
-                self.0.metrics.look_up(true);
-                Ok(entry.value.clone().unwrap_or_else(|| Arc::new(Value::Null.into())))
-            }
             Some(entry) if !entry.is_dead(now) => {
                 self.0.metrics.look_up(true);
-                self.refresh(key, load);
-                Ok(entry.value.clone().unwrap_or_else(|| Arc::new(Value::Null.into())))
+                if is_due(&entry, now) {
+                    self.refresh(owned, load);
+                }
+                Ok(entry.value.clone().unwrap_or_else(null))
             }
             _ => {
                 self.0.metrics.look_up(false);
-                Ok(self.0.flights.run(key, load).await?.value)
+                Ok(self.0.flights.run(owned, load).await?.value)
             }
         }
     }
 
-    /// Makes a stale value anew while it is still served.
+    /// Makes a value, unless another flight or another process has made one since `known` was read.
+    async fn make<F, W>(
+        &self,
+        operation: &'static str,
+        key: &KvKey,
+        known: Option<&KvEntry>,
+        options: &KvOptions,
+        load: F,
+    ) -> Result<Arc<KvValue>>
+    where
+        F: FnOnce() -> W + Send + 'static,
+        W: Future<Output = Result<Value>> + Send + 'static,
+    {
+        let is_newer = |entry: &KvEntry| {
+            entry.value.is_some()
+                && entry.is_fresh(self.0.clock.now())
+                && known.is_none_or(|known| entry.expires_at != known.expires_at)
+        };
+        if let Some(entry) = self.0.tiers.get_now(key.borrowed()).filter(|entry| is_newer(entry)) {
+            return Ok(entry.value.clone().unwrap_or_else(null));
+        }
+        let turn = self.0.alone.turn(operation, key, &self.0.tiers, is_newer).await?;
+        let lease = match turn {
+            Turn::Made(entry) => return Ok(entry.value.clone().unwrap_or_else(null)),
+            Turn::Ours(lease) => lease,
+        };
+        let began = self.0.clock.monotonic();
+        let value = Arc::new(KvValue::new(load().await?));
+        let cost = self.0.clock.monotonic().saturating_sub(began);
+        // Who was not heard of for so long that another began does not overwrite what that one makes.
+        if lease.is_held(operation).await {
+            let options = KvOptions { ttl: options.ttl.map(|ttl| self.jittered(ttl)), ..options.clone() };
+            self.put(operation, key, &value, &options, Some(cost)).await?;
+        }
+        lease.end(operation).await;
+        Ok(value)
+    }
+
+    fn jittered(&self, ttl: Duration) -> Duration {
+        ttl.mul_f64(1.0 - self.0.jitter * random())
+    }
+
+    /// Makes a value anew while the old one is still served.
     fn refresh<F, W>(&self, key: KvKey, load: F)
     where
         F: FnOnce() -> W + Send + 'static,
@@ -279,7 +387,7 @@ impl Kv {
         let flights = self.0.flights.clone();
         runtime.spawn(async move {
             if let Err(error) = flights.run(key, load).await {
-                tracing::warn!(code = error.code(), "a stale value could not be made anew");
+                tracing::warn!(code = error.code(), "a value could not be made anew");
             }
         });
     }
@@ -312,7 +420,14 @@ impl Kv {
         self.0.tiers.invalidate(&Invalidation { scope: what.scope, prefix: what.prefix, tags }).await
     }
 
-    async fn put(&self, operation: &'static str, key: &KvKey, value: &Arc<KvValue>, options: &KvOptions) -> Result<()> {
+    async fn put(
+        &self,
+        operation: &'static str,
+        key: &KvKey,
+        value: &Arc<KvValue>,
+        options: &KvOptions,
+        cost: Option<Duration>,
+    ) -> Result<()> {
         check_options(operation, options)?;
         if value.json().len() > self.0.max_value_bytes {
             let message =
@@ -325,10 +440,24 @@ impl Kv {
             (Some(expires_at), Some(stale)) => validate::expiry(operation, expires_at, Some(stale))?,
             (expires_at, _) => expires_at,
         };
-        let entry = KvEntry { value: Some(value.clone()), expires_at, stale_until, tags: options.tags.clone() };
+        let cost_ms = cost.map(|cost| u32::try_from(cost.as_millis()).unwrap_or(u32::MAX));
+        let entry =
+            KvEntry { value: Some(value.clone()), expires_at, stale_until, cost_ms, tags: options.tags.clone() };
         self.0.metrics.set();
         self.0.tiers.set(key, Arc::new(entry)).await
     }
+}
+
+/// Returns whether a value is to be made anew: it is stale, or will be before long, by chance.
+fn is_due(entry: &KvEntry, now: Timestamp) -> bool {
+    let Some(expires_at) = entry.expires_at else { return false };
+    let Some(cost_ms) = entry.cost_ms else { return now >= expires_at };
+    let left_ms = expires_at.duration_since(now).as_secs_f64() * 1e3;
+    left_ms <= f64::from(cost_ms) * -(1.0 - random()).ln()
+}
+
+fn null() -> Arc<KvValue> {
+    Arc::new(Value::Null.into())
 }
 
 fn check(operation: &'static str, key: &str, scope: &Scope) -> Result<()> {

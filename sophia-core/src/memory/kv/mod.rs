@@ -4,15 +4,27 @@
 //! |---|---|
 //! | what a tier must do | `tier.rs` |
 //! | how tiers work together | `tiered.rs` |
-//! | the tier in this process | `moka.rs` |
+//! | the tier in this process | `moka.rs`, `seal.rs` |
+//! | the tier that processes share | `redis.rs`, `wire.rs`; that it may be away: `far.rs` |
 //! | what users call | `handle.rs` |
+//! | how one process makes a value for all | `alone.rs` |
 
+mod alone;
+mod far;
 mod handle;
 mod moka;
+#[cfg(feature = "redis")]
+mod redis;
+mod seal;
 mod tier;
 mod tiered;
+#[cfg(feature = "redis")]
+mod wire;
 
-pub use handle::{Kv, KvDelete, KvGet, KvInvalidate, KvOptions, KvSet};
+pub(crate) use alone::Alone;
+pub use handle::{Kv, KvDelete, KvFound, KvGet, KvInvalidate, KvLookUp, KvOptions, KvSet};
 pub use moka::MokaTier;
-pub use tier::{Elsewhere, Invalidation, KvEntry, KvKey, KvKeyRef, KvTier, KvValue};
-pub use tiered::TieredKv;
+#[cfg(feature = "redis")]
+pub use redis::RedisTier;
+pub use tier::{Elsewhere, Invalidation, KvEntry, KvKey, KvKeyRef, KvTier, KvValue, Ticket};
+pub use tiered::{Looked, TieredKv, Truth};

@@ -12,7 +12,10 @@ use ::moka::sync::Cache;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::tier::{Invalidation, KvEntry, KvKey, KvKeyRef, KvTier};
+use super::{
+    seal::{Seal, Seals},
+    tier::{Invalidation, KvEntry, KvKey, KvKeyRef, KvTier},
+};
 use crate::{
     Clock, Result,
     memory::health::{TierHealth, TierStatus},
@@ -24,43 +27,66 @@ const OVERHEAD: usize = 256;
 /// Values in the memory of this process, the most used ones (W-TinyLFU), bounded in bytes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct MokaTier {
-    cache: Cache<KvKey, Arc<KvEntry>>,
+    cache: Cache<KvKey, Copy>,
+    /// What tells of changes elsewhere, where there is something.
+    seals: Option<Arc<Seals>>,
     clock: Arc<dyn Clock>,
     hits: Arc<AtomicU64>,
     misses: Arc<AtomicU64>,
 }
 
+/// A copy, and what it depends on.
+#[derive(Debug, Clone)]
+struct Copy {
+    entry: Arc<KvEntry>,
+    seal: Seal,
+}
+
 impl MokaTier {
     /// Creates an empty tier that holds `max_bytes`, each entry for `ttl` at most.
     pub fn new(max_bytes: u64, ttl: Option<Duration>, clock: Arc<dyn Clock>) -> MokaTier {
-        let weigh = |key: &KvKey, entry: &Arc<KvEntry>| {
-            u32::try_from(key.bytes() + entry.bytes() + OVERHEAD).unwrap_or(u32::MAX)
-        };
+        let weigh =
+            |key: &KvKey, copy: &Copy| u32::try_from(key.bytes() + copy.entry.bytes() + OVERHEAD).unwrap_or(u32::MAX);
         let builder = Cache::builder().weigher(weigh).max_capacity(max_bytes);
         let cache = match ttl {
             Some(ttl) => builder.time_to_live(ttl).build(),
             None => builder.build(),
         };
-        MokaTier { cache, clock, hits: Arc::default(), misses: Arc::default() }
+        MokaTier { cache, seals: None, clock, hits: Arc::default(), misses: Arc::default() }
+    }
+
+    /// Sets what tells of changes elsewhere.
+    #[must_use]
+    pub(crate) fn with_seals(mut self, seals: Arc<Seals>) -> MokaTier {
+        self.seals = Some(seals);
+        self
     }
 
     /// Returns the entry under a key, at once.
     pub fn get_now(&self, key: KvKeyRef<'_>) -> Option<Arc<KvEntry>> {
-        let found =
-            self.cache.get(&key).filter(|entry| entry.stale_until.is_none() || !entry.is_dead(self.clock.now()));
+        let found = self.cache.get(&key).filter(|copy| {
+            (copy.entry.stale_until.is_none() || !copy.entry.is_dead(self.clock.now()))
+                && self.seals.as_ref().is_none_or(|seals| seals.holds(copy.seal))
+        });
+        let found = found.map(|copy| copy.entry);
         if found.is_some() { &self.hits } else { &self.misses }.fetch_add(1, Ordering::Relaxed);
         found
     }
 
     /// Sets the entry under a key, at once.
     pub fn set_now(&self, key: KvKey, entry: Arc<KvEntry>) {
-        self.cache.insert(key, entry);
+        self.set_sealed(key, entry, Seal::default());
+    }
+
+    /// Sets the entry under a key, at once, until something changes elsewhere.
+    pub(crate) fn set_sealed(&self, key: KvKey, entry: Arc<KvEntry>, seal: Seal) {
+        self.cache.insert(key, Copy { entry, seal });
     }
 
     /// Removes a key, at once; returns whether a living value was there.
     pub fn delete_now(&self, key: &KvKey) -> bool {
         let now = self.clock.now();
-        self.cache.remove(key).is_some_and(|entry| entry.value.is_some() && !entry.is_dead(now))
+        self.cache.remove(key).is_some_and(|copy| copy.entry.value.is_some() && !copy.entry.is_dead(now))
     }
 
     /// Removes all keys that are meant, at once, and returns how many living values there were.
@@ -88,7 +114,7 @@ impl MokaTier {
 
     fn remove_where(&self, is_meant: impl Fn(&KvKey, &KvEntry) -> bool, now: Timestamp) -> u64 {
         let mut removed = 0;
-        for (key, entry) in &self.cache {
+        for (key, Copy { entry, .. }) in &self.cache {
             if is_meant(&key, &entry) {
                 self.cache.invalidate(&*key);
                 removed += u64::from(entry.value.is_some() && !entry.is_dead(now));

@@ -4,13 +4,14 @@ use std::{
     fmt::Debug,
     hash::{Hash, Hasher},
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::{Result, Scope, memory::health::TierHealth};
+use crate::{Error, ErrorKind, Result, Scope, memory::health::TierHealth};
 
 /// A tier of values under keys. An implementation runs `testing::memory::kv_tier`.
 ///
@@ -33,10 +34,46 @@ pub trait KvTier: Debug + Send + Sync + 'static {
     /// Asks the technology how it is. Never fails: a failure is a status.
     async fn health(&self) -> TierHealth;
 
+    /// Says that a farther tier is about to take a write of this key; what stands here is not given out any more.
+    ///
+    /// A tier that is not shared between processes has nothing to do.
+    async fn begin(&self, _key: &KvKey) -> Result<Ticket> {
+        Ok(Ticket::default())
+    }
+
+    /// Ends the write that `ticket` stands for: sets the value, or removes it for `None`, unless another writer came
+    /// between; then nothing is given out here until it is settled who was last.
+    async fn commit(&self, key: &KvKey, entry: Option<Arc<KvEntry>>, _ticket: Ticket) -> Result<()> {
+        match entry {
+            Some(entry) => self.set(key, entry).await,
+            None => self.delete(key).await.map(drop),
+        }
+    }
+
+    /// Takes what a farther tier was found to have `read_for` after the look-up began, unless the key was changed since.
+    async fn promote(&self, key: &KvKey, entry: Arc<KvEntry>, _read_for: Duration) -> Result<()> {
+        self.set(key, entry).await
+    }
+
+    /// Removes everything, of every wall. Only a tier that can lose everything needs to.
+    async fn clear(&self) -> Result<()> {
+        Err(Error::new(ErrorKind::Unsupported, "memory.kv.clear", "this tier is not cleared as a whole"))
+    }
+
     /// Names what others have changed since the last call, so that a nearer tier can drop it. Never waits.
     ///
     /// What this process changed itself need not be named.
     fn changed_elsewhere(&self, _drop: &mut dyn FnMut(Elsewhere)) {}
+}
+
+/// Stands for a write that has begun.
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct Ticket {
+    /// Tells this write from others.
+    pub token: u128,
+    /// Whether a living value was there.
+    pub found: bool,
 }
 
 /// What others have changed.
@@ -62,9 +99,9 @@ struct Parts {
 /// A borrowed [`KvKey`]: to look up without allocating. Compared whole, so that no two keys are ever taken for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KvKeyRef<'a> {
-    tenant: Option<&'a str>,
-    user: Option<&'a str>,
-    key: &'a str,
+    pub(super) tenant: Option<&'a str>,
+    pub(super) user: Option<&'a str>,
+    pub(super) key: &'a str,
 }
 
 impl<'a> KvKeyRef<'a> {
@@ -179,6 +216,8 @@ pub struct KvEntry {
     pub expires_at: Option<Timestamp>,
     /// When it stops to be worth serving while it is made anew: `expires_at` or later.
     pub stale_until: Option<Timestamp>,
+    /// How long it took to make, in milliseconds, if that is known: the longer, the earlier it is made anew.
+    pub cost_ms: Option<u32>,
     /// What it can be invalidated by.
     pub tags: Vec<String>,
 }
@@ -186,7 +225,12 @@ pub struct KvEntry {
 impl KvEntry {
     /// Creates an entry that stays for ever.
     pub fn new(value: impl Into<Arc<KvValue>>) -> KvEntry {
-        KvEntry { value: Some(value.into()), expires_at: None, stale_until: None, tags: Vec::new() }
+        KvEntry { value: Some(value.into()), expires_at: None, stale_until: None, cost_ms: None, tags: Vec::new() }
+    }
+
+    /// Creates what says that there is no value.
+    pub(crate) fn absent() -> KvEntry {
+        KvEntry { value: None, expires_at: None, stale_until: None, cost_ms: None, tags: Vec::new() }
     }
 
     /// Returns whether it is fresh at `now`.

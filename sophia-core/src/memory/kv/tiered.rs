@@ -1,8 +1,8 @@
 //! [`TieredKv`]: tiers that work as one.
 //!
 //! A read asks the nearest tier first and brings what a farther one knew nearer. A write goes to the farthest tier first:
-//! it is acknowledged when the durable one has it. A tier that fails is stepped over; only the last one,
-//! the durable one, must answer a write.
+//! it is acknowledged when the durable one has it. A shared tier that fails is stepped over, and catches up when it is back
+//! (`far.rs`); the durable one has no breaker, since there is nothing behind it to ask instead.
 //!
 //! What is brought nearer may be old by the time it arrives. So each key belongs to a stripe that counts the writes under
 //! way: what was read before a write began is not put over what the write left.
@@ -13,13 +13,16 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::{
+    far::{Far, Said},
     moka::MokaTier,
+    seal::{Seal, Seals},
     tier::{Elsewhere, Invalidation, KvEntry, KvKey, KvKeyRef, KvTier},
 };
 use crate::{
@@ -33,42 +36,112 @@ const STRIPES: usize = 256;
 const TRUST_US: u64 = 5_000;
 /// How long a write whose caller has left may still be under way, in microseconds: longer than a tier waits for a lock.
 const DOUBT_US: u64 = 30_000_000;
+/// Writers that left early and are remembered each by itself; with more, nothing is kept near for as long.
+const MOST_DOUBTFUL: usize = 1_024;
+/// How long this process remembers that a key is absent, where others may set it.
+const ABSENT: Duration = Duration::from_secs(5);
+/// Names of the tiers between the near and the durable one.
+const SHARED_NAMES: [&str; 2] = ["l2", "l2b"];
 
 /// Tiers that work as one.
 #[derive(Debug)]
 pub struct TieredKv {
     near: Option<MokaTier>,
-    /// Nearest first; the last one is durable.
-    far: Vec<Arc<dyn KvTier>>,
+    /// Shared between processes, nearest first; each may be away.
+    shared: Vec<Far>,
+    durable: Option<Arc<dyn KvTier>>,
+    truth: Truth,
     clock: Arc<dyn Clock>,
     stripes: Vec<Mutex<u64>>,
     hasher: RandomState,
+    /// Counts of changes elsewhere, and how a key finds its own.
+    seals: Option<(Arc<Seals>, fn(&KvKey) -> u64)>,
     /// Monotonic time of the last look at what others have changed, in microseconds.
     looked_us: AtomicU64,
-    /// Keys whose writer has left before the end, each with the time until which its write may still land.
-    doubtful: Mutex<Vec<(KvKey, u64)>>,
+    doubt: Mutex<Doubt>,
+}
+
+/// Which tier is right where they differ.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Truth {
+    /// The durable one: all processes have the same.
+    #[default]
+    Durable,
+    /// The shared one: each process has a last tier of its own, which is asked only while the shared one is away.
+    Shared,
+}
+
+/// Writes whose caller has left before the end.
+#[derive(Debug, Default)]
+struct Doubt {
+    /// Their keys, each with the time until which it may still land.
+    keys: Vec<(KvKey, u64)>,
+    /// Time until which any may.
+    any_until: u64,
+}
+
+/// What a look-up found, and where.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Looked {
+    /// The entry, until it is dead.
+    pub entry: Option<Arc<KvEntry>>,
+    /// Tier that had it: `"l1"`, `"l2"`, `"l3"`.
+    pub tier: Option<&'static str>,
+    /// Tiers that were stepped over.
+    pub stepped_over: Vec<&'static str>,
 }
 
 /// How many writes of a stripe had begun or ended at some moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 struct Moment {
     stripe: usize,
     writes: u64,
+    seal: Seal,
 }
 
 impl TieredKv {
     /// Puts tiers together: `near` in this process, `far` from the nearest to the durable one.
     pub fn new(near: Option<MokaTier>, far: Vec<Arc<dyn KvTier>>, clock: Arc<dyn Clock>) -> TieredKv {
+        TieredKv::with_truth(near, far, Truth::Durable, clock)
+    }
+
+    /// Puts tiers together and says which of them is right where they differ.
+    pub fn with_truth(
+        near: Option<MokaTier>,
+        mut far: Vec<Arc<dyn KvTier>>,
+        truth: Truth,
+        clock: Arc<dyn Clock>,
+    ) -> TieredKv {
+        let durable = far.pop();
+        let source = durable.clone().filter(|_| truth == Truth::Shared);
+        let shared = far.into_iter().zip(SHARED_NAMES);
+        let shared = shared.map(|(tier, name)| Far::new(name, tier, source.clone(), clock.clone())).collect();
         let stripes = (0..STRIPES).map(|_| Mutex::new(0)).collect();
         TieredKv {
             near,
-            far,
+            shared,
+            durable,
+            truth,
             clock,
             stripes,
             hasher: RandomState::new(),
+            seals: None,
             looked_us: AtomicU64::new(0),
-            doubtful: Mutex::default(),
+            doubt: Mutex::default(),
         }
+    }
+
+    /// Sets what tells the near tier of changes elsewhere.
+    #[must_use]
+    pub(crate) fn with_seals(mut self, seals: Arc<Seals>, stripe: fn(&KvKey) -> u64) -> TieredKv {
+        if self.truth == Truth::Shared {
+            // Otherwise the durable tier says it, too.
+            seals.need_ears();
+        }
+        self.near = self.near.map(|near| near.with_seals(seals.clone()));
+        self.seals = Some((seals, stripe));
+        self
     }
 
     /// Returns what this process knows of a key, at once: `None` if it knows nothing.
@@ -76,6 +149,10 @@ impl TieredKv {
         let near = self.near.as_ref()?;
         self.drop_what_others_changed();
         near.get_now(key)
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
     }
 
     /// Returns the tier in this process.
@@ -91,18 +168,51 @@ impl TieredKv {
         if !is_due || self.looked_us.compare_exchange(looked, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
             return;
         }
-        self.doubtful.lock().retain(|(key, until)| {
-            self.begin(key);
-            now < *until
-        });
-        for tier in &self.far {
-            tier.changed_elsewhere(&mut |change| match change {
-                Elsewhere::Key(key) => {
-                    self.begin(&key);
-                }
-                Elsewhere::Everything => self.forget_all(near),
+        let any = {
+            let mut doubt = self.doubt.lock();
+            doubt.keys.retain(|(key, until)| {
+                self.begin(key);
+                now < *until
             });
+            now < doubt.any_until
+        };
+        if any {
+            self.forget_all(near);
         }
+        let mut drop = |change| match change {
+            Elsewhere::Key(key) => {
+                self.begin(&key);
+            }
+            Elsewhere::Everything => self.forget_all(near),
+        };
+        self.shared.iter().for_each(|tier| tier.changed_elsewhere(&mut drop));
+        self.durable.iter().for_each(|tier| tier.changed_elsewhere(&mut drop));
+    }
+
+    /// Returns the tiers that are stepped over just now.
+    pub(crate) fn away(&self) -> Vec<&'static str> {
+        self.shared.iter().filter(|tier| tier.is_away()).map(Far::name).collect()
+    }
+
+    /// Asks the nearest shared tier how it is, if there is one.
+    pub(crate) async fn shared_health(&self) -> Option<TierHealth> {
+        match self.shared.first() {
+            Some(tier) => Some(tier.health().await),
+            None => None,
+        }
+    }
+
+    /// Removes keys from the shared tiers alone; for what the durable one has forgotten by itself.
+    pub(crate) async fn forget_shared(&self, what: &Invalidation) -> u64 {
+        let mut removed = 0;
+        for tier in &self.shared {
+            removed = tier.invalidate(what).await.max(removed);
+        }
+        removed
+    }
+
+    pub(crate) fn has_shared(&self) -> bool {
+        !self.shared.is_empty()
     }
 
     fn now_us(&self) -> u64 {
@@ -118,7 +228,9 @@ impl TieredKv {
 
     fn moment(&self, key: &KvKey) -> Moment {
         let stripe = (self.hasher.hash_one(key) % STRIPES as u64) as usize;
-        Moment { stripe, writes: *self.stripes[stripe].lock() }
+        // Before anything is read: what changes from now on is seen in the count.
+        let seal = self.seals.as_ref().map_or_else(Seal::default, |(seals, stripe)| seals.seal(stripe(key)));
+        Moment { stripe, writes: *self.stripes[stripe].lock(), seal }
     }
 
     /// Begins a write: takes the key out of the near tier, and outdates what was read of it before.
@@ -139,7 +251,7 @@ impl TieredKv {
         let mut writes = self.stripes[moment.stripe].lock();
         if *writes == moment.writes {
             if let Some(entry) = entry {
-                near.set_now(key.clone(), entry);
+                near.set_sealed(key.clone(), entry, moment.seal);
             }
         } else {
             near.delete_now(key);
@@ -152,56 +264,99 @@ impl TieredKv {
         let Some(near) = &self.near else { return };
         let writes = self.stripes[moment.stripe].lock();
         if *writes == moment.writes {
-            near.set_now(key.clone(), entry);
+            near.set_sealed(key.clone(), entry, moment.seal);
         }
     }
 
-    async fn read_far(&self, key: &KvKey) -> Result<Option<Arc<KvEntry>>> {
-        let mut failure = None;
-        for (place, tier) in self.far.iter().enumerate() {
-            match tier.get(key).await {
-                Ok(Some(entry)) => {
-                    for nearer in &self.far[..place] {
-                        // A tier that cannot take it is asked again next time.
-                        let _ = nearer.set(key, entry.clone()).await;
-                    }
-                    return Ok(Some(entry));
-                }
-                Ok(None) => {}
-                Err(error) => failure = Some(error),
+    /// Looks a key up, nearest tier first, and says where it was found.
+    ///
+    /// # Errors
+    /// What the durable tier says, where it had to be asked.
+    pub async fn look(&self, key: &KvKey) -> Result<Looked> {
+        if let Some(entry) = self.get_now(key.borrowed()) {
+            let entry = Some(entry).filter(|entry| entry.value.is_some());
+            return Ok(Looked { tier: entry.is_some().then_some("l1"), entry, stepped_over: self.away() });
+        }
+        self.look_far(key).await
+    }
+
+    /// Looks a key up without asking the tier in this process, which then has what was found.
+    pub(crate) async fn look_far(&self, key: &KvKey) -> Result<Looked> {
+        let moment = self.moment(key);
+        let looked = self.read_far(key).await?;
+        match &looked.entry {
+            Some(entry) => self.promote(key, moment, entry.clone()),
+            None => {
+                let until = self.has_shared().then(|| self.clock.now().checked_add(ABSENT).ok()).flatten();
+                let absent = KvEntry { expires_at: until, stale_until: until, ..KvEntry::absent() };
+                self.promote(key, moment, Arc::new(absent));
             }
         }
-        failure.map_or(Ok(None), Err)
+        Ok(looked)
+    }
+
+    async fn read_far(&self, key: &KvKey) -> Result<Looked> {
+        let began = self.clock.monotonic();
+        let mut looked = Looked::default();
+        let mut empty = Vec::new();
+        for tier in &self.shared {
+            match tier.get(key).await {
+                Said::Entry(entry) => {
+                    self.bring_up(&empty, key, &entry, began).await;
+                    return Ok(Looked { entry: Some(entry), tier: Some(tier.name()), ..looked });
+                }
+                Said::Nothing => empty.push(tier),
+                Said::SteppedOver => looked.stepped_over.push(tier.name()),
+            }
+        }
+        let is_known = self.truth == Truth::Shared && !empty.is_empty();
+        let Some(durable) = self.durable.as_ref().filter(|_| !is_known) else { return Ok(looked) };
+        looked.entry = durable.get(key).await?;
+        if let Some(entry) = &looked.entry {
+            looked.tier = Some("l3");
+            self.bring_up(&empty, key, entry, began).await;
+        }
+        Ok(looked)
+    }
+
+    async fn bring_up(&self, tiers: &[&Far], key: &KvKey, entry: &Arc<KvEntry>, began: Duration) {
+        for tier in tiers {
+            tier.promote(key, entry.clone(), self.clock.monotonic().saturating_sub(began)).await;
+        }
+    }
+
+    /// Writes to the durable tier between the two steps of the shared ones; returns whether any had the key.
+    async fn write(&self, key: &KvKey, entry: Option<Arc<KvEntry>>) -> Result<bool> {
+        let mut found = false;
+        let mut begun = Vec::with_capacity(self.shared.len());
+        for tier in &self.shared {
+            let ticket = tier.begin(key).await;
+            found |= ticket.is_some_and(|ticket| ticket.found);
+            begun.push((tier, ticket));
+        }
+        if let Some(durable) = &self.durable {
+            match &entry {
+                Some(entry) => durable.set(key, entry.clone()).await?,
+                None => found |= durable.delete(key).await?,
+            }
+        }
+        for (tier, ticket) in begun.into_iter().rev() {
+            tier.commit(key, entry.clone(), ticket).await;
+        }
+        Ok(found)
     }
 }
 
 #[async_trait]
 impl KvTier for TieredKv {
     async fn get(&self, key: &KvKey) -> Result<Option<Arc<KvEntry>>> {
-        if let Some(entry) = self.get_now(key.borrowed()) {
-            return Ok(Some(entry).filter(|entry| entry.value.is_some()));
-        }
-        let moment = self.moment(key);
-        let entry = self.read_far(key).await?;
-        match &entry {
-            Some(entry) => self.promote(key, moment, entry.clone()),
-            None => {
-                let absent = KvEntry { value: None, expires_at: None, stale_until: None, tags: Vec::new() };
-                self.promote(key, moment, Arc::new(absent));
-            }
-        }
-        Ok(entry)
+        Ok(self.look(key).await?.entry)
     }
 
     async fn set(&self, key: &KvKey, entry: Arc<KvEntry>) -> Result<()> {
         let moment = self.begin(key);
         let write = Writing { tiers: self, key, moment, settled: false };
-        for (place, tier) in self.far.iter().enumerate().rev() {
-            let result = tier.set(key, entry.clone()).await;
-            if place + 1 == self.far.len() {
-                result?;
-            }
-        }
+        self.write(key, Some(entry.clone())).await?;
         write.settle(Some(entry));
         Ok(())
     }
@@ -210,26 +365,19 @@ impl KvTier for TieredKv {
         let near = self.near.as_ref().is_some_and(|near| near.delete_now(key));
         let moment = self.begin(key);
         let write = Writing { tiers: self, key, moment, settled: false };
-        let mut found = near && self.far.is_empty();
-        for (place, tier) in self.far.iter().enumerate().rev() {
-            match tier.delete(key).await {
-                Ok(deleted) => found |= deleted,
-                Err(error) if place + 1 == self.far.len() => return Err(error),
-                Err(_) => {}
-            }
-        }
+        let found = self.write(key, None).await?;
         write.settle(None);
-        Ok(found)
+        let is_alone = self.durable.is_none() && self.shared.is_empty();
+        Ok(found || (near && is_alone))
     }
 
     async fn invalidate(&self, invalidation: &Invalidation) -> Result<u64> {
-        let mut removed = 0;
-        for (place, tier) in self.far.iter().enumerate().rev() {
-            match tier.invalidate(invalidation).await {
-                Ok(count) => removed = removed.max(count),
-                Err(error) if place + 1 == self.far.len() => return Err(error),
-                Err(_) => {}
-            }
+        // Before the durable tier and after it: a crash in between leaves nothing that is not there any more, and what was
+        // brought up meanwhile goes again.
+        let mut removed = self.forget_shared(invalidation).await;
+        if let Some(durable) = &self.durable {
+            removed = removed.max(durable.invalidate(invalidation).await?);
+            self.forget_shared(invalidation).await;
         }
         if let Some(near) = &self.near {
             // What is being brought nearer right now may be meant, too.
@@ -242,7 +390,7 @@ impl KvTier for TieredKv {
     }
 
     async fn health(&self) -> TierHealth {
-        match (&self.near, self.far.last()) {
+        match (&self.near, &self.durable) {
             (_, Some(far)) => far.health().await,
             (Some(near), None) => near.health().await,
             (None, None) => TierHealth::new(TierStatus::Disabled),
@@ -271,7 +419,12 @@ impl Drop for Writing<'_> {
         if !self.settled {
             self.tiers.begin(self.key);
             let until = self.tiers.now_us().saturating_add(DOUBT_US);
-            self.tiers.doubtful.lock().push((self.key.clone(), until));
+            let mut doubt = self.tiers.doubt.lock();
+            if doubt.keys.len() < MOST_DOUBTFUL {
+                doubt.keys.push((self.key.clone(), until));
+            } else {
+                doubt.any_until = until;
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use rusqlite::{Connection, params_from_iter, types::Value as Sql};
 
 use super::{internal, kv, read, write};
 use crate::{
-    Result,
+    Result, Scope,
     memory::{
         forget::{ForgetReceipt, ForgetRequest},
         record::Record,
@@ -19,6 +19,7 @@ pub(super) fn forget(connection: &Connection, request: &ForgetRequest, origin: i
     let scope = request.scope.clone().unwrap_or_default();
     let mut receipt = ForgetReceipt { tiers: vec!["l3"], ..ForgetReceipt::default() };
     for wall in walls(connection, request)? {
+        receipt.walls.push(scope_of(connection, wall)?);
         let mut sql = format!("SELECT {} FROM {} WHERE r.wall = ?", read::COLUMNS, read::FROM);
         let mut values = vec![Sql::Integer(wall)];
         for (column, value) in [("r.session", &scope.session), ("r.agent", &scope.agent)] {
@@ -76,6 +77,17 @@ fn walls(connection: &Connection, request: &ForgetRequest) -> Result<Vec<i64>> {
     connection
         .prepare(sql)
         .and_then(|mut statement| statement.query_map(params_from_iter(values), |row| row.get(0))?.collect())
+        .map_err(internal("memory.forget"))
+}
+
+fn scope_of(connection: &Connection, wall: i64) -> Result<Scope> {
+    connection
+        .prepare_cached("SELECT tenant, user FROM walls WHERE wall = ?1")
+        .and_then(|mut statement| {
+            statement.query_row([wall], |row| {
+                Ok(Scope { tenant: row.get(0)?, user: row.get(1)?, session: None, agent: None })
+            })
+        })
         .map_err(internal("memory.forget"))
 }
 

@@ -96,6 +96,8 @@ fn get(connection: &Connection, key: &KvKey) -> Result<Option<KvEntry>> {
         tags: serde_json::from_str(&tags).map_err(unreadable)?,
         expires_at: expires_at.map(timestamp),
         stale_until: stale_until.map(timestamp),
+        // Not worth a column: after a restart the value is made anew when it is due, not before.
+        cost_ms: None,
     }))
 }
 

@@ -1,0 +1,184 @@
+//! [`Leases`]: one process does something, the others wait for it.
+//!
+//! A lease ends by itself, so that a process that died holds nobody up for long; its holder prolongs it while it works.
+//! Each carries a token of its own, the fence: a holder that was away for too long finds out before it writes.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{runtime::Handle, sync::Notify, task::AbortHandle, time::timeout};
+use uuid::Uuid;
+
+use super::{link::Redis, names::Wall, script::Script, watch::Listener};
+use crate::Result;
+
+/// How long a lease lasts if it is not prolonged: as long as a holder that died holds the others up.
+const LASTS: Duration = Duration::from_secs(3);
+/// How often a holder prolongs its lease; two may fail.
+const PROLONGED_EVERY: Duration = Duration::from_secs(1);
+/// How often to look whether a lease ended, where its end is heard.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often to look where it is not heard.
+const LOOK_OFTEN_EVERY: Duration = Duration::from_millis(25);
+
+static TAKE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 0 end \
+         return 1",
+    )
+});
+static PROLONG: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end \
+         return redis.call('PEXPIRE', KEYS[1], ARGV[2])",
+    )
+});
+static END: LazyLock<Script> = LazyLock::new(|| {
+    Script::new("if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end return redis.call('DEL', KEYS[1])")
+});
+
+/// Leases of one part of the product. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Leases {
+    redis: Redis,
+    waiting: Arc<Waiting>,
+}
+
+/// The right to do something alone. Given up when dropped.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    redis: Redis,
+    key: String,
+    owner: String,
+    prolonging: AbortHandle,
+    ended: bool,
+}
+
+/// Those who wait for the end of a lease, by its key.
+#[derive(Debug, Default)]
+struct Waiting(Mutex<HashMap<Vec<u8>, (Arc<Notify>, usize)>>);
+
+/// One who waits.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    redis: Redis,
+    waiting: Arc<Waiting>,
+    key: Vec<u8>,
+    ended: Arc<Notify>,
+}
+
+impl Leases {
+    /// Sets leases up. To be called before the first use of Redis.
+    pub fn new(redis: &Redis, area: &str) -> Leases {
+        let waiting = Arc::new(Waiting::default());
+        redis.listen(redis.area(area).start(), waiting.clone());
+        Leases { redis: redis.clone(), waiting }
+    }
+
+    /// Takes the lease of this name, if nobody has it.
+    ///
+    /// # Errors
+    /// What Redis says.
+    pub async fn take(&self, operation: &'static str, wall: &Wall, name: &str) -> Result<Option<Lease>> {
+        let (key, owner) = (wall.key(name), Uuid::now_v7().to_string());
+        let call = TAKE.call().key(key.clone()).arg(owner.clone()).int(millis(LASTS));
+        if self.redis.run::<i64>(operation, &TAKE, &call).await? == 0 {
+            return Ok(None);
+        }
+        let prolonging = tokio::spawn(prolong(self.redis.clone(), key.clone(), owner.clone())).abort_handle();
+        Ok(Some(Lease { redis: self.redis.clone(), key, owner, prolonging, ended: false }))
+    }
+
+    /// Takes a place among those who are told when the lease of this name ends.
+    pub fn wait(&self, wall: &Wall, name: &str) -> Waiter {
+        let key = wall.key(name).into_bytes();
+        let mut waiting = self.waiting.0.lock();
+        let (ended, count) = waiting.entry(key.clone()).or_default();
+        *count += 1;
+        Waiter { redis: self.redis.clone(), waiting: self.waiting.clone(), ended: ended.clone(), key }
+    }
+}
+
+impl Lease {
+    /// Returns whether it is still held; asks Redis.
+    pub async fn is_held(&self, operation: &'static str) -> bool {
+        let call = PROLONG.call().key(self.key.clone()).arg(self.owner.clone()).int(millis(LASTS));
+        self.redis.run::<i64>(operation, &PROLONG, &call).await.is_ok_and(|held| held == 1)
+    }
+
+    /// Gives it up.
+    pub async fn end(mut self, operation: &'static str) {
+        self.ended = true;
+        self.prolonging.abort();
+        // Where it cannot be given up, it ends by itself.
+        let _ = self.redis.run::<i64>(operation, &END, &END.call().key(self.key.clone()).arg(self.owner.clone())).await;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.prolonging.abort();
+        if self.ended {
+            return;
+        }
+        let Ok(runtime) = Handle::try_current() else { return };
+        let (redis, call) = (self.redis.clone(), END.call().key(self.key.clone()).arg(self.owner.clone()));
+        // One command with a deadline.
+        runtime.spawn(async move { redis.run::<i64>("redis.lease", &END, &call).await });
+    }
+}
+
+async fn prolong(redis: Redis, key: String, owner: String) {
+    let call = PROLONG.call().key(key).arg(owner).int(millis(LASTS));
+    loop {
+        tokio::time::sleep(PROLONGED_EVERY).await;
+        if matches!(redis.run::<i64>("redis.lease", &PROLONG, &call).await, Ok(0)) {
+            return;
+        }
+    }
+}
+
+impl Waiter {
+    /// Returns when the lease may have ended: at once when that is heard, and every now and then.
+    pub async fn ended(&self) {
+        let limit = if self.redis.is_watching() { LOOK_EVERY } else { LOOK_OFTEN_EVERY };
+        let _ = timeout(limit, self.ended.notified()).await;
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let mut waiting = self.waiting.0.lock();
+        if let Some((_, count)) = waiting.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.remove(&self.key);
+            }
+        }
+    }
+}
+
+impl Listener for Waiting {
+    fn changed(&self, key: &[u8]) {
+        if let Some((ended, _)) = self.0.lock().get(key) {
+            // Those who wait, and the next who does: it must not miss what happened while it was about to.
+            ended.notify_waiters();
+            ended.notify_one();
+        }
+    }
+
+    fn missed(&self) {
+        for (ended, _) in self.0.lock().values() {
+            ended.notify_waiters();
+            ended.notify_one();
+        }
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
