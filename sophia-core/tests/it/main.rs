@@ -7,3 +7,5 @@ mod health;
 mod http;
 mod memory;
 mod registry;
+#[cfg(all(feature = "redis", unix))]
+mod shared;
