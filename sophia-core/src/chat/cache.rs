@@ -12,7 +12,7 @@ use std::{
 use moka::{Expiry, sync::Cache};
 use parking_lot::Mutex;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
@@ -52,6 +52,8 @@ pub(crate) struct Entry {
     pub payload: Payload,
     pub ttl: Duration,
     pub stored_at: Duration,
+    /// How old it was when it came here from another tier.
+    pub older_by: Duration,
     pub key_hex: Arc<str>,
     scope: Scope,
     context: String,
@@ -61,7 +63,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     pub fn ttl_s(&self) -> u64 {
-        self.ttl.as_secs()
+        self.ttl.as_secs() + self.older_by.as_secs()
     }
 
     fn is_fresh(&self, now: Duration) -> bool {
@@ -70,7 +72,7 @@ impl Entry {
 }
 
 /// Which kept answers to remove. All that are given must hold.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Invalidate {
@@ -112,7 +114,7 @@ impl Invalidate {
         Invalidate { scope: Some(scope.into()), ..Invalidate::default() }
     }
 
-    fn filter(&self) -> Result<Filter> {
+    pub(super) fn filter(&self) -> Result<Filter> {
         const OPERATION: &str = "chat.invalidate";
         if !self.all && self.key.is_none() && self.context.is_none() && self.tags.is_none() && self.scope.is_none() {
             return Err(Error::invalid(OPERATION, "key", "or `context`, `tags`, `scope` or `all` must be given"));
@@ -131,7 +133,7 @@ impl Invalidate {
 }
 
 #[derive(Debug)]
-struct Filter {
+pub(super) struct Filter {
     key: Option<Key>,
     context: Option<String>,
     tags: Option<Vec<String>>,
@@ -139,7 +141,7 @@ struct Filter {
 }
 
 impl Filter {
-    fn matches(&self, key: &Key, scope: &Scope, context: &str, tags: &[String]) -> bool {
+    pub(super) fn matches(&self, key: &Key, scope: &Scope, context: &str, tags: &[String]) -> bool {
         self.key.is_none_or(|own| own == *key)
             && self.context.as_deref().is_none_or(|own| own == context)
             && self.tags.as_ref().is_none_or(|own| own.iter().any(|tag| tags.contains(tag)))
@@ -241,11 +243,16 @@ impl AnswerCache {
 
     /// Returns how long ago an entry was kept, in seconds.
     pub fn age_s(&self, entry: &Entry) -> f64 {
-        self.0.clock.monotonic().saturating_sub(entry.stored_at).as_secs_f64()
+        (self.0.clock.monotonic().saturating_sub(entry.stored_at) + entry.older_by).as_secs_f64()
     }
 
     /// Keeps what `text` speaks for, unless it was invalidated meanwhile or is too large. Returns for how many seconds.
     pub fn put(&self, keeping: &Keeping, payload: Payload, text: &str) -> Option<u64> {
+        self.put_older(keeping, payload, text, Duration::ZERO)
+    }
+
+    /// Does what [`AnswerCache::put`] does, with an answer that was kept elsewhere before.
+    pub fn put_older(&self, keeping: &Keeping, payload: Payload, text: &str, older_by: Duration) -> Option<u64> {
         if !self.is_enabled() {
             return None;
         }
@@ -262,6 +269,7 @@ impl AnswerCache {
             payload,
             ttl: Duration::from_secs(ttl),
             stored_at: self.0.clock.monotonic(),
+            older_by,
             key_hex: keeping.key.to_hex().into(),
             scope: keeping.scope.clone(),
             context: keeping.context.clone(),
@@ -277,7 +285,7 @@ impl AnswerCache {
         Some(ttl)
     }
 
-    /// Removes what matches, and returns how many entries could have been served.
+    /// Removes what matches, and returns how many entries of this process could have been served.
     pub fn invalidate(&self, which: &Invalidate) -> Result<u64> {
         let filter = which.filter()?;
         let mut invalidations = self.0.invalidations.lock();

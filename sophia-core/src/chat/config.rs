@@ -83,6 +83,21 @@ pub struct CacheConfig {
     pub max_bytes: u64,
     /// Whether answers that call tools are kept. Default false: what a tool says changes.
     pub tool_calls: bool,
+    /// The cache that processes share, in Redis.
+    pub l2: SharedCacheConfig,
+}
+
+/// The cache that processes share: used where `redis` names a server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct SharedCacheConfig {
+    /// Whether it is used. Default true.
+    pub enabled: bool,
+    /// Time in which Redis must answer a look-up; after it, the question is asked as if it were not known. Default 25 ms.
+    #[serde(with = "crate::duration")]
+    #[schemars(with = "crate::duration::DurationSchema")]
+    pub timeout: Duration,
 }
 
 /// How long answers are kept, in whole seconds.
@@ -167,7 +182,13 @@ impl Default for ChatConfig {
 
 impl Default for CacheConfig {
     fn default() -> Self {
-        CacheConfig { enabled: true, max_bytes: 64 << 20, tool_calls: false }
+        CacheConfig { enabled: true, max_bytes: 64 << 20, tool_calls: false, l2: SharedCacheConfig::default() }
+    }
+}
+
+impl Default for SharedCacheConfig {
+    fn default() -> Self {
+        SharedCacheConfig { enabled: true, timeout: Duration::from_millis(25) }
     }
 }
 
@@ -223,6 +244,7 @@ impl ChatConfig {
         positive("chat.max_request_bytes", self.max_request_bytes)?;
         positive("chat.max_response_bytes", self.max_response_bytes)?;
         timeout("chat.timeout", self.timeout)?;
+        timeout("chat.cache.l2.timeout", self.cache.l2.timeout)?;
         self.ttl.validate()?;
         if self.retry.retries > 10 {
             return Err(Error::invalid_config("chat.retry.retries", "must be at most 10"));

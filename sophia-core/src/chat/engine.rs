@@ -22,9 +22,10 @@ use super::{
     openai::OpenAiProvider,
     provider::{ChatProvider, EmbedCall, Embeddings, Keeping, Model, ProviderCall, SharedDeadline},
     request::{CacheMode, ChatRequest, Share, context_of},
-    response::{CacheInfo, CacheStatus, ChatResponse},
+    response::{CacheInfo, CacheStatus, ChatResponse, Found},
     router::Router,
     run::{self, Produced, RunOptions, RunResult},
+    shared::{self, Held, Kept, SharedCache, SharedTier, Turn},
     stream::ChatStream,
     ttl,
 };
@@ -45,10 +46,12 @@ pub struct Chat(Arc<Inner>);
 struct Inner {
     config: Arc<ChatConfig>,
     cache: AnswerCache,
+    /// The cache that processes share, if there is one.
+    shared: Option<SharedCache>,
     limiter: Limiter,
     meter: Arc<Meter>,
     flights: Flights,
-    runs: SingleFlight<(Key, u64), (Arc<Value>, Option<u64>)>,
+    runs: SingleFlight<(Key, u64), Made>,
     /// The stages below the flights, the first one outermost.
     stages: Arc<Stages>,
     /// The same, as the flights see them.
@@ -56,7 +59,10 @@ struct Inner {
     providers: Vec<OpenAiProvider>,
 }
 
-type Stages = Keeper<Limited<Router>>;
+type Stages = SharedTier<Keeper<Limited<Router>>>;
+
+/// A value that was made or found, for how many seconds it is kept, and where it was found.
+type Made = (Arc<Value>, Option<u64>, Found);
 
 /// A request that was checked, and what it is looked up under.
 struct Prepared<'a> {
@@ -74,11 +80,14 @@ impl Chat {
         let meter = Arc::new(Meter::new(context, config.providers.iter().map(|provider| provider.name.as_str())));
         let (router, providers) = Router::new(&config, &clock, meter.clone())?;
         let limited = Limited::new(router, limiter.clone(), config.timeout);
-        let stages = Arc::new(Keeper::new(limited, cache.clone(), config.cache.tool_calls));
+        let shared = SharedCache::new(&config, context, &cache);
+        let keeper = Keeper::new(limited, cache.clone(), config.cache.tool_calls);
+        let stages = Arc::new(SharedTier::new(keeper, shared.clone()));
         let provider: Arc<dyn ChatProvider> = stages.clone();
         Ok(Chat(Arc::new(Inner {
             config,
             cache,
+            shared,
             limiter,
             meter,
             flights: Flights::default(),
@@ -288,12 +297,14 @@ impl Chat {
         Ok(self.key(OPERATION, request, model)?.to_hex())
     }
 
-    /// Removes kept answers, and returns how many. What is under way for them is not kept either.
+    /// Removes kept answers, and returns how many of them were in this process. What is under way for them is not kept either.
+    /// What processes share is removed, too, before this process reads it again.
     ///
     /// # Errors
     /// InvalidInput where nothing is named.
     pub fn invalidate(&self, which: &Invalidate) -> Result<u64> {
         let removed = self.0.cache.invalidate(which)?;
+        self.0.shared.iter().for_each(|shared| shared.invalidate(which));
         self.0.meter.invalidated();
         Ok(removed)
     }
@@ -304,7 +315,7 @@ impl Chat {
     }
 
     fn router(&self) -> &Router {
-        self.0.stages.inner().inner()
+        self.0.stages.inner().inner().inner()
     }
 
     fn deadline(&self, timeout: Option<Duration>) -> Deadline {
@@ -381,11 +392,7 @@ impl Chat {
             cache.status = CacheStatus::Coalesced;
         }
         let completion = deadline.run(OPERATION, rider.outcome()).await?;
-        if completion.attempts.is_empty() {
-            // Nobody was asked: another flight landed between this caller's look and its own flight.
-            cache.status = CacheStatus::Coalesced;
-        }
-        cache.ttl_s = completion.ttl_s;
+        let cache = cache.landed(completion.found, completion.ttl_s, !completion.attempts.is_empty());
         Ok(ChatResponse {
             answer: completion.answer,
             cache,
@@ -459,25 +466,37 @@ impl Chat {
             look: options.cache != CacheMode::Refresh,
         });
         let mut cache = asked(used.then_some(key));
-        let (cached, limiter) = (self.0.cache.clone(), self.0.limiter.clone());
+        let (cached, limiter, shared) = (self.0.cache.clone(), self.0.limiter.clone(), self.0.shared.clone());
         let work = move || async move {
             if let Some(keeping) = keeping.as_ref().filter(|keeping| keeping.look)
                 && let Some(entry) = cached.get(&keeping.key)
                 && let Payload::Value(value) = &entry.payload
             {
-                return Ok((value.clone(), Some(entry.ttl_s())));
+                return Ok((value.clone(), Some(entry.ttl_s()), Found::default()));
             }
+            let turn = shared::turn(shared.as_ref(), OPERATION, keeping.as_ref(), deadline).await;
+            let (lease, found) = match turn {
+                Turn::Kept(Kept { payload: Payload::Value(value), ttl_s, found }) => {
+                    return Ok((value, Some(ttl_s), found));
+                }
+                Turn::Kept(_) => (Held::default(), Found::default()),
+                Turn::Ours(lease, found) => (lease, found),
+            };
             let _permit = limiter.acquire(OPERATION, forever()).await?;
             let produced = producer().await?;
             let value = Arc::new(produced.value);
             let keeping = keeping.filter(|_| produced.cacheable);
-            let ttl_s = keeping.and_then(|keeping| {
+            let ttl_s = keeping.as_ref().and_then(|keeping| {
                 let text = produced.text.map_or_else(|| text_of(&value), Cow::Owned);
-                cached.put(&keeping, Payload::Value(value.clone()), &text)
+                cached.put(keeping, Payload::Value(value.clone()), &text)
             });
-            Ok((value, ttl_s))
+            if let (Some(shared), Some(keeping), Some(ttl_s)) = (&shared, &keeping, ttl_s) {
+                shared.keep(OPERATION, keeping, &Payload::Value(value.clone()), ttl_s).await;
+            }
+            lease.end(OPERATION).await;
+            Ok((value, ttl_s, found))
         };
-        let (value, ttl_s) = if used {
+        let (value, ttl_s, found) = if used {
             let flown = deadline.run(OPERATION, self.0.runs.run((key, epoch), work)).await?;
             if flown.role == Role::Follower {
                 cache.status = CacheStatus::Coalesced;
@@ -486,7 +505,7 @@ impl Chat {
         } else {
             deadline.run(OPERATION, work()).await?
         };
-        cache.ttl_s = ttl_s;
+        let cache = cache.landed(found, ttl_s, true);
         Ok(RunResult { value, cache, latency_ms: ms(start) })
     }
 }

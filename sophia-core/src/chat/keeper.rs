@@ -8,7 +8,7 @@ use super::{
     provider::{
         ChatProvider, Completion, EmbedCall, Embeddings, Keeping, Model, ProviderCall, ProviderEvent, ProviderStream,
     },
-    response::Answer,
+    response::{Answer, Found},
 };
 use crate::Result;
 
@@ -45,7 +45,12 @@ impl Keep {
     fn kept(&self, keeping: Option<&Keeping>) -> Option<Completion> {
         let entry = self.cache.get(&keeping.filter(|keeping| keeping.look)?.key)?;
         let Payload::Answer(answer) = &entry.payload else { return None };
-        Some(Completion { answer: answer.clone(), attempts: Vec::new(), ttl_s: Some(entry.ttl_s()) })
+        Some(Completion {
+            answer: answer.clone(),
+            attempts: Vec::new(),
+            ttl_s: Some(entry.ttl_s()),
+            found: Found::default(),
+        })
     }
 
     fn keep(&self, keeping: Option<&Keeping>, mut completion: Completion) -> Completion {

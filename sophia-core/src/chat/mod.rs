@@ -12,6 +12,7 @@
 //! | the key of a question | `key.rs`, `canonical.rs` |
 //! | answers kept in this process, and for how long | `cache.rs`, `ttl.rs` |
 //! | one call for all who ask the same | `flight.rs`, read by [`ChatStream`]: `stream.rs` |
+//! | answers that processes share, and one call for all of them | `shared.rs`, `shared_redis.rs` |
 //! | what may be kept is kept | `keeper.rs` |
 //! | so many calls at once | `limited.rs` |
 //! | who is asked, and who is next | `router.rs` |
@@ -20,7 +21,7 @@
 //! | any other coroutine | [`Chat::run`]: `run.rs` |
 //! | what was measured | [`ChatMetrics`]: `metrics.rs` |
 //!
-//! From `keeper.rs` down, each stage implements [`ChatProvider`] around the next one.
+//! From `shared.rs` down, each stage implements [`ChatProvider`] around the next one.
 
 mod cache;
 mod canonical;
@@ -40,12 +41,15 @@ mod request;
 mod response;
 mod router;
 mod run;
+mod shared;
+#[cfg(feature = "redis")]
+mod shared_redis;
 mod sse;
 mod stream;
 mod ttl;
 
 pub use cache::Invalidate;
-pub use config::{CacheConfig, ChatConfig, ContextTtl, ProviderConfig, RetryConfig, TtlConfig};
+pub use config::{CacheConfig, ChatConfig, ContextTtl, ProviderConfig, RetryConfig, SharedCacheConfig, TtlConfig};
 pub use engine::Chat;
 pub use metrics::ChatMetrics;
 pub use openai::OpenAiProvider;

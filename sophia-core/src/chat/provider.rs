@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::{
     key::Key,
-    response::{Answer, Attempt, Delta, Usage},
+    response::{Answer, Attempt, Delta, Found, Usage},
 };
 use crate::{Error, ErrorKind, Result, Scope, resilience::Deadline};
 
@@ -124,12 +124,14 @@ pub struct Completion {
     pub attempts: Vec<Attempt>,
     /// How long it is kept, in seconds, if it is.
     pub(crate) ttl_s: Option<u64>,
+    /// Where it was found, if it was not asked for.
+    pub(crate) found: Found,
 }
 
 impl Completion {
     /// Wraps an answer that was given at once.
     pub fn new(answer: Answer) -> Completion {
-        Completion { answer: Arc::new(answer), attempts: Vec::new(), ttl_s: None }
+        Completion { answer: Arc::new(answer), attempts: Vec::new(), ttl_s: None, found: Found::default() }
     }
 }
 

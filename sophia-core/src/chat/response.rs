@@ -3,11 +3,11 @@
 use std::{ops::Deref, sync::Arc};
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// Token counts as the provider gave them; null where it gave none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[non_exhaustive]
 pub struct Usage {
     /// Tokens of the request.
@@ -47,7 +47,7 @@ pub enum CacheStatus {
 pub struct CacheInfo {
     /// How it relates.
     pub status: CacheStatus,
-    /// Where it was found: `"l1"`; null where it was not.
+    /// Where it was found: `"l1"` in this process, `"l2"` in the cache that processes share; null where it was not.
     pub tier: Option<&'static str>,
     /// Key that it is kept under, in hexadecimal; null where the cache was not used.
     pub key: Option<Arc<str>>,
@@ -57,11 +57,35 @@ pub struct CacheInfo {
     pub age_s: Option<f64>,
     /// How alike the questions are, 0..1; null unless it is a semantic hit.
     pub similarity: Option<f64>,
+    /// Whether a tier of the cache was stepped over because it is away.
+    pub degraded: bool,
 }
 
 impl CacheInfo {
     pub(crate) fn new(status: CacheStatus) -> CacheInfo {
-        CacheInfo { status, tier: None, key: None, ttl_s: None, age_s: None, similarity: None }
+        CacheInfo { status, tier: None, key: None, ttl_s: None, age_s: None, similarity: None, degraded: false }
+    }
+}
+
+/// Where an answer was found below the flight.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Found {
+    pub tier: Option<&'static str>,
+    pub age_s: Option<f64>,
+    /// Whether a tier was stepped over.
+    pub degraded: bool,
+}
+
+impl CacheInfo {
+    /// Takes in how a flight ended.
+    pub(crate) fn landed(self, found: Found, ttl_s: Option<u64>, was_asked: bool) -> CacheInfo {
+        let status = match (self.status, found.tier, was_asked) {
+            (CacheStatus::Miss, Some(_), _) => CacheStatus::Hit,
+            // Nobody was asked: another flight landed between this caller's look and its own flight.
+            (CacheStatus::Miss, None, false) => CacheStatus::Coalesced,
+            (status, ..) => status,
+        };
+        CacheInfo { status, tier: found.tier, age_s: found.age_s, ttl_s, degraded: found.degraded, ..self }
     }
 }
 

@@ -116,7 +116,12 @@ impl ChatStream {
                 Poll::Ready(News::Landed(Ok(completion))) => {
                     // Who shares a flight that was not streamed gets its answer in one go.
                     let replay = if rider.has_read() { Replay::EndOnly } else { Replay::Whole };
-                    let cache = CacheInfo { ttl_s: completion.ttl_s, ..self.cache.clone() };
+                    let was_asked = !completion.attempts.is_empty() || rider.has_read();
+                    let cache = self.cache.clone().landed(completion.found, completion.ttl_s, was_asked);
+                    if replay == Replay::Whole {
+                        // The first part says what is known by now.
+                        self.cache = CacheInfo { ttl_s: None, ..cache.clone() };
+                    }
                     self.finish(&completion.answer, cache, replay);
                 }
                 Poll::Ready(News::Landed(Err(error))) => return Poll::Ready(Some(Err(self.fail(error)))),

@@ -27,8 +27,8 @@ const LOOK_OFTEN_EVERY: Duration = Duration::from_millis(25);
 
 static TAKE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 0 end \
-         return 1",
+        "if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return '' end \
+         return redis.call('GET', KEYS[1])",
     )
 });
 static PROLONG: LazyLock<Script> = LazyLock::new(|| {
@@ -45,13 +45,23 @@ static END: LazyLock<Script> = LazyLock::new(|| {
 #[derive(Debug, Clone)]
 pub(crate) struct Leases {
     redis: Redis,
+    budget: Duration,
     waiting: Arc<Waiting>,
+}
+
+/// What came of asking for a lease.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    Ours(Lease),
+    /// Another holder has it; the text tells holders apart.
+    Theirs(String),
 }
 
 /// The right to do something alone. Given up when dropped.
 #[derive(Debug)]
 pub(crate) struct Lease {
     redis: Redis,
+    budget: Duration,
     key: String,
     owner: String,
     prolonging: AbortHandle,
@@ -72,25 +82,26 @@ pub(crate) struct Waiter {
 }
 
 impl Leases {
-    /// Sets leases up. To be called before the first use of Redis.
-    pub fn new(redis: &Redis, area: &str) -> Leases {
+    /// Sets leases up, about which Redis must answer within `budget`. To be called before its first use.
+    pub fn new(redis: &Redis, area: &str, budget: Duration) -> Leases {
         let waiting = Arc::new(Waiting::default());
         redis.listen(redis.area(area).start(), waiting.clone());
-        Leases { redis: redis.clone(), waiting }
+        Leases { redis: redis.clone(), budget, waiting }
     }
 
     /// Takes the lease of this name, if nobody has it.
     ///
     /// # Errors
     /// What Redis says.
-    pub async fn take(&self, operation: &'static str, wall: &Wall, name: &str) -> Result<Option<Lease>> {
+    pub async fn take(&self, operation: &'static str, wall: &Wall, name: &str) -> Result<Taken> {
         let (key, owner) = (wall.key(name), Uuid::now_v7().to_string());
         let call = TAKE.call().key(key.clone()).arg(owner.clone()).int(millis(LASTS));
-        if self.redis.run::<i64>(operation, &TAKE, &call).await? == 0 {
-            return Ok(None);
+        let holder: Option<String> = self.redis.run_within(operation, self.budget, &TAKE, &call).await?;
+        if let Some(holder) = holder.filter(|holder| !holder.is_empty()) {
+            return Ok(Taken::Theirs(holder));
         }
         let prolonging = tokio::spawn(prolong(self.redis.clone(), key.clone(), owner.clone())).abort_handle();
-        Ok(Some(Lease { redis: self.redis.clone(), key, owner, prolonging, ended: false }))
+        Ok(Taken::Ours(Lease { redis: self.redis.clone(), budget: self.budget, key, owner, prolonging, ended: false }))
     }
 
     /// Takes a place among those who are told when the lease of this name ends.
@@ -107,15 +118,16 @@ impl Lease {
     /// Returns whether it is still held; asks Redis.
     pub async fn is_held(&self, operation: &'static str) -> bool {
         let call = PROLONG.call().key(self.key.clone()).arg(self.owner.clone()).int(millis(LASTS));
-        self.redis.run::<i64>(operation, &PROLONG, &call).await.is_ok_and(|held| held == 1)
+        self.redis.run_within::<i64>(operation, self.budget, &PROLONG, &call).await.is_ok_and(|held| held == 1)
     }
 
     /// Gives it up.
     pub async fn end(mut self, operation: &'static str) {
         self.ended = true;
         self.prolonging.abort();
+        let call = END.call().key(self.key.clone()).arg(self.owner.clone());
         // Where it cannot be given up, it ends by itself.
-        let _ = self.redis.run::<i64>(operation, &END, &END.call().key(self.key.clone()).arg(self.owner.clone())).await;
+        let _ = self.redis.run_within::<i64>(operation, self.budget, &END, &call).await;
     }
 }
 

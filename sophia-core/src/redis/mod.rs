@@ -27,7 +27,7 @@ mod watch;
 pub use config::RedisConfig;
 #[cfg(feature = "redis")]
 pub(crate) use {
-    lease::{Lease, Leases},
+    lease::{Lease, Leases, Taken},
     link::Redis,
     names::{Area, Wall},
     script::Script,

@@ -38,6 +38,16 @@ impl Area {
         format!("{}{name}", self.start)
     }
 
+    /// Returns a key of a tenant that stands alone: in a Cluster, such keys are spread over all slots.
+    pub fn single(&self, tenant: Option<&str>, hash: &str) -> String {
+        let mut name = String::with_capacity(self.start.len() + 96);
+        name.push_str(&self.start);
+        push_tenant(&mut name, tenant);
+        name.push(':');
+        name.push_str(hash);
+        name
+    }
+
     pub fn wall(&self, tenant: Option<&str>, user: Option<&str>) -> Wall {
         let mut name = String::with_capacity(self.start.len() + 48);
         name.push_str(&self.start);

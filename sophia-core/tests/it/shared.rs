@@ -19,6 +19,7 @@ use sophia_core::{
     testing::{RedisCluster, RedisServer},
 };
 
+mod chat;
 mod faults;
 mod processes;
 

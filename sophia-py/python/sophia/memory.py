@@ -14,6 +14,7 @@ from .types import (
     Entity,
     Fact,
     ForgetReceipt,
+    KvFound,
     MemoryHealth,
     MemoryStats,
     Neighbor,
@@ -55,7 +56,7 @@ class KvOptions(TypedDict, total=False):
 
 
 class KeyValue:
-    """Values by key, in process first and durable behind it. Any JSON value; each scope has its own keys."""
+    """Values by key: in process first, in Redis where one is shared, durable behind it. Any JSON value; each scope has its own keys."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -75,6 +76,13 @@ class KeyValue:
             found = self._engine.call_sync("memory.kv.get", given(key=key, scope=scope))
         return default if found is None else found
 
+    def _look_up(self, key: str, *, scope: ScopeLike = None) -> Request[KvFound]:
+        """Returns the value and how it was found: which tier knew it, whether it is stale, which tiers were stepped over."""
+        return Request("memory.kv.look_up", given(key=key, scope=scope), reader(KvFound))
+
+    look_up = awaited(_look_up)
+    look_up_sync = blocking(_look_up)
+
     def _set(
         self, key: str, value: Any, *, scope: ScopeLike = None, ttl: Seconds | None = None, tags: Sequence[str] = ()
     ) -> Request[None]:
@@ -91,7 +99,11 @@ class KeyValue:
     async def get_or_set(self, key: str, loader: Callable[[], T], **options: Unpack[KvOptions]) -> T: ...
 
     async def get_or_set(self, key: str, loader: Callable[[], Any], **options: Unpack[KvOptions]) -> Any:
-        """Returns the value, or what `loader` returns, which is then kept. The loader runs once for all who ask at once."""
+        """Returns the value, or what `loader` returns, which is then kept. The loader runs once for all who ask at once.
+
+        That is all in every process that shares a Redis. A value that is stale, or soon will be, is made anew while it is
+        still served.
+        """
         return await settled(self._engine.kv_get_or_set(key, given(**options), loader))
 
     def _delete(self, key: str, *, scope: ScopeLike = None) -> Request[bool]:

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::Result;
 #[cfg(feature = "redis")]
-use crate::redis::{Area, Lease, Leases, Redis};
+use crate::redis::{Area, Lease, Leases, Redis, Taken};
 
 /// Finds out whose turn it is. Without Redis it is always ours: flights in this process are one already.
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ impl Alone {
     #[cfg(feature = "redis")]
     pub(crate) fn shared(redis: &Redis) -> Alone {
         const AREA: &str = "kvlease";
-        Alone { shared: Some((Leases::new(redis, AREA), redis.area(AREA))) }
+        Alone { shared: Some((Leases::new(redis, AREA, redis.timeout()), redis.area(AREA))) }
     }
 
     /// Waits until it is our turn, or another has made the value. Where Redis is away it is our turn: twice made is better
@@ -63,8 +63,8 @@ impl Alone {
                 return Ok(Turn::Made(entry));
             }
             match lease {
-                Ok(Some(lease)) => return Ok(Turn::Ours(Held { lease: Some(lease) })),
-                Ok(None) => waiter.ended().await,
+                Ok(Taken::Ours(lease)) => return Ok(Turn::Ours(Held { lease: Some(lease) })),
+                Ok(Taken::Theirs(_)) => waiter.ended().await,
                 Err(_) => return Ok(Turn::Ours(Held::default())),
             }
         }

@@ -171,13 +171,13 @@ async fn one_master_of_a_cluster_killed() {
 }
 
 /// Passes everything on, later.
-struct Slow {
+pub(super) struct Slow {
     address: SocketAddr,
-    delay_ms: Arc<AtomicUsize>,
+    pub(super) delay_ms: Arc<AtomicUsize>,
 }
 
 impl Slow {
-    fn before(port: u16) -> Slow {
+    pub(super) fn before(port: u16) -> Slow {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, delay_ms) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
         let delay = delay_ms.clone();
@@ -194,7 +194,7 @@ impl Slow {
         Slow { address, delay_ms }
     }
 
-    fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("redis://{}", self.address)
     }
 }

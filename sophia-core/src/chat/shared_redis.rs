@@ -1,0 +1,533 @@
+//! The shared cache in Redis.
+//!
+//! An answer is stored with the time of the server and its labels. Invalidations are a short log beside it: an answer that
+//! is older than an invalidation that means it is not there any more. Every process hears of changes of the log, and takes
+//! them over into its own cache. What this process could not write into the log, because Redis was away, keeps it from
+//! reading answers until it is written.
+
+use std::{
+    sync::{Arc, LazyLock, Weak},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use redis::cmd;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+use super::{
+    cache::{AnswerCache, Filter, Invalidate, Payload},
+    config::ChatConfig,
+    provider::Keeping,
+    response::{Answer, Delta, Found, Usage},
+    shared::{Kept, Turn},
+};
+use crate::{
+    Result, Scope,
+    context::Context,
+    redis::{Area, Lease, Leases, Listener, Redis, Script, Taken},
+    resilience::{BreakerConfig, CircuitBreaker, Deadline},
+};
+
+/// Tier in which these answers are.
+const TIER: &str = "l2";
+/// Invalidations that the log holds; the oldest become one of everything before them.
+const LOG_LENGTH: i64 = 256;
+/// How long the log outlives the last answer that it speaks of, in seconds.
+const LOG_SLACK_S: u64 = 60;
+/// First and longest wait before the log is written again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// KEYS answer; gives it, and how long it is there yet.
+static LOOK: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local answer = redis.call('GET', KEYS[1]) \
+         if not answer then return false end \
+         return {answer, redis.call('PTTL', KEYS[1])}",
+    )
+});
+/// KEYS answer; ARGV answer, ttl.
+static KEEP: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local now = redis.call('TIME') \
+         local ms = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000)) \
+         redis.call('SET', KEYS[1], ms .. '\\n' .. ARGV[1], 'EX', ARGV[2]) return 1",
+    )
+});
+/// KEYS log; ARGV origin, invalidation, length, ttl.
+static INVALIDATE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local now = redis.call('TIME') \
+         local ms = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000)) \
+         redis.call('LPUSH', KEYS[1], ms .. ' ' .. ARGV[1] .. ' ' .. ARGV[2]) \
+         if redis.call('LLEN', KEYS[1]) > tonumber(ARGV[3]) then \
+           redis.call('RPOP', KEYS[1]) \
+           local last = redis.call('LINDEX', KEYS[1], -1) \
+           redis.call('LSET', KEYS[1], -1, string.match(last, '^%d+') .. ' - {\"all\":true}') \
+         end \
+         redis.call('EXPIRE', KEYS[1], ARGV[4]) return 1",
+    )
+});
+
+/// Answers that processes share. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct SharedCache(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    redis: Redis,
+    answers: Area,
+    leases: Leases,
+    turns: Area,
+    budget: Duration,
+    log_ttl_s: u64,
+    log_key: String,
+    /// Tells the invalidations of this process from those of others.
+    origin: String,
+    breaker: CircuitBreaker,
+    cache: AnswerCache,
+    log: Mutex<Log>,
+    unwritten: Mutex<Unwritten>,
+}
+
+/// What is known of the log.
+#[derive(Debug, Default)]
+struct Log {
+    entries: Option<Arc<Vec<Logged>>>,
+    /// How often it was heard to change.
+    changes: u64,
+    /// Time of the last one of others that was taken over.
+    taken_over_ms: u64,
+}
+
+#[derive(Debug)]
+struct Logged {
+    at_ms: u64,
+    origin: String,
+    which: Invalidate,
+    filter: Filter,
+}
+
+/// Invalidations that are still to be written into the log.
+#[derive(Debug, Default)]
+struct Unwritten {
+    which: Vec<Invalidate>,
+    is_writing: bool,
+}
+
+/// Our turn to ask, while it lasts.
+#[derive(Debug, Default)]
+pub(super) struct Held(Option<Lease>);
+
+impl Held {
+    pub async fn end(self, operation: &'static str) {
+        if let Some(lease) = self.0 {
+            lease.end(operation).await;
+        }
+    }
+}
+
+/// What stands in Redis, behind the time of the server.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stored {
+    ttl_s: u64,
+    scope: Scope,
+    context: String,
+    tags: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    value: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    answer: Option<StoredAnswer>,
+}
+
+/// An answer with all that its public form leaves out.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredAnswer {
+    text: String,
+    message: Map<String, Value>,
+    model: String,
+    provider: String,
+    usage: Usage,
+    cost_usd: Option<f64>,
+    finish_reason: Option<String>,
+    tool_calls: Vec<Value>,
+    envelope: Map<String, Value>,
+    deltas: Vec<StoredDelta>,
+    terminated: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredDelta {
+    text: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reasoning: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    extra: Map<String, Value>,
+}
+
+impl SharedCache {
+    /// Sets the cache up, where the configuration asks for it. Connects to nobody.
+    pub fn new(config: &ChatConfig, context: &Context, cache: &AnswerCache) -> Option<SharedCache> {
+        let redis = context.redis.as_ref().filter(|_| config.cache.enabled && config.cache.l2.enabled)?;
+        context.signals.depends("chat", "redis");
+        let budget = config.cache.l2.timeout;
+        let logs = redis.area("chatlog");
+        let breaker = BreakerConfig {
+            consecutive_failures: 3,
+            // A look costs the whole budget, and a shared cache is worth having back soon.
+            open_for: Duration::from_millis(500),
+            max_open: Duration::from_secs(5),
+            ..BreakerConfig::default()
+        };
+        let inner = Arc::new(Inner {
+            answers: redis.area("chat"),
+            leases: Leases::new(redis, "chatlease", budget),
+            turns: redis.area("chatlease"),
+            budget,
+            log_ttl_s: config.ttl.max + LOG_SLACK_S,
+            log_key: logs.key("invalidations"),
+            origin: Uuid::now_v7().simple().to_string(),
+            breaker: CircuitBreaker::new("chat.l2", breaker, context.clock.clone()),
+            cache: cache.clone(),
+            log: Mutex::default(),
+            unwritten: Mutex::default(),
+            redis: redis.clone(),
+        });
+        redis.listen(logs.start(), Arc::new(Ears(Arc::downgrade(&inner))));
+        Some(SharedCache(inner))
+    }
+
+    /// Looks for an answer, and waits while another process asks for it.
+    pub async fn turn(&self, operation: &'static str, keeping: &Keeping, deadline: Deadline) -> Turn {
+        let away = || Turn::Ours(Held::default(), Found { degraded: true, ..Found::default() });
+        let hex = keeping.key.to_hex();
+        match self.look(operation, keeping, &hex).await {
+            Some(Some(kept)) => return Turn::Kept(kept),
+            Some(None) => {}
+            None => return away(),
+        }
+        let wall = self.0.turns.wall(keeping.scope.tenant.as_deref(), keeping.scope.user.as_deref());
+        let waiter = self.0.leases.wait(&wall, &hex);
+        let mut former: Option<String> = None;
+        loop {
+            let Some(taken) = self.ask(self.0.leases.take(operation, &wall, &hex)).await else { return away() };
+            // Again, now that the lease was asked for: its last holder had stored its answer before it gave it up.
+            match self.look(operation, keeping, &hex).await {
+                Some(Some(kept)) => return Turn::Kept(kept),
+                Some(None) => {}
+                None => return away(),
+            }
+            match taken {
+                Taken::Ours(lease) => return Turn::Ours(Held(Some(lease)), Found::default()),
+                // The one that was waited for kept nothing. Who waits for the next, and the next, waits for ever.
+                Taken::Theirs(holder) if former.as_ref().is_some_and(|former| *former != holder) => {
+                    return Turn::Ours(Held::default(), Found::default());
+                }
+                Taken::Theirs(_) if deadline.remaining().is_zero() => {
+                    return Turn::Ours(Held::default(), Found::default());
+                }
+                Taken::Theirs(holder) => former = Some(holder),
+            }
+            waiter.ended().await;
+        }
+    }
+
+    /// Shares an answer. A failure is nobody's trouble: it is asked for again.
+    pub async fn keep(&self, operation: &'static str, keeping: &Keeping, payload: &Payload, ttl_s: u64) {
+        if !self.is_in_step() {
+            return;
+        }
+        let (value, answer) = match payload {
+            Payload::Value(value) => (Some(Value::clone(value)), None),
+            Payload::Answer(answer) => (None, Some(StoredAnswer::of(answer))),
+        };
+        let stored = Stored {
+            ttl_s,
+            scope: keeping.scope.clone(),
+            context: keeping.context.clone(),
+            tags: keeping.tags.clone(),
+            value,
+            answer,
+        };
+        let Ok(stored) = serde_json::to_vec(&stored) else { return };
+        let call = KEEP.call().key(self.0.name(keeping, &keeping.key.to_hex())).arg(stored).arg(ttl_s.to_string());
+        self.ask(self.0.redis.run_within::<i64>(operation, self.0.budget, &KEEP, &call)).await;
+    }
+
+    /// Removes answers for all processes. Does not wait; until it is done, this process reads none.
+    pub fn invalidate(&self, which: &Invalidate) {
+        {
+            let mut unwritten = self.0.unwritten.lock();
+            if unwritten.which.len() < LOG_LENGTH as usize {
+                unwritten.which.push(which.clone());
+            } else {
+                unwritten.which = vec![Invalidate::all()];
+            }
+        }
+        self.write_log();
+    }
+
+    /// Returns what is kept, if anything; `None` where Redis is stepped over.
+    async fn look(&self, operation: &'static str, keeping: &Keeping, hex: &str) -> Option<Option<Kept>> {
+        if !self.is_in_step() {
+            return None;
+        }
+        let call = LOOK.call().key(self.0.name(keeping, hex));
+        let look = self.0.redis.run_within::<Option<(Vec<u8>, i64)>>(operation, self.0.budget, &LOOK, &call);
+        let Some((bytes, left_ms)) = self.ask(look).await? else { return Some(None) };
+        let Some((at_ms, stored)) = Stored::read(&bytes) else { return Some(None) };
+        let log = self.ask(self.0.log(operation)).await?;
+        let is_invalid = |logged: &Logged| {
+            logged.at_ms >= at_ms && logged.filter.matches(&keeping.key, &stored.scope, &stored.context, &stored.tags)
+        };
+        if log.iter().any(is_invalid) {
+            return Some(None);
+        }
+        Some(self.0.bring_up(keeping, stored, left_ms))
+    }
+
+    /// Returns whether all that this process invalidated is in the log; goes on writing it where it is not.
+    fn is_in_step(&self) -> bool {
+        let is_in_step = {
+            let unwritten = self.0.unwritten.lock();
+            unwritten.which.is_empty() && !unwritten.is_writing
+        };
+        if !is_in_step {
+            self.write_log();
+        }
+        is_in_step
+    }
+
+    fn write_log(&self) {
+        // Without a runtime, the next look begins to write.
+        let Ok(runtime) = Handle::try_current() else { return };
+        {
+            let mut unwritten = self.0.unwritten.lock();
+            if unwritten.is_writing || unwritten.which.is_empty() {
+                return;
+            }
+            unwritten.is_writing = true;
+        }
+        runtime.spawn(write(Writing(Arc::downgrade(&self.0))));
+    }
+
+    async fn ask<T>(&self, work: impl Future<Output = Result<T>>) -> Option<T> {
+        let call = self.0.breaker.acquire("chat.l2").ok()?;
+        match work.await {
+            Ok(value) => {
+                call.success();
+                Some(value)
+            }
+            Err(error) => {
+                tracing::debug!(code = error.code(), "stepped over the shared cache");
+                call.failure();
+                None
+            }
+        }
+    }
+}
+
+/// Ends the writing of the log, also when its task is aborted.
+struct Writing(Weak<Inner>);
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.unwritten.lock().is_writing = false;
+        }
+    }
+}
+
+async fn write(writing: Writing) {
+    let mut wait = RETRY.0;
+    loop {
+        let Some(inner) = writing.0.upgrade() else { return };
+        let next = {
+            let mut unwritten = inner.unwritten.lock();
+            let next = unwritten.which.first().cloned();
+            // Under the lock: who looks now either sees more to write or that all is written.
+            unwritten.is_writing = next.is_some();
+            next
+        };
+        let Some(which) = next else { return };
+        let Ok(text) = serde_json::to_string(&which) else { return };
+        let call = INVALIDATE.call().key(inner.log_key.clone()).arg(inner.origin.clone()).arg(text);
+        let call = call.int(LOG_LENGTH).arg(inner.log_ttl_s.to_string());
+        match inner.redis.run::<i64>("chat.invalidate", &INVALIDATE, &call).await {
+            Ok(_) => {
+                inner.forget_log();
+                let mut unwritten = inner.unwritten.lock();
+                // It may have been replaced by one of everything meanwhile.
+                if unwritten.which.first() == Some(&which) {
+                    unwritten.which.remove(0);
+                }
+                wait = RETRY.0;
+            }
+            Err(_) => {
+                drop(inner);
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RETRY.1);
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn name(&self, keeping: &Keeping, hex: &str) -> String {
+        self.answers.single(keeping.scope.tenant.as_deref(), hex)
+    }
+
+    /// Puts an answer into the cache of this process.
+    fn bring_up(&self, keeping: &Keeping, stored: Stored, left_ms: i64) -> Option<Kept> {
+        let left_s = u64::try_from(left_ms).ok()? / 1_000;
+        if left_s == 0 {
+            return None;
+        }
+        let payload = match (stored.answer, stored.value) {
+            (Some(answer), _) => Payload::Answer(Arc::new(answer.into())),
+            (None, Some(value)) => Payload::Value(Arc::new(value)),
+            (None, None) => return None,
+        };
+        let age = Duration::from_secs(stored.ttl_s).saturating_sub(Duration::from_millis(left_ms.unsigned_abs()));
+        let keeping = Keeping { context: stored.context, tags: stored.tags, ttl: Some(left_s), ..keeping.clone() };
+        self.cache.put_older(&keeping, payload.clone(), "", age);
+        let found = Found { tier: Some(TIER), age_s: Some(age.as_secs_f64()), degraded: false };
+        Some(Kept { payload, ttl_s: stored.ttl_s, found })
+    }
+
+    async fn log(&self, operation: &'static str) -> Result<Arc<Vec<Logged>>> {
+        let changes = {
+            let log = self.log.lock();
+            if let Some(entries) = &log.entries {
+                return Ok(entries.clone());
+            }
+            log.changes
+        };
+        let watching = self.redis.is_watching();
+        let mut range = cmd("LRANGE");
+        range.arg(&self.log_key).arg(0).arg(-1);
+        let said: Vec<String> = self.redis.query_within(operation, self.budget, &range).await?;
+        let entries = Arc::new(said.iter().filter_map(|line| Logged::read(line)).collect::<Vec<_>>());
+        let mut log = self.log.lock();
+        // Remembered only where a change of it is heard, and none was heard meanwhile.
+        if watching && log.changes == changes {
+            log.entries = Some(entries.clone());
+        }
+        Ok(entries)
+    }
+
+    fn forget_log(&self) {
+        let mut log = self.log.lock();
+        log.entries = None;
+        log.changes += 1;
+    }
+
+    /// Removes from the cache of this process what others have invalidated.
+    async fn take_over(&self) {
+        let Ok(entries) = self.log("chat.invalidate").await else { return };
+        let since = {
+            let mut log = self.log.lock();
+            let newest = entries.iter().map(|logged| logged.at_ms).max().unwrap_or(0);
+            let since = log.taken_over_ms;
+            log.taken_over_ms = newest.max(since);
+            since
+        };
+        for logged in entries.iter().filter(|logged| logged.at_ms >= since && logged.origin != self.origin) {
+            let _ = self.cache.invalidate(&logged.which);
+        }
+    }
+}
+
+/// Hears of changes of the log.
+#[derive(Debug)]
+struct Ears(Weak<Inner>);
+
+impl Listener for Ears {
+    fn changed(&self, _: &[u8]) {
+        self.missed();
+    }
+
+    fn missed(&self) {
+        let Some(inner) = self.0.upgrade() else { return };
+        inner.forget_log();
+        if let Ok(runtime) = Handle::try_current() {
+            // One command with a deadline.
+            runtime.spawn(async move { inner.take_over().await });
+        }
+    }
+
+    fn lost(&self) {
+        self.0.upgrade().iter().for_each(|inner| inner.forget_log());
+    }
+}
+
+impl Logged {
+    fn read(line: &str) -> Option<Logged> {
+        let mut parts = line.splitn(3, ' ');
+        let at_ms = parts.next()?.parse().ok()?;
+        let origin = parts.next()?.to_owned();
+        let which: Invalidate = serde_json::from_str(parts.next()?).ok()?;
+        Some(Logged { at_ms, origin, filter: which.filter().ok()?, which })
+    }
+}
+
+impl Stored {
+    /// Reads what stands in Redis, and the time of the server at which it was stored.
+    fn read(bytes: &[u8]) -> Option<(u64, Stored)> {
+        let end = bytes.iter().position(|byte| *byte == b'\n')?;
+        let at_ms = std::str::from_utf8(&bytes[..end]).ok()?.parse().ok()?;
+        Some((at_ms, serde_json::from_slice(&bytes[end + 1..]).ok()?))
+    }
+}
+
+impl StoredAnswer {
+    fn of(answer: &Answer) -> StoredAnswer {
+        let delta = |delta: &Delta| StoredDelta {
+            text: delta.text.clone(),
+            reasoning: delta.reasoning.clone(),
+            tool_calls: delta.tool_calls.clone(),
+            extra: delta.extra.clone(),
+        };
+        StoredAnswer {
+            text: answer.text.clone(),
+            message: answer.message.clone(),
+            model: answer.model.clone(),
+            provider: answer.provider.clone(),
+            usage: answer.usage,
+            cost_usd: answer.cost_usd,
+            finish_reason: answer.finish_reason.clone(),
+            tool_calls: answer.tool_calls.clone(),
+            envelope: answer.envelope.clone(),
+            deltas: answer.deltas.iter().map(delta).collect(),
+            terminated: answer.terminated,
+        }
+    }
+}
+
+impl From<StoredAnswer> for Answer {
+    fn from(stored: StoredAnswer) -> Answer {
+        let delta = |delta: StoredDelta| Delta {
+            text: delta.text,
+            reasoning: delta.reasoning,
+            tool_calls: delta.tool_calls,
+            extra: delta.extra,
+        };
+        Answer {
+            text: stored.text,
+            message: stored.message,
+            model: stored.model,
+            provider: stored.provider,
+            usage: stored.usage,
+            cost_usd: stored.cost_usd,
+            finish_reason: stored.finish_reason,
+            tool_calls: stored.tool_calls,
+            envelope: stored.envelope,
+            deltas: stored.deltas.into_iter().map(delta).collect(),
+            terminated: stored.terminated,
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Answers that engines share: found in Redis, asked for once, invalidated for all, and never waited for when it is away.
+
+use futures::StreamExt;
+use sophia_core::{
+    chat::{CacheStatus, Chat, ChatRequest, Invalidate, ProviderConfig, RunOptions, Share},
+    testing::{Fault, MockProvider},
+};
+
+use super::*;
+
+fn ask(text: &str) -> ChatRequest {
+    ChatRequest::new("small").user(text).scope(ada())
+}
+
+async fn chatting(redis: RedisConfig, mock: &MockProvider) -> Sophia {
+    let mut config = config(redis, None);
+    config.chat.providers.push(ProviderConfig::openai("mock", mock.base_url()).models(["small"]));
+    let sophia = Sophia::new(config).unwrap();
+    sophia.start().await.unwrap();
+    // The connection is there before anything is counted.
+    sophia.memory().kv().get("warm-up", &Scope::new()).await.unwrap();
+    until("changes are heard", async || l2(&sophia).await == TierStatus::Healthy).await;
+    sophia
+}
+
+async fn status(chat: &Chat, request: ChatRequest) -> (CacheStatus, Option<&'static str>) {
+    let cache = chat.complete(request).await.unwrap().cache;
+    (cache.status, cache.tier)
+}
+
+const MISS: (CacheStatus, Option<&str>) = (CacheStatus::Miss, None);
+const L1: (CacheStatus, Option<&str>) = (CacheStatus::Hit, Some("l1"));
+const L2: (CacheStatus, Option<&str>) = (CacheStatus::Hit, Some("l2"));
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_is_asked_for_by_one_engine_and_given_by_all() {
+    let (server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
+    let redis = || RedisConfig::url(server.url());
+    let (one, two) = (chatting(redis(), &mock).await, chatting(redis(), &mock).await);
+    let first = one.chat().complete(ask("x")).await.unwrap();
+    assert_eq!((first.cache.status, first.cache.tier, first.cache.degraded), (CacheStatus::Miss, None, false));
+    let second = two.chat().complete(ask("x")).await.unwrap();
+    assert_eq!((second.cache.status, second.cache.tier, &second.cache.key), (L2.0, L2.1, &first.cache.key));
+    assert_eq!((second.answer.body(), second.usage), (first.answer.body(), first.usage));
+    assert!(second.cache.ttl_s == first.cache.ttl_s && second.cache.age_s.is_some() && second.attempts.is_empty());
+    assert_eq!(status(two.chat(), ask("x")).await, L1);
+    // A stream gets the same answer, in parts as they came or in one.
+    let streamed: Vec<_> = two.chat().stream(ask("y")).unwrap().map(Result::unwrap).collect().await;
+    let chunks: Vec<_> = one.chat().stream(ask("y")).unwrap().map(Result::unwrap).collect().await;
+    let text =
+        |chunks: &[sophia_core::chat::ChatChunk]| chunks.iter().map(|chunk| chunk.delta.clone()).collect::<String>();
+    assert_eq!((text(&streamed), text(&chunks)), ("You asked: y".into(), "You asked: y".into()));
+    for chunk in [chunks.first().unwrap(), chunks.last().unwrap()] {
+        let cache = chunk.cache.clone().unwrap();
+        assert_eq!((cache.status, cache.tier), L2);
+    }
+    assert_eq!(mock.calls(), 2);
+    // Walls hold in Redis, too.
+    for other in [Scope::new().tenant("acme").user("bob"), Scope::new().user("ada"), Scope::new()] {
+        assert_eq!(status(two.chat(), ask("x").scope(other)).await, MISS);
+    }
+    let wide = || ask("wide").share(Share::Tenant);
+    assert_eq!(status(one.chat(), wide()).await, MISS);
+    assert_eq!(status(two.chat(), wide().scope(Scope::new().tenant("acme").user("bob"))).await, L2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_of_run_are_shared_and_made_once() {
+    let (server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
+    let redis = || RedisConfig::url(server.url());
+    let (one, two) = (chatting(redis(), &mock).await, chatting(redis(), &mock).await);
+    let made = Arc::new(AtomicUsize::new(0));
+    let run = |sophia: &Sophia| {
+        let (chat, made) = (sophia.chat().clone(), made.clone());
+        async move {
+            let produce = move || async move {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Ok(made.fetch_add(1, Ordering::SeqCst))
+            };
+            chat.run_with(RunOptions::new("how many?").scope(ada()), produce).await.unwrap()
+        }
+    };
+    let (a, b) = futures::join!(run(&one), run(&two));
+    assert_eq!((a.value, b.value, made.load(Ordering::SeqCst)), (0, 0, 1));
+    let tiers = [a.cache.tier, b.cache.tier];
+    assert!(tiers.contains(&None) && tiers.contains(&Some("l2")), "{tiers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn engines_that_ask_the_same_at_once_are_one_call() {
+    let (server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
+    let redis = || RedisConfig::url(server.url());
+    let engines = [chatting(redis(), &mock).await, chatting(redis(), &mock).await, chatting(redis(), &mock).await];
+    mock.script([Fault::Hold]);
+    let calls: Vec<_> = (0..30)
+        .map(|number| {
+            let chat = engines[number % 3].chat().clone();
+            tokio::spawn(async move { chat.complete(ask("stampede")).await.unwrap().text.clone() })
+        })
+        .collect();
+    until("the call is made", async || mock.calls() == 1).await;
+    // The others wait for a lease that is held: nothing more comes while it is.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(mock.calls(), 1);
+    mock.release();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), "You asked: stampede");
+    }
+    assert_eq!(mock.calls(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_kept_is_not_shared() {
+    let (server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
+    let redis = || RedisConfig::url(server.url());
+    let (one, two) = (chatting(redis(), &mock).await, chatting(redis(), &mock).await);
+    one.chat().complete(ask("fail:503")).await.unwrap_err();
+    let calls = mock.calls();
+    two.chat().complete(ask("fail:503")).await.unwrap_err();
+    assert!(mock.calls() > calls, "an error is nobody's answer");
+    mock.script([Fault::Finish("length")]);
+    assert_eq!(status(one.chat(), ask("cut")).await, MISS);
+    assert_eq!(status(two.chat(), ask("cut")).await, MISS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_engine_invalidates_no_engine_gives() {
+    let (server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
+    let redis = || RedisConfig::url(server.url());
+    let (one, two) = (chatting(redis(), &mock).await, chatting(redis(), &mock).await);
+    for which in [Invalidate::tag("t"), Invalidate::scope(ada()), Invalidate::context("c"), Invalidate::all()] {
+        let request = || ask("x").tag("t").context("c");
+        one.chat().complete(request()).await.unwrap();
+        two.chat().complete(request()).await.unwrap();
+        let calls = mock.calls();
+        one.chat().invalidate(&which).unwrap();
+        // Near copies of others go as soon as they hear; the shared one went before this engine reads it again.
+        until("the other has heard", async || two.chat().hit(&request()).is_none()).await;
+        until("it is asked for again", async || {
+            let (status, tier) = status(two.chat(), request()).await;
+            status == CacheStatus::Miss && tier.is_none() && mock.calls() == calls + 1
+        })
+        .await;
+        until("it is shared again", async || one.chat().complete(request()).await.unwrap().cache.tier.is_some()).await;
+        assert_eq!(mock.calls(), calls + 1, "{which:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_redis_hits_go_on_and_misses_are_asked() {
+    let (mut server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
+    let slow = faults::Slow::before(server.port());
+    let one = chatting(RedisConfig::url(slow.url()), &mock).await;
+    one.chat().complete(ask("known")).await.unwrap();
+    for trouble in ["killed", "hung", "slow"] {
+        match trouble {
+            "killed" => server.kill(),
+            "hung" => server.hang(),
+            _ => slow.delay_ms.store(200, Ordering::SeqCst),
+        }
+        assert_eq!(status(one.chat(), ask("known")).await, L1, "{trouble}");
+        let missed = one.chat().complete(ask(trouble)).await.unwrap();
+        assert_eq!((missed.cache.status, missed.text.as_str()), (CacheStatus::Miss, &*format!("You asked: {trouble}")));
+        assert!(missed.cache.degraded, "{trouble}: it must be said");
+        assert_eq!(status(one.chat(), ask(trouble)).await, L1, "{trouble}");
+        match trouble {
+            "killed" => server.restart(),
+            "hung" => server.go_on(),
+            _ => slow.delay_ms.store(0, Ordering::SeqCst),
+        }
+        let asked = AtomicUsize::new(0);
+        until("it is used again", async || {
+            let number = asked.fetch_add(1, Ordering::SeqCst);
+            !one.chat().complete(ask(&format!("after {trouble} {number}"))).await.unwrap().cache.degraded
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_invalidated_while_redis_is_away_does_not_come_back_with_it() {
+    let (server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
+    let redis = || RedisConfig::url(server.url());
+    let one = chatting(redis(), &mock).await;
+    one.chat().complete(ask("x")).await.unwrap();
+    server.hang();
+    one.chat().invalidate(&Invalidate::all()).unwrap();
+    server.go_on();
+    let two = chatting(redis(), &mock).await;
+    let (status, tier) = status(one.chat(), ask("x")).await;
+    assert_eq!((status, tier, mock.calls()), (CacheStatus::Miss, None, 2));
+    until("it is written down", async || {
+        let cache = two.chat().complete(ask("y")).await.unwrap().cache;
+        !cache.degraded
+    })
+    .await;
+    assert_eq!(one.chat().complete(ask("x")).await.unwrap().cache.tier, Some("l1"));
+}
