@@ -85,7 +85,8 @@ fn stream() -> Vec<u8> {
     let events = (0..TOKENS)
         .map(|index| chunk(json!({"role": "assistant", "content": format!("token{index} ")}), None))
         .chain([chunk(json!({}), Some("stop")), "data: [DONE]\n\n".to_owned()]);
-    let mut text = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n".to_owned();
+    let mut text =
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n".to_owned();
     for event in events {
         text += &format!("{:x}\r\n{event}\r\n", event.len());
     }

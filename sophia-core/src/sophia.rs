@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Clock, Config, Result, Signals, SystemClock,
-    chat::Chat,
+    chat::{Assistants, Chat},
     context::Context,
     health::Health,
     memory::{Embedder, Memory},
@@ -92,8 +92,9 @@ impl Builder {
         if let Some(embedder) = self.embedder {
             memory.set_embedder(embedder);
         }
-        let chat = Chat::new(&config.chat, &context)?;
         let registry = Registry::new(&config.registry, &context)?;
+        let assistants = Assistants { memory: memory.clone(), registry: registry.clone() };
+        let chat = Chat::new(&config.chat, &context, assistants)?;
         Ok(Sophia(Arc::new(Engine {
             config,
             telemetry,

@@ -35,10 +35,31 @@ pub struct ChatConfig {
     pub retry: RetryConfig,
     /// When a model of a provider is no longer asked.
     pub breaker: BreakerConfig,
+    /// The rounds of a question with tools that are called here.
+    pub tools: ToolsConfig,
     /// Largest accepted request, in bytes of its canonical JSON. Default 8 MiB.
     pub max_request_bytes: usize,
     /// Largest accepted answer, in bytes. Default 16 MiB.
     pub max_response_bytes: usize,
+}
+
+/// The rounds of a question with tools that are called here: `tools="registry"`, or functions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ToolsConfig {
+    /// Most rounds in which tools are called; after them the model must answer without. Default 8.
+    pub max_rounds: usize,
+    /// Most calls of one round at once. Default 8.
+    pub parallel: usize,
+    /// Cost in US dollars after which no more tools are called, as far as prices are known. Default none.
+    pub max_cost_usd: Option<f64>,
+}
+
+impl Default for ToolsConfig {
+    fn default() -> Self {
+        ToolsConfig { max_rounds: 8, parallel: 8, max_cost_usd: None }
+    }
 }
 
 /// One server of models.
@@ -172,6 +193,7 @@ impl Default for ChatConfig {
             providers: Vec::new(),
             cache: CacheConfig::default(),
             ttl: TtlConfig::default(),
+            tools: ToolsConfig::default(),
             retry: RetryConfig::default(),
             breaker: BreakerConfig::default(),
             max_request_bytes: 8 << 20,
@@ -243,6 +265,11 @@ impl ChatConfig {
         positive("chat.max_concurrent", self.max_concurrent)?;
         positive("chat.max_request_bytes", self.max_request_bytes)?;
         positive("chat.max_response_bytes", self.max_response_bytes)?;
+        positive("chat.tools.max_rounds", self.tools.max_rounds)?;
+        positive("chat.tools.parallel", self.tools.parallel)?;
+        if self.tools.max_cost_usd.is_some_and(|cost| !cost.is_finite() || cost < 0.0) {
+            return Err(Error::invalid_config("chat.tools.max_cost_usd", "must be a finite number of at least 0"));
+        }
         timeout("chat.timeout", self.timeout)?;
         timeout("chat.cache.l2.timeout", self.cache.l2.timeout)?;
         self.ttl.validate()?;

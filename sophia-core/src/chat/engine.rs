@@ -12,6 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{
+    assist::Assistants,
     cache::{AnswerCache, Invalidate, Payload},
     config::ChatConfig,
     flight::{Flights, Form},
@@ -45,6 +46,7 @@ pub struct Chat(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     config: Arc<ChatConfig>,
+    assistants: Assistants,
     cache: AnswerCache,
     /// The cache that processes share, if there is one.
     shared: Option<SharedCache>,
@@ -72,7 +74,7 @@ struct Prepared<'a> {
 }
 
 impl Chat {
-    pub(crate) fn new(config: &ChatConfig, context: &Context) -> Result<Chat> {
+    pub(crate) fn new(config: &ChatConfig, context: &Context, assistants: Assistants) -> Result<Chat> {
         let config = Arc::new(config.clone());
         let clock = context.clock.clone();
         let cache = AnswerCache::new(config.clone(), clock.clone());
@@ -86,6 +88,7 @@ impl Chat {
         let provider: Arc<dyn ChatProvider> = stages.clone();
         Ok(Chat(Arc::new(Inner {
             config,
+            assistants,
             cache,
             shared,
             limiter,
@@ -118,6 +121,13 @@ impl Chat {
     /// # Cancel safety
     /// Dropping the call leaves the others who wait for the same answer alone; the last one to leave closes it.
     pub async fn complete(&self, request: ChatRequest) -> Result<ChatResponse> {
+        match request.is_assisted() {
+            true => self.complete_with_help(request, None).await,
+            false => self.complete_once(request).await,
+        }
+    }
+
+    pub(super) async fn complete_once(&self, request: ChatRequest) -> Result<ChatResponse> {
         const OPERATION: Operation = Operation::Complete;
         let start = Instant::now();
         let outcome = match self.prepare(OPERATION.name(), &request) {
@@ -136,6 +146,9 @@ impl Chat {
 
     /// Answers a question from the cache only, at once. `None` where [`Chat::complete`] would have to ask.
     pub fn hit(&self, request: &ChatRequest) -> Option<ChatResponse> {
+        if request.is_assisted() {
+            return None;
+        }
         let start = Instant::now();
         let prepared = self.prepare(Operation::Complete.name(), request).ok()?;
         let response = self.kept(request, &prepared, start)?;
@@ -150,6 +163,13 @@ impl Chat {
     /// # Errors
     /// As [`Chat::complete`]; what fails later is an item of the stream, its last.
     pub fn stream(&self, request: ChatRequest) -> Result<ChatStream> {
+        match request.is_assisted() {
+            true => self.stream_with_help(request, None),
+            false => self.stream_once(request),
+        }
+    }
+
+    pub(super) fn stream_once(&self, request: ChatRequest) -> Result<ChatStream> {
         const OPERATION: Operation = Operation::Stream;
         let start = Instant::now();
         let outcome = self.begin_stream(&request, start);
@@ -289,9 +309,14 @@ impl Chat {
     /// Returns the key that the answer to a request is kept under, in hexadecimal.
     ///
     /// # Errors
-    /// As [`Chat::complete`] for a request that cannot be asked.
+    /// As [`Chat::complete`] for a request that cannot be asked; Unsupported with memory or tools of the registry, where what
+    /// is asked hangs on what they say.
     pub fn cache_key(&self, request: &ChatRequest) -> Result<String> {
         const OPERATION: &str = "chat.cache_key";
+        if request.is_assisted() {
+            let message = "with `memory` or tools of the registry, the key hangs on what they say";
+            return Err(Error::new(ErrorKind::Unsupported, OPERATION, message));
+        }
         request.validate(OPERATION)?;
         let model = self.router().model(OPERATION, request.model.as_deref())?;
         Ok(self.key(OPERATION, request, model)?.to_hex())
@@ -314,11 +339,23 @@ impl Chat {
         self.0.meter.snapshot(&self.0.cache, &self.0.limiter)
     }
 
+    pub(super) fn config(&self) -> &ChatConfig {
+        &self.0.config
+    }
+
+    pub(super) fn meter(&self) -> Arc<Meter> {
+        self.0.meter.clone()
+    }
+
+    pub(super) fn assistants(&self) -> &Assistants {
+        &self.0.assistants
+    }
+
     fn router(&self) -> &Router {
         self.0.stages.inner().inner().inner()
     }
 
-    fn deadline(&self, timeout: Option<Duration>) -> Deadline {
+    pub(super) fn deadline(&self, timeout: Option<Duration>) -> Deadline {
         Deadline::after(timeout.unwrap_or(self.0.config.timeout))
     }
 
@@ -360,6 +397,7 @@ impl Chat {
             attempts: Vec::new(),
             latency_ms: ms(start),
             explain: None,
+            assistance: None,
         })
     }
 
@@ -399,6 +437,7 @@ impl Chat {
             attempts: completion.attempts,
             latency_ms: ms(start),
             explain: None,
+            assistance: None,
         })
     }
 

@@ -18,11 +18,13 @@
 //! | who is asked, and who is next | `router.rs` |
 //! | who answers | [`ChatProvider`]: `provider.rs`; [`OpenAiProvider`]: `openai.rs`, `sse.rs`, `failure.rs` |
 //! | protocols, inward and outward | [`dialect`] |
+//! | memory and tools around a question | [`UseMemory`], [`ToolBox`]: `assist/` |
 //! | any other coroutine | [`Chat::run`]: `run.rs` |
 //! | what was measured | [`ChatMetrics`]: `metrics.rs` |
 //!
 //! From `shared.rs` down, each stage implements [`ChatProvider`] around the next one.
 
+mod assist;
 mod cache;
 mod canonical;
 mod config;
@@ -48,8 +50,12 @@ mod sse;
 mod stream;
 mod ttl;
 
+pub(crate) use assist::Assistants;
+pub use assist::{Assistance, Recalled, ToolBox, ToolStep, UseMemory};
 pub use cache::Invalidate;
-pub use config::{CacheConfig, ChatConfig, ContextTtl, ProviderConfig, RetryConfig, SharedCacheConfig, TtlConfig};
+pub use config::{
+    CacheConfig, ChatConfig, ContextTtl, ProviderConfig, RetryConfig, SharedCacheConfig, ToolsConfig, TtlConfig,
+};
 pub use engine::Chat;
 pub use metrics::ChatMetrics;
 pub use openai::OpenAiProvider;

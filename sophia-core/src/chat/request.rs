@@ -3,10 +3,13 @@
 use std::{borrow::Cow, time::Duration};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use super::ttl::DEFAULT_CONTEXT;
+use super::{
+    assist::{self, UseMemory},
+    ttl::DEFAULT_CONTEXT,
+};
 use crate::{Error, Result, Scope};
 
 /// Longest name of a model, in bytes.
@@ -63,6 +66,11 @@ impl Message {
     pub fn with(mut self, field: impl Into<String>, value: impl Into<Value>) -> Message {
         self.0.insert(field.into(), value.into());
         self
+    }
+
+    /// Takes a message as a provider gave it.
+    pub(crate) fn of(fields: Map<String, Value>) -> Message {
+        Message(fields)
     }
 
     /// Returns the role, empty if there is none.
@@ -193,7 +201,15 @@ pub struct ChatRequest {
     pub max_tokens: Option<u64>,
     /// Form of the answer, as the provider takes it.
     pub response_format: Option<Value>,
-    /// Tools that the model may call, as the provider takes them.
+    /// What is recalled from memory for the question, and whether the exchange is stored. `true` stands for the defaults.
+    /// Default none.
+    #[serde(deserialize_with = "assist::read_memory")]
+    #[schemars(with = "Option<assist::UseMemoryForm>")]
+    pub memory: Option<UseMemory>,
+    /// Tools that the model may call, as the provider takes them; `"registry"` among them, or in place of them, stands for
+    /// all tools of the registry, which are called here.
+    #[serde(deserialize_with = "one_or_many")]
+    #[schemars(with = "Option<ToolsForm>")]
     pub tools: Option<Vec<Value>>,
     /// Names under which the kept answer can be invalidated.
     pub tags: Vec<String>,
@@ -295,6 +311,20 @@ impl ChatRequest {
         self
     }
 
+    /// Offers the tools of the registry, too, and calls those that the model asks for.
+    #[must_use]
+    pub fn registry_tools(mut self) -> ChatRequest {
+        self.tools.get_or_insert_default().push(Value::from(assist::REGISTRY));
+        self
+    }
+
+    /// Recalls from memory what may help with the question.
+    #[must_use]
+    pub fn memory(mut self, memory: UseMemory) -> ChatRequest {
+        self.memory = Some(memory);
+        self
+    }
+
     /// Adds a name under which the kept answer can be invalidated.
     #[must_use]
     pub fn tag(mut self, tag: impl Into<String>) -> ChatRequest {
@@ -371,6 +401,14 @@ impl ChatRequest {
                 "must be a name such as \"user\"",
             ));
         }
+        if let Some(memory) = &self.memory {
+            memory.validate(operation, self.scope.as_ref())?;
+        }
+        let mut boxes = assist::names_of_boxes(self.tools.as_deref().unwrap_or_default());
+        if let Some((index, name)) = boxes.find(|(_, name)| *name != assist::REGISTRY) {
+            let field = format!("tools[{index}]");
+            return Err(Error::invalid(operation, &field, format!("`{name}` is not \"registry\", nor a tool")));
+        }
         if self.temperature.is_some_and(|value| !value.is_finite() || value < 0.0) {
             return Err(Error::invalid(operation, "temperature", "must be a finite number of at least 0"));
         }
@@ -393,6 +431,11 @@ impl ChatRequest {
         check_options(operation, self.context.as_deref(), &self.tags, self.timeout)
     }
 
+    /// Returns whether memory or tools of this crate are to be used around it.
+    pub(crate) fn is_assisted(&self) -> bool {
+        self.memory.is_some() || assist::names_of_boxes(self.tools.as_deref().unwrap_or_default()).next().is_some()
+    }
+
     /// Returns why the answer must not be kept or shared, whatever it is.
     pub(crate) fn unstorable(&self) -> Option<&'static str> {
         let fields = &self.provider_fields;
@@ -411,6 +454,27 @@ impl ChatRequest {
         };
         let server_side = |tool: &Value| tool.get("type").is_some_and(|kind| kind != "function" && kind != "custom");
         tools.iter().any(server_side).then_some("a tool runs at the provider")
+    }
+}
+
+/// What `tools` look like on the wire, for their JSON Schema.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "read by the schema only")]
+enum ToolsForm {
+    /// `"registry"`.
+    Name(String),
+    /// Tools, and `"registry"`.
+    List(Vec<Value>),
+}
+
+/// Reads a list, or a single name in place of it.
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Vec<Value>>, D::Error> {
+    match Option::<Value>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Value::Array(tools)) => Ok(Some(tools)),
+        Some(name @ Value::String(_)) => Ok(Some(vec![name])),
+        Some(_) => Err(serde::de::Error::custom("expected a list of tools, or \"registry\"")),
     }
 }
 

@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::assist::Assistance;
+
 /// Token counts as the provider gave them; null where it gave none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[non_exhaustive]
@@ -205,6 +207,8 @@ pub struct ChatResponse {
     pub latency_ms: f64,
     /// Why it is what it is; null for now.
     pub explain: Option<Value>,
+    /// What memory and tools gave to it; null where neither was asked for.
+    pub assistance: Option<Assistance>,
 }
 
 impl Deref for ChatResponse {
@@ -233,6 +237,8 @@ pub struct ChatChunk {
     pub usage: Option<Usage>,
     /// How the answer relates to the cache; null in the middle.
     pub cache: Option<CacheInfo>,
+    /// What memory and tools gave to the answer, with the last part; null where neither was asked for.
+    pub assistance: Option<Assistance>,
     /// Further fields of the provider's delta, verbatim.
     #[serde(skip)]
     pub extra: Map<String, Value>,
@@ -250,6 +256,7 @@ impl ChatChunk {
             finish_reason: None,
             usage: None,
             cache: None,
+            assistance: None,
             extra: delta.extra,
             answer: None,
         }

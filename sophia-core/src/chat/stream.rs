@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use futures::Stream;
+use futures::{Stream, StreamExt, stream::BoxStream};
 use tokio::time::Sleep;
 
 use super::{
@@ -44,6 +44,8 @@ enum Source {
     /// Nothing more comes.
     Empty,
     Flight(Rider),
+    /// Another stream, which measures itself.
+    Helped(BoxStream<'static, Result<ChatChunk>>),
 }
 
 /// How much of a whole answer is still to be given.
@@ -79,6 +81,16 @@ impl ChatStream {
         ChatStream::new(Source::Flight(rider), cache, start, deadline, meter)
     }
 
+    /// Gives what another stream gives, which keeps its own time and measures itself.
+    pub(crate) fn helped(
+        chunks: BoxStream<'static, Result<ChatChunk>>,
+        start: Instant,
+        deadline: Deadline,
+        meter: Arc<Meter>,
+    ) -> ChatStream {
+        ChatStream::new(Source::Helped(chunks), CacheInfo::new(CacheStatus::Bypass), start, deadline, meter)
+    }
+
     fn new(source: Source, cache: CacheInfo, start: Instant, deadline: Deadline, meter: Arc<Meter>) -> ChatStream {
         let ready = VecDeque::new();
         ChatStream { source, cache, ready, begun: false, ended: false, start, deadline, timer: None, meter }
@@ -108,7 +120,21 @@ impl ChatStream {
             if self.ended {
                 return Poll::Ready(None);
             }
-            let Source::Flight(rider) = &mut self.source else { return Poll::Ready(None) };
+            let rider = match &mut self.source {
+                Source::Empty => return Poll::Ready(None),
+                Source::Flight(rider) => rider,
+                Source::Helped(chunks) => match std::task::ready!(chunks.poll_next_unpin(context)) {
+                    Some(Ok(chunk)) => {
+                        self.ready.push_back(chunk);
+                        continue;
+                    }
+                    other => {
+                        self.source = Source::Empty;
+                        self.ended = true;
+                        return Poll::Ready(other.map(|item| item.map(drop)));
+                    }
+                },
+            };
             match rider.poll_news(context) {
                 Poll::Ready(News::Deltas(deltas)) => {
                     deltas.into_iter().for_each(|delta| self.give(ChatChunk::of(delta)));

@@ -1,6 +1,7 @@
 //! Chat against a real server on loopback: never a wrong, foreign or half answer.
 
 mod asking;
+mod assisted;
 mod failing;
 mod keeping;
 mod running;

@@ -1,0 +1,203 @@
+//! A question with memory and tools: asked, the tools called that the model asks for, asked again, until it answers.
+
+use std::{collections::HashMap, sync::Arc};
+
+use futures::{StreamExt, future::BoxFuture, stream};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    recall::{Recalled, UseMemory},
+    tools::{self, ToolBox, ToolStep},
+};
+use crate::{
+    Error, Result, Scope,
+    chat::{
+        config::ToolsConfig,
+        request::{ChatRequest, Message},
+        response::{Answer, Usage},
+    },
+    memory::Memory,
+    registry::Registry,
+    resilience::Deadline,
+};
+
+/// What helps a chat beyond its providers.
+#[derive(Debug, Clone)]
+pub(crate) struct Assistants {
+    pub memory: Memory,
+    pub registry: Registry,
+}
+
+/// What memory and tools gave to an answer.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct Assistance {
+    /// What memory gave; null where it was not asked.
+    pub recalled: Option<Recalled>,
+    /// Every call of a tool, in order.
+    pub steps: Vec<ToolStep>,
+    /// How often the model was asked.
+    pub rounds: usize,
+}
+
+/// The rounds of one question.
+#[derive(Debug)]
+pub(in crate::chat) struct Rounds {
+    /// The next request, without what only this crate understands.
+    request: ChatRequest,
+    /// Who has a tool of this name.
+    boxes: HashMap<String, Arc<dyn ToolBox>>,
+    memory: Option<(Memory, UseMemory)>,
+    question: String,
+    deadline: Deadline,
+    limits: ToolsConfig,
+    assistance: Assistance,
+    usage: Usage,
+    cost_usd: Option<f64>,
+}
+
+impl Rounds {
+    /// Recalls, and lists the tools. A memory that fails is stepped over and told; a tool box that fails is an error, since
+    /// the model would be asked something else than the caller wanted.
+    pub async fn begin(
+        assistants: &Assistants,
+        limits: &ToolsConfig,
+        mut request: ChatRequest,
+        own: Option<Arc<dyn ToolBox>>,
+        deadline: Deadline,
+    ) -> Result<Rounds> {
+        const OPERATION: &str = "chat.complete";
+        let question = request.last_text().into_owned();
+        if let Some(prompt) = request.prompt.take() {
+            request.messages = vec![Message::user(prompt)];
+        }
+        let wanted = request.memory.take();
+        let recalled = match &wanted {
+            Some(wanted) => {
+                let recalled = Recalled::add(&assistants.memory, wanted, &mut request);
+                Some(deadline.run(OPERATION, async { Ok(recalled.await) }).await?)
+            }
+            None => None,
+        };
+        let mut chosen: Vec<Arc<dyn ToolBox>> = own.into_iter().collect();
+        let given = request.tools.take().unwrap_or_default();
+        if tools::names_of_boxes(&given).next().is_some() {
+            chosen.push(Arc::new(assistants.registry.clone()));
+        }
+        let mut listed: Vec<Value> = given.into_iter().filter(|tool| !tool.is_string()).collect();
+        let mut boxes = HashMap::new();
+        for tool_box in chosen {
+            for tool in deadline.run(OPERATION, tool_box.list()).await? {
+                let name = tools::function_name(&tool).to_owned();
+                if boxes.contains_key(&name) || listed.iter().any(|tool| tools::function_name(tool) == name) {
+                    return Err(Error::invalid(OPERATION, "tools", format!("hold two tools of the name `{name}`")));
+                }
+                boxes.insert(name, tool_box.clone());
+                listed.push(tool);
+            }
+        }
+        request.tools = (!listed.is_empty()).then_some(listed);
+        Ok(Rounds {
+            memory: wanted.map(|wanted| (assistants.memory.clone(), wanted)),
+            request,
+            boxes,
+            question,
+            deadline,
+            limits: limits.clone(),
+            assistance: Assistance { recalled, ..Assistance::default() },
+            usage: Usage::default(),
+            cost_usd: Some(0.0),
+        })
+    }
+
+    /// Returns what to ask next. In the last round the model must answer without tools.
+    pub fn next(&mut self) -> ChatRequest {
+        self.assistance.rounds += 1;
+        if self.assistance.rounds > 1 {
+            // A caller who wants a tool to be called wants it once, not for ever.
+            self.request.provider_fields.shift_remove("tool_choice");
+        }
+        let mut request = self.request.clone();
+        if self.is_last() && !self.boxes.is_empty() {
+            request.provider_fields.insert("tool_choice".to_owned(), Value::from("none"));
+        }
+        request.timeout = Some(self.deadline.remaining().max(std::time::Duration::from_millis(1)));
+        request
+    }
+
+    /// Returns whether the model only wants tools that are called here, so that its answer is not the caller's yet.
+    pub fn goes_on(&self, answer: &Answer) -> bool {
+        !answer.tool_calls.is_empty()
+            && !self.is_last()
+            && answer.tool_calls.iter().all(|call| self.boxes.contains_key(tools::function_name(call)))
+    }
+
+    /// Returns whether any tool is called here.
+    pub fn has_tools(&self) -> bool {
+        !self.boxes.is_empty()
+    }
+
+    /// Takes the answer of a round, calls the tools that it wants, and adds what they say to the next request.
+    pub async fn follow(&mut self, answer: &Answer) {
+        self.count(answer);
+        self.request.messages.push(Message::of(answer.message.clone()));
+        let scope = self.scope();
+        let round = self.assistance.rounds;
+        let mut calls: Vec<BoxFuture<'_, ToolStep>> = Vec::with_capacity(answer.tool_calls.len());
+        for call in &answer.tool_calls {
+            // `goes_on` has seen that there is one for each.
+            let Some(tool_box) = self.boxes.get(tools::function_name(call)) else { continue };
+            calls.push(Box::pin(tools::step(tool_box.as_ref(), round, call, &scope, self.deadline)));
+        }
+        let steps: Vec<_> = stream::iter(calls).buffered(self.limits.parallel).collect().await;
+        for (call, step) in answer.tool_calls.iter().zip(&steps) {
+            let message = Message::new("tool", step.result.as_str()).with("tool_call_id", call["id"].clone());
+            self.request.messages.push(message);
+        }
+        self.assistance.steps.extend(steps);
+    }
+
+    /// Keeps the exchange where that was asked, and returns the answer with the tokens and the cost of all rounds.
+    pub async fn finish(mut self, answer: Arc<Answer>) -> (Arc<Answer>, Assistance) {
+        if let Some((memory, wanted)) = &self.memory
+            && wanted.store
+            && let Some(recalled) = &mut self.assistance.recalled
+        {
+            let scope = self.request.scope.clone().unwrap_or_default();
+            recalled.keep(memory, &scope, &self.question, &answer.text).await;
+        }
+        if self.assistance.rounds == 1 {
+            return (answer, self.assistance);
+        }
+        self.count(&answer);
+        let whole = Answer { usage: self.usage, cost_usd: self.cost_usd, ..Answer::clone(&answer) };
+        (Arc::new(whole), self.assistance)
+    }
+
+    /// Returns whether the model must answer without tools now.
+    fn is_last(&self) -> bool {
+        let spent = self.cost_usd.zip(self.limits.max_cost_usd).is_some_and(|(cost, max)| cost > max);
+        self.assistance.rounds > self.limits.max_rounds || spent
+    }
+
+    fn scope(&self) -> Scope {
+        self.request.scope.clone().unwrap_or_default()
+    }
+
+    /// Adds the tokens and the cost of a round. What one round does not know, the sum does not know either.
+    fn count(&mut self, answer: &Answer) {
+        let is_first = self.usage == Usage::default();
+        let add = |sum: Option<u64>, more: Option<u64>| if is_first { more } else { Some(sum? + more?) };
+        let (sum, more) = (self.usage, answer.usage);
+        self.usage = Usage {
+            prompt_tokens: add(sum.prompt_tokens, more.prompt_tokens),
+            completion_tokens: add(sum.completion_tokens, more.completion_tokens),
+            cached_tokens: add(sum.cached_tokens, more.cached_tokens),
+            cache_write_tokens: add(sum.cache_write_tokens, more.cache_write_tokens),
+            reasoning_tokens: add(sum.reasoning_tokens, more.reasoning_tokens),
+        };
+        self.cost_usd = self.cost_usd.zip(answer.cost_usd).map(|(sum, more)| sum + more);
+    }
+}

@@ -1,0 +1,139 @@
+//! The tools that a model may call.
+
+use std::{fmt::Debug, time::Instant};
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::{
+    Error, ErrorKind, Result, Scope,
+    registry::{ListTools, ListedTool, Registry, ToolCall, ToolFormat},
+    resilience::Deadline,
+};
+
+/// Stands among the `tools` of a request for all tools of the registry.
+pub(in crate::chat) const REGISTRY: &str = "registry";
+/// Longest result that a model is shown, in bytes: some 16,000 tokens.
+const MAX_RESULT_BYTES: usize = 64 << 10;
+
+/// Tools that the engine calls by itself when a model asks for them.
+#[async_trait]
+pub trait ToolBox: Debug + Send + Sync + 'static {
+    /// Lists what may be called, as `tools` of OpenAI's chat completions.
+    async fn list(&self) -> Result<Vec<Value>>;
+
+    /// Calls one of them. What it returns is shown to the model, as data; an error is shown as text, too.
+    ///
+    /// # Cancel safety
+    /// The call is dropped when nobody waits for the answer any more.
+    async fn call(
+        &self,
+        tool: &str,
+        arguments: Map<String, Value>,
+        scope: &Scope,
+        deadline: Deadline,
+    ) -> Result<String>;
+}
+
+/// One call of a tool on the way to an answer.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct ToolStep {
+    /// Round in which the model asked for it, from 1.
+    pub round: usize,
+    /// Name of the tool, as the model was told it.
+    pub tool: String,
+    /// Arguments as the model gave them.
+    pub arguments: Value,
+    /// What the model was shown.
+    pub result: String,
+    /// Code of the error; null where it worked.
+    pub error_code: Option<&'static str>,
+    /// How long it took, in milliseconds.
+    pub latency_ms: f64,
+}
+
+/// Returns the strings among tools: names of tool boxes.
+pub(in crate::chat) fn names_of_boxes(tools: &[Value]) -> impl Iterator<Item = (usize, &str)> {
+    tools.iter().enumerate().filter_map(|(index, tool)| Some((index, tool.as_str()?)))
+}
+
+/// Returns the name of a function in the form of OpenAI's `tools` and `tool_calls`.
+pub(super) fn function_name(of: &Value) -> &str {
+    of["function"]["name"].as_str().unwrap_or_default()
+}
+
+/// Answers one of a model's calls.
+pub(super) async fn step(
+    tools: &dyn ToolBox,
+    round: usize,
+    call: &Value,
+    scope: &Scope,
+    deadline: Deadline,
+) -> ToolStep {
+    const OPERATION: &str = "chat.complete";
+    let start = Instant::now();
+    let tool = function_name(call).to_owned();
+    let text = call["function"]["arguments"].as_str().unwrap_or("{}");
+    let (arguments, outcome) = match serde_json::from_str::<Value>(if text.is_empty() { "{}" } else { text }) {
+        Ok(Value::Object(arguments)) => {
+            let outcome = deadline.run(OPERATION, tools.call(&tool, arguments.clone(), scope, deadline)).await;
+            (Value::Object(arguments), outcome)
+        }
+        _ => {
+            let wrong = Error::new(ErrorKind::InvalidInput, OPERATION, "the arguments are not a JSON object");
+            (Value::from(text), Err(wrong))
+        }
+    };
+    let (result, error_code) = match outcome {
+        Ok(result) => (result, None),
+        Err(error) => (format!("The call failed: {error}"), Some(error.code())),
+    };
+    let latency_ms = start.elapsed().as_secs_f64() * 1e3;
+    ToolStep { round, tool, arguments, result: shortened(result), error_code, latency_ms }
+}
+
+fn shortened(mut text: String) -> String {
+    if text.len() > MAX_RESULT_BYTES {
+        let mut end = MAX_RESULT_BYTES;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let left_out = text.len() - end;
+        text.truncate(end);
+        text += &format!("\n[{left_out} bytes more were left out]");
+    }
+    text
+}
+
+/// All tools of the registry, by their qualified names.
+#[async_trait]
+impl ToolBox for Registry {
+    async fn list(&self) -> Result<Vec<Value>> {
+        let listed = self.list_tools(ListTools::default().format(ToolFormat::Openai)).await?;
+        Ok(listed
+            .into_iter()
+            .filter_map(|tool| match tool {
+                ListedTool::Function(function) => Some(function),
+                ListedTool::Mcp(_) => None,
+            })
+            .collect())
+    }
+
+    async fn call(
+        &self,
+        tool: &str,
+        arguments: Map<String, Value>,
+        scope: &Scope,
+        deadline: Deadline,
+    ) -> Result<String> {
+        let call = ToolCall::any(tool).arguments(Value::Object(arguments)).scope(scope).timeout(deadline.remaining());
+        let result = Registry::call(self, call).await?;
+        match result.error {
+            Some(error) => Err(Error::new(ErrorKind::Unavailable, "registry.call", error.message)),
+            None => Ok(result.text),
+        }
+    }
+}

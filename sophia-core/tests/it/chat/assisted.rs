@@ -1,0 +1,162 @@
+//! A question with memory and tools.
+
+use async_trait::async_trait;
+use serde_json::Map;
+use sophia_core::{
+    chat::{ToolBox, UseMemory},
+    memory::{History, NewRecord},
+    resilience::Deadline,
+};
+
+use super::*;
+
+/// A tool that counts its calls.
+#[derive(Debug, Default)]
+struct Weather {
+    calls: AtomicUsize,
+    fails: bool,
+}
+
+#[async_trait]
+impl ToolBox for Weather {
+    async fn list(&self) -> Result<Vec<Value>> {
+        let parameters = json!({"type": "object", "properties": {"city": {"type": "string"}}});
+        let tool = |name: &str| json!({"type": "function", "function": {"name": name, "parameters": parameters}});
+        Ok(vec![tool("weather"), tool("look_up")])
+    }
+
+    async fn call(&self, tool: &str, arguments: Map<String, Value>, scope: &Scope, _: Deadline) -> Result<String> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        assert!(["weather", "look_up"].contains(&tool) && scope.user.as_deref() == Some("ada"), "{tool} {scope:?}");
+        match self.fails {
+            true => Err(Error::new(ErrorKind::Unavailable, "weather", "the satellite is away")),
+            false => Ok(format!("sunny in {}", arguments["city"].as_str().unwrap_or("nowhere"))),
+        }
+    }
+}
+
+async fn start_engine() -> (MockProvider, Sophia) {
+    let mock = MockProvider::start().await.unwrap();
+    let mut config = Config::default();
+    config.chat.providers.push(ProviderConfig::openai("mock", mock.base_url()));
+    (mock, Sophia::new(config).unwrap())
+}
+
+fn wants_weather() -> Fault {
+    Fault::Body(json!({"id": "1", "object": "chat.completion", "model": "m", "choices": [{
+        "index": 0, "finish_reason": "tool_calls", "message": {"role": "assistant", "content": null, "tool_calls": [
+            {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{\"city\": \"Oslo\"}"}},
+            {"id": "call_2", "type": "function", "function": {"name": "weather", "arguments": "no json"}},
+        ]}}], "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}}))
+}
+
+fn coat() -> ChatRequest {
+    ChatRequest::new("m").system("You are short.").user("Do I need a coat?").scope(ada())
+}
+
+#[tokio::test]
+async fn tools_are_called_and_the_model_is_asked_again_with_what_they_said() {
+    let (mock, sophia) = start_engine().await;
+    mock.script([wants_weather()]);
+    let tools = Arc::new(Weather::default());
+    let response = sophia.chat().complete_with(coat(), tools.clone()).await.unwrap();
+    assert_eq!((mock.calls(), tools.calls.load(Ordering::Relaxed)), (2, 1));
+    let assistance = response.assistance.as_ref().unwrap();
+    assert_eq!((assistance.rounds, assistance.steps.len()), (2, 2));
+    assert_eq!((assistance.steps[0].result.as_str(), assistance.steps[0].error_code), ("sunny in Oslo", None));
+    assert_eq!(assistance.steps[1].error_code, Some("INVALID_INPUT"), "what is not JSON is told to the model");
+    let messages = mock.bodies()[1]["messages"].clone();
+    assert_eq!(messages[2]["tool_calls"][0]["id"], "call_1");
+    assert_eq!(messages[3], json!({"role": "tool", "content": "sunny in Oslo", "tool_call_id": "call_1"}));
+    assert_eq!(messages[4]["tool_call_id"], "call_2");
+    let second = response.usage.prompt_tokens.unwrap();
+    assert!(second > 10, "the tokens of both rounds are counted: {second}");
+    assert!(response.finish_reason.as_deref() == Some("stop") && response.tool_calls.is_empty());
+}
+
+#[tokio::test]
+async fn a_tool_that_fails_is_told_to_the_model_and_rounds_are_bounded() {
+    let (mock, sophia) = start_engine().await;
+    mock.script(std::iter::repeat_with(wants_weather).take(20));
+    let tools = Arc::new(Weather { fails: true, ..Weather::default() });
+    let response = sophia.chat().complete_with(coat(), tools).await.unwrap();
+    let assistance = response.assistance.as_ref().unwrap();
+    assert_eq!(assistance.rounds, 9, "eight with tools, one without");
+    assert!(assistance.steps[0].result.contains("the satellite is away"));
+    assert_eq!(assistance.steps[0].error_code, Some("UNAVAILABLE"));
+    assert_eq!(mock.bodies()[8]["tool_choice"], "none");
+    assert!(mock.bodies()[7].get("tool_choice").is_none());
+}
+
+#[tokio::test]
+async fn a_call_of_a_tool_that_only_the_caller_has_is_the_callers() {
+    let (mock, sophia) = start_engine().await;
+    let mut wants_mine = wants_weather();
+    if let Fault::Body(body) = &mut wants_mine {
+        body["choices"][0]["message"]["tool_calls"][1]["function"]["name"] = json!("mine");
+    }
+    mock.script([wants_mine]);
+    let own = json!({"type": "function", "function": {"name": "mine", "parameters": {"type": "object"}}});
+    let response = sophia.chat().complete_with(coat().tools(vec![own]), Arc::new(Weather::default())).await.unwrap();
+    assert_eq!((mock.calls(), response.tool_calls.len()), (1, 2));
+    assert_eq!(mock.bodies()[0]["tools"].as_array().unwrap().len(), 3);
+    let twice = json!({"type": "function", "function": {"name": "weather"}});
+    let error = sophia.chat().complete_with(coat().tools(vec![twice]), Arc::new(Weather::default())).await.unwrap_err();
+    assert_eq!((error.code(), error.get("field")), ("INVALID_INPUT", Some("tools")));
+}
+
+#[tokio::test]
+async fn a_streamed_answer_gives_the_last_round_whole_and_no_calls_of_tools_on_the_way() {
+    let (mock, sophia) = start_engine().await;
+    mock.script([Fault::ToolCall]);
+    let mut stream = sophia.chat().stream_with(coat(), Arc::new(Weather::default())).unwrap();
+    let (mut text, mut last) = (String::new(), None);
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.unwrap();
+        assert!(chunk.tool_calls.is_empty());
+        text += &chunk.delta;
+        last = Some(chunk);
+    }
+    let last = last.unwrap();
+    assert_eq!((last.finish_reason.as_deref(), last.assistance.unwrap().rounds), (Some("stop"), 2));
+    assert!(!text.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_recalled_stands_before_the_question_and_is_of_the_scope_alone() {
+    let (mock, sophia) = start_engine().await;
+    let store = |text: &str, scope: Scope| NewRecord::new(text).scope(scope);
+    sophia.memory().store(store("Ada wants the quarterly report as a PDF.", ada())).await.unwrap();
+    let bob = Scope::new().tenant("acme").user("bob");
+    sophia.memory().store(store("Bob wants the quarterly report as a spreadsheet.", bob)).await.unwrap();
+    let request =
+        ChatRequest::new("m").system("You are short.").user("In which format is the quarterly report wanted?");
+    let monday = ada().session("monday");
+    let request = request.scope(&monday).memory(UseMemory::default().store());
+    let response = sophia.chat().complete(request).await.unwrap();
+    let messages = mock.bodies()[0]["messages"].clone();
+    assert_eq!(messages.as_array().unwrap().len(), 3);
+    let notes = messages[1]["content"].as_str().unwrap();
+    assert!(notes.contains("PDF") && !notes.contains("spreadsheet"), "{notes}");
+    assert!(messages[2]["content"].as_str().unwrap().ends_with("wanted?"));
+    let recalled = response.assistance.as_ref().unwrap().recalled.clone().unwrap();
+    assert_eq!((recalled.ids.len(), recalled.stored.len(), recalled.error), (1, 2, None));
+    let history = sophia.memory().history(History::new(&monday)).await.unwrap();
+    assert_eq!(history.last().unwrap().content, response.text);
+}
+
+#[tokio::test]
+async fn what_cannot_be_helped_is_refused_with_the_field() {
+    let (mock, sophia) = start_engine().await;
+    let field = async |request: ChatRequest| {
+        let error = sophia.chat().complete(request).await.unwrap_err();
+        assert_eq!(error.code(), "INVALID_INPUT");
+        error.get("field").unwrap().to_owned()
+    };
+    assert_eq!(field(coat().memory(UseMemory::default().store())).await, "scope.session");
+    assert_eq!(field(coat().memory(UseMemory::default().token_budget(0))).await, "memory.token_budget");
+    assert_eq!(field(coat().tools(vec![json!("toolbox")])).await, "tools[0]");
+    let key = sophia.chat().cache_key(&coat().registry_tools()).unwrap_err();
+    assert_eq!(key.code(), "UNSUPPORTED");
+    assert_eq!(mock.calls(), 0);
+}
