@@ -81,12 +81,12 @@ impl Builder {
         let health = Health::new(&config.health, clock.clone(), telemetry.clone())?;
         let signals: Signals = Arc::new(health.clone());
         let context = Context {
+            #[cfg(feature = "redis")]
+            redis: crate::redis::Redis::new(&config.redis, signals.clone())?,
             clock,
             signals,
             telemetry: telemetry.clone(),
             data_dir: config.data_dir.clone(),
-            #[cfg(feature = "redis")]
-            redis: crate::redis::Redis::new(&config.redis)?,
         };
         let memory = Memory::new(&config.memory, &context)?;
         if let Some(embedder) = self.embedder {

@@ -418,10 +418,11 @@ impl Memory {
         let l2 = self.0.kv.tiers().shared_health().await.unwrap_or_else(disabled);
         let l3 = self.0.store.health().await;
         let tiers = BTreeMap::from([("l1", l1), ("l2", l2), ("l3", l3)]);
-        let worst = |status| tiers.values().any(|tier| tier.status == status);
-        let status = if worst(TierStatus::Unhealthy) {
+        let any = |status| tiers.values().any(|tier| tier.status == status);
+        let own = |name| tiers.get(name).is_some_and(|tier: &TierHealth| tier.status == TierStatus::Unhealthy);
+        let status = if own("l1") || own("l3") {
             TierStatus::Unhealthy
-        } else if worst(TierStatus::Degraded) {
+        } else if any(TierStatus::Degraded) || any(TierStatus::Unhealthy) {
             TierStatus::Degraded
         } else {
             TierStatus::Healthy

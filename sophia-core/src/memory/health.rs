@@ -57,7 +57,7 @@ impl TierHealth {
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[non_exhaustive]
 pub struct MemoryHealth {
-    /// The worst of what is configured.
+    /// The worst of what is configured; where the shared tier alone is away, it is degraded.
     pub status: TierStatus,
     /// `l1` in this process, `l2` shared cache, `l3` durable.
     pub tiers: BTreeMap<&'static str, TierHealth>,

@@ -2,11 +2,8 @@
 
 use std::{
     future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
@@ -19,7 +16,10 @@ use super::{
     target::{Connection, Kind, Target},
     watch::{Listener, Watch},
 };
-use crate::{Error, ErrorKind, Result, resilience::SingleFlight};
+use crate::{Error, ErrorKind, Result, Signal, Signals, resilience::SingleFlight};
+
+/// Service that signals are about.
+const SERVICE: &str = "redis";
 
 /// Redis, shared by all that use it. Cheap to clone. Connects with its first use, and again after a failure.
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ struct Inner {
     connection: ArcSwapOption<Connection>,
     connecting: SingleFlight<(), Arc<Connection>>,
     watch: Watch,
-    watched: AtomicBool,
+    signals: Signals,
 }
 
 impl Redis {
@@ -40,7 +40,7 @@ impl Redis {
     ///
     /// # Errors
     /// InvalidConfig for a URL or a file that cannot be used.
-    pub fn new(config: &RedisConfig) -> Result<Option<Redis>> {
+    pub fn new(config: &RedisConfig, signals: Signals) -> Result<Option<Redis>> {
         if !config.is_set() {
             return Ok(None);
         }
@@ -51,7 +51,7 @@ impl Redis {
             config: config.clone(),
             connection: ArcSwapOption::empty(),
             connecting: SingleFlight::new("redis.connect"),
-            watched: AtomicBool::new(false),
+            signals,
         }))))
     }
 
@@ -142,7 +142,6 @@ impl Redis {
     /// Closes the connections; the next use opens them again.
     pub fn close(&self) {
         self.0.watch.stop();
-        self.0.watched.store(false, Ordering::Release);
         self.0.connection.store(None);
     }
 
@@ -155,6 +154,7 @@ impl Redis {
     where
         W: Future<Output = RedisResult<T>>,
     {
+        let start = Instant::now();
         let mut used = None;
         let outcome = tokio::time::timeout(budget, async {
             let connection = self.connection().await?;
@@ -163,10 +163,15 @@ impl Redis {
         })
         .await;
         let error = match outcome {
-            Ok(Ok(value)) => return Ok(value),
+            Ok(Ok(value)) => {
+                self.0.signals.signal(Signal::latency_ms(SERVICE, start.elapsed().as_secs_f64() * 1e3));
+                self.0.signals.signal(Signal::outcome(SERVICE, false));
+                return Ok(value);
+            }
             Ok(Err(error)) => error,
             Err(_) => late(operation, budget),
         };
+        self.0.signals.signal(Signal::outcome(SERVICE, true));
         if let Some(used) = used {
             self.give_up(&used, &error);
         }
@@ -177,9 +182,7 @@ impl Redis {
         if let Some(connection) = self.0.connection.load_full() {
             return Ok(connection);
         }
-        if !self.0.watched.swap(true, Ordering::AcqRel) {
-            self.0.watch.start();
-        }
+        self.0.watch.start();
         let (target, limit) = (self.0.target.clone(), self.0.config.connect_timeout);
         let connect = async move || {
             // Several round trips: Sentinels are asked, a Cluster's nodes are found.
@@ -189,9 +192,15 @@ impl Redis {
                 Err(_) => Err(late("redis.connect", limit)),
             }
         };
-        let connection = self.0.connecting.run((), connect).await?.value;
-        self.0.connection.store(Some(connection.clone()));
-        Ok(connection)
+        // On its own, since connecting may take longer than any of those who wait for it may: one at a time, with a deadline.
+        let redis = self.clone();
+        let connecting = tokio::spawn(async move {
+            let connection = redis.0.connecting.run((), connect).await?.value;
+            redis.0.connection.store(Some(connection.clone()));
+            Ok(connection)
+        });
+        let stopped = || Error::new(ErrorKind::Cancelled, "redis.connect", "the connection was stopped by a shutdown");
+        connecting.await.unwrap_or_else(|_| Err(stopped()))
     }
 
     /// Leaves a connection behind that cannot be trusted to answer: the next call opens another.

@@ -73,20 +73,21 @@ impl Watch {
         self.shared.is_on.load(Ordering::Acquire)
     }
 
-    /// Begins to listen, where there is a runtime.
+    /// Begins to listen, where there is a runtime; does nothing where somebody does. The runtime may have been another one.
     pub fn start(&self) {
-        let Ok(runtime) = Handle::try_current() else { return };
-        let task = runtime.spawn(listen(self.shared.clone()));
-        if let Some(former) = self.task.lock().replace(task.abort_handle()) {
-            former.abort();
+        let mut task = self.task.lock();
+        if task.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
         }
+        let Ok(runtime) = Handle::try_current() else { return };
+        *task = Some(runtime.spawn(listen(self.shared.clone())).abort_handle());
     }
 
     pub fn stop(&self) {
         if let Some(task) = self.task.lock().take() {
             task.abort();
         }
-        self.shared.is_on.store(false, Ordering::Release);
+        self.shared.lose();
     }
 }
 
@@ -106,9 +107,9 @@ async fn listen(shared: Arc<Shared>) {
                 // What was changed while nobody listened is not known.
                 shared.missed();
                 tracing::debug!(connections = connections.len(), "changes by others are heard");
+                let heard = Heard(&shared);
                 attend(&shared, connections).await;
-                shared.is_on.store(false, Ordering::Release);
-                shared.listeners.lock().iter().for_each(|(_, listener)| listener.lost());
+                drop(heard);
                 tracing::warn!("Redis does not say any more what others change");
             }
             Ok(Err(error)) => tracing::debug!(code = error.code().unwrap_or("none"), "changes cannot be listened to"),
@@ -159,7 +160,22 @@ async fn is_same(shared: &Shared, connections: &[(String, MultiplexedConnection)
     addresses.len() == connections.len() && connections.iter().all(|(address, _)| addresses.contains(address))
 }
 
+/// Says that changes are not heard any more, also when the task is aborted or its runtime stops.
+struct Heard<'a>(&'a Shared);
+
+impl Drop for Heard<'_> {
+    fn drop(&mut self) {
+        self.0.lose();
+    }
+}
+
 impl Shared {
+    fn lose(&self) {
+        if self.is_on.swap(false, Ordering::AcqRel) {
+            self.listeners.lock().iter().for_each(|(_, listener)| listener.lost());
+        }
+    }
+
     fn missed(&self) {
         for (_, listener) in self.listeners.lock().iter() {
             listener.missed();

@@ -20,6 +20,7 @@ const SLOTS: u16 = 16_384;
 pub struct RedisServer {
     directory: PathBuf,
     port: u16,
+    file: Option<PathBuf>,
     options: Vec<String>,
     child: Option<Child>,
 }
@@ -38,12 +39,47 @@ impl RedisServer {
     /// # Panics
     /// Where there is none to start.
     pub fn start_with(options: &[&str]) -> RedisServer {
+        RedisServer::launch(None, options)
+    }
+
+    fn launch(file: Option<&Path>, options: &[&str]) -> RedisServer {
         let directory = std::env::temp_dir().join(format!("sophia-redis-{}", uuid::Uuid::now_v7()));
         std::fs::create_dir(&directory).expect("a directory for Redis");
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let mut server = RedisServer { directory, port: free_port(), options, child: None };
+        let file = file.map(|file| {
+            let own = directory.join("redis.conf");
+            std::fs::copy(file, &own).expect("its configuration");
+            own
+        });
+        let mut server = RedisServer { directory, port: free_port(), file, options, child: None };
         server.restart();
         server
+    }
+
+    /// Starts a replica of a server.
+    ///
+    /// # Panics
+    /// Where there is none to start.
+    pub fn replica_of(master: &RedisServer) -> RedisServer {
+        RedisServer::start_with(&["--replicaof", "127.0.0.1", &master.port.to_string()])
+    }
+
+    /// Starts a Sentinel that watches a server under a name, and moves its replica up soon after it is gone.
+    ///
+    /// # Panics
+    /// Where there is none to start.
+    pub fn sentinel_of(name: &str, master: &RedisServer) -> RedisServer {
+        let lines = [
+            format!("sentinel monitor {name} 127.0.0.1 {} 1", master.port),
+            format!("sentinel down-after-milliseconds {name} 500"),
+            format!("sentinel failover-timeout {name} 3000"),
+        ];
+        let file = std::env::temp_dir().join(format!("sophia-sentinel-{}.conf", uuid::Uuid::now_v7()));
+        std::fs::write(&file, lines.join("\n")).expect("a configuration for Sentinel");
+        // Sentinel rewrites its file, and takes it as its first argument.
+        let sentinel = RedisServer::launch(Some(&file), &["--sentinel"]);
+        let _ = std::fs::remove_file(file);
+        sentinel
     }
 
     /// Returns where it listens.
@@ -70,8 +106,12 @@ impl RedisServer {
     /// Where it does not answer.
     pub fn restart(&mut self) {
         self.kill();
+        let keeps_nothing = ["--save", "", "--appendonly", "no"];
         let child = Command::new(program())
-            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"])
+            .args(&self.file)
+            .args(["--bind", "127.0.0.1", "--daemonize", "no"])
+            // Sentinel knows neither.
+            .args(if self.file.is_none() { &keeps_nothing[..] } else { &[] })
             .args(["--port", &self.port.to_string()])
             .arg("--dir")
             .arg(&self.directory)

@@ -21,6 +21,7 @@ use sophia_core::{
 
 mod chat;
 mod faults;
+mod modes;
 mod processes;
 
 /// Longest wait for what must come about; nothing is measured by it.

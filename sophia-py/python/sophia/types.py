@@ -47,6 +47,7 @@ __all__ = [
     "Incident",
     "ItemError",
     "Kpis",
+    "KvFound",
     "LoadError",
     "LoadReport",
     "MatchType",
@@ -304,7 +305,7 @@ class CacheInfo:
     status: CacheStatus
     """How it relates."""
     tier: str | None
-    """Where it was found: `"l1"`; null where it was not."""
+    """Where it was found: `"l1"` in this process, `"l2"` in the cache that processes share; null where it was not."""
     key: str | None
     """Key that it is kept under, in hexadecimal; null where the cache was not used."""
     ttl_s: int | None
@@ -313,6 +314,8 @@ class CacheInfo:
     """How long ago it was kept, in seconds; null where it was not."""
     similarity: float | None
     """How alike the questions are, 0..1; null unless it is a semantic hit."""
+    degraded: bool
+    """Whether a tier of the cache was stepped over because it is away."""
 
 
 @dataclass(frozen=True)
@@ -669,6 +672,28 @@ class Kpis:
     """All services."""
     alerts_active: int
     """Alerts that hold."""
+
+
+@dataclass(frozen=True)
+class KvFound:
+    """A value, and how it was found."""
+
+    found: bool
+    """Whether there is a value."""
+    value: Any
+    """The value; null where there is none."""
+    tier: str | None
+    """Tier that knew it: `"l1"` in this process, `"l2"` shared, `"l3"` durable; null where there is none."""
+    stale: bool
+    """Whether it is past its time, and served only until it is made anew."""
+    expires_at: str | None
+    """When it stops to be fresh; null for never."""
+    tags: list[str]
+    """What it can be invalidated by."""
+    degraded: bool
+    """Whether a tier was stepped over because it is away."""
+    stepped_over: list[str]
+    """Tiers that were stepped over."""
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,8 @@ impl Kv {
     /// after 5 ms at most.
     pub fn get_now(&self, key: &str, scope: &Scope) -> Option<Option<Arc<KvValue>>> {
         let entry = self.0.tiers.get_now(KvKeyRef::new(scope, key))?;
-        if entry.expires_at.is_some() && !entry.is_fresh(self.0.clock.now()) {
+        // Also what is to be made anew before it is stale: who can do that should be asked.
+        if entry.expires_at.is_some() && is_due(&entry, self.0.clock.now()) {
             return None;
         }
         self.0.metrics.look_up(entry.value.is_some());

@@ -28,7 +28,7 @@ use super::{
     wire::{self, Found},
 };
 use crate::{
-    Clock, Error, Result,
+    Clock, Error, NoSignals, Result,
     memory::health::{TierHealth, TierStatus},
     redis::{Area, Listener, Redis, RedisConfig, Script, Wall},
 };
@@ -67,6 +67,16 @@ const PURGE: &str = "local function purge(names, times) \
        purge(KEYS[2], KEYS[3]) \
      end ";
 
+/// KEYS value; ARGV token, seconds that it stays, now in µs, epoch; says whether a living value was there.
+static BEGIN: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local line = redis.call('GETRANGE', KEYS[1], 0, 127) \
+         redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) \
+         local epoch, stale = string.match(line, '^V1 (%d+) %S+ (%S+) ') \
+         if epoch == ARGV[4] and (stale == '-' or tonumber(stale) > tonumber(ARGV[3])) then return 1 end \
+         return 0",
+    )
+});
 /// KEYS value, names, times, tags…; ARGV token, value, ttl, name, ttl of the index, seconds that a mark stays.
 static COMMIT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(with_functions(
@@ -106,10 +116,13 @@ static REMOVE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local removed = 0 \
          for i = 4, #KEYS do \
-           local name, value = ARGV[i + 1], redis.call('GET', KEYS[i]) \
+           local name, value = ARGV[i + 1], redis.call('GETRANGE', KEYS[i], 0, 2047) \
+           if string.sub(value, 1, 3) == 'V1 ' and not string.find(value, '\\n', 1, true) then \
+             value = redis.call('GET', KEYS[i]) \
+           end \
            redis.call('ZREM', KEYS[3], name) \
            local gone = true \
-           if value and string.sub(value, 1, 3) == 'V1 ' then \
+           if string.sub(value, 1, 3) == 'V1 ' then \
              local epoch, stale, tags = string.match(value, '^V1 (%d+) %S+ (%S+) %S+ ([^\\n]*)\\n') \
              local meant = ARGV[3] == '' \
              if not meant then \
@@ -122,7 +135,7 @@ static REMOVE: LazyLock<Script> = LazyLock::new(|| {
              else gone = false end \
            end \
            if gone then \
-             if value then redis.call('SET', KEYS[i], 'T1 -', 'EX', ARGV[4]) end \
+             if value ~= '' then redis.call('SET', KEYS[i], 'T1 -', 'EX', ARGV[4]) end \
              redis.call('ZREM', KEYS[1], name) redis.call('ZREM', KEYS[2], name) \
            end \
          end \
@@ -186,7 +199,7 @@ impl RedisTier {
     /// InvalidConfig where the configuration names no server, or one that cannot be.
     pub fn open(config: &RedisConfig, ttl: Duration, clock: Arc<dyn Clock>) -> Result<RedisTier> {
         config.validate()?;
-        match Redis::new(config)? {
+        match Redis::new(config, Arc::new(NoSignals))? {
             Some(redis) => Ok(RedisTier::new(&redis, ttl, clock)),
             None => Err(Error::invalid_config("redis.url", "or `redis.urls` must name a server")),
         }
@@ -466,14 +479,9 @@ impl KvTier for RedisTier {
         let epoch = self.epoch(OPERATION).await?;
         let token = Uuid::now_v7().as_u128();
         let mark = format!("T1 {token:032x}");
-        let mut set = cmd("SET");
-        set.arg(self.place(key).value).arg(mark).arg("EX").arg(WRITING_S).arg("GET");
-        let former: Option<Vec<u8>> = self.0.redis.query(OPERATION, &set).await?;
-        let now = self.0.clock.now();
-        let found = match former.and_then(wire::read) {
-            Some(Found::Value { epoch: written, entry }) => written == epoch && !entry.is_dead(now),
-            _ => false,
-        };
+        let call = BEGIN.call().key(self.place(key).value).arg(mark).int(WRITING_S);
+        let call = call.int(self.0.clock.now().as_microsecond()).arg(epoch.to_string());
+        let found = self.0.redis.run::<i64>(OPERATION, &BEGIN, &call).await? == 1;
         Ok(Ticket { token, found })
     }
 

@@ -25,7 +25,7 @@ async fn killed_and_restarted_empty() {
     let found = one.memory().kv().look_up("stays", &ada()).await.unwrap();
     assert_eq!((found.tier, found.degraded, found.stepped_over), (Some("l3"), true, vec!["l2"]));
     let health = one.memory().health().await;
-    assert_eq!((health.tiers["l2"].status, health.status), (TierStatus::Unhealthy, TierStatus::Unhealthy));
+    assert_eq!((health.tiers["l2"].status, health.status), (TierStatus::Unhealthy, TierStatus::Degraded));
     until("the change is seen over the file", async || read(&two, "changes").await == Some(json!(2))).await;
     server.restart();
     for sophia in [&one, &two] {
