@@ -222,13 +222,15 @@ export interface CacheConfig {
   maxBytes?: number
   /** Whether answers that call tools are kept. Default false: what a tool says changes. */
   toolCalls?: boolean
+  /** The cache that processes share, in Redis. */
+  l2?: SharedCacheConfig
 }
 
 /** How an answer relates to the cache, in detail. */
 export interface CacheInfo {
   /** How it relates. */
   status: CacheStatus
-  /** Where it was found: `"l1"`; null where it was not. */
+  /** Where it was found: `"l1"` in this process, `"l2"` in the cache that processes share; null where it was not. */
   tier: string | null
   /** Key that it is kept under, in hexadecimal; null where the cache was not used. */
   key: string | null
@@ -238,6 +240,8 @@ export interface CacheInfo {
   ageS: number | null
   /** How alike the questions are, 0..1; null unless it is a semantic hit. */
   similarity: number | null
+  /** Whether a tier of the cache was stepped over because it is away. */
+  degraded: boolean
 }
 
 /** What the cache is used for. */
@@ -458,6 +462,8 @@ export interface ClearSession {
 export interface Config {
   /** Directory of durable state. Without it, everything stays in this process and is gone at its end. */
   dataDir?: string | null
+  /** What several processes share, beside the directory. */
+  redis?: RedisConfig
   /** Records, key-value, search. */
   memory?: MemoryConfig
   /** Providers, cache, limits. */
@@ -921,6 +927,26 @@ export interface KvDelete {
   scope?: Scope
 }
 
+/** A value, and how it was found. */
+export interface KvFound {
+  /** Whether there is a value. */
+  found: boolean
+  /** The value; null where there is none. */
+  value: unknown
+  /** Tier that knew it: `"l1"` in this process, `"l2"` shared, `"l3"` durable; null where there is none. */
+  tier: string | null
+  /** Whether it is past its time, and served only until it is made anew. */
+  stale: boolean
+  /** When it stops to be fresh; null for never. */
+  expiresAt: string | null
+  /** What it can be invalidated by. */
+  tags: string[]
+  /** Whether a tier was stepped over because it is away. */
+  degraded: boolean
+  /** Tiers that were stepped over. */
+  steppedOver: string[]
+}
+
 /** Arguments of `memory.kv.get`. */
 export interface KvGet {
   /** Key. */
@@ -938,6 +964,14 @@ export interface KvInvalidate {
   /** Keys that have any of these tags. */
   tags?: readonly string[] | null
   /** Whose they are. */
+  scope?: Scope
+}
+
+/** Arguments of `memory.kv.look_up`. */
+export interface KvLookUp {
+  /** Key. */
+  key: string
+  /** Whose it is. */
   scope?: Scope
 }
 
@@ -973,6 +1007,16 @@ export interface L1Config {
   maxBytes?: number
   /** Longest stay of an entry, whatever its own TTL is. Default none. In milliseconds. */
   ttlMs?: number | null
+  /** The same as text, such as `"15m"`. */
+  ttl?: string
+}
+
+/** The key-value tier that processes share: used where `redis` names a server. */
+export interface L2Config {
+  /** Whether it is used. Default true. */
+  enabled?: boolean
+  /** Longest stay of a value in it, whatever its own TTL is. Default 1 day. In milliseconds. */
+  ttlMs?: number
   /** The same as text, such as `"15m"`. */
   ttl?: string
 }
@@ -1035,6 +1079,13 @@ export type MatchType = "hybrid" | "semantic" | "keyword" | "exact" | "filter"
 export interface MemoryConfig {
   /** The key-value tier in this process. */
   l1?: L1Config
+  /** The key-value tier that processes share, in Redis. */
+  l2?: L2Config
+  /**
+   * Share by which the TTL of a value that `get_or_set` makes is shortened at random, at most, 0..0.5. Default 0.05: what
+   * was made together does not expire together.
+   */
+  ttlJitter?: number
   /** What turns text into vectors. Default `static`: the model inside the library. */
   embedder?: EmbedderKind
   /** Longest accepted content of a record and value of a key, in bytes. Default 1 MiB. */
@@ -1048,7 +1099,7 @@ export interface MemoryConfig {
 
 /** The memory and its tiers. */
 export interface MemoryHealth {
-  /** The worst of what is configured. */
+  /** The worst of what is configured; where the shared tier alone is away, it is degraded. */
   status: TierStatus
   /** `l1` in this process, `l2` shared cache, `l3` durable. */
   tiers: Record<string, TierHealth>
@@ -1440,6 +1491,32 @@ export interface Recommendation {
 
 /** Whether a record is shown. */
 export type RecordStatus = "active" | "archived"
+
+/** Connection to Redis or Valkey, 6.2 or newer: the tier that processes share. Without `url` and `urls` there is none. */
+export interface RedisConfig {
+  /** One server: `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS. Default none. */
+  url?: string | null
+  /** Several: some nodes of a Cluster; or the Sentinels, where `sentinel_master` is set. Default none. */
+  urls?: readonly string[]
+  /** Name under which the Sentinels of `urls` watch the master. Default none: `urls` are a Cluster. */
+  sentinelMaster?: string | null
+  /** User at the servers that Sentinels name. Default none. */
+  username?: string | null
+  /** Password at the servers that Sentinels name. Default none. */
+  password?: string | null
+  /** File with the certificates (PEM) that `rediss://` trusts. Default those of the system. */
+  caFile?: string | null
+  /** What every key begins with. Default `"sophia"`. */
+  prefix?: string
+  /** Time in which Redis must answer; the tier is stepped over after it. Default 100 ms. In milliseconds. */
+  timeoutMs?: number
+  /** The same as text, such as `"15m"`. */
+  timeout?: string
+  /** Time in which a connection must be there. Default 1 s. In milliseconds. */
+  connectTimeoutMs?: number
+  /** The same as text, such as `"15m"`. */
+  connectTimeout?: string
+}
 
 /** The arguments of `registry.register`. */
 export interface Register {
@@ -1982,6 +2059,16 @@ export type Severity = "info" | "warning" | "critical"
 
 /** Who else may be given the answer. A part of the scope that is not set matches only where it is not set either. */
 export type Share = "session" | "user" | "tenant" | "all"
+
+/** The cache that processes share: used where `redis` names a server. */
+export interface SharedCacheConfig {
+  /** Whether it is used. Default true. */
+  enabled?: boolean
+  /** Time in which Redis must answer a look-up; after it, the question is asked as if it were not known. Default 25 ms. In milliseconds. */
+  timeoutMs?: number
+  /** The same as text, such as `"15m"`. */
+  timeout?: string
+}
 
 /** One metric of one service. */
 export interface SignalName {

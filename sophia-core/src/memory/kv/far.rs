@@ -44,6 +44,8 @@ struct Missed {
     keys: HashSet<KvKey>,
     invalidations: Vec<Invalidation>,
     everything: bool,
+    /// What is being caught up with: how many changes, and whether it is cleared.
+    applying: Option<(usize, bool)>,
     /// Whether it is away or behind: until it has caught up, also with what is missed while it does.
     is_behind: bool,
     catching_up: Option<AbortHandle>,
@@ -222,7 +224,11 @@ impl Inner {
             everything: std::mem::take(&mut missed.everything),
             ..Missed::default()
         };
-        (!taken.is_empty()).then_some(taken)
+        if taken.is_empty() {
+            return None;
+        }
+        missed.applying = Some((taken.count(), taken.everything));
+        Some(taken)
     }
 
     /// Returns whether nothing is left; from then on the tier is asked again.
@@ -239,8 +245,9 @@ impl Inner {
     /// Writes what was missed, and puts back what could not be written.
     async fn apply(&self, mut missed: Missed) -> Result<()> {
         let outcome = self.write(&mut missed).await;
+        let mut now = self.missed.lock();
+        now.applying = None;
         if outcome.is_err() {
-            let mut now = self.missed.lock();
             now.everything |= missed.everything;
             missed.keys.iter().for_each(|key| now.key(key));
             missed.invalidations.iter().for_each(|what| now.invalidation(what));
@@ -288,7 +295,7 @@ impl Missed {
     }
 
     fn bound(&mut self) {
-        if self.keys.len() + self.invalidations.len() > MOST_MISSED {
+        if self.count() > MOST_MISSED {
             (self.keys, self.invalidations, self.everything) = (HashSet::new(), Vec::new(), true);
         }
     }
@@ -298,9 +305,14 @@ impl Missed {
     }
 
     fn describe(&self) -> String {
-        if self.everything {
+        let (applying, clearing) = self.applying.unwrap_or_default();
+        if self.everything || clearing {
             return "away, and cleared when it is back".to_owned();
         }
-        format!("away, and {} changes behind", self.keys.len() + self.invalidations.len())
+        format!("away, and {} changes behind", self.count() + applying)
+    }
+
+    fn count(&self) -> usize {
+        self.keys.len() + self.invalidations.len()
     }
 }
