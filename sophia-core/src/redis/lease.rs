@@ -70,7 +70,14 @@ pub(crate) struct Lease {
 
 /// Those who wait for the end of a lease, by its key.
 #[derive(Debug, Default)]
-struct Waiting(Mutex<HashMap<Vec<u8>, (Arc<Notify>, usize)>>);
+struct Waiting(Mutex<HashMap<Vec<u8>, Queue>>);
+
+/// Those who wait for the end of one lease.
+#[derive(Debug, Default)]
+struct Queue {
+    ended: Arc<Notify>,
+    length: usize,
+}
 
 /// One who waits.
 #[derive(Debug)]
@@ -108,9 +115,9 @@ impl Leases {
     pub fn wait(&self, wall: &Wall, name: &str) -> Waiter {
         let key = wall.key(name).into_bytes();
         let mut waiting = self.waiting.0.lock();
-        let (ended, count) = waiting.entry(key.clone()).or_default();
-        *count += 1;
-        Waiter { redis: self.redis.clone(), waiting: self.waiting.clone(), ended: ended.clone(), key }
+        let queue = waiting.entry(key.clone()).or_default();
+        queue.length += 1;
+        Waiter { redis: self.redis.clone(), waiting: self.waiting.clone(), ended: queue.ended.clone(), key }
     }
 }
 
@@ -165,29 +172,32 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         let mut waiting = self.waiting.0.lock();
-        if let Some((_, count)) = waiting.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(queue) = waiting.get_mut(&self.key) {
+            queue.length -= 1;
+            if queue.length == 0 {
                 waiting.remove(&self.key);
             }
         }
     }
 }
 
+impl Queue {
+    fn tell(&self) {
+        // Those who wait, and the next who does: it must not miss what happened while it was about to.
+        self.ended.notify_waiters();
+        self.ended.notify_one();
+    }
+}
+
 impl Listener for Waiting {
     fn changed(&self, key: &[u8]) {
-        if let Some((ended, _)) = self.0.lock().get(key) {
-            // Those who wait, and the next who does: it must not miss what happened while it was about to.
-            ended.notify_waiters();
-            ended.notify_one();
+        if let Some(queue) = self.0.lock().get(key) {
+            queue.tell();
         }
     }
 
     fn missed(&self) {
-        for (ended, _) in self.0.lock().values() {
-            ended.notify_waiters();
-            ended.notify_one();
-        }
+        self.0.lock().values().for_each(Queue::tell);
     }
 }
 

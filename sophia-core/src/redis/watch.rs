@@ -53,9 +53,16 @@ pub(super) struct Watch {
 struct Shared {
     target: Arc<Target>,
     limit: Duration,
-    listeners: Mutex<Vec<(Box<[u8]>, Arc<dyn Listener>)>>,
+    listeners: Mutex<Vec<Listening>>,
     is_on: AtomicBool,
     lost: Notify,
+}
+
+/// A listener, and what the keys begin with that it wants to know about.
+#[derive(Debug)]
+struct Listening {
+    start: Box<[u8]>,
+    listener: Arc<dyn Listener>,
 }
 
 impl Watch {
@@ -66,7 +73,7 @@ impl Watch {
 
     /// Tells a listener about keys that begin with `start`. To be called before the start.
     pub fn listen(&self, start: &str, listener: Arc<dyn Listener>) {
-        self.shared.listeners.lock().push((start.as_bytes().into(), listener));
+        self.shared.listeners.lock().push(Listening { start: start.as_bytes().into(), listener });
     }
 
     pub fn is_on(&self) -> bool {
@@ -127,8 +134,8 @@ async fn begin(shared: &Arc<Shared>) -> RedisResult<Vec<(String, MultiplexedConn
         let mut connection = shared.target.connect_to_master(&client, pushed).await?;
         let mut track = cmd("CLIENT");
         track.arg("TRACKING").arg("ON").arg("BCAST");
-        for (start, _) in shared.listeners.lock().iter() {
-            track.arg("PREFIX").arg(&**start);
+        for listening in shared.listeners.lock().iter() {
+            track.arg("PREFIX").arg(&*listening.start);
         }
         track.query_async::<()>(&mut connection).await?;
         connections.push((client.get_connection_info().addr().to_string(), connection));
@@ -172,21 +179,17 @@ impl Drop for Heard<'_> {
 impl Shared {
     fn lose(&self) {
         if self.is_on.swap(false, Ordering::AcqRel) {
-            self.listeners.lock().iter().for_each(|(_, listener)| listener.lost());
+            self.listeners.lock().iter().for_each(|listening| listening.listener.lost());
         }
     }
 
     fn missed(&self) {
-        for (_, listener) in self.listeners.lock().iter() {
-            listener.missed();
-        }
+        self.listeners.lock().iter().for_each(|listening| listening.listener.missed());
     }
 
     fn changed(&self, key: &[u8]) {
-        for (start, listener) in self.listeners.lock().iter() {
-            if key.starts_with(start) {
-                listener.changed(key);
-            }
+        for listening in self.listeners.lock().iter().filter(|listening| key.starts_with(&listening.start)) {
+            listening.listener.changed(key);
         }
     }
 }

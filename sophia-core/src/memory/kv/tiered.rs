@@ -43,6 +43,9 @@ const ABSENT: Duration = Duration::from_secs(5);
 /// Names of the tiers between the near and the durable one.
 const SHARED_NAMES: [&str; 2] = ["l2", "l2b"];
 
+/// Returns the number by which changes of a key are counted.
+pub(crate) type StripeOf = fn(&KvKey) -> u64;
+
 /// Tiers that work as one.
 #[derive(Debug)]
 pub struct TieredKv {
@@ -55,7 +58,7 @@ pub struct TieredKv {
     stripes: Vec<Mutex<u64>>,
     hasher: RandomState,
     /// Counts of changes elsewhere, and how a key finds its own.
-    seals: Option<(Arc<Seals>, fn(&KvKey) -> u64)>,
+    seals: Option<(Arc<Seals>, StripeOf)>,
     /// Monotonic time of the last look at what others have changed, in microseconds.
     looked_us: AtomicU64,
     doubt: Mutex<Doubt>,
@@ -134,7 +137,7 @@ impl TieredKv {
 
     /// Sets what tells the near tier of changes elsewhere.
     #[must_use]
-    pub(crate) fn with_seals(mut self, seals: Arc<Seals>, stripe: fn(&KvKey) -> u64) -> TieredKv {
+    pub(crate) fn with_seals(mut self, seals: Arc<Seals>, stripe: StripeOf) -> TieredKv {
         if self.truth == Truth::Shared {
             // Otherwise the durable tier says it, too.
             seals.need_ears();
