@@ -15,6 +15,7 @@ use super::{
 use crate::{Result, resilience::Deadline};
 
 /// What is known before a question is asked.
+#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "nothing is shared in this build"))]
 pub(super) enum Turn {
     /// Another process has asked it.
     Kept(Kept),
@@ -172,7 +173,7 @@ impl SharedCache {
 /// There is nobody to share turns with in this build.
 #[cfg(not(feature = "redis"))]
 #[derive(Default)]
-pub(super) struct Held;
+pub(super) struct Held(());
 
 #[cfg(not(feature = "redis"))]
 impl Held {

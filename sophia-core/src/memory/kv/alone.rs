@@ -18,6 +18,7 @@ pub(crate) struct Alone {
 }
 
 /// Whose turn it is.
+#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "nothing is shared in this build"))]
 pub(super) enum Turn {
     /// Ours, while the lease lasts.
     Ours(Held),

@@ -56,6 +56,7 @@ impl MokaTier {
     }
 
     /// Sets what tells of changes elsewhere.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "nothing is shared in this build"))]
     #[must_use]
     pub(crate) fn with_seals(mut self, seals: Arc<Seals>) -> MokaTier {
         self.seals = Some(seals);

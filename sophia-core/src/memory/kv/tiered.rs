@@ -136,6 +136,7 @@ impl TieredKv {
     }
 
     /// Sets what tells the near tier of changes elsewhere.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "nothing is shared in this build"))]
     #[must_use]
     pub(crate) fn with_seals(mut self, seals: Arc<Seals>, stripe: StripeOf) -> TieredKv {
         if self.truth == Truth::Shared {
