@@ -69,12 +69,13 @@ impl Default for ToolsConfig {
 pub struct ProviderConfig {
     /// Name, unique: it stands in answers, attempts and metrics.
     pub name: String,
-    /// Protocol: `"openai"` (chat completions, as most servers speak it). Default `"openai"`.
-    #[serde(default = "openai")]
-    pub kind: String,
-    /// Where the protocol's paths begin, such as `"https://api.openai.com/v1"`. Default OpenAI's.
-    #[serde(default = "openai_url")]
-    pub base_url: String,
+    /// Protocol that it speaks. Default `"openai"`.
+    #[serde(default)]
+    pub kind: ProviderKind,
+    /// Where the protocol's paths begin, such as `"https://api.openai.com/v1"`. Default OpenAI's or Anthropic's own, by
+    /// `kind`.
+    #[serde(default)]
+    pub base_url: Option<String>,
     /// Credential; `${NAME}` in it is replaced by that environment variable. Default none.
     #[serde(default)]
     pub api_key: Option<Secret>,
@@ -91,6 +92,25 @@ pub struct ProviderConfig {
     /// Whether streams ask for token counts, with `stream_options`. Default true; false for servers that refuse it.
     #[serde(default = "yes")]
     pub stream_usage: bool,
+    /// Most tokens of an answer where the request sets none; only for `anthropic`, whose protocol wants a number.
+    /// Default 4096.
+    #[serde(default = "max_tokens")]
+    pub max_tokens: u64,
+}
+
+/// Protocol of a server of models.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ProviderKind {
+    /// OpenAI's chat completions, as most servers speak them.
+    #[default]
+    #[serde(rename = "openai")]
+    OpenAi,
+    /// Anthropic's Messages.
+    Anthropic,
+    /// OpenAI's Responses.
+    Responses,
 }
 
 /// The cache of answers.
@@ -168,20 +188,34 @@ pub struct RetryConfig {
     pub max_delay: Duration,
 }
 
-fn openai() -> String {
-    "openai".to_owned()
-}
-
-fn openai_url() -> String {
-    "https://api.openai.com/v1".to_owned()
-}
-
 fn provider_timeout() -> Duration {
     Duration::from_secs(60)
 }
 
 fn yes() -> bool {
     true
+}
+
+fn max_tokens() -> u64 {
+    4096
+}
+
+impl ProviderKind {
+    /// Returns its name in the configuration.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            ProviderKind::OpenAi => "openai",
+            ProviderKind::Anthropic => "anthropic",
+            ProviderKind::Responses => "responses",
+        }
+    }
+
+    fn own_url(self) -> &'static str {
+        match self {
+            ProviderKind::OpenAi | ProviderKind::Responses => "https://api.openai.com/v1",
+            ProviderKind::Anthropic => "https://api.anthropic.com/v1",
+        }
+    }
 }
 
 impl Default for ChatConfig {
@@ -227,18 +261,38 @@ impl Default for RetryConfig {
 }
 
 impl ProviderConfig {
-    /// Describes a server that speaks OpenAI's protocol at `base_url`.
+    /// Describes a server that speaks OpenAI's chat completions at `base_url`.
     pub fn openai(name: impl Into<String>, base_url: impl Into<String>) -> ProviderConfig {
+        ProviderConfig::new(ProviderKind::OpenAi, name, base_url)
+    }
+
+    /// Describes a server that speaks Anthropic's Messages at `base_url`, which ends in `/v1`.
+    pub fn anthropic(name: impl Into<String>, base_url: impl Into<String>) -> ProviderConfig {
+        ProviderConfig::new(ProviderKind::Anthropic, name, base_url)
+    }
+
+    /// Describes a server that speaks OpenAI's Responses at `base_url`.
+    pub fn responses(name: impl Into<String>, base_url: impl Into<String>) -> ProviderConfig {
+        ProviderConfig::new(ProviderKind::Responses, name, base_url)
+    }
+
+    fn new(kind: ProviderKind, name: impl Into<String>, base_url: impl Into<String>) -> ProviderConfig {
         ProviderConfig {
             name: name.into(),
-            kind: openai(),
-            base_url: base_url.into(),
+            kind,
+            base_url: Some(base_url.into()),
             api_key: None,
             models: Vec::new(),
             headers: BTreeMap::new(),
             timeout: provider_timeout(),
             stream_usage: true,
+            max_tokens: max_tokens(),
         }
+    }
+
+    /// Returns where the protocol's paths begin.
+    pub(crate) fn base_url(&self) -> &str {
+        self.base_url.as_deref().unwrap_or(self.kind.own_url())
     }
 
     /// Sets the credential.
@@ -298,9 +352,8 @@ impl ProviderConfig {
         if self.name.is_empty() || self.name.len() > 128 || self.name.chars().any(char::is_control) {
             return Err(Error::invalid_config(&format!("{path}.name"), "must be 1 to 128 printable characters"));
         }
-        if self.kind != "openai" {
-            let path = format!("{path}.kind");
-            return Err(Error::invalid_config(&path, format!("`{}` is not built in; known are openai", self.kind)));
+        if self.max_tokens == 0 {
+            return Err(Error::invalid_config(&format!("{path}.max_tokens"), "must be at least 1"));
         }
         if self.models.iter().any(|model| model.is_empty() || model.len() > super::request::MAX_MODEL_BYTES) {
             return Err(Error::invalid_config(&format!("{path}.models"), "must hold names of 1 to 256 bytes"));
@@ -353,11 +406,22 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_that_is_not_built_is_refused_by_name() {
-        let mut provider = ProviderConfig::openai("a", "http://x/v1");
-        provider.kind = "anthropic".into();
-        let error = ChatConfig { providers: vec![provider], ..Default::default() }.validate().unwrap_err();
-        assert_eq!(error.message(), "`chat.providers[0].kind` `anthropic` is not built in; known are openai");
+    fn a_kind_says_the_protocol_and_where_its_own_server_is() {
+        let read = |kind: &str| {
+            crate::Config::from_layers([serde_json::json!({"chat": {"providers": [{"name": "a", "kind": kind}]}})])
+        };
+        for (kind, url) in [
+            ("openai", "https://api.openai.com/v1"),
+            ("responses", "https://api.openai.com/v1"),
+            ("anthropic", "https://api.anthropic.com/v1"),
+        ] {
+            let config = read(kind).unwrap();
+            let provider = &config.chat.providers[0];
+            assert_eq!((provider.kind.name(), provider.base_url()), (kind, url));
+        }
+        let error = read("antropic").unwrap_err();
+        assert_eq!((error.code(), error.get("field")), ("INVALID_CONFIG", Some("chat.providers[0].kind")));
+        assert!(error.message().contains("`anthropic`"), "{error}");
     }
 
     #[test]

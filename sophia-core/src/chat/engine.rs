@@ -15,12 +15,12 @@ use super::{
     assist::Assistants,
     cache::{AnswerCache, Invalidate, Payload},
     config::ChatConfig,
+    endpoint::Endpoint,
     flight::{Flights, Form},
     keeper::Keeper,
     key::{self, Key},
     limited::{Limited, forever},
     metrics::{ChatMetrics, Meter, Operation},
-    openai::OpenAiProvider,
     provider::{ChatProvider, EmbedCall, Embeddings, Keeping, Model, ProviderCall, SharedDeadline},
     request::{CacheMode, ChatRequest, Share, context_of},
     response::{CacheInfo, CacheStatus, ChatResponse, Found},
@@ -58,7 +58,8 @@ struct Inner {
     stages: Arc<Stages>,
     /// The same, as the flights see them.
     provider: Arc<dyn ChatProvider>,
-    providers: Vec<OpenAiProvider>,
+    /// Where the providers are, to be closed.
+    endpoints: Vec<Endpoint>,
 }
 
 type Stages = SharedTier<Keeper<Limited<Router>>>;
@@ -80,7 +81,7 @@ impl Chat {
         let cache = AnswerCache::new(config.clone(), clock.clone());
         let limiter = Limiter::new(config.max_concurrent);
         let meter = Arc::new(Meter::new(context, config.providers.iter().map(|provider| provider.name.as_str())));
-        let (router, providers) = Router::new(&config, &clock, meter.clone())?;
+        let (router, endpoints) = Router::new(&config, &clock, meter.clone())?;
         let limited = Limited::new(router, limiter.clone(), config.timeout);
         let shared = SharedCache::new(&config, context, &cache);
         let keeper = Keeper::new(limited, cache.clone(), config.cache.tool_calls);
@@ -97,7 +98,7 @@ impl Chat {
             runs: SingleFlight::new(Operation::Run.name()),
             stages,
             provider,
-            providers,
+            endpoints,
         })))
     }
 
@@ -107,7 +108,7 @@ impl Chat {
 
     pub(crate) async fn shutdown(&self) -> Result<()> {
         self.0.flights.abort_all();
-        self.0.providers.iter().for_each(OpenAiProvider::close);
+        self.0.endpoints.iter().for_each(Endpoint::close);
         Ok(())
     }
 
@@ -467,6 +468,7 @@ impl Chat {
                 operation,
                 body: request.body(model),
                 model: model.to_owned(),
+                dialect: request.dialect,
                 deadline: SharedDeadline::new(deadline),
                 keeping,
                 context,

@@ -76,11 +76,17 @@ impl Failure<'_> {
 
     /// It reported a failure inside of an answer that had begun well.
     pub fn reported(&self, error: &Value) -> Error {
-        let kind = match error.get("code").and_then(|code| code.as_u64().or_else(|| code.as_str()?.parse().ok())) {
+        let number = error.get("code").and_then(|code| code.as_u64().or_else(|| code.as_str()?.parse().ok()));
+        let named = |field: &str| kind_of(error.get(field)?.as_str()?);
+        let kind = match number {
             Some(429) => ErrorKind::RateLimited,
             Some(400 | 422) => ErrorKind::InvalidInput,
-            _ => ErrorKind::Unavailable,
+            _ => named("type").or_else(|| named("code")).unwrap_or(ErrorKind::Unavailable),
         };
+        if kind == ErrorKind::Unauthorized {
+            // What it says about a credential may quote it.
+            return self.error(kind, "refused our credential");
+        }
         let message = message_of(&serde_json::json!({ "error": error })).unwrap_or_else(|| "no message".to_owned());
         self.error(kind, &format!("failed: {}", self.clean(&message, MAX_MESSAGE_BYTES)))
     }
@@ -102,6 +108,20 @@ impl Failure<'_> {
         text.truncate(end);
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
+}
+
+/// Returns what a named failure means: names of Anthropic's and of OpenAI's protocols.
+fn kind_of(name: &str) -> Option<ErrorKind> {
+    Some(match name {
+        "authentication_error" | "permission_error" | "billing_error" | "invalid_api_key" => ErrorKind::Unauthorized,
+        "rate_limit_error" | "rate_limit_exceeded" | "insufficient_quota" => ErrorKind::RateLimited,
+        "invalid_request_error" | "request_too_large" | "invalid_prompt" | "context_length_exceeded" => {
+            ErrorKind::InvalidInput
+        }
+        "not_found_error" | "model_not_found" => ErrorKind::NotFound,
+        "overloaded_error" | "api_error" | "server_error" | "timeout_error" => ErrorKind::Unavailable,
+        _ => return None,
+    })
 }
 
 fn message_of(body: &Value) -> Option<String> {

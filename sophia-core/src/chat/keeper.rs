@@ -5,6 +5,7 @@ use futures::StreamExt;
 
 use super::{
     cache::{AnswerCache, Payload},
+    dialect,
     provider::{
         ChatProvider, Completion, EmbedCall, Embeddings, Keeping, Model, ProviderCall, ProviderEvent, ProviderStream,
     },
@@ -67,9 +68,8 @@ fn is_whole(answer: &Answer, tool_calls: bool) -> bool {
     let reason = answer.finish_reason.as_deref().unwrap_or_default();
     let calls_tools =
         !answer.tool_calls.is_empty() || TOOLS.contains(&reason) || answer.message.contains_key("function_call");
-    let choices = answer.envelope.get("choices").and_then(|choices| choices.as_array()).map_or(0, Vec::len);
     let refusal = answer.message.get("refusal").is_some_and(|refusal| !refusal.is_null() && refusal != "");
-    if !answer.terminated || choices != 1 || refusal {
+    if !answer.terminated || dialect::choices(answer) != 1 || refusal {
         return false;
     }
     match calls_tools {

@@ -138,6 +138,13 @@ fn part(text: &mut Vec<u8>, part: Option<&str>) {
 fn body(operation: &'static str, request: &ChatRequest, text: &mut Vec<u8>) -> Result<()> {
     let mut fields = request.body_fields();
     fields.retain(|(name, _)| !EXCLUDED.contains(name));
+    // Two names of one bound, by protocol. What it cuts is never kept.
+    if !fields.iter().any(|(name, _)| *name == "max_tokens") {
+        fields
+            .iter_mut()
+            .filter(|(name, _)| *name == "max_completion_tokens")
+            .for_each(|(name, _)| *name = "max_tokens");
+    }
     fields.sort_unstable_by(|a, b| by_utf16(a.0, b.0));
     let mut json = Canonical::new(operation, text);
     json.out.push(b'{');
@@ -237,6 +244,11 @@ mod tests {
         for (name, value) in [("user", json!("u")), ("metadata", json!({"a": 1})), ("stream_options", json!({}))] {
             assert_eq!(key(&ask().provider_field(name, value)), plain, "{name}");
         }
+        let bound = |name: &str, most: u64| key(&ask().provider_field(name, most));
+        assert_eq!(bound("max_tokens", 5), bound("max_completion_tokens", 5));
+        assert_ne!(bound("max_tokens", 5), bound("max_completion_tokens", 6));
+        let both = |a: u64, b: u64| key(&ask().max_tokens(a).provider_field("max_completion_tokens", b));
+        assert_ne!(both(5, 6), both(6, 5));
         let model = ChatRequest { model: Some("other".into()), ..ask() };
         assert_ne!(key(&model), plain);
         assert_ne!(key(&ask().system("x")), plain);

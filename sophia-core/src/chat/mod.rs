@@ -16,7 +16,8 @@
 //! | what may be kept is kept | `keeper.rs` |
 //! | so many calls at once | `limited.rs` |
 //! | who is asked, and who is next | `router.rs` |
-//! | who answers | [`ChatProvider`]: `provider.rs`; [`OpenAiProvider`]: `openai.rs`, `sse.rs`, `failure.rs` |
+//! | who answers | [`ChatProvider`]: `provider.rs`; `openai.rs`, `anthropic.rs`, `responses.rs` |
+//! | how a server is reached | `endpoint.rs`, `sse.rs`, `failure.rs` |
 //! | protocols, inward and outward | [`dialect`] |
 //! | memory and tools around a question | [`UseMemory`], [`ToolBox`]: `assist/` |
 //! | any other coroutine | [`Chat::run`]: `run.rs` |
@@ -24,11 +25,13 @@
 //!
 //! From `shared.rs` down, each stage implements [`ChatProvider`] around the next one.
 
+mod anthropic;
 mod assist;
 mod cache;
 mod canonical;
 mod config;
 pub mod dialect;
+mod endpoint;
 mod engine;
 mod failure;
 mod flight;
@@ -41,6 +44,7 @@ mod operations;
 mod provider;
 mod request;
 mod response;
+mod responses;
 mod router;
 mod run;
 mod shared;
@@ -54,11 +58,11 @@ pub(crate) use assist::Assistants;
 pub use assist::{Assistance, Recalled, ToolBox, ToolStep, UseMemory};
 pub use cache::Invalidate;
 pub use config::{
-    CacheConfig, ChatConfig, ContextTtl, ProviderConfig, RetryConfig, SharedCacheConfig, ToolsConfig, TtlConfig,
+    CacheConfig, ChatConfig, ContextTtl, ProviderConfig, ProviderKind, RetryConfig, SharedCacheConfig, ToolsConfig,
+    TtlConfig,
 };
 pub use engine::Chat;
 pub use metrics::ChatMetrics;
-pub use openai::OpenAiProvider;
 pub(crate) use operations::OPERATIONS;
 pub use provider::{
     ChatProvider, Completion, EmbedCall, Embeddings, Model, ProviderCall, ProviderEvent, ProviderStream, SharedDeadline,

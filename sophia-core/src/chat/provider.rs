@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
+    dialect::Dialect,
     key::Key,
     response::{Answer, Attempt, Delta, Found, Usage},
 };
@@ -55,7 +56,7 @@ pub trait ChatProvider: Debug + Send + Sync + 'static {
     }
 }
 
-fn unsupported(name: &str, operation: &'static str) -> Error {
+pub(crate) fn unsupported(name: &str, operation: &'static str) -> Error {
     Error::new(ErrorKind::Unsupported, operation, format!("provider `{name}` does not offer it"))
 }
 
@@ -69,6 +70,8 @@ pub struct ProviderCall {
     pub model: String,
     /// Body in the form of OpenAI's chat completions, model included, `stream` not.
     pub body: Map<String, Value>,
+    /// Dialect that the request came in: whose own fields the body may hold.
+    pub dialect: Dialect,
     /// When everyone who waits will have left.
     pub deadline: SharedDeadline,
     /// What a stage that keeps answers must know.

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{
     assist::{self, UseMemory},
+    dialect::Dialect,
     ttl::DEFAULT_CONTEXT,
 };
 use crate::{Error, Result, Scope};
@@ -215,6 +216,9 @@ pub struct ChatRequest {
     pub tags: Vec<String>,
     /// Any further field of the provider's protocol, passed on verbatim.
     pub provider_fields: Map<String, Value>,
+    /// Dialect that it came in: whose own fields and parts it may hold. A provider of another one refuses them by name.
+    #[serde(skip)]
+    pub dialect: Dialect,
 }
 
 impl ChatRequest {
@@ -440,7 +444,18 @@ impl ChatRequest {
     pub(crate) fn unstorable(&self) -> Option<&'static str> {
         let fields = &self.provider_fields;
         let set = |name: &str| fields.get(name).is_some_and(|value| !matches!(value, Value::Null | Value::Bool(false)));
-        for name in ["store", "previous_response_id", "conversation", "background", "web_search_options", "logprobs"] {
+        const EFFECTS: [&str; 9] = [
+            "background",
+            "container",
+            "conversation",
+            "logprobs",
+            "mcp_servers",
+            "previous_response_id",
+            "store",
+            "top_logprobs",
+            "web_search_options",
+        ];
+        for name in EFFECTS {
             if set(name) {
                 return Some("the request has effects or needs details that a kept answer lacks");
             }

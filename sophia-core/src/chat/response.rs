@@ -109,7 +109,7 @@ pub struct Attempt {
 pub struct Answer {
     /// Text of the answer; empty where it only calls tools.
     pub text: String,
-    /// The message as the provider gave it.
+    /// The message, in the form of OpenAI's chat completions.
     pub message: Map<String, Value>,
     /// Model as the provider named it.
     pub model: String,
@@ -123,7 +123,7 @@ pub struct Answer {
     pub finish_reason: Option<String>,
     /// Calls of tools, as the provider gave them.
     pub tool_calls: Vec<Value>,
-    /// The rest of the provider's body: everything but the message.
+    /// The provider's body, without the message where it is a chat completion.
     #[serde(skip)]
     pub(crate) envelope: Map<String, Value>,
     /// The parts in which it came, if it was streamed.
@@ -151,7 +151,7 @@ pub struct Delta {
 impl Answer {
     /// Returns the provider's whole body, message included, as it came.
     pub fn body(&self) -> Value {
-        super::dialect::openai::body_of(self)
+        super::dialect::body_of(self)
     }
 
     /// Returns about how much memory it takes, in bytes.

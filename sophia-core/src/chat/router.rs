@@ -8,7 +8,9 @@ use futures::{StreamExt, stream};
 use tokio::time::Instant;
 
 use super::{
-    config::{ChatConfig, RetryConfig},
+    anthropic::AnthropicProvider,
+    config::{ChatConfig, ProviderConfig, ProviderKind, RetryConfig},
+    endpoint::Endpoint,
     metrics::Meter,
     openai::OpenAiProvider,
     provider::{
@@ -16,6 +18,7 @@ use super::{
         SharedDeadline,
     },
     response::Attempt,
+    responses::ResponsesProvider,
 };
 use crate::{
     Clock, Error, ErrorKind, Result,
@@ -60,21 +63,27 @@ impl fmt::Debug for Route {
     }
 }
 
+/// Returns the provider that speaks the configured protocol.
+fn speak(config: &ProviderConfig, endpoint: Endpoint) -> Arc<dyn ChatProvider> {
+    match config.kind {
+        ProviderKind::OpenAi => Arc::new(OpenAiProvider::new(endpoint, config.stream_usage)),
+        ProviderKind::Anthropic => Arc::new(AnthropicProvider::new(endpoint, config.max_tokens)),
+        ProviderKind::Responses => Arc::new(ResponsesProvider::new(endpoint)),
+    }
+}
+
 impl Router {
-    /// Sets up the configured providers, and returns them beside it so that they can be closed.
-    pub fn new(
-        config: &ChatConfig,
-        clock: &Arc<dyn Clock>,
-        meter: Arc<Meter>,
-    ) -> Result<(Router, Vec<OpenAiProvider>)> {
-        let mut providers = Vec::new();
+    /// Sets up the configured providers, and returns where they are beside it, so that they can be closed.
+    pub fn new(config: &ChatConfig, clock: &Arc<dyn Clock>, meter: Arc<Meter>) -> Result<(Router, Vec<Endpoint>)> {
+        let mut endpoints = Vec::new();
         let mut routes = Vec::new();
         for (index, own) in config.providers.iter().enumerate() {
             let path = format!("chat.providers[{index}]");
-            let provider = OpenAiProvider::new(&path, own, config.max_response_bytes, clock.clone())?;
-            let fingerprint = provider.fingerprint();
-            routes.push(Route { provider: Arc::new(provider.clone()), models: own.models.clone().into(), fingerprint });
-            providers.push(provider);
+            let endpoint = Endpoint::new(&path, own, config.max_response_bytes, clock.clone())?;
+            let fingerprint = endpoint.fingerprint();
+            let provider = speak(own, endpoint.clone());
+            routes.push(Route { provider, models: own.models.clone().into(), fingerprint });
+            endpoints.push(endpoint);
         }
         let mut models: Vec<_> = config.providers.iter().flat_map(|provider| &provider.models).collect();
         models.dedup();
@@ -91,7 +100,7 @@ impl Router {
         }
         let breakers = Breakers { config: config.breaker.clone(), clock: clock.clone(), known: Arc::default() };
         let router = Router { routes: routes.into(), default_model, retry: config.retry.clone(), breakers, meter };
-        Ok((router, providers))
+        Ok((router, endpoints))
     }
 
     /// Returns the model that counts: the one that was named, or the configured default.
@@ -167,13 +176,16 @@ impl Router {
                 attempts.push(attempt);
                 let error = match outcome {
                     Ok(value) => return Ok((value, attempts)),
+                    // What one protocol cannot say, that of the next provider may.
+                    Err(error) if error.kind() == ErrorKind::Unsupported => error,
                     Err(error) if !error.is_retryable() => return Err(error.with("attempts", attempts.len())),
                     Err(error) => error,
                 };
-                if error.kind() != ErrorKind::CircuitOpen {
+                if error.is_retryable() && error.kind() != ErrorKind::CircuitOpen {
                     round.push((route, Instant::now() + error.retry_after().unwrap_or_default().min(FAR)));
                 }
-                if said.as_ref().is_none_or(|known| known.kind() == ErrorKind::CircuitOpen) {
+                let unasked = |known: &Error| matches!(known.kind(), ErrorKind::CircuitOpen | ErrorKind::Unsupported);
+                if said.as_ref().is_none_or(unasked) {
                     said = Some(error);
                 }
             }

@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt, stream::BoxStream};
 use tokio::time::Sleep;
 
 use super::{
-    dialect::openai,
+    dialect,
     flight::{News, Rider},
     metrics::{Meter, Operation},
     response::{Answer, CacheInfo, CacheStatus, ChatChunk},
@@ -173,7 +173,7 @@ impl ChatStream {
 
     fn finish(&mut self, answer: &Arc<Answer>, cache: CacheInfo, replay: Replay) {
         if replay == Replay::Whole {
-            openai::replay(answer).into_iter().for_each(|delta| self.give(ChatChunk::of(delta)));
+            dialect::replay(answer).into_iter().for_each(|delta| self.give(ChatChunk::of(delta)));
         }
         self.meter.succeeded(Operation::Stream, cache.status, self.start.elapsed());
         self.give(ChatChunk::end(answer.clone(), cache));

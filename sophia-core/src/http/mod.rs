@@ -7,7 +7,7 @@
 //! | see who may call, and in which scope | `guard.rs`, `caller.rs`, `scopes.rs` |
 //! | add a route | `routes.rs`; `exposed.rs` lists the operations that HTTP offers |
 //! | see how an operation is called and answered | `call.rs`, `reply.rs`, `sse.rs` |
-//! | speak another dialect | `chat.rs`, `openai.rs` |
+//! | speak another dialect | `chat.rs`, `openai.rs`, `responses.rs`, `anthropic.rs` |
 //! | feed dashboards | `live.rs`, `ai_memory.rs` |
 //! | describe it all | `openapi.rs` |
 //! | listen on a socket | `serve` (`host.rs`) |
@@ -16,6 +16,8 @@ mod config;
 
 #[cfg(feature = "http-server")]
 mod ai_memory;
+#[cfg(feature = "http-server")]
+mod anthropic;
 #[cfg(feature = "http-server")]
 mod body;
 #[cfg(feature = "http-server")]
@@ -40,6 +42,8 @@ mod openapi;
 mod peer;
 #[cfg(feature = "http-server")]
 mod reply;
+#[cfg(feature = "http-server")]
+mod responses;
 #[cfg(feature = "http-server")]
 mod routes;
 #[cfg(feature = "http-server")]

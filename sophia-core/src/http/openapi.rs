@@ -170,6 +170,7 @@ fn base(route: &Route, summary: &str, result: Value) -> Value {
     let words = route.path.trim_start_matches('/').replace(['/', '-', '.'], "_").replace(['{', '}', '*'], "");
     let tag = match route.dialect {
         Dialect::OpenAi => "openai",
+        Dialect::Anthropic => "anthropic",
         Dialect::Sophia if route.access == Access::Open => "probes",
         Dialect::Sophia => "sophia",
     };

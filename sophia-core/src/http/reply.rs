@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{Body, surface::Response};
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, chat::dialect};
 
 /// Type of a JSON body.
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -18,6 +18,8 @@ pub(super) enum Dialect {
     Sophia,
     /// `{"error": {"message", "type", "param", "code"}}`
     OpenAi,
+    /// `{"type": "error", "error": {"type", "message"}, "request_id"}`
+    Anthropic,
 }
 
 /// An error, and the status where it is more precise than that of the error's kind.
@@ -56,11 +58,15 @@ impl Failure {
 
     /// Writes the error; what is internal goes to the log under the request's id.
     pub fn into_response(self, dialect: Dialect, request_id: &str) -> Response {
+        // Clients of other dialects know no other statuses than those of their protocols.
+        let own = self.status.as_u16() == self.error.kind().http_status();
+        let status = if own && dialect != Dialect::Sophia { status_of(&self.error) } else { self.status };
         let body = match dialect {
             Dialect::Sophia => json!({"error": describe(&self.error, request_id)}),
-            Dialect::OpenAi => json!({"error": describe_openai(&self.error, self.status, request_id)}),
+            Dialect::OpenAi => json!({"error": describe_openai(&self.error, status, request_id)}),
+            Dialect::Anthropic => describe_anthropic(&self.error, status, request_id),
         };
-        let mut response = json_response(self.status, &body);
+        let mut response = json_response(status, &body);
         if let Some(delay) = self.error.retry_after() {
             let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
@@ -93,6 +99,27 @@ pub(super) fn describe(error: &Error, request_id: &str) -> Value {
         "retry_after": error.retry_after().map(|delay| delay.as_secs_f64()),
         "context": context,
     })
+}
+
+/// Returns the status of an error in other dialects: what a provider's protocol cannot say is the caller's to change, and a
+/// provider that is overloaded says so with a status of its own.
+pub(super) fn status_of(error: &Error) -> StatusCode {
+    let status = match (error.kind(), error.get("status")) {
+        (ErrorKind::Unsupported, _) => 400,
+        (ErrorKind::Unavailable, Some("529")) => 529,
+        (kind, _) => kind.http_status(),
+    };
+    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// Returns the message of an error, or where to find it.
+pub(super) fn message_of(error: &Error, request_id: &str) -> String {
+    describe(error, request_id)["message"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Returns an error in Anthropic's shape.
+pub(super) fn describe_anthropic(error: &Error, status: StatusCode, request_id: &str) -> Value {
+    dialect::anthropic::write_error(error, &message_of(error, request_id), status.as_u16(), request_id)
 }
 
 /// Returns the same in OpenAI's shape, whose `type` is what its clients look at beside the status.

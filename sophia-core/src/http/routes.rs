@@ -4,7 +4,7 @@ use axum::http::Method;
 use futures::future::BoxFuture;
 
 use super::{
-    ai_memory,
+    ai_memory, anthropic,
     call::Call,
     caller::Access,
     chat, exposed,
@@ -12,6 +12,7 @@ use super::{
     live::Feed,
     openai,
     reply::{Dialect, Failure},
+    responses,
     surface::{self, Response},
 };
 
@@ -55,6 +56,10 @@ const fn route(method: Method, path: &'static str, summary: &'static str, access
 
 const fn openai(method: Method, path: &'static str, summary: &'static str, action: Action) -> Route {
     Route { method, path, summary, access: Access::Caller, dialect: Dialect::OpenAi, action }
+}
+
+const fn anthropic(method: Method, path: &'static str, summary: &'static str, action: Action) -> Route {
+    Route { method, path, summary, access: Access::Caller, dialect: Dialect::Anthropic, action }
 }
 
 use Access::{Admin, Caller, Open};
@@ -137,6 +142,18 @@ pub(super) static ROUTES: &[Route] = &[
         "/v1/chat/completions",
         "Answers as OpenAI's chat completions do.",
         Custom(|call| Box::pin(openai::completions(call))),
+    ),
+    openai(
+        Method::POST,
+        "/v1/responses",
+        "Answers as OpenAI's Responses do.",
+        Custom(|call| Box::pin(responses::responses(call))),
+    ),
+    anthropic(
+        Method::POST,
+        "/v1/messages",
+        "Answers as Anthropic's Messages do.",
+        Custom(|call| Box::pin(anthropic::messages(call))),
     ),
     openai(
         Method::POST,

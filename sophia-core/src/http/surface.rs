@@ -46,6 +46,7 @@ const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const ANTHROPIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
 /// The HTTP surface of one engine. Cheap to clone; all clones share their limits.
 ///
@@ -120,7 +121,12 @@ impl Surface {
         let path = parts.uri.path();
         let found = routes::find(&parts.method, path);
         let (endpoint, dialect) = match &found {
+            // Models are listed for the clients of both.
+            Match::Found(route, _) if route.dialect == Dialect::OpenAi && is_anthropic(&parts.headers) => {
+                (route.path, Dialect::Anthropic)
+            }
             Match::Found(route, _) => (route.path, route.dialect),
+            _ if path.starts_with("/v1/") && is_anthropic(&parts.headers) => ("unmatched", Dialect::Anthropic),
             _ if path.starts_with("/v1/") => ("unmatched", Dialect::OpenAi),
             _ => ("unmatched", Dialect::Sophia),
         };
@@ -375,6 +381,11 @@ pub(super) async fn openapi(call: Call) -> Result<Response, Failure> {
     Ok(bytes_response(StatusCode::OK, JSON, bytes))
 }
 
+/// Returns whether a client of Anthropic's asks: all of them name the version.
+fn is_anthropic(headers: &HeaderMap) -> bool {
+    headers.contains_key("anthropic-version")
+}
+
 fn request_id(headers: &HeaderMap) -> String {
     let given = headers.get(&REQUEST_ID).and_then(|value| value.to_str().ok());
     given
@@ -386,6 +397,8 @@ fn request_id(headers: &HeaderMap) -> String {
 fn finish(response: &mut Response, request_id: &str, origin: AllowedOrigin) {
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(request_id) {
+        // Anthropic's clients look for this one.
+        headers.insert(ANTHROPIC_REQUEST_ID, id.clone());
         headers.insert(REQUEST_ID, id);
     }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

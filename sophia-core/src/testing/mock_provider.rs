@@ -1,4 +1,5 @@
-//! A server of models with faults: real HTTP/1.1 on loopback, OpenAI's chat completions, streams, embeddings and models.
+//! A server of models with faults: real HTTP/1.1 on loopback. It speaks OpenAI's chat completions and Responses, Anthropic's
+//! Messages, streams of all three, embeddings and models.
 //!
 //! The answer to a chat is `You asked: ` and the last message, a word at a time where it is streamed. A fault is scripted
 //! with [`MockProvider::script`], or asked for in the message itself, for programs in other languages: `fail:503`, `hang`,
@@ -25,6 +26,10 @@ use tokio::{
     sync::watch,
     task::JoinHandle,
 };
+
+mod wire;
+
+use wire::{Reply, Wire};
 
 /// What goes wrong with one answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,6 +71,8 @@ pub enum Fault {
     Empty,
     /// It is this body.
     Body(Value),
+    /// It is a stream of this text, byte for byte.
+    Events(String),
 }
 
 impl Fault {
@@ -85,6 +92,7 @@ impl Fault {
             "slow" => Fault::Delay(Duration::from_secs(2)),
             "hang" => Fault::Hang,
             "limit" => Fault::Status(429, Some("1")),
+            "overloaded" => Fault::Status(529, None),
             "cut" => Fault::Cut,
             "close" => Fault::Close,
             "garbage" => Fault::Garbage,
@@ -114,7 +122,7 @@ pub struct MockProvider {
 struct Shared {
     script: Mutex<VecDeque<Fault>>,
     bodies: Mutex<Vec<Value>>,
-    authorization: Mutex<Option<String>>,
+    headers: Mutex<Vec<(String, String)>>,
     delay: Mutex<Duration>,
     calls: AtomicUsize,
     now: AtomicUsize,
@@ -144,7 +152,7 @@ impl MockProvider {
         let shared = Arc::new(Shared {
             script: Mutex::default(),
             bodies: Mutex::default(),
-            authorization: Mutex::default(),
+            headers: Mutex::default(),
             delay: Mutex::default(),
             calls: AtomicUsize::new(0),
             now: AtomicUsize::new(0),
@@ -215,7 +223,13 @@ impl MockProvider {
 
     /// Returns the last `Authorization` header.
     pub fn authorization(&self) -> Option<String> {
-        self.shared.authorization.lock().clone()
+        self.header("authorization")
+    }
+
+    /// Returns a header of the last request; `name` in lower case.
+    pub fn header(&self, name: &str) -> Option<String> {
+        let headers = self.shared.headers.lock();
+        headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.clone())
     }
 }
 
@@ -270,22 +284,26 @@ impl Connection {
         if self.reader.read_line(&mut line).await? == 0 {
             return Err(End);
         }
-        let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+        let path = line.split([' ', '?']).nth(1).unwrap_or_default().to_owned();
+        let mut headers = Vec::new();
         loop {
             line.clear();
             self.reader.read_line(&mut line).await?;
             let Some((name, value)) = line.trim_end().split_once(':') else { break };
-            match name.to_ascii_lowercase().as_str() {
-                "content-length" => length = value.trim().parse().map_err(|_| End)?,
-                "authorization" => *self.shared.authorization.lock() = Some(value.trim().to_owned()),
-                _ => {}
+            let name = name.to_ascii_lowercase();
+            if name == "content-length" {
+                length = value.trim().parse().map_err(|_| End)?;
             }
+            headers.push((name, value.trim().to_owned()));
         }
+        *self.shared.headers.lock() = headers;
         let mut body = vec![0; length];
         self.reader.read_exact(&mut body).await?;
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         match path.rsplit('/').next() {
-            Some("completions") => self.chat(body).await,
+            Some("completions") => self.chat(body, Wire::Chat).await,
+            Some("messages") => self.chat(body, Wire::Messages).await,
+            Some("responses") => self.chat(body, Wire::Responses).await,
             Some("embeddings") => self.embeddings(&body).await,
             Some("models") => {
                 let models = json!({"object": "list", "data": [{"id": "small", "owned_by": "mock"}, {"id": "large"}]});
@@ -301,20 +319,19 @@ impl Connection {
         }
     }
 
-    async fn chat(&mut self, body: Value) -> Result<(), End> {
+    async fn chat(&mut self, body: Value, wire: Wire) -> Result<(), End> {
         let shared = self.shared.clone();
         // Before it is counted: who sees the count may release it at once.
         let before = *shared.released.borrow();
         shared.calls.fetch_add(1, Ordering::SeqCst);
         let _under_way = UnderWay::new(&shared);
-        let asked = body["messages"].as_array().and_then(|messages| messages.last()).map(|last| &last["content"]);
-        let asked = asked.and_then(Value::as_str).unwrap_or_default().to_owned();
+        let asked = wire.asked(&body);
         let streamed = body["stream"] == true;
-        let model = body["model"].clone();
         let fault = match shared.script.lock().pop_front() {
             Some(fault) => fault,
             None => Fault::in_text(&asked),
         };
+        let reply = Reply::new(&asked, &body, &fault);
         shared.bodies.lock().push(body);
         let delay = *shared.delay.lock();
         self.wait(tokio::time::sleep(delay)).await?;
@@ -323,23 +340,23 @@ impl Connection {
             Fault::Hold => self.held(before).await?,
             Fault::Hang => self.wait(std::future::pending()).await?,
             Fault::Status(status, retry_after) => {
-                let body = json!({"error": {"message": "asked to fail", "type": "server_error"}});
-                return self.json(*status, &body, *retry_after).await;
+                return self.json(*status, &wire.error(*status), *retry_after).await;
             }
             Fault::Close => return Err(End),
             _ => {}
         }
-        let reply = Reply::new(&asked, model, &fault);
-        if streamed { self.stream(reply, fault, before).await } else { self.whole(reply, fault, before).await }
+        if streamed {
+            self.stream(wire, reply, fault, before).await
+        } else {
+            self.whole(wire, reply, fault, before).await
+        }
     }
 
-    async fn whole(&mut self, reply: Reply, fault: Fault, before: usize) -> Result<(), End> {
+    async fn whole(&mut self, wire: Wire, reply: Reply, fault: Fault, before: usize) -> Result<(), End> {
         match fault {
             Fault::Garbage => return self.send(200, "application/json", b"<html>not JSON</html>", None).await,
             Fault::BadUtf8 => return self.send(200, "application/json", b"{\"choices\": [\"\xff\"]}", None).await,
-            Fault::ErrorInside => {
-                return self.json(200, &json!({"error": {"message": "failed inside", "code": 500}}), None).await;
-            }
+            Fault::ErrorInside => return self.json(200, &wire.error(500), None).await,
             Fault::Body(body) => return self.json(200, &body, None).await,
             Fault::Cut => {
                 self.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"cho")
@@ -356,12 +373,15 @@ impl Connection {
             Fault::HoldHalf => self.held(before).await?,
             _ => {}
         }
-        self.json(200, &reply.whole(), None).await
+        self.json(200, &wire.whole(&reply), None).await
     }
 
-    async fn stream(&mut self, reply: Reply, fault: Fault, before: usize) -> Result<(), End> {
+    async fn stream(&mut self, wire: Wire, reply: Reply, fault: Fault, before: usize) -> Result<(), End> {
         self.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n").await?;
-        let events = reply.events();
+        let events = match &fault {
+            Fault::Events(text) => return self.raw(text).await,
+            _ => wire.events(&reply),
+        };
         for (index, event) in events.iter().enumerate() {
             if index == events.len() / 2 {
                 match fault {
@@ -369,20 +389,28 @@ impl Connection {
                     Fault::HoldHalf => self.held(before).await?,
                     Fault::Garbage => self.part(b"data: {not json}\n\n").await?,
                     Fault::BadUtf8 => self.part(b"data: {\"choices\": [\"\xff\"]}\n\n").await?,
-                    Fault::ErrorInside => {
-                        self.part(b"data: {\"error\": {\"message\": \"failed inside\", \"code\": 500}}\n\n").await?;
+                    Fault::ErrorInside => self.part(wire.frame(&wire.error(500)).as_bytes()).await?,
+                    Fault::Endless => {
+                        let piece = events.iter().find(|event| wire.is_piece(event)).unwrap_or(event);
+                        loop {
+                            self.part(wire.frame(piece).as_bytes()).await?;
+                        }
                     }
-                    Fault::Endless => loop {
-                        self.part(format!("data: {event}\n\n").as_bytes()).await?;
-                    },
                     _ => {}
                 }
             }
-            self.part(format!("data: {event}\n\n").as_bytes()).await?;
+            if index + 1 < events.len() || fault != Fault::NoDone || wire == Wire::Chat {
+                self.part(wire.frame(event).as_bytes()).await?;
+            }
         }
-        if fault != Fault::NoDone {
+        if wire == Wire::Chat && fault != Fault::NoDone {
             self.part(b"data: [DONE]\n\n").await?;
         }
+        self.write(b"0\r\n\r\n").await
+    }
+
+    async fn raw(&mut self, text: &str) -> Result<(), End> {
+        self.part(text.as_bytes()).await?;
         self.write(b"0\r\n\r\n").await
     }
 
@@ -439,77 +467,5 @@ impl Connection {
             return Err(End);
         }
         Ok(())
-    }
-}
-
-/// What is answered.
-struct Reply {
-    text: String,
-    model: Value,
-    reason: &'static str,
-    reasoning: Option<&'static str>,
-    tool: bool,
-}
-
-impl Reply {
-    fn new(asked: &str, model: Value, fault: &Fault) -> Reply {
-        let text = match fault {
-            Fault::Empty | Fault::ToolCall => String::new(),
-            _ => format!("You asked: {asked}"),
-        };
-        let reason = match fault {
-            Fault::Finish(reason) => reason,
-            Fault::ToolCall => "tool_calls",
-            _ => "stop",
-        };
-        let reasoning = (*fault == Fault::Reasoning).then_some("Hm, let me see.");
-        Reply { text, model, reason, reasoning, tool: *fault == Fault::ToolCall }
-    }
-
-    fn usage() -> Value {
-        json!({
-            "prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15,
-            "prompt_tokens_details": {"cached_tokens": 4},
-        })
-    }
-
-    fn whole(&self) -> Value {
-        let mut message = json!({"role": "assistant", "content": self.text});
-        if let Some(reasoning) = self.reasoning {
-            message["reasoning_content"] = reasoning.into();
-        }
-        if self.tool {
-            message["content"] = Value::Null;
-            message["tool_calls"] = json!([{"id": "call-1", "type": "function", "function": {"name": "look_up", "arguments": "{\"x\":1}"}}]);
-        }
-        let choice = json!({"index": 0, "message": message, "finish_reason": self.reason});
-        json!({
-            "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": self.model,
-            "system_fingerprint": "mock", "choices": [choice], "usage": Reply::usage(),
-        })
-    }
-
-    fn events(&self) -> Vec<Value> {
-        let event = |choices: Value| json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": self.model, "choices": choices});
-        let delta = |delta: Value| event(json!([{"index": 0, "delta": delta, "finish_reason": null}]));
-        let mut events = vec![delta(json!({"role": "assistant", "content": ""}))];
-        for part in self.reasoning.unwrap_or_default().split_inclusive(' ') {
-            events.push(delta(json!({"reasoning_content": part})));
-        }
-        for part in self.text.split_inclusive(' ') {
-            events.push(delta(json!({"content": part})));
-        }
-        if self.tool {
-            let call = json!({"index": 0, "id": "call-1", "type": "function", "function": {"name": "look_up", "arguments": ""}});
-            events.push(delta(json!({"tool_calls": [call]})));
-            for part in ["{\"x\"", ":1}"] {
-                events.push(delta(json!({"tool_calls": [{"index": 0, "function": {"arguments": part}}]})));
-            }
-        }
-        events.push(event(json!([{"index": 0, "delta": {}, "finish_reason": self.reason}])));
-        let mut last = event(json!([]));
-        last["usage"] = Reply::usage();
-        events.push(last);
-        events
     }
 }

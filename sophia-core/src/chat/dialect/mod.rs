@@ -1,4 +1,173 @@
-//! Protocols, in both directions: what a provider says becomes an [`Answer`](super::Answer), and what a client of ours
-//! says becomes a [`ChatRequest`](super::ChatRequest).
+//! Protocols, in both directions: what a provider says becomes an [`Answer`], and what a client of ours says becomes a
+//! [`ChatRequest`](super::ChatRequest).
+//!
+//! | to | open |
+//! |---|---|
+//! | OpenAI's chat completions, which the engine's own form is | [`openai`] |
+//! | OpenAI's Responses | [`responses`] |
+//! | Anthropic's Messages | [`anthropic`] |
+//!
+//! A request in another dialect is brought into the form of chat completions. What has a counterpart there is translated;
+//! what has none keeps its own name and form, as a field, as a part of a content, or beside it (`content_blocks`,
+//! `output_items`, `input_items`). So it comes back whole to a provider of the dialect it came from, and a provider of
+//! another one refuses it by name. An answer keeps the provider's own body, and a part of a stream its own event
+//! ([`NATIVE`]), where the common form is not all of it.
+//!
+//! Three things are hints that no answer depends on, and are dropped where the other protocol lacks them: markers and keys of
+//! prompt caches, and the flag that a tool failed, since the tool's text says it.
 
+pub mod anthropic;
 pub mod openai;
+pub mod responses;
+
+use std::fmt::Display;
+
+use serde_json::{Map, Value, json};
+
+use super::response::{Answer, Delta};
+use crate::{Error, ErrorKind};
+
+/// Field of a delta that holds the provider's own event.
+pub(crate) const NATIVE: &str = "native_event";
+/// Field of an assistant's message that holds its blocks as Anthropic gave them.
+pub(crate) const CONTENT_BLOCKS: &str = "content_blocks";
+/// Field of an assistant's message that holds its items as OpenAI's Responses gave them.
+pub(crate) const OUTPUT_ITEMS: &str = "output_items";
+/// Field of a message that holds other items of OpenAI's Responses.
+pub(crate) const INPUT_ITEMS: &str = "input_items";
+
+/// A protocol between a client and a server of models.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Dialect {
+    /// OpenAI's chat completions.
+    #[default]
+    Chat,
+    /// Anthropic's Messages.
+    Messages,
+    /// OpenAI's Responses.
+    Responses,
+}
+
+impl Dialect {
+    /// Returns the dialect that a provider's body is in.
+    pub(crate) fn of(envelope: &Map<String, Value>) -> Dialect {
+        let says = |field: &str, word: &str| envelope.get(field).and_then(Value::as_str) == Some(word);
+        if says("type", "message") {
+            Dialect::Messages
+        } else if says("object", "response") {
+            Dialect::Responses
+        } else {
+            Dialect::Chat
+        }
+    }
+
+    /// Returns its name for people.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Dialect::Chat => "OpenAI's chat completions",
+            Dialect::Messages => "Anthropic's Messages",
+            Dialect::Responses => "OpenAI's Responses",
+        }
+    }
+}
+
+/// Whom a request is translated for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub operation: &'static str,
+    pub provider: &'a str,
+    pub dialect: Dialect,
+}
+
+impl Target<'_> {
+    /// Says that a field has no counterpart.
+    pub fn refuse(&self, field: impl Display) -> Error {
+        let (title, provider) = (self.dialect.title(), self.provider);
+        let message = format!("`{field}` has no counterpart in {title}, which provider `{provider}` speaks");
+        Error::new(ErrorKind::Unsupported, self.operation, message).with("field", field).with("provider", provider)
+    }
+}
+
+/// Returns the provider's whole body, as it came.
+pub(crate) fn body_of(answer: &Answer) -> Value {
+    match Dialect::of(&answer.envelope) {
+        Dialect::Chat => openai::body_of(answer),
+        Dialect::Messages | Dialect::Responses => Value::Object(answer.envelope.clone()),
+    }
+}
+
+/// Returns how many answers the provider gave.
+pub(crate) fn choices(answer: &Answer) -> usize {
+    match Dialect::of(&answer.envelope) {
+        Dialect::Chat => answer.envelope.get("choices").and_then(Value::as_array).map_or(0, Vec::len),
+        Dialect::Messages | Dialect::Responses => 1,
+    }
+}
+
+/// Returns the parts in which an answer is given to someone who asked for a stream.
+pub(crate) fn replay(answer: &Answer) -> Vec<Delta> {
+    if !answer.deltas.is_empty() {
+        return answer.deltas.clone();
+    }
+    match Dialect::of(&answer.envelope) {
+        Dialect::Chat => openai::replay(answer),
+        Dialect::Messages => anthropic::replay(answer),
+        Dialect::Responses => responses::replay(answer),
+    }
+}
+
+/// Returns the provider's own event where a delta carries one.
+pub(crate) fn native(extra: &Map<String, Value>) -> Option<&Map<String, Value>> {
+    extra.get(NATIVE)?.as_object()
+}
+
+/// Returns a delta that carries the provider's own event.
+pub(crate) fn carry(mut delta: Delta, event: Map<String, Value>) -> Delta {
+    delta.extra.insert(NATIVE.to_owned(), Value::Object(event));
+    delta
+}
+
+/// Returns a part of a call of a tool, in the common form.
+pub(crate) fn tool_part(index: usize, start: Option<(&Value, &Value)>, arguments: &str) -> Value {
+    match start {
+        Some((id, name)) => {
+            json!({"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": arguments}})
+        }
+        None => json!({"index": index, "function": {"arguments": arguments}}),
+    }
+}
+
+/// Writes one event with its name, as both newer protocols do.
+pub(crate) fn frame(event: &Value) -> String {
+    let name = event.get("type").and_then(Value::as_str).unwrap_or("message");
+    format!("event: {name}\ndata: {event}\n\n")
+}
+
+/// Returns an identifier of ours.
+pub(crate) fn fresh_id(prefix: &str) -> String {
+    format!("{prefix}_{}", uuid::Uuid::now_v7().simple())
+}
+
+/// Returns whether a field says nothing: most clients write out what they do not set.
+pub(crate) fn is_unset(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(values) => values.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
+}
+
+/// Returns the only text of a content that is one plain text part, which is the same as that text.
+pub(crate) fn collapse(mut parts: Vec<Value>) -> Value {
+    let plain = |part: &Value| {
+        part.as_object().is_some_and(|part| {
+            part.len() == 2 && part.get("type").is_some_and(|kind| kind == "text") && part.get("text").is_some()
+        })
+    };
+    match parts.as_mut_slice() {
+        [only] if plain(only) => only["text"].take(),
+        _ => Value::Array(parts),
+    }
+}

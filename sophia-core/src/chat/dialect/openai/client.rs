@@ -1,11 +1,15 @@
 //! What a client of ours says, and hears.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::body_of;
 use crate::{
-    Error, Result, Scope,
-    chat::{ChatChunk, ChatRequest, ChatResponse, EmbedCall, Embeddings, Message, Model},
+    Error, Result, Scope, Timestamp,
+    chat::{
+        ChatChunk, ChatRequest, ChatResponse, EmbedCall, Embeddings, Message, Model,
+        dialect::{CONTENT_BLOCKS, Dialect, NATIVE, OUTPUT_ITEMS, fresh_id},
+        response::{Answer, Usage},
+    },
 };
 
 /// A request of a client that speaks this protocol.
@@ -56,9 +60,38 @@ pub fn read_request(body: Value, scope: &Scope) -> Result<Inbound> {
     Ok(Inbound { request, stream, stream_usage })
 }
 
-/// Writes an answer for a client, with every field that the provider gave.
-pub fn write_response(response: &ChatResponse) -> Value {
-    body_of(&response.answer)
+/// Writes an answer for a client: the provider's own body, or what it amounts to in this protocol.
+pub fn write_response(response: &ChatResponse, now: Timestamp) -> Value {
+    let answer = &response.answer;
+    if Dialect::of(&answer.envelope) == Dialect::Chat {
+        return body_of(answer);
+    }
+    let choice = json!({
+        "index": 0, "message": answer.message, "finish_reason": answer.finish_reason, "logprobs": null,
+    });
+    let id = answer.envelope.get("id").cloned().unwrap_or_else(|| fresh_id("chatcmpl").into());
+    let created = answer.envelope.get("created_at").cloned().unwrap_or_else(|| now.as_second().into());
+    let mut body = json!({
+        "id": id, "object": "chat.completion", "created": created, "model": answer.model, "choices": [choice],
+    });
+    if let Some(usage) = counts(&answer.usage) {
+        body["usage"] = usage;
+    }
+    body
+}
+
+/// Writes token counts, where they are known.
+fn counts(usage: &Usage) -> Option<Value> {
+    let (prompt, completion) = (usage.prompt_tokens?, usage.completion_tokens?);
+    let mut counts =
+        json!({"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion});
+    if let Some(cached) = usage.cached_tokens {
+        counts["prompt_tokens_details"] = json!({"cached_tokens": cached});
+    }
+    if let Some(reasoning) = usage.reasoning_tokens {
+        counts["completion_tokens_details"] = json!({"reasoning_tokens": reasoning});
+    }
+    Some(counts)
 }
 
 /// Writes an error for a client, in the protocol's form. Its HTTP status is that of the kind.
@@ -129,11 +162,23 @@ pub fn write_embeddings(embeddings: &Embeddings, encoding: Encoding) -> Value {
 
 /// Writes the list of models for a client.
 pub fn write_models(models: &[Model]) -> Value {
-    let model = |model: &Model| {
-        let owner = model.owned_by.as_ref().unwrap_or(&model.provider);
-        json!({"id": model.id, "object": "model", "created": 0, "owned_by": owner})
-    };
-    json!({"object": "list", "data": models.iter().map(model).collect::<Vec<_>>()})
+    let data: Vec<_> = models.iter().map(write_model).collect();
+    let id = |model: Option<&Model>| model.map(|model| model.id.clone());
+    json!({
+        "object": "list", "data": data,
+        "has_more": false, "first_id": id(models.first()), "last_id": id(models.last()),
+    })
+}
+
+/// Writes one model, in the form of OpenAI's clients and of Anthropic's.
+///
+/// When a model was made is not known: both protocols want a time, and Anthropic's names the epoch for that.
+pub fn write_model(model: &Model) -> Value {
+    let owner = model.owned_by.as_ref().unwrap_or(&model.provider);
+    json!({
+        "id": model.id, "object": "model", "created": 0, "owned_by": owner,
+        "type": "model", "display_name": model.id, "created_at": "1970-01-01T00:00:00Z",
+    })
 }
 
 /// Writes bytes as text (RFC 4648, section 4).
@@ -150,6 +195,21 @@ fn base64(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+/// Returns whether a part is nothing but another protocol's event.
+fn says_nothing(chunk: &ChatChunk, extra: &Map<String, Value>) -> bool {
+    chunk.answer.is_none()
+        && chunk.delta.is_empty()
+        && chunk.reasoning.is_none()
+        && chunk.tool_calls.is_empty()
+        && extra.is_empty()
+}
+
+/// Returns what a client has to send back as it is, so that the provider knows its own words again.
+fn own_blocks(answer: &Answer) -> Map<String, Value> {
+    let kept = answer.message.iter().filter(|(name, _)| [CONTENT_BLOCKS, OUTPUT_ITEMS].contains(&name.as_str()));
+    kept.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// Writes the events of one stream for a client.
@@ -172,6 +232,13 @@ impl FrameWriter {
     /// Writes one chunk as server-sent events; the last one closes the stream with `[DONE]`.
     pub fn chunk(&mut self, chunk: &ChatChunk) -> String {
         let mut delta = chunk.extra.clone();
+        if delta.shift_remove(NATIVE).is_some() && says_nothing(chunk, &delta) {
+            return String::new();
+        }
+        // What the common form does not say of the answer comes whole, at its end.
+        if let Some(answer) = chunk.answer.as_ref().filter(|answer| Dialect::of(&answer.envelope) != Dialect::Chat) {
+            delta.extend(own_blocks(answer));
+        }
         if !std::mem::replace(&mut self.begun, true) {
             delta.insert("role".to_owned(), "assistant".into());
         }
@@ -188,7 +255,11 @@ impl FrameWriter {
         let mut text = self.event(json!([choice]), None);
         if let Some(answer) = &chunk.answer {
             if self.usage {
-                text += &self.event(json!([]), answer.envelope.get("usage"));
+                let usage = match Dialect::of(&answer.envelope) {
+                    Dialect::Chat => answer.envelope.get("usage").cloned(),
+                    Dialect::Messages | Dialect::Responses => counts(&answer.usage),
+                };
+                text += &self.event(json!([]), usage.as_ref());
             }
             text += "data: [DONE]\n\n";
         }

@@ -1,11 +1,13 @@
-//! OpenAI's chat completions: bodies and stream events, read from a provider (`answer.rs`) and written for a client
-//! (`client.rs`).
+//! OpenAI's chat completions: bodies and stream events, what a provider is asked (`outbound.rs`), what it says (`answer.rs`),
+//! and what a client says and hears (`client.rs`).
 
 mod answer;
 mod client;
+mod outbound;
 
 pub(crate) use answer::{Assembler, DONE, answer, body_of, replay, usage};
 pub use client::{
-    Encoding, FrameWriter, Inbound, InboundEmbed, read_embed, read_request, write_embeddings, write_error,
+    Encoding, FrameWriter, Inbound, InboundEmbed, read_embed, read_request, write_embeddings, write_error, write_model,
     write_models, write_response,
 };
+pub(crate) use outbound::write_request;

@@ -1,0 +1,262 @@
+//! What a client hears.
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    Error, ErrorKind,
+    chat::{
+        ChatChunk, ChatResponse,
+        dialect::{Dialect, frame, fresh_id, native},
+        response::{Answer, Usage},
+    },
+};
+
+/// Writes an answer for a client: the provider's own body, or what it amounts to in this protocol.
+pub fn write_response(response: &ChatResponse) -> Value {
+    let answer = &response.answer;
+    match Dialect::of(&answer.envelope) {
+        Dialect::Messages => Value::Object(answer.envelope.clone()),
+        Dialect::Chat | Dialect::Responses => translate(answer),
+    }
+}
+
+fn translate(answer: &Answer) -> Value {
+    let mut content = Vec::new();
+    if let Some(thought) = reasoning_of(answer) {
+        content.push(json!({"type": "thinking", "thinking": thought, "signature": ""}));
+    }
+    if !answer.text.is_empty() {
+        content.push(json!({"type": "text", "text": answer.text}));
+    }
+    if let Some(refusal) = answer.message.get("refusal").and_then(Value::as_str).filter(|text| !text.is_empty()) {
+        content.push(json!({"type": "text", "text": refusal}));
+    }
+    for call in &answer.tool_calls {
+        // What is no object is a model's mistake, and shown as such.
+        let arguments = call["function"]["arguments"].as_str().unwrap_or_default();
+        let input = match serde_json::from_str(arguments) {
+            Ok(input @ Value::Object(_)) => input,
+            _ if arguments.trim().is_empty() => json!({}),
+            _ => json!({"arguments": arguments}),
+        };
+        let id = call.get("id").cloned().unwrap_or_else(|| fresh_id("toolu").into());
+        content.push(json!({"type": "tool_use", "id": id, "name": call["function"]["name"], "input": input}));
+    }
+    json!({
+        "id": fresh_id("msg"), "type": "message", "role": "assistant", "model": answer.model, "content": content,
+        "stop_reason": stop_reason(answer), "stop_sequence": null, "usage": usage(&answer.usage),
+    })
+}
+
+fn reasoning_of(answer: &Answer) -> Option<&str> {
+    let names = ["reasoning_content", "reasoning"];
+    names.iter().find_map(|name| answer.message.get(*name)?.as_str()).filter(|text| !text.is_empty())
+}
+
+fn stop_reason(answer: &Answer) -> Option<&str> {
+    if answer.message.get("refusal").is_some_and(|refusal| refusal.as_str().is_some_and(|text| !text.is_empty())) {
+        return Some("refusal");
+    }
+    Some(match answer.finish_reason.as_deref()? {
+        "stop" if !answer.tool_calls.is_empty() => "tool_use",
+        "stop" | "eos" => "end_turn",
+        "length" => "max_tokens",
+        "tool_calls" | "function_call" => "tool_use",
+        "content_filter" => "refusal",
+        other => other,
+    })
+}
+
+/// The protocol wants numbers: what is not known is 0 there, as nothing else can be said.
+fn usage(usage: &Usage) -> Value {
+    let (read, written) = (usage.cached_tokens.unwrap_or(0), usage.cache_write_tokens.unwrap_or(0));
+    json!({
+        "input_tokens": usage.prompt_tokens.unwrap_or(0).saturating_sub(read + written),
+        "cache_creation_input_tokens": written,
+        "cache_read_input_tokens": read,
+        "output_tokens": usage.completion_tokens.unwrap_or(0),
+    })
+}
+
+/// Writes an error for a client, in the protocol's form. `status` is what it is answered with.
+pub fn write_error(error: &Error, message: &str, status: u16, request_id: &str) -> Value {
+    let kind = match status {
+        401 => "authentication_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        504 => "timeout_error",
+        529 => "overloaded_error",
+        _ if error.kind() == ErrorKind::Timeout => "timeout_error",
+        400..500 => "invalid_request_error",
+        _ => "api_error",
+    };
+    let mut told = json!({"type": kind, "message": message, "code": error.code()});
+    if let Some(field) = error.get("field") {
+        told["param"] = field.into();
+    }
+    json!({"type": "error", "error": told, "request_id": request_id})
+}
+
+/// Writes the events of one stream for a client.
+#[derive(Debug, Default)]
+pub struct FrameWriter {
+    model: String,
+    begun: bool,
+    /// Index of the next block.
+    next: usize,
+    open: Option<Open>,
+    /// Blocks that calls of tools are written to, by their index among the calls.
+    tools: Vec<(Value, usize)>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Open {
+    Text,
+    Thinking,
+    Tool,
+    /// As the provider has it.
+    Native,
+}
+
+impl FrameWriter {
+    /// Begins a stream of `model`.
+    pub fn new(model: impl Into<String>) -> FrameWriter {
+        FrameWriter { model: model.into(), ..FrameWriter::default() }
+    }
+
+    /// Writes one chunk as server-sent events; the last one closes the stream.
+    pub fn chunk(&mut self, chunk: &ChatChunk) -> String {
+        let mut out = String::new();
+        match native(&chunk.extra) {
+            // Another protocol's events are told in the common form.
+            Some(event)
+                if event.get("type").and_then(Value::as_str).is_some_and(|kind| !kind.starts_with("response.")) =>
+            {
+                self.native(event, &mut out);
+            }
+            _ => self.common(chunk, &mut out),
+        }
+        if let Some(answer) = &chunk.answer {
+            self.end(answer, &mut out);
+        }
+        out
+    }
+
+    fn begin(&mut self, out: &mut String) {
+        if std::mem::replace(&mut self.begun, true) {
+            return;
+        }
+        let message = json!({
+            "id": fresh_id("msg"), "type": "message", "role": "assistant", "model": self.model, "content": [],
+            "stop_reason": null, "stop_sequence": null, "usage": usage(&Usage::default()),
+        });
+        *out += &frame(&json!({"type": "message_start", "message": message}));
+    }
+
+    fn native(&mut self, event: &Map<String, Value>, out: &mut String) {
+        let mut event = event.clone();
+        match event.get("type").and_then(Value::as_str) {
+            Some("message_start") if self.begun => return,
+            Some("message_start") => self.begun = true,
+            Some("content_block_start") => {
+                self.close(out);
+                self.begin(out);
+                event.insert("index".to_owned(), self.next.into());
+                self.next += 1;
+                self.open = Some(Open::Native);
+            }
+            Some("content_block_delta") => {
+                event.insert("index".to_owned(), self.next.saturating_sub(1).into());
+            }
+            _ => self.begin(out),
+        }
+        *out += &frame(&Value::Object(event));
+    }
+
+    fn common(&mut self, chunk: &ChatChunk, out: &mut String) {
+        self.begin(out);
+        if let Some(thought) = chunk.reasoning.as_deref().filter(|text| !text.is_empty()) {
+            self.open(Open::Thinking, json!({"type": "thinking", "thinking": "", "signature": ""}), out);
+            self.delta(json!({"type": "thinking_delta", "thinking": thought}), out);
+        }
+        if !chunk.delta.is_empty() {
+            self.open(Open::Text, json!({"type": "text", "text": ""}), out);
+            self.delta(json!({"type": "text_delta", "text": chunk.delta}), out);
+        }
+        chunk.tool_calls.iter().for_each(|call| self.tool(call, out));
+    }
+
+    fn tool(&mut self, call: &Value, out: &mut String) {
+        let (index, function) = (call.get("index").cloned().unwrap_or_default(), &call["function"]);
+        let arguments = function["arguments"].as_str().unwrap_or_default();
+        if self.open == Some(Open::Native) {
+            return self.delta(json!({"type": "input_json_delta", "partial_json": arguments}), out);
+        }
+        let block = match self.tools.iter().find(|(known, _)| *known == index) {
+            Some((_, block)) => *block,
+            None => {
+                self.close(out);
+                let id =
+                    call.get("id").filter(|id| id.is_string()).cloned().unwrap_or_else(|| fresh_id("toolu").into());
+                let block = json!({"type": "tool_use", "id": id, "name": function["name"], "input": {}});
+                self.open(Open::Tool, block, out);
+                self.tools.push((index, self.next - 1));
+                self.next - 1
+            }
+        };
+        if !arguments.is_empty() {
+            let delta = json!({"type": "input_json_delta", "partial_json": arguments});
+            *out += &frame(&json!({"type": "content_block_delta", "index": block, "delta": delta}));
+        }
+    }
+
+    /// Makes sure that a block of this kind is open.
+    fn open(&mut self, kind: Open, block: Value, out: &mut String) {
+        // A block of the provider's own was begun by its own event.
+        if self.open.as_ref().is_some_and(|open| *open == kind || *open == Open::Native) {
+            return;
+        }
+        self.close(out);
+        *out += &frame(&json!({"type": "content_block_start", "index": self.next, "content_block": block}));
+        self.next += 1;
+        self.open = Some(kind);
+    }
+
+    fn delta(&self, delta: Value, out: &mut String) {
+        let index = self.next.saturating_sub(1);
+        *out += &frame(&json!({"type": "content_block_delta", "index": index, "delta": delta}));
+    }
+
+    fn close(&mut self, out: &mut String) {
+        if self.open.take().is_some() {
+            *out += &frame(&json!({"type": "content_block_stop", "index": self.next - 1}));
+        }
+    }
+
+    fn end(&mut self, answer: &Answer, out: &mut String) {
+        let refusal = answer.message.get("refusal").and_then(Value::as_str).filter(|text| !text.is_empty());
+        if let Some(refusal) = refusal.filter(|_| Dialect::of(&answer.envelope) != Dialect::Messages) {
+            self.open(Open::Text, json!({"type": "text", "text": ""}), out);
+            self.delta(json!({"type": "text_delta", "text": refusal}), out);
+        }
+        self.begin(out);
+        self.close(out);
+        let mut delta = Map::new();
+        let counts = if Dialect::of(&answer.envelope) == Dialect::Messages {
+            for name in ["stop_reason", "stop_sequence", "stop_details", "container"] {
+                if let Some(value) = answer.envelope.get(name) {
+                    delta.insert(name.to_owned(), value.clone());
+                }
+            }
+            answer.envelope.get("usage").cloned().unwrap_or_default()
+        } else {
+            delta.insert("stop_reason".to_owned(), stop_reason(answer).into());
+            delta.insert("stop_sequence".to_owned(), Value::Null);
+            usage(&answer.usage)
+        };
+        *out += &frame(&json!({"type": "message_delta", "delta": delta, "usage": counts}));
+        *out += &frame(&json!({"type": "message_stop"}));
+    }
+}

@@ -1,0 +1,392 @@
+//! What a provider is asked.
+
+use serde_json::{Map, Value, json};
+
+use super::parts;
+use crate::{
+    Error, Result,
+    chat::{
+        dialect::{CONTENT_BLOCKS, Dialect, INPUT_ITEMS, OUTPUT_ITEMS, Target, is_unset},
+        provider::ProviderCall,
+    },
+};
+
+/// Fields of OpenAI's protocols that change what is answered, and have no counterpart.
+const FOREIGN: [&str; 28] = [
+    "audio",
+    "background",
+    "context_window",
+    "conversation",
+    "frequency_penalty",
+    "function_call",
+    "functions",
+    "include",
+    "input",
+    "instructions",
+    "logit_bias",
+    "logprobs",
+    "max_tool_calls",
+    "modalities",
+    "moderation",
+    "n",
+    "prediction",
+    "presence_penalty",
+    "previous_response_id",
+    "prompt",
+    "reasoning",
+    "seed",
+    "store",
+    "text",
+    "top_logprobs",
+    "truncation",
+    "verbosity",
+    "web_search_options",
+];
+/// Hints for OpenAI's own cache and stream.
+const HINTS: [&str; 5] =
+    ["stream_options", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "timeout"];
+
+/// A request for a provider.
+pub(crate) struct Outbound {
+    pub body: Map<String, Value>,
+    /// What stands in the header `anthropic-beta`.
+    pub betas: Vec<String>,
+}
+
+/// Translates a request. `max_tokens` counts where the request says none, since the protocol wants one.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), naming the field that has no counterpart.
+pub(crate) fn write_request(call: &ProviderCall, provider: &str, max_tokens: u64) -> Result<Outbound> {
+    let target = Target { operation: call.operation, provider, dialect: Dialect::Messages };
+    let mut writer = Writer { target, from: call.dialect, body: Map::new(), betas: Vec::new() };
+    for (name, value) in &call.body {
+        writer.field(name, value)?;
+    }
+    writer.parallel(call.body.get("parallel_tool_calls"));
+    writer.body.entry("max_tokens").or_insert(max_tokens.into());
+    Ok(Outbound { body: writer.body, betas: writer.betas })
+}
+
+struct Writer<'a> {
+    target: Target<'a>,
+    from: Dialect,
+    body: Map<String, Value>,
+    betas: Vec<String>,
+}
+
+impl Writer<'_> {
+    fn set(&mut self, name: &str, value: impl Into<Value>) {
+        self.body.insert(name.to_owned(), value.into());
+    }
+
+    fn field(&mut self, name: &str, value: &Value) -> Result<()> {
+        match (name, value) {
+            (name, _) if HINTS.contains(&name) || name == "parallel_tool_calls" => {}
+            (_, Value::Null) => {}
+            ("messages", Value::Array(messages)) => self.messages(messages)?,
+            ("max_tokens" | "max_completion_tokens", value) => {
+                if self.body.get("max_tokens").is_some_and(|known| known != value) {
+                    return Err(self.target.refuse(name));
+                }
+                self.set("max_tokens", value.clone());
+            }
+            ("stop", Value::String(stop)) => self.set("stop_sequences", vec![stop.clone()]),
+            ("stop", stops) => self.set("stop_sequences", stops.clone()),
+            ("tools", Value::Array(tools)) => self.tools(tools)?,
+            ("tool_choice", choice) => self.tool_choice(choice)?,
+            ("response_format", format) => self.response_format(format)?,
+            ("reasoning_effort", effort @ Value::String(word))
+                if ["low", "medium", "high"].contains(&word.as_str()) =>
+            {
+                self.output_config("effort", effort.clone());
+            }
+            ("reasoning_effort", _) => return Err(self.target.refuse(name)),
+            ("output_config", Value::Object(config)) => {
+                config.iter().for_each(|(name, value)| self.output_config(name, value.clone()));
+            }
+            ("user" | "safety_identifier", user) => self.metadata("user_id", user.clone()),
+            ("metadata", Value::Object(fields)) => {
+                for (name, value) in fields {
+                    if self.from != Dialect::Messages && name != "user_id" {
+                        return Err(self.target.refuse(format!("metadata.{name}")));
+                    }
+                    self.metadata(name, value.clone());
+                }
+            }
+            ("service_tier", tier) if tier != "auto" && tier != "standard_only" => {
+                return Err(self.target.refuse(name));
+            }
+            ("betas", Value::Array(betas)) => {
+                self.betas = betas.iter().filter_map(|beta| beta.as_str().map(str::to_owned)).collect();
+            }
+            (name, value) if FOREIGN.contains(&name) => {
+                if !is_default(name, value) {
+                    return Err(self.target.refuse(name));
+                }
+            }
+            (name, value) => self.set(name, value.clone()),
+        }
+        Ok(())
+    }
+
+    fn metadata(&mut self, name: &str, value: Value) {
+        if let Value::Object(fields) = self.body.entry("metadata").or_insert_with(|| json!({})) {
+            fields.insert(name.to_owned(), value);
+        }
+    }
+
+    fn output_config(&mut self, name: &str, value: Value) {
+        if let Value::Object(fields) = self.body.entry("output_config").or_insert_with(|| json!({})) {
+            fields.insert(name.to_owned(), value);
+        }
+    }
+
+    fn response_format(&mut self, format: &Value) -> Result<()> {
+        match format.get("type").and_then(Value::as_str) {
+            Some("text") => {}
+            Some("json_schema") => {
+                let Some(schema) = format.pointer("/json_schema/schema") else {
+                    return Err(self.target.refuse("response_format.json_schema"));
+                };
+                self.output_config("format", json!({"type": "json_schema", "schema": schema}));
+            }
+            _ => return Err(self.target.refuse("response_format.type")),
+        }
+        Ok(())
+    }
+
+    fn tools(&mut self, tools: &[Value]) -> Result<()> {
+        let mut out = Vec::with_capacity(tools.len());
+        for (index, tool) in tools.iter().enumerate() {
+            out.push(self.tool(tool, index)?);
+        }
+        self.set("tools", out);
+        Ok(())
+    }
+
+    fn tool(&self, tool: &Value, index: usize) -> Result<Value> {
+        let Some(Value::Object(function)) = tool.get("function") else {
+            // One of Anthropic's own tools; OpenAI's are named alike, and mean something else.
+            let foreign = self.from == Dialect::Responses || tool.get("custom").is_some();
+            return if foreign { Err(self.target.refuse(format!("tools[{index}].type"))) } else { Ok(tool.clone()) };
+        };
+        let mut out = Map::new();
+        for (name, value) in function {
+            let name = if name == "parameters" { "input_schema" } else { name };
+            if !value.is_null() {
+                out.insert(name.to_owned(), value.clone());
+            }
+        }
+        out.entry("input_schema").or_insert_with(|| json!({"type": "object", "properties": {}}));
+        for (name, value) in tool.as_object().into_iter().flatten() {
+            if !["type", "function"].contains(&name.as_str()) {
+                out.insert(name.clone(), value.clone());
+            }
+        }
+        Ok(Value::Object(out))
+    }
+
+    fn tool_choice(&mut self, choice: &Value) -> Result<()> {
+        let word = match choice {
+            Value::String(word) => match word.as_str() {
+                "auto" => json!({"type": "auto"}),
+                "required" => json!({"type": "any"}),
+                "none" => json!({"type": "none"}),
+                _ => return Err(self.target.refuse("tool_choice")),
+            },
+            choice if choice.get("type").is_some_and(|kind| kind == "function") => {
+                json!({"type": "tool", "name": choice["function"]["name"]})
+            }
+            // As Anthropic has it.
+            choice if choice.get("type").is_some_and(|kind| kind == "tool" || kind == "any" || kind == "auto") => {
+                choice.clone()
+            }
+            _ => return Err(self.target.refuse("tool_choice.type")),
+        };
+        self.set("tool_choice", word);
+        Ok(())
+    }
+
+    fn parallel(&mut self, parallel: Option<&Value>) {
+        if parallel != Some(&Value::Bool(false)) || !self.body.contains_key("tools") {
+            return;
+        }
+        let choice = self.body.entry("tool_choice").or_insert_with(|| json!({"type": "auto"}));
+        if let Value::Object(choice) = choice
+            && choice.get("type").is_none_or(|kind| kind != "none")
+        {
+            choice.insert("disable_parallel_tool_use".to_owned(), true.into());
+        }
+    }
+
+    fn messages(&mut self, messages: &[Value]) -> Result<()> {
+        let mut system: Vec<Value> = Vec::new();
+        let mut out: Vec<Value> = Vec::new();
+        // Results of tools stand in front of what the user says next, in the same message.
+        let mut results: Vec<Value> = Vec::new();
+        for (index, message) in messages.iter().enumerate() {
+            let at = At { target: self.target, path: format!("messages[{index}]") };
+            let Some(message) = message.as_object() else { return Err(self.target.refuse(at.path)) };
+            let role = message.get("role").and_then(Value::as_str).unwrap_or_default();
+            if role != "tool" && role != "user" && !results.is_empty() {
+                out.push(json!({"role": "user", "content": std::mem::take(&mut results)}));
+            }
+            match role {
+                "system" | "developer"
+                    if out.is_empty() && self.from != Dialect::Messages || index == 0 && role == "system" =>
+                {
+                    at.known(message, &["role", "content", "cache_control"])?;
+                    at.system(message, &mut system)?;
+                }
+                "tool" => results.push(at.result(message)?),
+                "user" => out.push(at.user(message, std::mem::take(&mut results))?),
+                "assistant" => out.push(at.assistant(message)?),
+                // In the middle of a conversation: as Anthropic's own clients say it, or not at all.
+                "system" if self.from == Dialect::Messages => out.push(at.user(message, Vec::new())?),
+                _ => return Err(self.target.refuse(format!("messages[{index}].role"))),
+            }
+        }
+        if !results.is_empty() {
+            out.push(json!({"role": "user", "content": results}));
+        }
+        match system.as_mut_slice() {
+            [] => {}
+            [Value::Object(only)] if only.len() == 2 && only.get("text").is_some_and(Value::is_string) => {
+                let text = only.get_mut("text").map(Value::take).unwrap_or_default();
+                self.set("system", text);
+            }
+            _ => self.set("system", system),
+        }
+        self.set("messages", out);
+        Ok(())
+    }
+}
+
+/// Returns whether a field says no more than what happens anyway.
+fn is_default(name: &str, value: &Value) -> bool {
+    match name {
+        "n" => value.as_f64() == Some(1.0),
+        "frequency_penalty" | "presence_penalty" | "top_logprobs" => value.as_f64() == Some(0.0),
+        "logprobs" | "store" | "background" => value == &Value::Bool(false),
+        "modalities" => value == &json!(["text"]),
+        "truncation" => value == "disabled",
+        _ => is_unset(value),
+    }
+}
+
+/// One message, and where it stands.
+struct At<'a> {
+    target: Target<'a>,
+    path: String,
+}
+
+impl At<'_> {
+    fn refuse(&self, field: &str) -> Error {
+        self.target.refuse(format!("{}.{field}", self.path))
+    }
+
+    /// Refuses fields that would be lost.
+    fn known(&self, message: &Map<String, Value>, known: &[&str]) -> Result<()> {
+        match message.iter().find(|(name, value)| !known.contains(&name.as_str()) && !is_unset(value)) {
+            Some((name, _)) => Err(self.refuse(name)),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the blocks of a content; none for an empty one.
+    fn blocks(&self, content: Option<&Value>) -> Result<Vec<Value>> {
+        match content {
+            None | Some(Value::Null) => Ok(Vec::new()),
+            Some(Value::String(text)) if text.is_empty() => Ok(Vec::new()),
+            Some(Value::String(text)) => Ok(vec![json!({"type": "text", "text": text})]),
+            Some(Value::Array(parts)) => {
+                let part =
+                    |(index, part)| parts::to_native(part, &format!("{}.content[{index}]", self.path), self.target);
+                parts.iter().enumerate().map(part).collect()
+            }
+            Some(_) => Err(self.refuse("content")),
+        }
+    }
+
+    fn system(&self, message: &Map<String, Value>, system: &mut Vec<Value>) -> Result<()> {
+        let mut blocks = self.blocks(message.get("content"))?;
+        mark(&mut blocks, message);
+        system.append(&mut blocks);
+        Ok(())
+    }
+
+    fn user(&self, message: &Map<String, Value>, mut results: Vec<Value>) -> Result<Value> {
+        self.known(message, &["role", "content", "cache_control"])?;
+        let role = message.get("role").cloned().unwrap_or_default();
+        if results.is_empty()
+            && !message.contains_key("cache_control")
+            && let Some(text @ Value::String(_)) = message.get("content")
+        {
+            return Ok(json!({"role": role, "content": text}));
+        }
+        let mut blocks = self.blocks(message.get("content"))?;
+        mark(&mut blocks, message);
+        results.append(&mut blocks);
+        Ok(json!({"role": role, "content": results}))
+    }
+
+    fn result(&self, message: &Map<String, Value>) -> Result<Value> {
+        self.known(message, &["role", "content", "tool_call_id", "is_error", "cache_control", "name"])?;
+        let content = match message.get("content") {
+            Some(text @ Value::String(_)) => text.clone(),
+            content => self.blocks(content)?.into(),
+        };
+        let mut block = json!({"type": "tool_result", "tool_use_id": message.get("tool_call_id"), "content": content});
+        for name in ["is_error", "cache_control"] {
+            if let Some(value) = message.get(name) {
+                block[name] = value.clone();
+            }
+        }
+        Ok(block)
+    }
+
+    fn assistant(&self, message: &Map<String, Value>) -> Result<Value> {
+        if let Some(blocks @ Value::Array(_)) = message.get(CONTENT_BLOCKS) {
+            return Ok(json!({"role": "assistant", "content": blocks}));
+        }
+        let known = ["role", "content", "tool_calls", "cache_control", "reasoning_content", OUTPUT_ITEMS, INPUT_ITEMS];
+        self.known(message, &known)?;
+        // Another provider's reasoning is not signed, and Anthropic takes no other.
+        for name in ["reasoning_content", OUTPUT_ITEMS, INPUT_ITEMS] {
+            if message.get(name).is_some_and(|value| !is_unset(value) && value != "") {
+                return Err(self.refuse(name));
+            }
+        }
+        let calls = message.get("tool_calls").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        if calls.is_empty()
+            && !message.contains_key("cache_control")
+            && let Some(text @ Value::String(_)) = message.get("content")
+        {
+            return Ok(json!({"role": "assistant", "content": text}));
+        }
+        let mut blocks = self.blocks(message.get("content"))?;
+        for (index, call) in calls.iter().enumerate() {
+            let path = format!("tool_calls[{index}].function.arguments");
+            let (Some(name), Some(arguments)) =
+                (call.pointer("/function/name"), call.pointer("/function/arguments").and_then(Value::as_str))
+            else {
+                return Err(self.refuse(&format!("tool_calls[{index}].type")));
+            };
+            let text = if arguments.trim().is_empty() { "{}" } else { arguments };
+            let Ok(input @ Value::Object(_)) = serde_json::from_str::<Value>(text) else {
+                return Err(self.refuse(&path));
+            };
+            blocks.push(json!({"type": "tool_use", "id": call["id"], "name": name, "input": input}));
+        }
+        mark(&mut blocks, message);
+        Ok(json!({"role": "assistant", "content": blocks}))
+    }
+}
+
+/// Puts the cache marker of a message where Anthropic looks for it: on its last block.
+fn mark(blocks: &mut [Value], message: &Map<String, Value>) {
+    if let (Some(Value::Object(last)), Some(marker)) = (blocks.last_mut(), message.get("cache_control")) {
+        last.entry("cache_control").or_insert_with(|| marker.clone());
+    }
+}

@@ -1,0 +1,383 @@
+//! What a client hears.
+
+use serde_json::{Map, Value, json};
+
+use super::assembler::{Place, SUMMARY};
+use crate::{
+    Error, Timestamp,
+    chat::{
+        ChatChunk, ChatResponse,
+        dialect::{Dialect, frame, fresh_id, native},
+        response::{Answer, Usage},
+    },
+};
+
+/// Writes an answer for a client: the provider's own body, or what it amounts to in this protocol. `repeated` is what the
+/// request said.
+pub fn write_response(response: &ChatResponse, repeated: &Map<String, Value>, now: Timestamp) -> Value {
+    let answer = &response.answer;
+    match Dialect::of(&answer.envelope) {
+        Dialect::Responses => Value::Object(answer.envelope.clone()),
+        Dialect::Chat | Dialect::Messages => {
+            let mut body = skeleton(&answer.model, repeated, now);
+            complete(&mut body, answer, items(answer));
+            Value::Object(body)
+        }
+    }
+}
+
+/// Returns a response that has just begun.
+fn skeleton(model: &str, repeated: &Map<String, Value>, now: Timestamp) -> Map<String, Value> {
+    let mut body = Map::new();
+    let own = [
+        ("id", json!(fresh_id("resp"))),
+        ("object", json!("response")),
+        ("created_at", json!(now.as_second())),
+        ("status", json!("in_progress")),
+        ("error", Value::Null),
+        ("incomplete_details", Value::Null),
+        ("instructions", Value::Null),
+        ("max_output_tokens", Value::Null),
+        ("model", json!(model)),
+        ("output", json!([])),
+        ("parallel_tool_calls", json!(true)),
+        ("previous_response_id", Value::Null),
+        ("store", json!(false)),
+        ("temperature", Value::Null),
+        ("text", json!({"format": {"type": "text"}})),
+        ("tool_choice", json!("auto")),
+        ("tools", json!([])),
+        ("top_p", Value::Null),
+        ("truncation", json!("disabled")),
+        ("usage", Value::Null),
+        ("metadata", json!({})),
+    ];
+    body.extend(own.map(|(name, value)| (name.to_owned(), value)));
+    let said = repeated.iter().filter(|(_, value)| !value.is_null());
+    body.extend(said.map(|(name, value)| (name.clone(), value.clone())));
+    body
+}
+
+fn complete(body: &mut Map<String, Value>, answer: &Answer, output: Vec<Value>) {
+    let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
+    let reason = match answer.finish_reason.as_deref() {
+        Some("length") => Some("max_output_tokens"),
+        Some("content_filter") => Some("content_filter"),
+        _ => None,
+    };
+    set("status", if reason.is_some() { "incomplete" } else { "completed" }.into());
+    if let Some(reason) = reason {
+        set("incomplete_details", json!({"reason": reason}));
+    }
+    set("model", answer.model.as_str().into());
+    set("output", output.into());
+    set("usage", usage(&answer.usage));
+}
+
+/// Returns the counts, or nothing where they are not known.
+fn usage(usage: &Usage) -> Value {
+    let (Some(input), Some(output)) = (usage.prompt_tokens, usage.completion_tokens) else { return Value::Null };
+    json!({
+        "input_tokens": input,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens.unwrap_or(0)},
+        "output_tokens": output,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens.unwrap_or(0)},
+        "total_tokens": input + output,
+    })
+}
+
+/// Returns the items that an answer of another protocol amounts to.
+fn items(answer: &Answer) -> Vec<Value> {
+    let mut items = Vec::new();
+    let names = ["reasoning_content", "reasoning"];
+    let thought = names.iter().find_map(|name| answer.message.get(*name)?.as_str()).filter(|text| !text.is_empty());
+    if let Some(thought) = thought {
+        let summary = json!([{"type": "summary_text", "text": thought}]);
+        items.push(json!({"id": fresh_id("rs"), "type": "reasoning", "summary": summary}));
+    }
+    let mut parts = Vec::new();
+    if !answer.text.is_empty() {
+        parts.push(text_part(&answer.text));
+    }
+    if let Some(refusal) = refusal_of(answer) {
+        parts.push(json!({"type": "refusal", "refusal": refusal}));
+    }
+    if !parts.is_empty() {
+        items.push(message_item(&fresh_id("msg"), "completed", parts));
+    }
+    for call in &answer.tool_calls {
+        let text = |path: &str| call.pointer(path).and_then(Value::as_str).unwrap_or_default();
+        let (call_id, name, arguments) = (text("/id"), text("/function/name"), text("/function/arguments"));
+        items.push(call_item(&fresh_id("fc"), "completed", call_id, name, arguments));
+    }
+    items
+}
+
+fn refusal_of(answer: &Answer) -> Option<&str> {
+    answer.message.get("refusal").and_then(Value::as_str).filter(|text| !text.is_empty())
+}
+
+fn text_part(text: &str) -> Value {
+    json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
+}
+
+fn message_item(id: &str, status: &str, content: Vec<Value>) -> Value {
+    json!({"id": id, "type": "message", "status": status, "role": "assistant", "content": content})
+}
+
+fn call_item(id: &str, status: &str, call_id: &str, name: &str, arguments: &str) -> Value {
+    json!({"id": id, "type": "function_call", "status": status, "call_id": call_id, "name": name, "arguments": arguments})
+}
+
+/// Writes the events of one stream for a client.
+#[derive(Debug)]
+pub struct FrameWriter {
+    response: Map<String, Value>,
+    begun: bool,
+    number: u64,
+    /// Items that are complete.
+    output: Vec<Value>,
+    open: Option<Open>,
+    /// Where the provider's own events are.
+    place: Place,
+    /// Whether the provider's own events are given on.
+    native: bool,
+}
+
+/// The item under way, as we write it.
+#[derive(Debug)]
+struct Open {
+    id: String,
+    kind: Kind,
+    text: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Kind {
+    Reasoning,
+    Text,
+    Call { index: String, call_id: String, name: String },
+}
+
+impl FrameWriter {
+    /// Begins a stream of `model`; `repeated` is what the request said.
+    pub fn new(model: &str, repeated: &Map<String, Value>, now: Timestamp) -> FrameWriter {
+        let response = skeleton(model, repeated, now);
+        let (output, place) = (Vec::new(), Place::default());
+        FrameWriter { response, begun: false, number: 0, output, open: None, place, native: false }
+    }
+
+    /// Writes one chunk as server-sent events; the last one closes the stream.
+    pub fn chunk(&mut self, chunk: &ChatChunk) -> String {
+        let mut out = String::new();
+        match native(&chunk.extra) {
+            // Another protocol's events are told in the common form.
+            Some(event)
+                if event.get("type").and_then(Value::as_str).is_some_and(|kind| kind.starts_with("response.")) =>
+            {
+                self.begun = true;
+                self.native = true;
+                self.place.follow(event);
+                self.event(Value::Object(event.clone()), &mut out);
+            }
+            _ if self.native => self.plain(chunk, &mut out),
+            _ => self.common(chunk, &mut out),
+        }
+        if let Some(answer) = &chunk.answer {
+            self.end(answer, &mut out);
+        }
+        out
+    }
+
+    /// Writes an error that ends the stream.
+    pub fn error(&mut self, error: &Error, message: &str) -> String {
+        let mut out = String::new();
+        let told = json!({"type": "error", "code": error.code(), "message": message, "param": error.get("field")});
+        let mut event = told.clone();
+        // Where OpenAI's documentation has it, and where its servers have it.
+        event["error"] = told;
+        self.event(event, &mut out);
+        out
+    }
+
+    fn event(&mut self, mut event: Value, out: &mut String) {
+        event["sequence_number"] = self.number.into();
+        self.number += 1;
+        *out += &frame(&event);
+    }
+
+    /// Writes a delta of the provider that needs nothing but its place.
+    fn plain(&mut self, chunk: &ChatChunk, out: &mut String) {
+        let arguments = chunk.tool_calls.first().and_then(|call| call["function"]["arguments"].as_str());
+        let delta = arguments.or(chunk.reasoning.as_deref()).unwrap_or(&chunk.delta);
+        if delta.is_empty() {
+            return;
+        }
+        let Place { item_id, output_index, part_index, kind } = self.place.clone();
+        let mut event = json!({"type": kind, "item_id": item_id, "output_index": output_index, "delta": delta});
+        if !part_index.is_null() {
+            event[if kind == SUMMARY { "summary_index" } else { "content_index" }] = part_index;
+        }
+        self.event(event, out);
+    }
+
+    fn begin(&mut self, out: &mut String) {
+        if std::mem::replace(&mut self.begun, true) {
+            return;
+        }
+        for kind in ["response.created", "response.in_progress"] {
+            self.event(json!({"type": kind, "response": self.response}), out);
+        }
+    }
+
+    fn common(&mut self, chunk: &ChatChunk, out: &mut String) {
+        self.begin(out);
+        if let Some(thought) = chunk.reasoning.as_deref().filter(|text| !text.is_empty()) {
+            self.open(Kind::Reasoning, out);
+            self.delta(thought, out);
+        }
+        if !chunk.delta.is_empty() {
+            self.open(Kind::Text, out);
+            self.delta(&chunk.delta, out);
+        }
+        for call in &chunk.tool_calls {
+            let (index, function) = (call["index"].to_string(), &call["function"]);
+            let known = matches!(&self.open, Some(Open { kind: Kind::Call { index: own, .. }, .. }) if *own == index);
+            if !known {
+                let call_id = call["id"].as_str().map_or_else(|| fresh_id("call"), str::to_owned);
+                let name = function["name"].as_str().unwrap_or_default().to_owned();
+                self.open(Kind::Call { index, call_id, name }, out);
+            }
+            if let Some(arguments) = function["arguments"].as_str().filter(|text| !text.is_empty()) {
+                self.delta(arguments, out);
+            }
+        }
+    }
+
+    /// Makes sure that an item of this kind is open.
+    fn open(&mut self, kind: Kind, out: &mut String) {
+        if self.open.as_ref().is_some_and(|open| open.kind == kind) {
+            return;
+        }
+        self.close(out);
+        let index = self.output.len();
+        let (id, item) = match &kind {
+            Kind::Reasoning => {
+                let id = fresh_id("rs");
+                (id.clone(), json!({"id": id, "type": "reasoning", "summary": []}))
+            }
+            Kind::Text => {
+                let id = fresh_id("msg");
+                (id.clone(), message_item(&id, "in_progress", Vec::new()))
+            }
+            Kind::Call { call_id, name, .. } => {
+                let id = fresh_id("fc");
+                (id.clone(), call_item(&id, "in_progress", call_id, name, ""))
+            }
+        };
+        self.event(json!({"type": "response.output_item.added", "output_index": index, "item": item}), out);
+        match &kind {
+            Kind::Reasoning => {
+                let part = json!({"type": "summary_text", "text": ""});
+                let more = json!({"summary_index": 0, "part": part});
+                self.at("response.reasoning_summary_part.added", &id, more, out);
+            }
+            Kind::Text => {
+                let more = json!({"content_index": 0, "part": text_part("")});
+                self.at("response.content_part.added", &id, more, out);
+            }
+            Kind::Call { .. } => {}
+        }
+        self.open = Some(Open { id, kind, text: String::new() });
+    }
+
+    /// Writes an event about the item under way.
+    fn at(&mut self, kind: &str, id: &str, more: Value, out: &mut String) {
+        let mut event = json!({"type": kind, "item_id": id, "output_index": self.output.len()});
+        if let (Value::Object(event), Value::Object(more)) = (&mut event, more) {
+            event.extend(more);
+        }
+        self.event(event, out);
+    }
+
+    fn delta(&mut self, text: &str, out: &mut String) {
+        let Some(open) = &mut self.open else { return };
+        open.text += text;
+        let id = open.id.clone();
+        match open.kind {
+            Kind::Reasoning => {
+                self.at("response.reasoning_summary_text.delta", &id, json!({"summary_index": 0, "delta": text}), out);
+            }
+            Kind::Text => {
+                let more = json!({"content_index": 0, "delta": text, "logprobs": []});
+                self.at("response.output_text.delta", &id, more, out);
+            }
+            Kind::Call { .. } => {
+                self.at("response.function_call_arguments.delta", &id, json!({"delta": text}), out);
+            }
+        }
+    }
+
+    fn close(&mut self, out: &mut String) {
+        let Some(Open { id, kind, text }) = self.open.take() else { return };
+        let item = match kind {
+            Kind::Reasoning => {
+                let part = json!({"type": "summary_text", "text": text});
+                let done = json!({"summary_index": 0, "text": text});
+                self.at("response.reasoning_summary_text.done", &id, done, out);
+                let done = json!({"summary_index": 0, "part": part});
+                self.at("response.reasoning_summary_part.done", &id, done, out);
+                json!({"id": id, "type": "reasoning", "summary": [part]})
+            }
+            Kind::Text => {
+                let done = json!({"content_index": 0, "text": text, "logprobs": []});
+                self.at("response.output_text.done", &id, done, out);
+                let done = json!({"content_index": 0, "part": text_part(&text)});
+                self.at("response.content_part.done", &id, done, out);
+                message_item(&id, "completed", vec![text_part(&text)])
+            }
+            Kind::Call { call_id, name, .. } => {
+                let done = json!({"name": name, "arguments": text});
+                self.at("response.function_call_arguments.done", &id, done, out);
+                call_item(&id, "completed", &call_id, &name, &text)
+            }
+        };
+        let index = self.output.len();
+        self.event(json!({"type": "response.output_item.done", "output_index": index, "item": item}), out);
+        self.output.push(item);
+    }
+
+    fn end(&mut self, answer: &Answer, out: &mut String) {
+        let response = if Dialect::of(&answer.envelope) == Dialect::Responses {
+            answer.envelope.clone()
+        } else {
+            self.begin(out);
+            self.close(out);
+            self.refusal(answer, out);
+            let mut response = self.response.clone();
+            complete(&mut response, answer, std::mem::take(&mut self.output));
+            response
+        };
+        let kind = match response.get("status").and_then(Value::as_str) {
+            Some("incomplete") => "response.incomplete",
+            _ => "response.completed",
+        };
+        self.event(json!({"type": kind, "response": response}), out);
+    }
+
+    fn refusal(&mut self, answer: &Answer, out: &mut String) {
+        let Some(refusal) = refusal_of(answer) else { return };
+        let (id, index) = (fresh_id("msg"), self.output.len());
+        let item = message_item(&id, "in_progress", Vec::new());
+        self.event(json!({"type": "response.output_item.added", "output_index": index, "item": item}), out);
+        let part = json!({"type": "refusal", "refusal": refusal});
+        let empty = json!({"content_index": 0, "part": {"type": "refusal", "refusal": ""}});
+        self.at("response.content_part.added", &id, empty, out);
+        self.at("response.refusal.delta", &id, json!({"content_index": 0, "delta": refusal}), out);
+        self.at("response.refusal.done", &id, json!({"content_index": 0, "refusal": refusal}), out);
+        self.at("response.content_part.done", &id, json!({"content_index": 0, "part": part}), out);
+        let item = message_item(&id, "completed", vec![part]);
+        self.event(json!({"type": "response.output_item.done", "output_index": index, "item": item}), out);
+        self.output.push(item);
+    }
+}

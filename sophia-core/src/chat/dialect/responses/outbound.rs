@@ -1,0 +1,284 @@
+//! What a provider is asked.
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    Error, Result,
+    chat::{
+        dialect::{CONTENT_BLOCKS, Dialect, INPUT_ITEMS, OUTPUT_ITEMS, Target, is_unset},
+        provider::ProviderCall,
+    },
+};
+
+/// Fields of chat completions that change what is answered, and have no counterpart.
+const FOREIGN: [&str; 12] = [
+    "audio",
+    "frequency_penalty",
+    "function_call",
+    "functions",
+    "logit_bias",
+    "logprobs",
+    "n",
+    "prediction",
+    "presence_penalty",
+    "seed",
+    "stop",
+    "web_search_options",
+];
+/// Fields of this protocol; with a client of another dialect, any other name is one of its own.
+const OWN: [&str; 22] = [
+    "background",
+    "context_management",
+    "conversation",
+    "include",
+    "instructions",
+    "max_tool_calls",
+    "metadata",
+    "parallel_tool_calls",
+    "previous_response_id",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "reasoning",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "temperature",
+    "text",
+    "top_logprobs",
+    "top_p",
+    "truncation",
+    "user",
+];
+
+/// Translates a request.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), naming the field that has no counterpart.
+pub(crate) fn write_request(call: &ProviderCall, provider: &str) -> Result<Map<String, Value>> {
+    let target = Target { operation: call.operation, provider, dialect: Dialect::Responses };
+    let mut body = Map::new();
+    for (name, value) in &call.body {
+        let known = name == "model" || OWN.contains(&name.as_str());
+        match (name.as_str(), value) {
+            ("messages" | "stream_options", _) => {}
+            (_, Value::Null) => {}
+            ("max_tokens" | "max_completion_tokens", value) => {
+                if body.get("max_output_tokens").is_some_and(|other| other != value) {
+                    return Err(target.refuse(name));
+                }
+                body.insert("max_output_tokens".to_owned(), value.clone());
+            }
+            ("response_format", format) => nested(&mut body, "text").insert("format".to_owned(), text_format(format)),
+            ("verbosity", word) => nested(&mut body, "text").insert("verbosity".to_owned(), word.clone()),
+            ("reasoning_effort", effort) => nested(&mut body, "reasoning").insert("effort".to_owned(), effort.clone()),
+            ("reasoning" | "text", Value::Object(fields)) => nested(&mut body, name).extend(fields.clone()),
+            ("tools", Value::Array(tools)) => {
+                let tools = tools.iter().enumerate().map(|(index, own)| tool(own, index, call.dialect, target));
+                body.insert("tools".to_owned(), tools.collect::<Result<_>>()?);
+            }
+            ("tool_choice", choice) => {
+                let named = choice.pointer("/function/name").map(|name| json!({"type": "function", "name": name}));
+                body.insert("tool_choice".to_owned(), named.unwrap_or_else(|| choice.clone()));
+            }
+            ("modalities", value) if *value == json!(["text"]) => {}
+            ("modalities", _) => return Err(target.refuse(name)),
+            (_, value) if FOREIGN.contains(&name.as_str()) => {
+                if !is_default(name, value) {
+                    return Err(target.refuse(name));
+                }
+            }
+            (_, value) if known || call.dialect != Dialect::Messages => {
+                body.insert(name.clone(), value.clone());
+            }
+            _ => return Err(target.refuse(name)),
+        }
+    }
+    let stateful = ["previous_response_id", "conversation"].iter().any(|name| body.contains_key(*name));
+    let mut items = Vec::new();
+    let messages = call.body.get("messages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    for (index, message) in messages.iter().enumerate() {
+        let at = At { target, path: format!("messages[{index}]") };
+        let Some(message) = message.as_object() else { return Err(target.refuse(at.path)) };
+        let system = message.get("role").is_some_and(|role| role == "system");
+        match message.get("content") {
+            Some(text @ Value::String(_)) if index == 0 && system && !stateful && messages.len() > 1 => {
+                body.insert("instructions".to_owned(), text.clone());
+            }
+            _ => at.items(message, &mut items)?,
+        }
+    }
+    body.insert("input".to_owned(), Value::Array(items));
+    Ok(body)
+}
+
+fn nested<'a>(body: &'a mut Map<String, Value>, name: &str) -> Entries<'a> {
+    Entries(body.entry(name).or_insert_with(|| json!({})))
+}
+
+/// The fields of an object inside of the body.
+struct Entries<'a>(&'a mut Value);
+
+impl Entries<'_> {
+    fn insert(self, name: String, value: Value) {
+        if let Value::Object(fields) = self.0 {
+            fields.insert(name, value);
+        }
+    }
+
+    fn extend(self, more: Map<String, Value>) {
+        if let Value::Object(fields) = self.0 {
+            fields.extend(more);
+        }
+    }
+}
+
+/// Returns whether a field says no more than what happens anyway.
+fn is_default(name: &str, value: &Value) -> bool {
+    match name {
+        "n" => value.as_f64() == Some(1.0),
+        "frequency_penalty" | "presence_penalty" => value.as_f64() == Some(0.0),
+        "logprobs" => value == &Value::Bool(false),
+        _ => is_unset(value),
+    }
+}
+
+fn text_format(format: &Value) -> Value {
+    match format.get("json_schema") {
+        Some(Value::Object(schema)) => {
+            let mut format = schema.clone();
+            format.insert("type".to_owned(), "json_schema".into());
+            Value::Object(format)
+        }
+        _ => format.clone(),
+    }
+}
+
+fn tool(tool: &Value, index: usize, from: Dialect, target: Target<'_>) -> Result<Value> {
+    match tool.get("function") {
+        Some(Value::Object(function)) => {
+            let mut out = function.clone();
+            out.insert("type".to_owned(), "function".into());
+            // The default of this protocol is strict, that of the others is not.
+            if from != Dialect::Responses {
+                out.entry("strict").or_insert(false.into());
+            }
+            Ok(Value::Object(out))
+        }
+        _ if from == Dialect::Messages || tool.get("custom").is_some() => {
+            Err(target.refuse(format!("tools[{index}].type")))
+        }
+        _ => Ok(tool.clone()),
+    }
+}
+
+/// One message, and where it stands.
+struct At<'a> {
+    target: Target<'a>,
+    path: String,
+}
+
+impl At<'_> {
+    fn refuse(&self, field: &str) -> Error {
+        self.target.refuse(format!("{}.{field}", self.path))
+    }
+
+    fn items(&self, message: &Map<String, Value>, items: &mut Vec<Value>) -> Result<()> {
+        for native in [OUTPUT_ITEMS, INPUT_ITEMS] {
+            if let Some(Value::Array(own)) = message.get(native) {
+                items.extend(own.iter().cloned());
+                return Ok(());
+            }
+        }
+        let known = ["role", "content", "tool_calls", "tool_call_id", "refusal", "is_error", "cache_control"];
+        let lost = message.iter().find(|(name, value)| {
+            !known.contains(&name.as_str())
+                && !is_unset(value)
+                && *value != ""
+                && (*name == CONTENT_BLOCKS || *name != "phase")
+        });
+        if let Some((name, _)) = lost {
+            return Err(self.refuse(name));
+        }
+        let role = message.get("role").and_then(Value::as_str).unwrap_or_default();
+        match role {
+            "tool" => {
+                let output = self.content(message.get("content"), "input_text")?;
+                let call_id = message.get("tool_call_id").cloned().unwrap_or_default();
+                items.push(json!({"type": "function_call_output", "call_id": call_id, "output": output}));
+            }
+            "assistant" => self.assistant(message, items)?,
+            "user" | "system" | "developer" => {
+                items.push(json!({"role": role, "content": self.content(message.get("content"), "input_text")?}));
+            }
+            _ => return Err(self.refuse("role")),
+        }
+        Ok(())
+    }
+
+    fn assistant(&self, message: &Map<String, Value>, items: &mut Vec<Value>) -> Result<()> {
+        let mut content = self.content(message.get("content"), "output_text")?;
+        if let Some(refusal) = message.get("refusal").filter(|refusal| refusal.is_string()) {
+            let refusal = json!({"type": "refusal", "refusal": refusal});
+            content = match content {
+                Value::Array(mut parts) => {
+                    parts.push(refusal);
+                    Value::Array(parts)
+                }
+                Value::String(text) if !text.is_empty() => json!([{"type": "output_text", "text": text}, refusal]),
+                _ => json!([refusal]),
+            };
+        }
+        if !is_unset(&content) && content != "" {
+            let mut item = json!({"role": "assistant", "content": content});
+            if let Some(phase) = message.get("phase") {
+                item["phase"] = phase.clone();
+            }
+            items.push(item);
+        }
+        let calls = message.get("tool_calls").and_then(Value::as_array).into_iter().flatten();
+        for (index, call) in calls.enumerate() {
+            let Some(function) = call.get("function") else {
+                return Err(self.refuse(&format!("tool_calls[{index}].type")));
+            };
+            let (name, arguments) = (&function["name"], &function["arguments"]);
+            items.push(json!({"type": "function_call", "call_id": call["id"], "name": name, "arguments": arguments}));
+        }
+        Ok(())
+    }
+
+    fn content(&self, content: Option<&Value>, text_type: &str) -> Result<Value> {
+        let Some(Value::Array(parts)) = content else { return Ok(content.cloned().unwrap_or_default()) };
+        let part = |(index, part): (usize, &Value)| {
+            let refuse = |field: &str| Err(self.refuse(&format!("content[{index}].{field}")));
+            match part.get("type").and_then(Value::as_str) {
+                Some("text") => {
+                    let lost = part.as_object().into_iter().flatten().find(|(name, value)| {
+                        !["type", "text", "cache_control"].contains(&name.as_str()) && !is_unset(value)
+                    });
+                    match lost {
+                        Some((name, _)) => refuse(name),
+                        None => Ok(json!({"type": text_type, "text": part["text"]})),
+                    }
+                }
+                Some("image_url") => {
+                    let mut image = json!({"type": "input_image", "image_url": part["image_url"]["url"]});
+                    if let Some(detail) = part["image_url"].get("detail") {
+                        image["detail"] = detail.clone();
+                    }
+                    Ok(image)
+                }
+                Some("file") => {
+                    let mut file = part["file"].as_object().cloned().unwrap_or_default();
+                    file.insert("type".to_owned(), "input_file".into());
+                    Ok(Value::Object(file))
+                }
+                // As this protocol has it.
+                Some("refusal") => Ok(part.clone()),
+                Some(kind) if kind.starts_with("input_") || kind.starts_with("output_") => Ok(part.clone()),
+                _ => refuse("type"),
+            }
+        };
+        parts.iter().enumerate().map(part).collect()
+    }
+}

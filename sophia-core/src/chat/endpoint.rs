@@ -1,0 +1,457 @@
+//! HTTP to one server of models, whatever protocol it speaks.
+
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream};
+use reqwest::{
+    Client, Response, Url,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+};
+use serde_json::{Map, Value};
+
+use super::{
+    config::{ProviderConfig, ProviderKind},
+    failure::Failure,
+    key,
+    provider::{Completion, ProviderCall, ProviderEvent, ProviderStream},
+    response::{Answer, Delta},
+    sse::{SseError, SseParser},
+};
+use crate::{
+    Clock, Error, ErrorKind, Result, Secret,
+    http_client::{AddressPolicy, Connections, HttpClient, HttpOptions, Proxy, is_local},
+};
+
+/// How much of a failure's body is read, in bytes.
+const MAX_FAILURE_BYTES: usize = 64 << 10;
+/// Version of Anthropic's protocol that is spoken, unless `headers` says another.
+const ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
+
+/// One server of models, and how it is reached. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Endpoint(Arc<Shared>);
+
+struct Shared {
+    name: String,
+    base_url: Url,
+    api_key: Option<Secret>,
+    headers: HeaderMap,
+    timeout: Duration,
+    max_response_bytes: usize,
+    clock: Arc<dyn Clock>,
+    fingerprint: [u8; 32],
+    /// Built by the first use, dropped by a shutdown.
+    client: HttpClient,
+}
+
+/// What an event of a stream means.
+pub(crate) enum Heard {
+    /// Nothing that anybody waits for.
+    Nothing,
+    /// A further part.
+    Delta(Delta),
+    /// The protocol's last event.
+    End,
+    /// The provider reports a failure.
+    Failed(Value),
+    /// It is not of the protocol.
+    Garbage,
+}
+
+/// Puts an answer together out of the events of one protocol.
+pub(crate) trait Assemble: Default + Send + 'static {
+    /// Takes the data of one event.
+    fn hear(&mut self, data: &str) -> Heard;
+
+    /// Returns whether an answer may be taken as given where the body ends without the protocol's last event. It is not
+    /// kept.
+    fn has_finished(&self) -> bool;
+
+    /// Returns the answer; `None` where nothing of one was heard.
+    fn into_answer(self, provider: &str, model: &str, terminated: bool) -> Option<Answer>;
+}
+
+impl Endpoint {
+    /// Sets it up; nothing is opened. `path` is where its configuration stands.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] for an address, header or environment variable that cannot be used.
+    pub fn new(
+        path: &str,
+        config: &ProviderConfig,
+        max_response_bytes: usize,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Endpoint> {
+        let base_url = base_url(path, config.base_url())?;
+        let api_key = match &config.api_key {
+            Some(key) => Some(expand(&format!("{path}.api_key"), key.expose())?),
+            None => None,
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let key_path = format!("{path}.api_key");
+        match (config.kind, &api_key) {
+            (ProviderKind::Anthropic, key) => {
+                headers.insert("anthropic-version", ANTHROPIC_VERSION);
+                if let Some(key) = key {
+                    headers.insert("x-api-key", secret_header(&key_path, key.expose())?);
+                }
+            }
+            (_, Some(key)) => {
+                let value = secret_header(&key_path, &format!("Bearer {}", key.expose()))?;
+                headers.insert(AUTHORIZATION, value);
+            }
+            (_, None) => {}
+        }
+        let mut identity = Vec::new();
+        for (name, value) in &config.headers {
+            let path = format!("{path}.headers.{name}");
+            let value = expand(&path, value.expose())?;
+            let header: HeaderName = name.parse().map_err(|_| Error::invalid_config(&path, "is not a header name"))?;
+            headers.insert(header, secret_header(&path, value.expose())?);
+            identity.push((name.to_lowercase(), value));
+        }
+        let identity: Vec<_> = identity.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
+        let api_key_text = api_key.as_ref().map(Secret::expose);
+        let fingerprint = key::of_provider(config.kind.name(), base_url.as_str(), api_key_text, &identity);
+        let client = HttpClient::new(HttpOptions {
+            addresses: AddressPolicy::AllowPrivate,
+            proxy: if is_local(&base_url) { Proxy::None } else { Proxy::System },
+            connections: Connections::Pooled,
+        });
+        Ok(Endpoint(Arc::new(Shared {
+            name: config.name.clone(),
+            base_url,
+            api_key,
+            headers,
+            timeout: config.timeout,
+            max_response_bytes,
+            clock,
+            fingerprint,
+            client,
+        })))
+    }
+
+    /// Returns the configured name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Returns an identity that changes when another server or another account would answer.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.0.fingerprint
+    }
+
+    /// Drops the pooled connections.
+    pub fn close(&self) {
+        self.0.client.close();
+    }
+
+    /// Makes errors about this server.
+    pub fn failure(&self, operation: &'static str) -> Failure<'_> {
+        Failure { operation, provider: &self.0.name, api_key: self.0.api_key.as_ref() }
+    }
+
+    /// Asks, and returns the response once it is known to be a success.
+    pub async fn get(&self, operation: &'static str, path: &str) -> Result<Response> {
+        self.send(operation, path, None, HeaderMap::new(), "application/json").await
+    }
+
+    /// Sends a body, and returns the response once it is known to be a success. `more` are headers of this request.
+    pub async fn post(
+        &self,
+        operation: &'static str,
+        path: &str,
+        body: &Map<String, Value>,
+        more: HeaderMap,
+    ) -> Result<Response> {
+        let streamed = body.get("stream") == Some(&Value::Bool(true));
+        let accept = if streamed { "text/event-stream" } else { "application/json" };
+        self.send(operation, path, Some(encode(operation, body)?), more, accept).await
+    }
+
+    async fn send(
+        &self,
+        operation: &'static str,
+        path: &str,
+        body: Option<Vec<u8>>,
+        more: HeaderMap,
+        accept: &'static str,
+    ) -> Result<Response> {
+        let client = self.client(operation)?;
+        let request = match body {
+            Some(body) => client.post(self.url(path)).body(body),
+            None => client.get(self.url(path)),
+        };
+        let request = request.headers(self.0.headers.clone()).headers(more).header(ACCEPT, accept);
+        let response = self.timed(operation, request.send()).await?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let mut headers = HeaderMap::new();
+        for name in ["retry-after-ms", RETRY_AFTER.as_str()] {
+            if let (Some(value), Ok(name)) = (response.headers().get(name), HeaderName::try_from(name)) {
+                headers.insert(name, value.clone());
+            }
+        }
+        // What it says is worth knowing; that it cannot be read changes nothing.
+        let body = self.read(operation, response, MAX_FAILURE_BYTES).await.unwrap_or_default();
+        Err(self.failure(operation).status(status.as_u16(), &headers, &body, self.0.clock.now()))
+    }
+
+    /// Reads an object, unless it is an error; `answer` is a field that an answer has.
+    pub async fn object(
+        &self,
+        operation: &'static str,
+        response: Response,
+        answer: &str,
+    ) -> Result<Map<String, Value>> {
+        let body = self.read(operation, response, self.0.max_response_bytes).await?;
+        let Ok(object) = serde_json::from_slice::<Map<String, Value>>(&body) else {
+            return Err(self.failure(operation).garbage(&body));
+        };
+        match object.get("error") {
+            Some(error) if !error.is_null() && (!object.contains_key(answer) || answer == "output") => {
+                Err(self.failure(operation).reported(error))
+            }
+            _ if object.contains_key(answer) => Ok(object),
+            _ => Err(self.failure(operation).garbage(&body)),
+        }
+    }
+
+    /// Reads the events of a stream.
+    pub fn events<A: Assemble>(&self, call: &ProviderCall, response: Response) -> ProviderStream {
+        let reader = StreamReader {
+            endpoint: self.clone(),
+            operation: call.operation,
+            model: call.model.clone(),
+            response,
+            parser: SseParser::new(self.0.max_response_bytes),
+            assembler: A::default(),
+            read_bytes: 0,
+            texts: Vec::new(),
+            pending: VecDeque::new(),
+            ended: false,
+        };
+        stream::unfold(reader, |mut reader| async move { Some((reader.next().await?, reader)) }).boxed()
+    }
+
+    fn client(&self, operation: &'static str) -> Result<Client> {
+        self.0.client.get(operation, &self.0.base_url)
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.0.base_url.as_str().trim_end_matches('/'))
+    }
+
+    async fn timed<T>(&self, operation: &'static str, work: impl Future<Output = reqwest::Result<T>>) -> Result<T> {
+        match tokio::time::timeout(self.0.timeout, work).await {
+            Ok(outcome) => outcome.map_err(|error| self.failure(operation).transport(error)),
+            Err(_) => Err(self.failure(operation).silent(self.0.timeout)),
+        }
+    }
+
+    async fn read(&self, operation: &'static str, mut response: Response, max_bytes: usize) -> Result<Vec<u8>> {
+        let length = response.content_length().unwrap_or_default();
+        if length > max_bytes as u64 {
+            return Err(self.failure(operation).too_large(max_bytes));
+        }
+        // Below the bound, so it fits.
+        let mut body = Vec::with_capacity(length as usize);
+        while let Some(part) = self.timed(operation, response.chunk()).await? {
+            if body.len() + part.len() > max_bytes {
+                return Err(self.failure(operation).too_large(max_bytes));
+            }
+            body.extend_from_slice(&part);
+        }
+        Ok(body)
+    }
+}
+
+/// Returns whether a server that was asked for a stream has answered at once.
+pub(crate) fn is_whole(response: &Response) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.starts_with("application/json")
+}
+
+/// Returns an answer that came at once as a stream.
+pub(crate) fn stream_of(completion: Completion) -> ProviderStream {
+    let deltas = super::dialect::replay(&completion.answer).into_iter().map(ProviderEvent::Delta);
+    let events: Vec<_> = deltas.chain([ProviderEvent::Done(completion)]).map(Ok).collect();
+    stream::iter(events).boxed()
+}
+
+/// Reads the events of one stream.
+struct StreamReader<A> {
+    endpoint: Endpoint,
+    operation: &'static str,
+    model: String,
+    response: Response,
+    parser: SseParser,
+    assembler: A,
+    read_bytes: usize,
+    texts: Vec<String>,
+    pending: VecDeque<Result<ProviderEvent>>,
+    ended: bool,
+}
+
+impl<A: Assemble> StreamReader<A> {
+    async fn next(&mut self) -> Option<Result<ProviderEvent>> {
+        loop {
+            if let Some(event) = self.pending.pop_front() {
+                return Some(event);
+            }
+            if self.ended {
+                return None;
+            }
+            match self.endpoint.timed(self.operation, self.response.chunk()).await {
+                Ok(Some(bytes)) => self.take(&bytes),
+                Ok(None) => self.end_of_body(),
+                Err(error) => self.fail(error),
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        let max_bytes = self.endpoint.0.max_response_bytes;
+        self.read_bytes += bytes.len();
+        let mut texts = std::mem::take(&mut self.texts);
+        let parsed = self.parser.push(bytes, &mut texts);
+        for text in texts.drain(..) {
+            if !self.ended {
+                self.event(&text);
+            }
+        }
+        self.texts = texts;
+        if self.ended {
+            return;
+        }
+        let failure = self.endpoint.failure(self.operation);
+        match parsed {
+            Err(SseError::TooLarge) => self.fail(failure.too_large(max_bytes)),
+            Err(SseError::NotUtf8) => self.fail(failure.garbage(bytes)),
+            Ok(()) if self.read_bytes > max_bytes => self.fail(failure.too_large(max_bytes)),
+            Ok(()) => {}
+        }
+    }
+
+    fn event(&mut self, text: &str) {
+        let failure = self.endpoint.failure(self.operation);
+        match self.assembler.hear(text) {
+            Heard::Nothing => {}
+            Heard::Delta(delta) => self.pending.push_back(Ok(ProviderEvent::Delta(delta))),
+            Heard::End => self.done(true),
+            Heard::Failed(error) => self.fail(failure.reported(&error)),
+            Heard::Garbage => self.fail(failure.garbage(text.as_bytes())),
+        }
+    }
+
+    /// Some servers close the connection instead of saying that they are done. Who said why the answer ends is believed,
+    /// but the answer is not kept.
+    fn end_of_body(&mut self) {
+        match self.assembler.has_finished() {
+            true => self.done(false),
+            false => self.fail(self.endpoint.failure(self.operation).cut_off()),
+        }
+    }
+
+    fn done(&mut self, terminated: bool) {
+        let answer = std::mem::take(&mut self.assembler).into_answer(self.endpoint.name(), &self.model, terminated);
+        match answer {
+            Some(answer) => {
+                self.ended = true;
+                self.pending.push_back(Ok(ProviderEvent::Done(Completion::new(answer))));
+            }
+            None => self.fail(self.endpoint.failure(self.operation).cut_off()),
+        }
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.ended = true;
+        self.pending.push_back(Err(error));
+    }
+}
+
+fn encode(operation: &'static str, body: &Map<String, Value>) -> Result<Vec<u8>> {
+    serde_json::to_vec(body)
+        .map_err(|error| Error::new(ErrorKind::Internal, operation, "the body cannot be written").with_source(error))
+}
+
+fn base_url(path: &str, text: &str) -> Result<Url> {
+    let path = format!("{path}.base_url");
+    let expanded = expand(&path, text)?;
+    let wrong = |what: &str| Err(Error::invalid_config(&path, what));
+    let url =
+        AddressPolicy::AllowPrivate.url(expanded.expose()).map_err(|wrong| Error::invalid_config(&path, wrong))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return wrong("must not hold a credential; `api_key` and `headers` are for that");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return wrong("must not hold a query or a fragment");
+    }
+    Ok(url)
+}
+
+fn secret_header(path: &str, text: &str) -> Result<HeaderValue> {
+    let mut value =
+        HeaderValue::from_str(text).map_err(|_| Error::invalid_config(path, "holds a character that no header may"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Replaces each `${NAME}` by that environment variable.
+fn expand(path: &str, text: &str) -> Result<Secret> {
+    let mut expanded = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        let Some((name, after)) = after.split_once('}') else { break };
+        let value = std::env::var(name).map_err(|_| {
+            Error::invalid_config(path, format!("names the environment variable {name}, which is not set"))
+        })?;
+        expanded += before;
+        expanded += &value;
+        rest = after;
+    }
+    Ok(Secret::new(expanded + rest))
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint").field("name", &self.0.name).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SystemClock;
+
+    fn build(config: &ProviderConfig) -> Result<Endpoint> {
+        Endpoint::new("chat.providers[0]", config, 1 << 20, Arc::new(SystemClock::default()))
+    }
+
+    #[test]
+    fn an_address_or_variable_that_cannot_be_used_is_named() {
+        let field = |config: ProviderConfig| build(&config).unwrap_err().get("field").unwrap().to_owned();
+        for url in ["", "host/v1", "ftp://host", "http://user:pw@host", "http://host?x=1"] {
+            assert_eq!(field(ProviderConfig::openai("a", url)), "chat.providers[0].base_url", "{url}");
+        }
+        let unset = ProviderConfig::openai("a", "http://h").api_key("${SOPHIA_TEST_NOT_SET}");
+        assert_eq!(
+            build(&unset).unwrap_err().message(),
+            "`chat.providers[0].api_key` names the environment variable SOPHIA_TEST_NOT_SET, which is not set"
+        );
+        assert_eq!(field(ProviderConfig::openai("a", "http://h").api_key("a\nb")), "chat.providers[0].api_key");
+    }
+
+    #[test]
+    fn variables_are_expanded_and_secrets_are_not_shown() {
+        // Cargo sets it for every test.
+        let name = expand("x", "<${CARGO_PKG_NAME}>").unwrap();
+        assert_eq!(name.expose(), "<sophia-core>");
+        let provider = build(&ProviderConfig::openai("a", "http://h/v1/").api_key("sk-1")).unwrap();
+        assert!(!format!("{provider:?} {:?}", provider.0.headers).contains("sk-1"));
+        assert_eq!(provider.url("/models"), "http://h/v1/models");
+    }
+}
