@@ -2,6 +2,7 @@
 
 mod asking;
 mod assisted;
+mod dialects;
 mod failing;
 mod keeping;
 mod running;
@@ -41,10 +42,20 @@ fn ask(text: &str) -> ChatRequest {
 }
 
 fn config(mocks: &[&MockProvider]) -> Config {
+    let speaking: Vec<_> = mocks.iter().map(|mock| (ProviderConfig::openai as Speak, *mock)).collect();
+    config_of(&speaking)
+}
+
+/// Describes a provider by its name and address.
+type Speak = fn(String, String) -> ProviderConfig;
+
+/// The protocols that providers speak.
+const KINDS: [Speak; 3] = [ProviderConfig::openai, ProviderConfig::anthropic, ProviderConfig::responses];
+
+fn config_of(mocks: &[(Speak, &MockProvider)]) -> Config {
     let mut config = Config::default();
-    for (index, mock) in mocks.iter().enumerate() {
-        let provider =
-            ProviderConfig::openai(format!("mock{index}"), mock.base_url()).api_key("sk-secret").models(["small"]);
+    for (index, (speak, mock)) in mocks.iter().enumerate() {
+        let provider = speak(format!("mock{index}"), mock.base_url()).api_key("sk-secret").models(["small"]);
         config.chat.providers.push(provider);
     }
     config.chat.retry.first_delay = Duration::from_millis(1);

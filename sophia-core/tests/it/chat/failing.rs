@@ -1,68 +1,98 @@
-//! Failures and half answers: named, tried again, and never kept.
+//! Failures and half answers: named, tried again, and never kept, whatever the protocol.
 
 use super::*;
 
 #[tokio::test]
 async fn no_failure_is_ever_kept() {
-    let mock = MockProvider::start().await.unwrap();
-    let mut config = config(&[&mock]);
-    config.chat.max_response_bytes = 100_000;
-    config.chat.retry.retries = 0;
-    let chat = chat(config);
-    for (fault, code) in [
-        (Fault::Status(400, None), "INVALID_INPUT"),
-        (Fault::Status(401, None), "UNAUTHORIZED"),
-        (Fault::Status(403, None), "UNAUTHORIZED"),
-        (Fault::Status(404, None), "NOT_FOUND"),
-        (Fault::Status(422, None), "INVALID_INPUT"),
-        (Fault::Status(429, None), "RATE_LIMITED"),
-        (Fault::Status(302, None), "UNAVAILABLE"),
-        (Fault::Status(500, None), "UNAVAILABLE"),
-        (Fault::Status(503, None), "UNAVAILABLE"),
-        (Fault::Cut, "UNAVAILABLE"),
-        (Fault::Close, "UNAVAILABLE"),
-        (Fault::Garbage, "UNAVAILABLE"),
-        (Fault::BadUtf8, "UNAVAILABLE"),
-        (Fault::Endless, "UNAVAILABLE"),
-        (Fault::ErrorInside, "UNAVAILABLE"),
-    ] {
-        let question = format!("{fault:?}");
-        for _ in 0..2 {
-            let calls = mock.calls();
-            mock.script([fault.clone()]);
-            let error = chat.complete(ask(&question)).await.unwrap_err();
-            assert_eq!((error.code(), error.operation()), (code, "chat.complete"), "{fault:?}: {error}");
-            assert!(!format!("{error:?}").contains("sk-secret"), "{error:?}");
-            assert_eq!(mock.calls(), calls + 1, "{fault:?}");
-            if !matches!(fault, Fault::Close) {
+    for (number, speak) in KINDS.into_iter().enumerate() {
+        let mock = MockProvider::start().await.unwrap();
+        let mut config = config_of(&[(speak, &mock)]);
+        config.chat.max_response_bytes = 100_000;
+        config.chat.retry.retries = 0;
+        let chat = chat(config);
+        for (fault, code) in [
+            (Fault::Status(400, None), "INVALID_INPUT"),
+            (Fault::Status(401, None), "UNAUTHORIZED"),
+            (Fault::Status(403, None), "UNAUTHORIZED"),
+            (Fault::Status(404, None), "NOT_FOUND"),
+            (Fault::Status(422, None), "INVALID_INPUT"),
+            (Fault::Status(429, None), "RATE_LIMITED"),
+            (Fault::Status(302, None), "UNAVAILABLE"),
+            (Fault::Status(500, None), "UNAVAILABLE"),
+            (Fault::Status(503, None), "UNAVAILABLE"),
+            (Fault::Status(529, None), "UNAVAILABLE"),
+            (Fault::Cut, "UNAVAILABLE"),
+            (Fault::Close, "UNAVAILABLE"),
+            (Fault::Garbage, "UNAVAILABLE"),
+            (Fault::BadUtf8, "UNAVAILABLE"),
+            (Fault::Endless, "UNAVAILABLE"),
+            (Fault::ErrorInside, "UNAVAILABLE"),
+        ] {
+            let question = format!("{fault:?}");
+            for _ in 0..2 {
+                let calls = mock.calls();
                 mock.script([fault.clone()]);
-                let error = drain(&chat, ask(&question)).await.unwrap_err();
-                assert_eq!(error.code(), code, "streamed {fault:?}: {error}");
+                let error = chat.complete(ask(&question)).await.unwrap_err();
+                let told = (error.code(), error.operation());
+                assert_eq!(told, (code, "chat.complete"), "protocol {number}, {fault:?}: {error}");
+                assert!(!format!("{error:?}").contains("sk-secret"), "{error:?}");
+                assert_eq!(mock.calls(), calls + 1, "{fault:?}");
+                if !matches!(fault, Fault::Close) {
+                    mock.script([fault.clone()]);
+                    let error = drain(&chat, ask(&question)).await.unwrap_err();
+                    assert_eq!(error.code(), code, "protocol {number}, streamed {fault:?}: {error}");
+                }
             }
+            let well = chat.complete(ask(&question)).await.unwrap();
+            assert_eq!(well.cache.status, CacheStatus::Miss, "protocol {number}: {fault:?} was kept");
         }
-        let well = chat.complete(ask(&question)).await.unwrap();
-        assert_eq!(well.cache.status, CacheStatus::Miss, "{fault:?} was kept");
     }
 }
 
 #[tokio::test]
 async fn no_half_answer_is_ever_kept() {
-    let (mock, chat) = start().await;
-    for fault in [
-        Fault::Finish("length"),
-        Fault::Finish("content_filter"),
-        Fault::Finish("refusal"),
-        Fault::Empty,
-        Fault::ToolCall,
-    ] {
-        let question = format!("{fault:?}");
-        mock.script([fault.clone(), fault.clone()]);
-        let given = chat.complete(ask(&question)).await.unwrap();
-        assert_eq!((given.cache.status, given.cache.ttl_s), (CacheStatus::Miss, None), "{fault:?}");
-        let streamed = drain(&chat, ask(&question)).await.unwrap();
-        let end = streamed.last().unwrap();
-        assert_eq!((end.finish_reason.clone(), end.cache.as_ref().unwrap().ttl_s), (given.finish_reason.clone(), None));
-        assert_eq!(chat.complete(ask(&question)).await.unwrap().cache.status, CacheStatus::Miss, "{fault:?} was kept");
+    for (number, speak) in KINDS.into_iter().enumerate() {
+        let mock = MockProvider::start().await.unwrap();
+        let chat = chat(config_of(&[(speak, &mock)]));
+        for fault in [
+            Fault::Finish("length"),
+            Fault::Finish("content_filter"),
+            Fault::Finish("refusal"),
+            Fault::Empty,
+            Fault::ToolCall,
+        ] {
+            let question = format!("{fault:?}");
+            mock.script([fault.clone(), fault.clone()]);
+            let given = chat.complete(ask(&question)).await.unwrap();
+            let told = (given.cache.status, given.cache.ttl_s);
+            assert_eq!(told, (CacheStatus::Miss, None), "protocol {number}, {fault:?}");
+            let streamed = drain(&chat, ask(&question)).await.unwrap();
+            let end = streamed.last().unwrap();
+            let told = (end.finish_reason.clone(), end.cache.as_ref().unwrap().ttl_s);
+            assert_eq!(told, (given.finish_reason.clone(), None), "protocol {number}, {fault:?}");
+            let again = chat.complete(ask(&question)).await.unwrap();
+            assert_eq!(again.cache.status, CacheStatus::Miss, "protocol {number}: {fault:?} was kept");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_end_that_the_protocol_does_not_know_is_none() {
+    // Chat completions and Messages say why an answer ends before they say that it has; Responses say both at once.
+    for (speak, given) in KINDS.into_iter().zip([true, true, false]) {
+        let mock = MockProvider::start().await.unwrap();
+        let mut config = config_of(&[(speak, &mock)]);
+        config.chat.retry.retries = 0;
+        let chat = chat(config);
+        mock.script([Fault::NoDone]);
+        match drain(&chat, ask("a b")).await {
+            Ok(chunks) => {
+                assert!(given);
+                assert_eq!(chunks.last().unwrap().cache.as_ref().unwrap().ttl_s, None);
+            }
+            Err(error) => assert_eq!((error.code(), given), ("UNAVAILABLE", false)),
+        }
+        assert_eq!(chat.complete(ask("a b")).await.unwrap().cache.status, CacheStatus::Miss);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The HTTP surface: on a real socket, and called directly as the hosts of other languages do.
 
 mod chat;
+mod dialects;
 mod live;
 mod memory;
 mod routes;

@@ -1,0 +1,460 @@
+//! The dialects of other clients: each in its own words, over providers of each protocol.
+
+use super::{client, remote, send, serve};
+use serde_json::{Value, json};
+use sophia_core::{
+    Config, Scope, Sophia,
+    chat::ProviderConfig,
+    http::{ApiKey, Peer, Surface},
+    testing::{Fault, MockProvider},
+};
+
+type Speak = fn(String, String) -> ProviderConfig;
+const KINDS: [Speak; 3] = [ProviderConfig::openai, ProviderConfig::anthropic, ProviderConfig::responses];
+const ROUTES: [&str; 3] = ["/v1/chat/completions", "/v1/messages", "/v1/responses"];
+
+async fn over(speak: Speak) -> (Surface, MockProvider) {
+    let mock = MockProvider::start().await.unwrap();
+    let mut config = Config::default();
+    config.chat.providers.push(speak("mock".into(), mock.base_url()).api_key("k").models(["small"]));
+    config.chat.cache.tool_calls = true;
+    (Surface::new(Sophia::new(config).unwrap()).unwrap(), mock)
+}
+
+/// The same question in each dialect.
+fn question(route: &str, text: &str) -> Value {
+    match route {
+        "/v1/responses" => {
+            json!({"model": "small", "instructions": "Be brief.", "input": text, "max_output_tokens": 99})
+        }
+        "/v1/messages" => {
+            json!({"model": "small", "system": "Be brief.", "messages": [{"role": "user", "content": text}], "max_tokens": 99})
+        }
+        _ => {
+            let messages = json!([{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}]);
+            json!({"model": "small", "messages": messages, "max_tokens": 99})
+        }
+    }
+}
+
+async fn post(surface: &Surface, route: &str, body: &Value) -> (u16, axum::http::HeaderMap, Value) {
+    send(surface, &format!("POST {route}"), &[], body.to_string(), Peer::Local).await
+}
+
+async fn stream(surface: &Surface, route: &str, mut body: Value) -> (axum::http::HeaderMap, Vec<Value>) {
+    body["stream"] = true.into();
+    let (status, headers, text) = post(surface, route, &body).await;
+    assert_eq!(status, 200, "{text}");
+    (headers, events(text.as_str().unwrap()))
+}
+
+fn events(text: &str) -> Vec<Value> {
+    let data = |event: &str| event.lines().find_map(|line| line.strip_prefix("data: ")).map(str::to_owned);
+    text.split("\n\n").filter_map(|event| serde_json::from_str(&data(event)?).ok()).collect()
+}
+
+fn text_of(route: &str, body: &Value) -> String {
+    let text = match route {
+        "/v1/responses" => body["output"].as_array().unwrap().last().unwrap()["content"][0]["text"].clone(),
+        "/v1/messages" => body["content"].as_array().unwrap().last().unwrap()["text"].clone(),
+        _ => body["choices"][0]["message"]["content"].clone(),
+    };
+    text.as_str().unwrap_or_else(|| panic!("{route}: {body}")).to_owned()
+}
+
+fn streamed_text(route: &str, events: &[Value]) -> String {
+    let piece = |event: &Value| match route {
+        "/v1/responses" if event["type"] == "response.output_text.delta" => event["delta"].as_str().map(str::to_owned),
+        "/v1/messages" => event["delta"]["text"].as_str().map(str::to_owned),
+        "/v1/chat/completions" => event["choices"][0]["delta"]["content"].as_str().map(str::to_owned),
+        _ => None,
+    };
+    events.iter().filter_map(piece).collect()
+}
+
+#[tokio::test]
+async fn one_entry_serves_every_dialect_whole_and_streamed_over_every_provider() {
+    for speak in KINDS {
+        for first in ROUTES {
+            let (surface, mock) = over(speak).await;
+            for (number, route) in [first].into_iter().chain(ROUTES).enumerate() {
+                let (status, headers, body) = post(&surface, route, &question(route, "tell me")).await;
+                assert_eq!((status, text_of(route, &body).as_str()), (200, "You asked: tell me"), "{route}: {body}");
+                assert_eq!(headers["x-sophia-cache"], if number == 0 { "miss" } else { "hit" }, "{first} then {route}");
+                let (headers, events) = stream(&surface, route, question(route, "tell me")).await;
+                assert_eq!(streamed_text(route, &events), "You asked: tell me", "{events:?}");
+                assert_eq!(headers["x-sophia-cache"], "hit");
+            }
+            // The other way round: streamed first.
+            let (_, events) = stream(&surface, first, question(first, "again")).await;
+            assert_eq!(streamed_text(first, &events), "You asked: again");
+            for route in ROUTES {
+                let (_, headers, body) = post(&surface, route, &question(route, "again")).await;
+                assert_eq!(
+                    (text_of(route, &body).as_str(), &headers["x-sophia-cache"]),
+                    ("You asked: again", &"hit".parse().unwrap())
+                );
+            }
+            assert_eq!(mock.calls(), 2);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_in_the_clients_own_dialect_comes_event_by_event_live_and_kept() {
+    let wires = [
+        (
+            ProviderConfig::anthropic as Speak,
+            "/v1/messages",
+            include_str!("../chat/wire/messages.sse"),
+            include_str!("../chat/wire/messages.json"),
+        ),
+        (
+            ProviderConfig::responses,
+            "/v1/responses",
+            include_str!("../chat/wire/responses.sse"),
+            include_str!("../chat/wire/responses.json"),
+        ),
+    ];
+    for (speak, route, wire, whole) in wires {
+        let (surface, mock) = over(speak).await;
+        mock.script([Fault::Events(wire.to_owned())]);
+        let expected: Vec<_> =
+            events(wire).into_iter().filter(|event| event["type"] != "ping").map(without_empty).collect();
+        for status in ["miss", "hit"] {
+            let (headers, heard) = stream(&surface, route, question(route, "tell me")).await;
+            let heard: Vec<_> = heard.into_iter().map(without_empty).collect();
+            assert_eq!(headers["x-sophia-cache"], status);
+            for (heard, expected) in heard.iter().zip(&expected) {
+                assert_eq!(heard, expected);
+            }
+            assert_eq!(heard.len(), expected.len());
+        }
+        let whole: Value = serde_json::from_str(whole).unwrap();
+        let (_, headers, body) = post(&surface, route, &question(route, "tell me")).await;
+        assert_eq!((body, &headers["x-sophia-cache"], mock.calls()), (whole.clone(), &"hit".parse().unwrap(), 1));
+        // Whole first, then streamed: the same answer is put together from the events.
+        mock.script([Fault::Body(whole.clone())]);
+        post(&surface, route, &question(route, "more")).await;
+        let (_, heard) = stream(&surface, route, question(route, "more")).await;
+        let last = heard
+            .iter()
+            .rfind(|event| event["type"] == "response.completed" || event["type"] == "message_delta")
+            .unwrap();
+        if route == "/v1/responses" {
+            assert_eq!(last["response"], whole);
+        } else {
+            assert_eq!((&last["usage"], &last["delta"]["stop_reason"]), (&whole["usage"], &json!("tool_use")));
+            let starts: Vec<_> = heard.iter().filter_map(|event| event["content_block"]["type"].as_str()).collect();
+            let blocks: Vec<_> =
+                whole["content"].as_array().unwrap().iter().map(|block| block["type"].as_str().unwrap()).collect();
+            assert_eq!(starts, blocks);
+        }
+    }
+}
+
+/// Log probabilities that nobody asked for are an empty list, there or not; deltas without anything say nothing.
+fn without_empty(mut event: Value) -> Value {
+    let fields = event.as_object_mut().unwrap();
+    if fields.get("logprobs").is_some_and(|logprobs| logprobs == &json!([])) {
+        fields.shift_remove("logprobs");
+    }
+    event
+}
+
+#[tokio::test]
+async fn what_a_client_says_reaches_a_provider_of_its_own_dialect_as_it_was() {
+    for (speak, route, body) in [
+        (ProviderConfig::anthropic as Speak, "/v1/messages", include_str!("../chat/wire/messages_request.json")),
+        (ProviderConfig::responses, "/v1/responses", include_str!("../chat/wire/responses_request.json")),
+    ] {
+        let (surface, mock) = over(speak).await;
+        let body: Value = serde_json::from_str(body).unwrap();
+        let betas = [("anthropic-beta", "b-2025,a-2025")];
+        let (status, headers, answer) =
+            send(&surface, &format!("POST {route}"), &betas, body.to_string(), Peer::Local).await;
+        assert_eq!((status, &headers["x-sophia-cache"]), (200, &"bypass".parse().unwrap()), "{answer}");
+        let sent = mock.bodies().pop().unwrap();
+        for (name, value) in body.as_object().unwrap() {
+            assert_eq!(&sent[name], value, "{route}: {name}");
+        }
+        assert_eq!(sent.as_object().unwrap().len(), body.as_object().unwrap().len(), "{sent}");
+        let beta = mock.header("anthropic-beta");
+        assert_eq!(beta.as_deref(), (route == "/v1/messages").then_some("a-2025,b-2025"));
+    }
+}
+
+#[tokio::test]
+async fn calls_of_tools_go_round_in_every_dialect_over_every_provider() {
+    let schema = json!({"type": "object", "properties": {"x": {"type": "integer"}}});
+    for speak in KINDS {
+        for route in ROUTES {
+            let (surface, mock) = over(speak).await;
+            let mut body = question(route, "fault:tool_call");
+            let function = json!({"name": "find", "parameters": schema});
+            body["tools"] = match route {
+                "/v1/responses" => json!([{"type": "function", "name": "find", "parameters": schema, "strict": false}]),
+                "/v1/messages" => json!([{"name": "find", "input_schema": schema}]),
+                _ => json!([{"type": "function", "function": function}]),
+            };
+            let (status, _, answer) = post(&surface, route, &body).await;
+            assert_eq!(status, 200, "{answer}");
+            let (said, result, id) = match route {
+                "/v1/responses" => {
+                    let call = answer["output"][0].clone();
+                    assert_eq!((&call["name"], &call["arguments"]), (&json!("find"), &json!("{\"x\":1}")));
+                    let id = call["call_id"].clone();
+                    let result = json!({"type": "function_call_output", "call_id": id, "output": "42"});
+                    (call, result, id)
+                }
+                "/v1/messages" => {
+                    let call = &answer["content"][0];
+                    assert_eq!((&call["name"], &call["input"]), (&json!("find"), &json!({"x": 1})));
+                    assert_eq!(answer["stop_reason"], "tool_use");
+                    let result = json!([{"type": "tool_result", "tool_use_id": call["id"], "content": "42"}]);
+                    let said = json!({"role": "assistant", "content": answer["content"]});
+                    (said, json!({"role": "user", "content": result}), call["id"].clone())
+                }
+                _ => {
+                    let message = answer["choices"][0]["message"].clone();
+                    let call = message["tool_calls"][0].clone();
+                    assert_eq!(
+                        (&call["function"]["name"], &call["function"]["arguments"]),
+                        (&json!("find"), &json!("{\"x\":1}"))
+                    );
+                    let result = json!({"role": "tool", "tool_call_id": call["id"], "content": "42"});
+                    (message, result, call["id"].clone())
+                }
+            };
+            let (_, heard) = stream(&surface, route, body.clone()).await;
+            assert!(heard.iter().any(|event| event.to_string().contains(id.as_str().unwrap())), "{heard:?}");
+            let list = if route == "/v1/responses" { "input" } else { "messages" };
+            if body[list].is_string() {
+                body[list] = json!([{"role": "user", "content": body[list]}]);
+            }
+            body[list].as_array_mut().unwrap().extend([said, result]);
+            let (status, _, answer) = post(&surface, route, &body).await;
+            assert_eq!((status, text_of(route, &answer).as_str()), (200, "You asked: 42"), "{answer}");
+            assert_eq!(mock.calls(), 2);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_recorded_stream_of_chat_completions_is_told_in_the_other_dialects() {
+    let wire = include_str!("../chat/wire/chat.sse");
+    let (surface, mock) = over(ProviderConfig::openai).await;
+    mock.script([Fault::Events(wire.to_owned())]);
+    let (_, heard) = stream(&surface, "/v1/messages", question("/v1/messages", "x")).await;
+    let kinds: Vec<_> = heard.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    let block = |deltas: usize| {
+        let mut kinds = vec!["content_block_start"];
+        kinds.extend(vec!["content_block_delta"; deltas]);
+        kinds.push("content_block_stop");
+        kinds
+    };
+    let inner = [block(2), block(2), block(2), block(1)].concat();
+    assert_eq!(kinds, [vec!["message_start"], inner, vec!["message_delta", "message_stop"]].concat());
+    let starts: Vec<_> = heard.iter().filter(|event| event["type"] == "content_block_start").collect();
+    let named: Vec<_> = starts
+        .iter()
+        .map(|start| (start["index"].as_u64().unwrap(), start["content_block"]["type"].as_str().unwrap()))
+        .collect();
+    assert_eq!(named, [(0, "thinking"), (1, "text"), (2, "tool_use"), (3, "tool_use")]);
+    let end = &heard[heard.len() - 2];
+    assert_eq!(end["delta"]["stop_reason"], "tool_use");
+    assert_eq!(
+        (&end["usage"]["input_tokens"], &end["usage"]["cache_read_input_tokens"], &end["usage"]["output_tokens"]),
+        (&json!(20), &json!(10), &json!(20))
+    );
+
+    let (headers, heard) = stream(&surface, "/v1/responses", question("/v1/responses", "x")).await;
+    assert_eq!(headers["x-sophia-cache"], "hit");
+    for (number, event) in heard.iter().enumerate() {
+        assert_eq!(event["sequence_number"], number);
+    }
+    let done: Vec<_> = heard
+        .iter()
+        .filter(|event| event["type"] == "response.output_item.done")
+        .map(|event| event["item"].clone())
+        .collect();
+    let last = heard.last().unwrap();
+    assert_eq!((&last["type"], &last["response"]["output"]), (&json!("response.completed"), &json!(done)));
+    let kinds: Vec<_> = done.iter().map(|item| item["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["reasoning", "message", "function_call", "function_call"]);
+    assert_eq!((&done[2]["call_id"], &done[2]["arguments"]), (&json!("call_a"), &json!("{\"zone\":\"UTC\"}")));
+    assert_eq!(done[0]["summary"][0]["text"], "Hm, the time.");
+    assert_eq!(last["response"]["usage"]["input_tokens_details"]["cached_tokens"], 10);
+    assert_eq!(last["response"]["max_output_tokens"], 99);
+    assert_eq!(mock.calls(), 1);
+}
+
+#[tokio::test]
+async fn answers_that_end_early_say_so_in_every_dialect_and_are_not_kept() {
+    for speak in KINDS {
+        let (surface, mock) = over(speak).await;
+        for (fault, chat, messages, responses) in [
+            ("length", "length", "max_tokens", "max_output_tokens"),
+            ("content_filter", "content_filter", "refusal", "content_filter"),
+        ] {
+            for route in ROUTES {
+                mock.script([Fault::Finish(fault), Fault::Finish(fault)]);
+                let (_, headers, body) = post(&surface, route, &question(route, fault)).await;
+                assert_eq!(headers["x-sophia-cache"], "miss");
+                let (_, heard) = stream(&surface, route, question(route, fault)).await;
+                match route {
+                    "/v1/responses" => {
+                        let last = heard.last().unwrap();
+                        assert_eq!(
+                            (&last["type"], &last["response"]["incomplete_details"]["reason"]),
+                            (&json!("response.incomplete"), &json!(responses))
+                        );
+                        assert_eq!(
+                            (&body["status"], &body["incomplete_details"]["reason"]),
+                            (&json!("incomplete"), &json!(responses))
+                        );
+                    }
+                    "/v1/messages" => {
+                        assert_eq!(
+                            (&body["stop_reason"], &heard[heard.len() - 2]["delta"]["stop_reason"]),
+                            (&json!(messages), &json!(messages))
+                        );
+                    }
+                    _ => {
+                        assert_eq!(body["choices"][0]["finish_reason"], chat);
+                        assert_eq!(heard.last().unwrap()["choices"][0]["finish_reason"], chat);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_dialect_has_its_own_errors_and_keys_work_in_both_headers() {
+    let mock = MockProvider::start().await.unwrap();
+    let mut config = Config::default();
+    config.chat.providers.push(ProviderConfig::openai("mock", mock.base_url()).models(["small"]));
+    config.chat.retry.retries = 0;
+    config.chat.breaker.consecutive_failures = 1000;
+    config.chat.breaker.window = 1000;
+    config.server.keys = vec![
+        ApiKey::new("ada-key", Scope::new().tenant("acme").user("ada")),
+        ApiKey::new("bob-key", Scope::new().user("bob")),
+    ];
+    let surface = Surface::new(Sophia::new(config).unwrap()).unwrap();
+    let ask = async |route: &str, headers: &[(&str, &str)], body: &Value| {
+        send(&surface, &format!("POST {route}"), headers, body.to_string(), remote()).await
+    };
+    let key = [("x-api-key", "ada-key")];
+    for (fault, status, openai, anthropic) in [
+        ("fail:400", 400, "invalid_request_error", "invalid_request_error"),
+        ("fail:401", 401, "authentication_error", "authentication_error"),
+        ("fail:404", 404, "invalid_request_error", "not_found_error"),
+        ("fault:limit", 429, "rate_limit_error", "rate_limit_error"),
+        ("fail:500", 503, "api_error", "api_error"),
+        ("fault:overloaded", 529, "api_error", "overloaded_error"),
+    ] {
+        for route in ROUTES {
+            let mut body = question(route, fault);
+            for streamed in [false, true] {
+                body["stream"] = streamed.into();
+                let (found, headers, answer) = ask(route, &key, &body).await;
+                let kind = if route == "/v1/messages" { anthropic } else { openai };
+                assert_eq!((found, &answer["error"]["type"]), (status, &json!(kind)), "{route} {fault}: {answer}");
+                if route == "/v1/messages" {
+                    assert_eq!(
+                        (&answer["type"], &answer["request_id"]),
+                        (&json!("error"), &json!(headers["request-id"].to_str().unwrap()))
+                    );
+                }
+                assert_eq!(headers.contains_key("retry-after"), status == 429);
+            }
+        }
+    }
+    for route in ROUTES {
+        let body = question(route, "hi");
+        let (status, _, answer) = ask(route, &[("x-api-key", "wrong")], &body).await;
+        assert_eq!((status, &answer["error"]["type"]), (401, &json!("authentication_error")));
+        // Each key has answers of its own, shared by the dialects.
+        let bearer = [("authorization", "Bearer ada-key")];
+        let expected = if route == ROUTES[0] { "miss" } else { "hit" };
+        assert_eq!(ask(route, &bearer, &body).await.1["x-sophia-cache"], expected);
+        assert_eq!(ask(route, &key, &body).await.1["x-sophia-cache"], "hit");
+        assert_eq!(ask(route, &[("x-api-key", "bob-key")], &body).await.1["x-sophia-cache"], expected);
+    }
+    for (route, body, field) in [
+        ("/v1/messages", json!({"model": "small", "max_tokens": 1}), "messages"),
+        (
+            "/v1/messages",
+            json!({"model": "small", "messages": [{"role": "robot", "content": "x"}]}),
+            "messages[0].role",
+        ),
+        (
+            "/v1/messages",
+            json!({"model": "small", "messages": [{"role": "user", "content": "x"}], "thinking": {"type": "enabled"}}),
+            "thinking",
+        ),
+        (
+            "/v1/messages",
+            json!({"model": "small", "messages": [{"role": "user", "content": [{"type": "search_result"}]}]}),
+            "messages[0].content[0].type",
+        ),
+        ("/v1/responses", json!({"model": "small"}), "input"),
+        ("/v1/responses", json!({"model": "small", "input": "x", "prompt": {"id": "p"}}), "prompt"),
+        ("/v1/responses", json!({"model": "small", "input": "x", "previous_response_id": "r"}), "previous_response_id"),
+        ("/v1/responses", json!({"model": "small", "input": "x", "tools": [{"type": "web_search"}]}), "tools[0].type"),
+        (
+            "/v1/responses",
+            json!({"model": "small", "input": [{"type": "item_reference", "id": "x"}]}),
+            "messages[0].input_items",
+        ),
+    ] {
+        let (status, _, answer) = ask(route, &key, &body).await;
+        assert_eq!((status, &answer["error"]["param"]), (400, &json!(field)), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_in_the_middle_is_the_streams_last_event() {
+    let (surface, mock) = over(ProviderConfig::openai).await;
+    let served = serve(surface).await;
+    for route in ROUTES {
+        mock.script([Fault::Cut]);
+        let mut body = question(route, "one two three four");
+        body["stream"] = true.into();
+        let response = client().post(format!("http://{}{route}", served.url)).json(&body).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        let heard = events(&response.text().await.unwrap());
+        let last = heard.last().unwrap();
+        assert!(last["error"]["message"].as_str().unwrap().contains("provider `mock`"), "{last}");
+        match route {
+            "/v1/responses" => assert_eq!((&last["type"], &last["code"]), (&json!("error"), &json!("UNAVAILABLE"))),
+            "/v1/messages" => {
+                assert_eq!((&last["type"], &last["error"]["type"]), (&json!("error"), &json!("api_error")))
+            }
+            _ => assert_eq!(last["error"]["code"], "UNAVAILABLE"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn vectors_and_models_come_in_the_forms_that_clients_ask_for() {
+    let (surface, mock) = over(ProviderConfig::openai).await;
+    let body = json!({"model": "small", "input": ["a", "bbb"], "encoding_format": "base64", "dimensions": 2});
+    let (status, _, answer) = post(&surface, "/v1/embeddings", &body).await;
+    assert_eq!((status, &answer["data"][1]["embedding"]), (200, &json!("AABAQAAAgD8=")), "{answer}");
+    assert_eq!(answer["usage"]["prompt_tokens"], 2);
+    let (_, _, answer) = post(&surface, "/v1/embeddings", &json!({"model": "small", "input": "a"})).await;
+    assert_eq!(answer["data"][0]["embedding"], json!([1.0, 1.0]));
+    assert_eq!(mock.calls(), 0, "no chat was asked for");
+    let (_, _, models) = send(&surface, "GET /v1/models", &[], "", Peer::Local).await;
+    let model = &models["data"][0];
+    assert_eq!(
+        (&model["object"], &model["type"], &models["has_more"]),
+        (&json!("model"), &json!("model"), &json!(false))
+    );
+    let anthropic = [("anthropic-version", "2023-06-01")];
+    let (status, _, answer) = send(&surface, "GET /v1/models/huge", &anthropic, "", Peer::Local).await;
+    assert_eq!((status, &answer["type"], &answer["error"]["type"]), (404, &json!("error"), &json!("not_found_error")));
+}
