@@ -106,6 +106,15 @@ def steps() -> list[Step]:
             [["node", "sophia-node/scripts/types.mjs", "--check"], ["npm", "test", "--workspace", "sophia-ai"]],
             node_built,
         ),
+        Step(
+            "sdks",
+            [
+                ["cargo", "build", *EVERYTHING, "--example", "served_mock"],
+                [python, "-m", "pytest", "sophia-core/tests/sdks"],
+                ["node", "--test", "sophia-core/tests/sdks/"],
+            ],
+            ("python-packages", "npm-packages"),
+        ),
         Step("examples-rust", [["cargo", "build", *EVERYTHING, "--examples"], *rust_examples()]),
         Step(
             "examples-python",

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{
     canonical::{Canonical, by_utf16},
+    dialect::TOOL_HINTS,
     request::{ChatRequest, Field, Share},
 };
 use crate::{Error, Result, Scope};
@@ -18,7 +19,8 @@ use crate::{Error, Result, Scope};
 const VERSION: &[u8] = b"sophia-chat-v1";
 
 /// Fields of a body that do not change what the answer says.
-const EXCLUDED: [&str; 8] = [
+const EXCLUDED: [&str; 10] = [
+    "cache_control",
     "stream",
     "stream_options",
     "user",
@@ -26,9 +28,10 @@ const EXCLUDED: [&str; 8] = [
     "timeout",
     "safety_identifier",
     "prompt_cache_key",
+    "prompt_cache_options",
     "prompt_cache_retention",
 ];
-/// Marker of a message, a part or a tool for the provider's own cache.
+/// Marker of a message or a part for the provider's own cache.
 const MARKER: [&str; 1] = ["cache_control"];
 
 /// Identity of a question.
@@ -159,7 +162,7 @@ fn body(operation: &'static str, request: &ChatRequest, text: &mut Vec<u8>) -> R
             }
             Field::Messages(messages) => json.array(messages, |json, message| unmarked(json, message.fields()))?,
             Field::Tools(tools) => json.array(tools, |json, tool| match tool {
-                Value::Object(tool) => json.object(tool, &MARKER, 2),
+                Value::Object(tool) => json.object(tool, &TOOL_HINTS, 2),
                 tool => json.value(tool, 2),
             })?,
             Field::Value(value) => json.value(value, 1)?,

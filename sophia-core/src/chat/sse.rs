@@ -118,7 +118,47 @@ mod tests {
         assert_eq!(lines.push(b"data: 012\ndata: 345\ndata: 678", &mut Vec::new()), Err(SseError::TooLarge));
     }
 
+    /// Reads what there is, and says how it ended.
+    fn read(parts: &[&[u8]], max_bytes: usize) -> (Vec<String>, Option<SseError>) {
+        let (mut parser, mut events) = (SseParser::new(max_bytes), Vec::new());
+        for part in parts {
+            if let Err(error) = parser.push(part, &mut events) {
+                return (events, Some(error));
+            }
+            assert!(parser.line.len() + parser.data.len() <= max_bytes + 1, "more is held than allowed");
+        }
+        (events, None)
+    }
+
+    fn split<'a>(bytes: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
+        let mut cuts: Vec<_> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).chain([0, bytes.len()]).collect();
+        cuts.sort_unstable();
+        cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]]).collect()
+    }
+
     proptest! {
+        #[test]
+        fn any_bytes_in_any_split_are_read_alike_and_within_the_bound(
+            bytes in proptest::collection::vec(
+                prop_oneof![
+                    4 => Just(b"data: ".to_vec()),
+                    3 => prop_oneof![Just(b"\n".to_vec()), Just(b"\r".to_vec()), Just(b"\r\n".to_vec()), Just(b"\n\n".to_vec())],
+                    2 => proptest::collection::vec(any::<u8>(), 0..12),
+                    1 => Just("\u{feff}".as_bytes().to_vec()),
+                    1 => Just(b"event: x\n".to_vec()),
+                ],
+                0..40,
+            ),
+            cuts in proptest::collection::vec(any::<usize>(), 0..12),
+            max_bytes in 1usize..64,
+        ) {
+            let bytes = bytes.concat();
+            let whole = read(&[&bytes], max_bytes);
+            prop_assert_eq!(&read(&split(&bytes, &cuts), max_bytes), &whole);
+            let single: Vec<_> = bytes.chunks(1).collect();
+            prop_assert_eq!(&read(&single, max_bytes), &whole);
+        }
+
         #[test]
         fn it_does_not_matter_where_the_bytes_are_split(
             texts in proptest::collection::vec("[^\r\n\u{feff}]{0,12}", 1..6),
@@ -126,11 +166,7 @@ mod tests {
             cuts in proptest::collection::vec(0usize..400, 0..8),
         ) {
             let whole: String = texts.iter().map(|text| format!(": c\u{e9}{end}data: {text}{end}{end}")).collect();
-            let bytes = whole.as_bytes();
-            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(bytes.len())).chain([0, bytes.len()]).collect();
-            cuts.sort_unstable();
-            let parts: Vec<_> = cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]]).collect();
-            prop_assert_eq!(parse(&parts).unwrap(), texts);
+            prop_assert_eq!(parse(&split(whole.as_bytes(), &cuts)).unwrap(), texts);
         }
     }
 }

@@ -13,10 +13,12 @@
 //! another one refuses it by name. An answer keeps the provider's own body, and a part of a stream its own event
 //! ([`NATIVE`]), where the common form is not all of it.
 //!
-//! Three things are hints that no answer depends on, and are dropped where the other protocol lacks them: markers and keys of
-//! prompt caches, and the flag that a tool failed, since the tool's text says it.
+//! Some things are hints that no answer depends on, and are dropped where the other protocol lacks them: markers and keys of
+//! prompt caches, how finely a tool's input is streamed, and the flag that a tool failed, since the tool's text says it.
 
 pub mod anthropic;
+#[cfg(test)]
+mod fuzz;
 pub mod openai;
 pub mod responses;
 
@@ -35,6 +37,9 @@ pub(crate) const CONTENT_BLOCKS: &str = "content_blocks";
 pub(crate) const OUTPUT_ITEMS: &str = "output_items";
 /// Field of a message that holds other items of OpenAI's Responses.
 pub(crate) const INPUT_ITEMS: &str = "input_items";
+
+/// Hints of Anthropic's tools that no answer depends on: where its cache ends, and how finely input is streamed.
+pub(crate) const TOOL_HINTS: [&str; 2] = ["cache_control", "eager_input_streaming"];
 
 /// A protocol between a client and a server of models.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]

@@ -17,35 +17,49 @@ pub(super) struct Reply {
     /// Why it ends, in the words of chat completions.
     reason: &'static str,
     reasoning: Option<&'static str>,
-    /// Name of the tool that is called.
-    tool: Option<String>,
+    /// The tool that is called, and with what.
+    tool: Option<(String, Value)>,
 }
 
 impl Reply {
     pub fn new(asked: &str, body: &Value, fault: &super::Fault) -> Reply {
         use super::Fault;
-        let schema = ["/response_format/json_schema/schema", "/text/format/schema", "/output_config/format/schema"];
-        let schema = schema.iter().find_map(|path| body.pointer(path));
+        let schemas = ["/response_format/json_schema/schema", "/text/format/schema", "/output_config/format/schema"];
+        let schema = schemas.iter().find_map(|path| body.pointer(path));
+        let offered = &body["tools"][0];
+        let name = offered["function"]["name"].as_str().or(offered["name"].as_str()).unwrap_or("look_up");
+        let choice = &body["tool_choice"];
+        let forced = [choice, &choice["type"]]
+            .iter()
+            .any(|word| ["required", "any", "tool", "function"].iter().any(|forcing| **word == *forcing));
+        let parameters = ["/function/parameters", "/parameters", "/input_schema"];
+        let parameters = parameters.iter().find_map(|path| offered.pointer(path));
+        let tool = match (fault, parameters) {
+            (Fault::ToolCall, _) => Some((name.to_owned(), json!({"x": 1}))),
+            (Fault::None, Some(parameters)) if forced => Some((name.to_owned(), example(parameters, asked))),
+            _ => None,
+        };
         let text = match (fault, schema) {
-            (Fault::Empty | Fault::ToolCall, _) => String::new(),
+            (Fault::Empty, _) => String::new(),
+            _ if tool.is_some() => String::new(),
             (_, Some(schema)) => example(schema, asked).to_string(),
             _ => format!("You asked: {asked}"),
         };
         let reason = match fault {
             Fault::Finish(reason) => reason,
-            Fault::ToolCall => "tool_calls",
+            _ if tool.is_some() => "tool_calls",
             _ => "stop",
         };
-        let offered = &body["tools"][0];
-        let name = offered["function"]["name"].as_str().or(offered["name"].as_str()).unwrap_or("look_up");
-        Reply {
-            text,
-            model: body["model"].clone(),
-            reason,
-            reasoning: (*fault == Fault::Reasoning).then_some("Hm, let me see."),
-            tool: (*fault == Fault::ToolCall).then(|| name.to_owned()),
-        }
+        let reasoning = (*fault == Fault::Reasoning).then_some("Hm, let me see.");
+        Reply { text, model: body["model"].clone(), reason, reasoning, tool }
     }
+}
+
+/// Cuts the input of a tool in two, as it comes in a stream.
+fn pieces(input: &Value) -> [String; 2] {
+    let text = input.to_string();
+    let half = text.char_indices().nth(text.chars().count() / 2).map_or(0, |(at, _)| at);
+    [text[..half].to_owned(), text[half..].to_owned()]
 }
 
 /// Returns a value that a schema allows.
@@ -134,7 +148,6 @@ impl Wire {
     }
 }
 
-const ARGUMENTS: [&str; 2] = ["{\"x\"", ":1}"];
 const SIGNATURE: &str = "c2lnbmF0dXJl";
 
 fn chat_usage() -> Value {
@@ -149,9 +162,9 @@ fn chat_whole(reply: &Reply) -> Value {
     if let Some(reasoning) = reply.reasoning {
         message["reasoning_content"] = reasoning.into();
     }
-    if let Some(name) = &reply.tool {
+    if let Some((name, input)) = &reply.tool {
         message["content"] = Value::Null;
-        let function = json!({"name": name, "arguments": ARGUMENTS.concat()});
+        let function = json!({"name": name, "arguments": input.to_string()});
         message["tool_calls"] = json!([{"id": "call-1", "type": "function", "function": function}]);
     }
     let choice = json!({"index": 0, "message": message, "finish_reason": reply.reason});
@@ -171,10 +184,10 @@ fn chat_events(reply: &Reply) -> Vec<Value> {
     for part in reply.text.split_inclusive(' ') {
         events.push(delta(json!({"content": part})));
     }
-    if let Some(name) = &reply.tool {
+    if let Some((name, input)) = &reply.tool {
         let call = json!({"index": 0, "id": "call-1", "type": "function", "function": {"name": name, "arguments": ""}});
         events.push(delta(json!({"tool_calls": [call]})));
-        for part in ARGUMENTS {
+        for part in pieces(input) {
             events.push(delta(json!({"tool_calls": [{"index": 0, "function": {"arguments": part}}]})));
         }
     }
@@ -211,8 +224,8 @@ fn messages_blocks(reply: &Reply) -> Vec<Value> {
     if !reply.text.is_empty() {
         blocks.push(json!({"type": "text", "text": reply.text}));
     }
-    if let Some(name) = &reply.tool {
-        blocks.push(json!({"type": "tool_use", "id": "toolu-1", "name": name, "input": {"x": 1}}));
+    if let Some((name, input)) = &reply.tool {
+        blocks.push(json!({"type": "tool_use", "id": "toolu-1", "name": name, "input": input}));
     }
     blocks
 }
@@ -232,24 +245,25 @@ fn messages_events(reply: &Reply) -> Vec<Value> {
     let mut events = vec![json!({"type": "message_start", "message": message}), json!({"type": "ping"})];
     for (index, block) in messages_blocks(reply).into_iter().enumerate() {
         let mut start = block.clone();
-        let pieces = |text: &Value, kind: &str, field: &str| -> Vec<Value> {
-            let pieces = text.as_str().unwrap_or_default().split_inclusive(' ');
-            pieces.map(|piece| json!({"type": kind, field: piece})).collect()
+        let words = |text: &Value, kind: &str, field: &str| -> Vec<Value> {
+            let words = text.as_str().unwrap_or_default().split_inclusive(' ');
+            words.map(|piece| json!({"type": kind, field: piece})).collect()
         };
         let deltas = match block["type"].as_str() {
             Some("thinking") => {
                 start = json!({"type": "thinking", "thinking": "", "signature": ""});
-                let mut deltas = pieces(&block["thinking"], "thinking_delta", "thinking");
+                let mut deltas = words(&block["thinking"], "thinking_delta", "thinking");
                 deltas.push(json!({"type": "signature_delta", "signature": SIGNATURE}));
                 deltas
             }
             Some("tool_use") => {
                 start["input"] = json!({});
-                ARGUMENTS.iter().map(|part| json!({"type": "input_json_delta", "partial_json": part})).collect()
+                let parts = pieces(&block["input"]).into_iter();
+                parts.map(|part| json!({"type": "input_json_delta", "partial_json": part})).collect()
             }
             _ => {
                 start["text"] = "".into();
-                pieces(&block["text"], "text_delta", "text")
+                words(&block["text"], "text_delta", "text")
             }
         };
         events.push(json!({"type": "content_block_start", "index": index, "content_block": start}));
@@ -280,10 +294,10 @@ fn responses_items(reply: &Reply) -> Vec<Value> {
             json!({"id": "msg_1", "type": "message", "status": "completed", "role": "assistant", "content": content}),
         );
     }
-    if let Some(name) = &reply.tool {
+    if let Some((name, input)) = &reply.tool {
         items.push(json!({
             "id": "fc_1", "type": "function_call", "status": "completed", "call_id": "call-1", "name": name,
-            "arguments": ARGUMENTS.concat(),
+            "arguments": input.to_string(),
         }));
     }
     items
@@ -345,7 +359,9 @@ fn responses_events(reply: &Reply) -> Vec<Value> {
             Some("function_call") => {
                 start["arguments"] = "".into();
                 start["status"] = "in_progress".into();
-                for piece in ARGUMENTS {
+                let input: Value =
+                    serde_json::from_str(item["arguments"].as_str().unwrap_or_default()).unwrap_or_default();
+                for piece in pieces(&input) {
                     inner.push(about("response.function_call_arguments.delta", json!({"delta": piece})));
                 }
                 let more = json!({"name": item["name"], "arguments": item["arguments"]});

@@ -180,7 +180,7 @@ async fn what_a_protocol_cannot_say_is_refused_by_name_and_nobody_is_asked() {
             |ask| ask.provider_field("response_format", json!({"type": "json_object"})),
             "response_format.type",
         ),
-        (ProviderConfig::anthropic, |ask| ask.system("late"), "messages[1].role"),
+        (ProviderConfig::anthropic, |ask| ask.message(Message::new("function", "x")), "messages[1].role"),
         (
             ProviderConfig::anthropic,
             |ask| ask.user(json!([{"type": "input_audio", "input_audio": {}}])),

@@ -2,18 +2,19 @@
 
 use serde_json::{Map, Value, json};
 
-use super::parts;
+use super::{outbound::EFFORTS, parts};
 use crate::{
     Error, Result, Scope,
     chat::{
         ChatRequest, Message,
-        dialect::{CONTENT_BLOCKS, Dialect, collapse, openai::Inbound},
+        dialect::{CONTENT_BLOCKS, Dialect, TOOL_HINTS, collapse, openai::Inbound},
     },
 };
 
 const OPERATION: &str = "chat.complete";
 /// Fields of a tool that a function has as well.
-const FUNCTION: [&str; 6] = ["type", "name", "description", "input_schema", "strict", "cache_control"];
+const FUNCTION: [&str; 7] =
+    ["type", "name", "description", "input_schema", "strict", "cache_control", "eager_input_streaming"];
 
 /// Reads the body of a client's request. Fields without a counterpart keep their names, and are passed on.
 ///
@@ -90,8 +91,10 @@ fn tool(tool: Value) -> Result<Value> {
         put(&mut function, to, fields.shift_remove(from).unwrap_or_default());
     }
     let mut tool = json!({"type": "function", "function": function});
-    if let Some(marker) = fields.shift_remove("cache_control").filter(|marker| !marker.is_null()) {
-        tool["cache_control"] = marker;
+    for name in TOOL_HINTS {
+        if let Some(hint) = fields.shift_remove(name).filter(|hint| !hint.is_null()) {
+            tool[name] = hint;
+        }
     }
     Ok(tool)
 }
@@ -133,7 +136,7 @@ fn output_config(mut config: Map<String, Value>, kept: &mut Map<String, Value>) 
         kept.insert("response_format".to_owned(), json!({"type": "json_schema", "json_schema": schema}));
         config.shift_remove("format");
     }
-    if let Some(effort @ ("low" | "medium" | "high")) = config.get("effort").and_then(Value::as_str) {
+    if let Some(effort) = config.get("effort").and_then(Value::as_str).filter(|effort| EFFORTS.contains(effort)) {
         kept.insert("reasoning_effort".to_owned(), effort.into());
         config.shift_remove("effort");
     }

@@ -42,6 +42,10 @@ const FOREIGN: [&str; 28] = [
     "verbosity",
     "web_search_options",
 ];
+/// Efforts that both makers name alike.
+pub(super) const EFFORTS: [&str; 5] = ["low", "medium", "high", "xhigh", "max"];
+/// Fields of OpenAI's Responses that mean the same here.
+const COMMON: [&str; 4] = ["model", "service_tier", "temperature", "top_p"];
 /// Hints for OpenAI's own cache and stream.
 const HINTS: [&str; 5] =
     ["stream_options", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "timeout"];
@@ -96,9 +100,7 @@ impl Writer<'_> {
             ("tools", Value::Array(tools)) => self.tools(tools)?,
             ("tool_choice", choice) => self.tool_choice(choice)?,
             ("response_format", format) => self.response_format(format)?,
-            ("reasoning_effort", effort @ Value::String(word))
-                if ["low", "medium", "high"].contains(&word.as_str()) =>
-            {
+            ("reasoning_effort", effort @ Value::String(word)) if EFFORTS.contains(&word.as_str()) => {
                 self.output_config("effort", effort.clone());
             }
             ("reasoning_effort", _) => return Err(self.target.refuse(name)),
@@ -124,6 +126,9 @@ impl Writer<'_> {
                 if !is_default(name, value) {
                     return Err(self.target.refuse(name));
                 }
+            }
+            (name, _) if self.from == Dialect::Responses && !COMMON.contains(&name) => {
+                return Err(self.target.refuse(name));
             }
             (name, value) => self.set(name, value.clone()),
         }
@@ -242,8 +247,8 @@ impl Writer<'_> {
                 "tool" => results.push(at.result(message)?),
                 "user" => out.push(at.user(message, std::mem::take(&mut results))?),
                 "assistant" => out.push(at.assistant(message)?),
-                // In the middle of a conversation: as Anthropic's own clients say it, or not at all.
-                "system" if self.from == Dialect::Messages => out.push(at.user(message, Vec::new())?),
+                // In the middle of a conversation it is a message of its own, for models that know it.
+                "system" | "developer" => out.push(at.user(message, Vec::new())?),
                 _ => return Err(self.target.refuse(format!("messages[{index}].role"))),
             }
         }
@@ -318,7 +323,7 @@ impl At<'_> {
 
     fn user(&self, message: &Map<String, Value>, mut results: Vec<Value>) -> Result<Value> {
         self.known(message, &["role", "content", "cache_control"])?;
-        let role = message.get("role").cloned().unwrap_or_default();
+        let role = if message.get("role").is_some_and(|role| role == "user") { "user" } else { "system" };
         if results.is_empty()
             && !message.contains_key("cache_control")
             && let Some(text @ Value::String(_)) = message.get("content")

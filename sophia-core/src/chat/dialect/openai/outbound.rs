@@ -7,18 +7,20 @@ use serde_json::{Map, Value};
 use crate::{
     Error, Result,
     chat::{
-        dialect::{CONTENT_BLOCKS, Dialect, INPUT_ITEMS, OUTPUT_ITEMS, Target, is_unset},
+        dialect::{CONTENT_BLOCKS, Dialect, INPUT_ITEMS, OUTPUT_ITEMS, TOOL_HINTS, Target, is_unset},
         provider::ProviderCall,
     },
 };
 
 /// Fields of the protocol that a request of another dialect may have come to hold.
-const OWN: [&str; 24] = [
+const OWN: [&str; 26] = [
+    "cache_control",
     "max_completion_tokens",
     "max_tokens",
     "messages",
     "metadata",
     "model",
+    "moderation",
     "parallel_tool_calls",
     "prompt_cache_key",
     "prompt_cache_options",
@@ -65,6 +67,7 @@ pub(crate) fn write_request<'a>(call: &'a ProviderCall, provider: &str) -> Resul
         return Err(target.refuse(name));
     }
     let mut body = call.body.clone();
+    body.shift_remove("cache_control");
     if let Some(Value::Array(messages)) = body.get_mut("messages") {
         for (index, message) in messages.iter_mut().enumerate() {
             clean(message, &format!("messages[{index}]"), target)?;
@@ -74,7 +77,7 @@ pub(crate) fn write_request<'a>(call: &'a ProviderCall, provider: &str) -> Resul
         for (index, tool) in tools.iter_mut().enumerate() {
             match tool {
                 Value::Object(tool) if tool.contains_key("function") => {
-                    tool.shift_remove("cache_control");
+                    tool.retain(|name, _| !TOOL_HINTS.contains(&name.as_str()));
                 }
                 _ => return Err(target.refuse(format!("tools[{index}].type"))),
             }

@@ -117,6 +117,10 @@ pub(super) fn item_events(index: usize, item: &Value) -> Vec<Value> {
         Some("message") => {
             start["content"] = json!([]);
             for (number, part) in item["content"].as_array().into_iter().flatten().enumerate() {
+                // What is no part is in the item itself.
+                if !part.is_object() {
+                    continue;
+                }
                 let (field, kind) = match part["type"].as_str() {
                     Some("refusal") => ("refusal", "refusal"),
                     _ => ("text", "output_text"),

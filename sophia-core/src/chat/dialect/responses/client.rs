@@ -79,7 +79,10 @@ fn usage(usage: &Usage) -> Value {
     let (Some(input), Some(output)) = (usage.prompt_tokens, usage.completion_tokens) else { return Value::Null };
     json!({
         "input_tokens": input,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens.unwrap_or(0)},
+        "input_tokens_details": {
+            "cached_tokens": usage.cached_tokens.unwrap_or(0),
+            "cache_write_tokens": usage.cache_write_tokens.unwrap_or(0),
+        },
         "output_tokens": output,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens.unwrap_or(0)},
         "total_tokens": input + output,

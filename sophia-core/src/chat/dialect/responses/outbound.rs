@@ -26,7 +26,7 @@ const FOREIGN: [&str; 12] = [
     "web_search_options",
 ];
 /// Fields of this protocol; with a client of another dialect, any other name is one of its own.
-const OWN: [&str; 22] = [
+const OWN: [&str; 23] = [
     "background",
     "context_management",
     "conversation",
@@ -34,6 +34,7 @@ const OWN: [&str; 22] = [
     "instructions",
     "max_tool_calls",
     "metadata",
+    "moderation",
     "parallel_tool_calls",
     "previous_response_id",
     "prompt_cache_key",
@@ -61,7 +62,8 @@ pub(crate) fn write_request(call: &ProviderCall, provider: &str) -> Result<Map<S
     for (name, value) in &call.body {
         let known = name == "model" || OWN.contains(&name.as_str());
         match (name.as_str(), value) {
-            ("messages" | "stream_options", _) => {}
+            // The marker is a hint, for Anthropic's cache.
+            ("messages" | "stream_options" | "cache_control", _) => {}
             (_, Value::Null) => {}
             ("max_tokens" | "max_completion_tokens", value) => {
                 if body.get("max_output_tokens").is_some_and(|other| other != value) {
