@@ -12,14 +12,28 @@ import type {
   Message,
   Model,
   RunOptions,
+  Scope,
   Share,
 } from './types.js'
 import type { Bridge, CallOptions, JsonIterator } from './wire.js'
 
 export type { CacheMode, Share }
 
+/** A function that is called when the model asks for it. */
+export interface FunctionTool {
+  name: string
+  description?: string
+  /** JSON Schema of its arguments. */
+  parameters?: object
+  /** What it returns is shown to the model: text as it is, anything else as JSON. What it throws is told to the model. */
+  run(args: any, context: { scope: Scope; signal: AbortSignal }): unknown
+}
+
+/** A tool as the provider takes it, a function that is called here, or all tools of the registry. */
+export type Tool = object | FunctionTool | 'registry'
+
 /** How to ask. `providerFields` are passed to the provider verbatim, under its own names: `{ top_p: 0.5 }`. */
-export type ChatOptions = Omit<ChatRequest, 'prompt' | 'messages'> & CallOptions
+export type ChatOptions = Omit<ChatRequest, 'prompt' | 'messages' | 'tools'> & { tools?: 'registry' | readonly Tool[] | null } & CallOptions
 
 /** How to run a producer, and how its value is kept. */
 export interface RunProducerOptions<T> extends Omit<RunOptions, 'message'>, CallOptions {
@@ -50,12 +64,21 @@ export class Chat {
 
   /** Answers a question: from the cache, from a call that is under way, or from a provider. */
   complete(prompt: string | readonly Message[], options?: ChatOptions): Promise<ChatResponse> {
-    return this.#bridge.call('chat.complete', asked(prompt), options)
+    const own = functionsOf(options)
+    if (own === undefined) return this.#bridge.call('chat.complete', asked(prompt), options)
+    const { signal, ...rest } = own.options
+    const kept = this.#bridge.keep(own.answer)
+    const tools = JSON.stringify(own.definitions)
+    return this.#bridge.run('chat.complete', { ...rest, ...asked(prompt) }, { signal }, (engine, id, text) =>
+      engine.completeWith(id, text, tools, kept),
+    )
   }
 
   /** Answers a question in parts, as they come. Leaving the loop closes the call to the provider. */
   stream(prompt: string | readonly Message[], options?: ChatOptions): JsonIterator<ChatChunk> {
-    return this.#bridge.stream('chat.stream', asked(prompt), options)
+    const own = functionsOf(options)
+    if (own === undefined) return this.#bridge.stream('chat.stream', asked(prompt), options)
+    return this.#bridge.streamWith(asked(prompt), own.options, own.definitions, own.answer)
   }
 
   /**
@@ -113,6 +136,22 @@ export class Chat {
   metrics(): ChatMetrics {
     return this.#bridge.callSync('chat.metrics', {})
   }
+}
+
+/** Parts functions that are called here from the tools that the engine is told as they are. */
+function functionsOf(options: ChatOptions | undefined) {
+  const tools = options?.tools
+  if (!Array.isArray(tools)) return undefined
+  const isFunction = (tool: Tool): tool is FunctionTool => typeof tool === 'object' && 'run' in tool
+  const functions = new Map(tools.filter(isFunction).map((tool) => [tool.name, tool]))
+  if (functions.size === 0) return undefined
+  const definitions = [...functions.values()].map(({ name, description, parameters }) => ({
+    type: 'function',
+    function: { name, description, parameters: parameters ?? { type: 'object' } },
+  }))
+  const answer = (asked: { tool: string; arguments: object; scope: Scope }, signal: AbortSignal) =>
+    functions.get(asked.tool)?.run(asked.arguments, { scope: asked.scope, signal })
+  return { options: { ...options, tools: tools.filter((tool) => !isFunction(tool)) }, definitions, answer }
 }
 
 function asked(prompt: string | readonly Message[]): { prompt: string } | { messages: readonly Message[] } {

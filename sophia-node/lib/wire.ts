@@ -102,6 +102,16 @@ export class Bridge {
     return this.#open<T>((engine) => engine.stream(operation, write(operation, given)), given, signal)
   }
 
+  /** Opens a streamed answer with functions as tools. */
+  streamWith<T>(own: object, options: CallOptions, tools: object[], answer: Callback): JsonIterator<T> {
+    const { signal, ...rest } = options
+    const given = { ...rest, ...own }
+    const kept = this.keep(answer)
+    const open = (engine: native.Engine) =>
+      engine.streamWith(write('chat.stream', given), write('chat.stream', tools), kept)
+    return this.#open<T>(open, given, signal)
+  }
+
   /** Returns the largest body that the HTTP surface accepts, in bytes. */
   get maxBodyBytes(): number {
     return this.#engine.maxBodyBytes()

@@ -119,6 +119,13 @@ impl Engine {
         self.opened(self.sophia().and_then(|sophia| methods::open_stream(&sophia, &operation, &arguments)))
     }
 
+    /// Opens a streamed answer with functions as tools: `tools` defines them, `answer` is called for each.
+    #[napi]
+    pub fn stream_with(&self, arguments: String, tools: String, answer: u32) -> Either<JsonStream, Failure> {
+        let answer = self.callbacks.function(answer);
+        self.opened(self.sophia().and_then(|sophia| methods::stream_with(&sophia, &arguments, &tools, answer)))
+    }
+
     /// Returns the largest body that the HTTP surface accepts, in bytes.
     #[napi]
     pub fn max_body_bytes(&self) -> u32 {
@@ -178,6 +185,13 @@ impl Engine {
     pub fn run(&self, id: u32, arguments: String, producer: u32) -> Reply {
         let producer = self.callbacks.function(producer);
         self.begin(id, "chat.run", |sophia| methods::run(&sophia, &arguments, producer))
+    }
+
+    /// Answers a question with functions as tools; settles the promise `id`.
+    #[napi]
+    pub fn complete_with(&self, id: u32, arguments: String, tools: String, answer: u32) -> Reply {
+        let answer = self.callbacks.function(answer);
+        self.begin(id, "chat.complete", |sophia| methods::complete_with(&sophia, &arguments, &tools, answer))
     }
 
     /// Looks a key up in this process, without waiting: its value as JSON text, an empty text where there is no such key, or

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use sophia_core::{
     Error, ErrorKind, Result, Sophia,
-    chat::{ChatRequest, Produced, RunOptions},
+    chat::{CallbackTools, ChatRequest, Produced, RunOptions, ToolBox},
     health::{Action, CallbackHealer, CallbackProbe, ProbeOutcome, Registration},
     memory::KvOptions,
     operations,
@@ -118,6 +118,42 @@ pub fn run(sophia: &Sophia, arguments: &str, producer: JsFunction) -> Result<Wor
         })
     };
     Ok(Box::pin(async move { text("chat.run", &sophia.chat().run_value(options, produce).await?) }))
+}
+
+/// Answers a question with functions of JavaScript as tools.
+///
+/// # Errors
+/// As [`sophia_core::chat::Chat::complete_with`].
+pub fn complete_with(sophia: &Sophia, arguments: &str, tools: &str, answer: JsFunction) -> Result<Work> {
+    const OPERATION: &str = "chat.complete";
+    let (request, tools) = (read::<ChatRequest>(OPERATION, arguments)?, tools_of(OPERATION, tools, answer)?);
+    let sophia = sophia.clone();
+    Ok(Box::pin(async move { text(OPERATION, &sophia.chat().complete_with(request, tools).await?) }))
+}
+
+/// Answers a question with functions of JavaScript as tools, in parts.
+///
+/// # Errors
+/// As [`sophia_core::chat::Chat::stream_with`].
+pub fn stream_with(
+    sophia: &Sophia,
+    arguments: &str,
+    tools: &str,
+    answer: JsFunction,
+) -> Result<(&'static str, Texts)> {
+    const OPERATION: &str = "chat.stream";
+    let (request, tools) = (read::<ChatRequest>(OPERATION, arguments)?, tools_of(OPERATION, tools, answer)?);
+    let _entered = runtime()?.enter();
+    Ok(texts(OPERATION, sophia.chat().stream_with(request, tools)?))
+}
+
+fn tools_of(operation: &'static str, definitions: &str, function: JsFunction) -> Result<Arc<dyn ToolBox>> {
+    // As the provider takes them: no name in them is ours to change.
+    let definitions: Vec<Value> = answer(operation, definitions)?;
+    Ok(Arc::new(CallbackTools::new(definitions, move |ask| {
+        let function = function.clone();
+        Box::pin(async move { answer(operation, &function.call(operation, [ask]).await?) })
+    })))
 }
 
 /// Gives the value under `key`, or makes it with the function `load`.

@@ -11,8 +11,8 @@ use serde::{
 };
 use serde_json::Value;
 use sophia_core::{
-    Config, Result, Scope, Sophia,
-    chat::{ChatRequest, Produced, RunOptions},
+    Config, Error, ErrorKind, Result, Scope, Sophia,
+    chat::{CallbackTools, ChatRequest, Produced, RunOptions, ToolBox},
     health::{Action, CallbackHealer, CallbackProbe, ProbeOutcome, Registration},
     memory::KvOptions,
 };
@@ -54,6 +54,41 @@ impl Engine {
         // Its threads are not in this process, so closing it would wait for ever; its files belong to the parent.
         std::mem::forget(stale);
         Ok(sophia)
+    }
+
+    /// Takes functions of Python as tools.
+    fn tools<'py>(
+        &self,
+        py: Python<'py>,
+        operation: &'static str,
+        definitions: &Bound<'py, PyAny>,
+        answer: Bound<'py, PyAny>,
+    ) -> PyResult<Arc<dyn ToolBox>> {
+        let definitions: Vec<Value> = self.read(py, operation, definitions)?;
+        let answer = Arc::new(Callback::new(operation, answer, &self.home)?);
+        Ok(Arc::new(CallbackTools::new(definitions, move |ask| {
+            let answer = answer.clone();
+            Box::pin(async move {
+                let ask = serde_json::to_string(&ask).map_err(|error| {
+                    Error::new(ErrorKind::Internal, operation, "the call of a tool cannot be written").with_source(error)
+                })?;
+                answer.call(Some(ask)).await
+            })
+        })))
+    }
+
+    fn complete_with<'py>(
+        &self,
+        py: Python<'py>,
+        arguments: &Bound<'py, PyAny>,
+        tools: &Bound<'py, PyAny>,
+        answer: Bound<'py, PyAny>,
+    ) -> PyResult<BoxFuture<'static, pending::Outcome>> {
+        const OPERATION: &str = "chat.complete";
+        let request: ChatRequest = self.read(py, OPERATION, arguments)?;
+        let tools = self.tools(py, OPERATION, tools, answer)?;
+        let sophia = self.sophia(py)?;
+        Ok(pending::reply(async move { sophia.chat().complete_with(request, tools).await }))
     }
 }
 
@@ -155,12 +190,46 @@ impl Engine {
         HttpSurface::new(py, self.sophia(py)?)
     }
 
-    /// Begins a streamed answer: a stream of lists of chunks.
-    fn chat_stream(&self, py: Python<'_>, arguments: &Bound<'_, PyAny>) -> PyResult<Stream> {
-        let request: ChatRequest = self.read(py, "chat.stream", arguments)?;
+    /// Answers a question with functions of Python as tools, defined by `tools`; `answer` is given each call as JSON text.
+    fn chat_complete_with<'py>(
+        &self,
+        py: Python<'py>,
+        arguments: &Bound<'py, PyAny>,
+        tools: &Bound<'py, PyAny>,
+        answer: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        pending::run(py, self.complete_with(py, arguments, tools, answer)?)
+    }
+
+    fn chat_complete_with_sync<'py>(
+        &self,
+        py: Python<'py>,
+        arguments: &Bound<'py, PyAny>,
+        tools: &Bound<'py, PyAny>,
+        answer: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        pending::run_sync(py, self.complete_with(py, arguments, tools, answer)?)
+    }
+
+    /// Begins a streamed answer, with functions of Python as tools where they are given: a stream of lists of chunks.
+    #[pyo3(signature = (arguments, tools=None, answer=None))]
+    fn chat_stream<'py>(
+        &self,
+        py: Python<'py>,
+        arguments: &Bound<'py, PyAny>,
+        tools: Option<&Bound<'py, PyAny>>,
+        answer: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Stream> {
+        const OPERATION: &str = "chat.stream";
+        let request: ChatRequest = self.read(py, OPERATION, arguments)?;
+        let tools = tools.zip(answer).map(|(tools, answer)| self.tools(py, OPERATION, tools, answer)).transpose()?;
         let sophia = self.sophia(py)?;
         let _entered = runtime::get()?.enter();
-        let chunks = py.detach(|| sophia.chat().stream(request)).map_err(|failure| error::to_python(py, &failure))?;
+        let begun = py.detach(|| match tools {
+            Some(tools) => sophia.chat().stream_with(request, tools),
+            None => sophia.chat().stream(request),
+        });
+        let chunks = begun.map_err(|failure| error::to_python(py, &failure))?;
         Ok(Stream::new(futures::stream::unfold(chunks, |mut chunks| async move {
             chunks.next_batch().await.map(|batch| (batch, chunks))
         })))

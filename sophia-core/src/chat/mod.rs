@@ -55,7 +55,7 @@ mod stream;
 mod ttl;
 
 pub(crate) use assist::Assistants;
-pub use assist::{Assistance, Recalled, ToolBox, ToolStep, UseMemory};
+pub use assist::{Assistance, CallbackTools, Recalled, ToolAsk, ToolBox, ToolStep, UseMemory};
 pub use cache::Invalidate;
 pub use config::{
     CacheConfig, ChatConfig, ContextTtl, ProviderConfig, ProviderKind, RetryConfig, SharedCacheConfig, ToolsConfig,

@@ -37,6 +37,20 @@ class Request(Generic[R]):
     operation: str
     arguments: dict[str, Any]
     result: Callable[[Any], R]
+    # Functions that the engine calls as tools: their definitions, and the one function that answers for all.
+    tools: tuple[list[dict[str, Any]], Callable[[str], Any]] | None = None
+
+    def begin(self, engine: Engine) -> Any:
+        """Begins it: its value, or what to await."""
+        if self.tools is None:
+            return engine.call(self.operation, self.arguments)
+        return engine.chat_complete_with(self.arguments, *self.tools)
+
+    def finish(self, engine: Engine) -> Any:
+        """Runs it to its end."""
+        if self.tools is None:
+            return engine.call_sync(self.operation, self.arguments)
+        return engine.chat_complete_with_sync(self.arguments, *self.tools)
 
 
 class HasEngine(Protocol):
@@ -55,7 +69,7 @@ def awaited(build: Callable[Concatenate[C, P], Request[R]]) -> Callable[Concaten
     @functools.wraps(build)
     async def method(self: C, /, *args: P.args, **kwargs: P.kwargs) -> R:
         request = build(self, *args, **kwargs)
-        value = self._engine.call(request.operation, request.arguments)
+        value = request.begin(self._engine)
         return request.result(await value if type(value) is Pending else value)
 
     _name(method, build)
@@ -68,7 +82,7 @@ def blocking(build: Callable[Concatenate[C, P], Request[R]]) -> Callable[Concate
     @functools.wraps(build)
     def method(self: C, /, *args: P.args, **kwargs: P.kwargs) -> R:
         request = build(self, *args, **kwargs)
-        return request.result(self._engine.call_sync(request.operation, request.arguments))
+        return request.result(request.finish(self._engine))
 
     _name(method, build)
     return method

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from ._sophia import Engine, Stream
+from ._tools import Tool, answering, definition, split
 from ._wire import Request, awaited, blocking, given, reader, same, settled
 from .memory import Seconds
 from .scope import ScopeLike
 from .types import CacheInfo, ChatChunk, ChatMetrics, ChatResponse, Embeddings, Model
 
-__all__ = ["Chat", "ChatStream", "RunOptions", "RunResult"]
+__all__ = ["Chat", "ChatStream", "RunOptions", "RunResult", "UseMemory"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -58,6 +59,16 @@ class ChatStream:
         self._stream.close()
 
 
+class UseMemory(TypedDict, total=False):
+    """How a question uses memory; what is left out is the default."""
+
+    limit: int
+    token_budget: int
+    min_score: float
+    kinds: Sequence[str] | None
+    store: bool
+
+
 class RunOptions(TypedDict, Generic[T], total=False):
     """How a value that a producer makes is asked for and kept; what is left out is the default."""
 
@@ -75,7 +86,8 @@ class RunOptions(TypedDict, Generic[T], total=False):
 def _streamed(build: Callable[Concatenate[Chat, P], Request[ChatResponse]]) -> Callable[Concatenate[Chat, P], ChatStream]:
     @functools.wraps(build)
     def stream(self: Chat, /, *args: P.args, **kwargs: P.kwargs) -> ChatStream:
-        return ChatStream(self._engine.chat_stream(build(self, *args, **kwargs).arguments))
+        request = build(self, *args, **kwargs)
+        return ChatStream(self._engine.chat_stream(request.arguments, *(request.tools or ())))
 
     stream.__doc__ = "Asks a model and gives its answer piece by piece; the arguments are those of `complete`."
     return stream
@@ -112,15 +124,19 @@ class Chat:
         temperature: float | None = None,
         max_tokens: int | None = None,
         response_format: Mapping[str, Any] | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        memory: bool | UseMemory | None = None,
+        tools: Literal["registry"] | Sequence[Tool] | None = None,
         tags: Sequence[str] = (),
         **provider_fields: Any,
     ) -> Request[ChatResponse]:
         """Asks a model, or the cache. A prompt, or messages as the provider wants them; unknown fields are passed on.
 
-        `share` says who else may be given the answer; `timeout` is 30 s by default.
+        `share` says who else may be given the answer; `timeout` is 30 s by default. `memory` recalls what the scope knows of
+        the question, and can store the exchange. Functions among `tools`, and the tools of the "registry", are called when
+        the model asks for them, and it is asked again with what they returned.
         """
         name = "prompt" if isinstance(messages, str) else "messages"
+        described, functions = split(tools)
         arguments = given(
             model=model,
             scope=scope,
@@ -132,11 +148,13 @@ class Chat:
             temperature=temperature,
             max_tokens=max_tokens,
             response_format=response_format,
-            tools=tools,
+            memory=memory,
+            tools=described,
             tags=tags,
         )
         arguments |= {name: messages, "provider_fields": provider_fields}
-        return Request("chat.complete", arguments, reader(ChatResponse))
+        own = ([definition(function) for function in functions.values()], answering(functions)) if functions else None
+        return Request("chat.complete", arguments, reader(ChatResponse), own)
 
     complete = awaited(_complete)
     complete_sync = blocking(_complete)

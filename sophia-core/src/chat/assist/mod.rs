@@ -17,4 +17,4 @@ pub(super) use recall::{UseMemoryForm, read as read_memory};
 pub use rounds::Assistance;
 pub(crate) use rounds::Assistants;
 pub(super) use tools::{REGISTRY, names_of_boxes};
-pub use tools::{ToolBox, ToolStep};
+pub use tools::{CallbackTools, ToolAsk, ToolBox, ToolStep};

@@ -1,8 +1,13 @@
 //! The tools that a model may call.
 
-use std::{fmt::Debug, time::Instant};
+use std::{
+    fmt::{self, Debug},
+    sync::Arc,
+    time::Instant,
+};
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -35,6 +40,59 @@ pub trait ToolBox: Debug + Send + Sync + 'static {
         scope: &Scope,
         deadline: Deadline,
     ) -> Result<String>;
+}
+
+/// What a tool is asked.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ToolAsk {
+    /// Name of the tool.
+    pub tool: String,
+    /// Its arguments.
+    pub arguments: Map<String, Value>,
+    /// Whose question it is.
+    pub scope: Scope,
+}
+
+type Answering = dyn Fn(ToolAsk) -> BoxFuture<'static, Result<Value>> + Send + Sync;
+
+/// Tools that are one function: it is told which of them is called. Text that it returns is shown to the model as it is,
+/// any other value as JSON.
+#[derive(Clone)]
+pub struct CallbackTools {
+    definitions: Vec<Value>,
+    answer: Arc<Answering>,
+}
+
+impl CallbackTools {
+    /// Offers tools, defined as `tools` of OpenAI's chat completions.
+    pub fn new(
+        definitions: Vec<Value>,
+        answer: impl Fn(ToolAsk) -> BoxFuture<'static, Result<Value>> + Send + Sync + 'static,
+    ) -> CallbackTools {
+        CallbackTools { definitions, answer: Arc::new(answer) }
+    }
+}
+
+impl fmt::Debug for CallbackTools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.definitions.iter().map(function_name)).finish()
+    }
+}
+
+#[async_trait]
+impl ToolBox for CallbackTools {
+    async fn list(&self) -> Result<Vec<Value>> {
+        Ok(self.definitions.clone())
+    }
+
+    async fn call(&self, tool: &str, arguments: Map<String, Value>, scope: &Scope, _: Deadline) -> Result<String> {
+        let ask = ToolAsk { tool: tool.to_owned(), arguments, scope: scope.clone() };
+        Ok(match (self.answer)(ask).await? {
+            Value::String(text) => text,
+            other => other.to_string(),
+        })
+    }
 }
 
 /// One call of a tool on the way to an answer.
