@@ -34,8 +34,7 @@ def serving(s: Sophia) -> Iterator[str]:
 
 def main(base_url: str, served: echo_provider.Served) -> None:
     provider = {"name": "echo", "kind": "openai", "base_url": base_url, "models": [echo_provider.MODEL]}
-    s = Sophia({"chat": {"providers": [provider]}})
-    with serving(s) as base:
+    with Sophia({"chat": {"providers": [provider]}}) as s, serving(s) as base:
         chat = openai.OpenAI(base_url=f"{base}/v1", api_key="none")
         claude = anthropic.Anthropic(base_url=base, api_key="none")
 
@@ -66,7 +65,6 @@ def main(base_url: str, served: echo_provider.Served) -> None:
         except anthropic.BadRequestError as error:
             print("refused:         ", error.message)
         assert served.calls == 2
-    s.close_sync()
 
 
 if __name__ == "__main__":

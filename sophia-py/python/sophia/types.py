@@ -419,7 +419,7 @@ class ChatResponse:
     text: str
     """Text of the answer; empty where it only calls tools."""
     message: dict[str, Any]
-    """The message as the provider gave it."""
+    """The message, in the form of OpenAI's chat completions."""
     model: str
     """Model as the provider named it."""
     provider: str

@@ -21,6 +21,19 @@ const FUNCTION: [&str; 7] =
 /// The scope is the authenticated caller's; nothing in the body can choose it. `betas` are the names in the header
 /// `anthropic-beta`.
 ///
+/// ```
+/// use serde_json::json;
+/// use sophia_core::{Scope, chat::dialect::anthropic::read_request};
+///
+/// let body = json!({"model": "small", "max_tokens": 9, "system": "Be brief.", "top_k": 3, "stop_sequences": ["END"],
+///     "messages": [{"role": "user", "content": "Hello"}]});
+/// let request = read_request(body, &Scope::new().user("ada"), &[])?.request;
+/// assert_eq!((request.messages[0].role(), request.messages[1].text().as_ref()), ("system", "Hello"));
+/// // The other protocol's name for it, or its own where there is none.
+/// assert_eq!((&request.provider_fields["stop"][0], &request.provider_fields["top_k"]), (&json!("END"), &json!(3)));
+/// # Ok::<(), sophia_core::Error>(())
+/// ```
+///
 /// # Errors
 /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput), naming the field.
 pub fn read_request(body: Value, scope: &Scope, betas: &[String]) -> Result<Inbound> {

@@ -47,6 +47,17 @@ pub struct Inbound {
 ///
 /// The scope is the authenticated caller's; nothing in the body can choose it.
 ///
+/// ```
+/// use serde_json::json;
+/// use sophia_core::{Scope, chat::dialect::responses::read_request};
+///
+/// let body = json!({"model": "small", "instructions": "Be brief.", "input": "Hello", "reasoning": {"effort": "low"}});
+/// let request = read_request(body, &Scope::new().user("ada"))?.request;
+/// assert_eq!((request.messages[0].role(), request.messages[1].text().as_ref()), ("system", "Hello"));
+/// assert_eq!(request.provider_fields["reasoning_effort"], "low");
+/// # Ok::<(), sophia_core::Error>(())
+/// ```
+///
 /// # Errors
 /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput), naming the field;
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for `prompt`, a template that only OpenAI's servers know.

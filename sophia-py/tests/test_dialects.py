@@ -1,0 +1,138 @@
+"""Providers of other protocols, through the facade: the same answers, with what only they have."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from sophia import ChatResponse, InvalidConfigError, Sophia, UnavailableError, UnsupportedError
+
+THINKING = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
+MESSAGE: dict[str, Any] = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "small",
+    "content": [THINKING, {"type": "text", "text": "Hello."}],
+    "stop_reason": "end_turn",
+    "stop_sequence": None,
+    "usage": {"input_tokens": 3, "cache_read_input_tokens": 4, "cache_creation_input_tokens": 0, "output_tokens": 5},
+}
+ITEM = {"type": "message", "id": "m", "role": "assistant", "content": [{"type": "output_text", "text": "Hello."}]}
+USAGE = {"input_tokens": 7, "output_tokens": 5, "input_tokens_details": {"cached_tokens": 4}}
+RESPONSE = {"id": "r", "object": "response", "status": "completed", "model": "small", "output": [ITEM], "usage": USAGE}
+
+
+def message_events() -> Iterator[dict[str, Any]]:
+    yield {"type": "message_start", "message": {**MESSAGE, "content": [], "stop_reason": None}}
+    yield {"type": "content_block_start", "index": 0, "content_block": {**THINKING, "thinking": "", "signature": ""}}
+    yield {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "Hm."}}
+    yield {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "c2ln"}}
+    yield {"type": "content_block_stop", "index": 0}
+    yield {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": ""}}
+    for text in ("Hel", "lo."):
+        yield {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": text}}
+    yield {"type": "content_block_stop", "index": 1}
+    yield {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}}
+    yield {"type": "message_stop"}
+
+
+@contextmanager
+def upstream() -> Iterator[tuple[str, list[Any]]]:
+    """A server of Messages and of Responses; `overloaded` is answered with 529."""
+    seen: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            seen.append((self.path, dict(self.headers), body))
+            whole = MESSAGE if self.path.endswith("/messages") else RESPONSE
+            kind, text = "application/json", json.dumps(whole)
+            if body.get("stream"):
+                kind = "text/event-stream"
+                text = "".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in message_events())
+            overloaded = "overloaded" in json.dumps(body)
+            self.send_response(529 if overloaded else 200)
+            self.send_header("content-type", kind)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1", seen
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def in_loop(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+    @functools.wraps(test)
+    def run() -> None:
+        async def main() -> None:
+            await test()
+
+        asyncio.run(main())
+
+    return run
+
+
+def engine(kind: str, base_url: str) -> Sophia:
+    provider = {"name": "p", "kind": kind, "base_url": base_url, "api_key": "k", "models": ["small"]}
+    return Sophia({"chat": {"providers": [provider], "retry": {"retries": 0}}})
+
+
+@in_loop
+async def test_messages_and_responses_answer_like_any_provider() -> None:
+    for kind, path in (("anthropic", "/v1/messages"), ("responses", "/v1/responses")):
+        with upstream() as (base_url, seen):
+            async with engine(kind, base_url) as s:
+                answer = await s.chat.complete("Hi", model="small", max_tokens=9)
+                assert isinstance(answer, ChatResponse)
+                assert (answer.text, answer.finish_reason, answer.usage.prompt_tokens) == ("Hello.", "stop", 7)
+                assert answer.usage.cached_tokens == 4
+                assert (await s.chat.complete("Hi", model="small", max_tokens=9)).cache.status == "hit"
+            ((asked, headers, body),) = seen
+            assert asked == path
+            assert body["max_tokens" if kind == "anthropic" else "max_output_tokens"] == 9
+            assert headers["x-api-key" if kind == "anthropic" else "authorization"].endswith("k")
+
+
+@in_loop
+async def test_thoughts_stream_and_go_back_signed() -> None:
+    with upstream() as (base_url, seen):
+        async with engine("anthropic", base_url) as s:
+            for status in ("miss", "hit"):
+                chunks = [chunk async for chunk in s.chat.stream("Hi", model="small")]
+                assert "".join(chunk.delta for chunk in chunks) == "Hello."
+                assert "".join(chunk.reasoning or "" for chunk in chunks) == "Hm."
+                assert chunks[-1].cache is not None and chunks[-1].cache.status == status
+            first = await s.chat.complete("Hi", model="small")
+            history = [{"role": "user", "content": "Hi"}, first.message, {"role": "user", "content": "And?"}]
+            await s.chat.complete(history, model="small")
+        assert seen[-1][2]["messages"][1] == {"role": "assistant", "content": MESSAGE["content"]}
+        assert len(seen) == 2
+
+
+@in_loop
+async def test_failures_have_their_names() -> None:
+    with upstream() as (base_url, seen):
+        async with engine("anthropic", base_url) as s:
+            with pytest.raises(UnavailableError):
+                await s.chat.complete("overloaded", model="small")
+            with pytest.raises(UnsupportedError, match="`seed` has no counterpart in Anthropic's Messages"):
+                await s.chat.complete("Hi", model="small", seed=7)
+        assert len(seen) == 1
+    with pytest.raises(InvalidConfigError, match="anthropic"):
+        engine("antropic", "http://127.0.0.1:1")
