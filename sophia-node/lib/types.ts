@@ -415,7 +415,7 @@ export interface ChatRequest {
 export interface ChatResponse {
   /** Text of the answer; empty where it only calls tools. */
   text: string
-  /** The message as the provider gave it. */
+  /** The message, in the form of OpenAI's chat completions. */
   message: Record<string, unknown>
   /** Model as the provider named it. */
   model: string
@@ -1377,10 +1377,13 @@ export type ProbeSpec = {
 export interface ProviderConfig {
   /** Name, unique: it stands in answers, attempts and metrics. */
   name: string
-  /** Protocol: `"openai"` (chat completions, as most servers speak it). Default `"openai"`. */
-  kind?: string
-  /** Where the protocol's paths begin, such as `"https://api.openai.com/v1"`. Default OpenAI's. */
-  baseUrl?: string
+  /** Protocol that it speaks. Default `"openai"`. */
+  kind?: ProviderKind
+  /**
+   * Where the protocol's paths begin, such as `"https://api.openai.com/v1"`. Default OpenAI's or Anthropic's own, by
+   * `kind`.
+   */
+  baseUrl?: string | null
   /** Credential; `${NAME}` in it is replaced by that environment variable. Default none. */
   apiKey?: string | null
   /** Models that it offers; none listed means any. Default none listed. */
@@ -1393,7 +1396,15 @@ export interface ProviderConfig {
   timeout?: string
   /** Whether streams ask for token counts, with `stream_options`. Default true; false for servers that refuse it. */
   streamUsage?: boolean
+  /**
+   * Most tokens of an answer where the request sets none; only for `anthropic`, whose protocol wants a number.
+   * Default 4096.
+   */
+  maxTokens?: number
 }
+
+/** Protocol of a server of models. */
+export type ProviderKind = "openai" | "anthropic" | "responses"
 
 /** How a value was spread over the last hour, within 4 %. */
 export interface Quantiles {
