@@ -7,8 +7,11 @@ import type {
   ChatRequest,
   ChatResponse,
   CacheInfo,
+  CostQuery,
+  Costs,
   Embeddings,
   Invalidate,
+  LimitStatus,
   Message,
   Model,
   RunOptions,
@@ -130,6 +133,16 @@ export class Chat {
   /** Removes kept answers, and returns how many. */
   invalidate(options: Invalidate & CallOptions): Promise<number> {
     return this.#bridge.call('chat.invalidate', {}, options)
+  }
+
+  /** Returns what calls cost and what kept answers saved; of everyone, where no scope is given. */
+  costs(options?: CostQuery): Costs {
+    return this.#bridge.callSync('chat.costs', {}, options)
+  }
+
+  /** Returns the limits that concern a scope, and how much of each is used. */
+  budget(scope?: Scope | null): LimitStatus[] {
+    return this.#bridge.callSync('chat.budget', { scope })
   }
 
   /** Returns what chat measured. */

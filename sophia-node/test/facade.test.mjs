@@ -159,6 +159,23 @@ test('answers are kept for their scope, and streams are replayed', async (t) => 
   await assert.rejects(s.chat.complete('x', { temprature: 1 }), { message: /did you mean `temperature`/ })
 })
 
+test('calls cost, hits save, and who is over a limit is told when to come back', async (t) => {
+  const upstream = await provider(t)
+  const prices = { small: { prompt: 1, completion: 2 } }
+  const s = new Sophia({ chat: { ...upstream.config.chat, prices, limits: [{ per: 'user', requestsPerMinute: 1 }] } })
+  const ask = (question, scope = ada) => s.chat.complete(question, { scope })
+  assert.equal((await ask('a')).costUsd, 11e-6)
+  assert.equal((await ask('a')).cache.status, 'hit')
+  await assert.rejects(ask('b'), (error) => error.code === 'RATE_LIMITED' && error.context.limit === 'requests_per_minute' && error.retryAfterMs > 0)
+  await ask('b', bob)
+  const { rows, total } = s.chat.costs({ by: 'scope', days: 7 })
+  assert.deepEqual(rows.map((row) => [row.user, row.calls, row.savedCalls]), [['ada', 1, 1], ['bob', 1, 0]])
+  assert.deepEqual([total.costUsd, total.savedUsd, total.promptTokens], [22e-6, 11e-6, 6])
+  const [limit] = s.chat.budget(ada)
+  assert.deepEqual([limit.rule, limit.limit, limit.max, limit.scope], ['chat.limits[0]', 'requests_per_minute', 1, ada])
+  assert.throws(() => s.chat.costs({ days: 0 }), { code: 'INVALID_INPUT', context: { field: 'days' } })
+})
+
 test('a stream that is left closes the call to the provider', async (t) => {
   const upstream = await provider(t)
   const s = new Sophia(upstream.config)

@@ -16,15 +16,23 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
+    accounting::{Account, Accounts},
     config::ChatConfig,
     key::Key,
     provider::Keeping,
     response::{Answer, value_weight},
+    ttl::Change,
 };
-use crate::{Clock, Error, Result, Scope, resilience::jitter::random};
+use crate::{Clock, Error, ErrorKind, Result, Scope, resilience::jitter::random};
 
 /// Invalidations that are remembered for calls under way. A call that began before the oldest keeps nothing.
 const REMEMBERED_INVALIDATIONS: usize = 256;
+/// Questions of which it is remembered how long their last answer was kept.
+const MAX_LEARNED: u64 = 65_536;
+/// Refusals that are remembered.
+const MAX_REFUSALS: u64 = 4096;
+/// Least time between two tries to refresh one answer: a refresh that fails must not be made by every hit.
+const REFRESH_PAUSE: Duration = Duration::from_secs(5);
 /// What an entry takes beside its payload: key, map and timer, in bytes.
 const ENTRY_OVERHEAD: usize = 256;
 /// A kept answer may take at most this share of the whole cache.
@@ -38,6 +46,13 @@ pub(crate) enum Payload {
 }
 
 impl Payload {
+    fn digest(&self) -> [u8; 32] {
+        match self {
+            Payload::Answer(answer) => answer.digest(),
+            Payload::Value(value) => *blake3::hash(value.to_string().as_bytes()).as_bytes(),
+        }
+    }
+
     fn weight(&self) -> usize {
         match self {
             Payload::Answer(answer) => answer.weight(),
@@ -50,7 +65,12 @@ impl Payload {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub payload: Payload,
+    /// How long it is fresh.
     pub ttl: Duration,
+    /// How long it may be given at all.
+    hard_ttl: Duration,
+    /// When it may be refreshed, in microseconds of the clock.
+    refresh_at_us: AtomicU64,
     pub stored_at: Duration,
     /// How old it was when it came here from another tier.
     pub older_by: Duration,
@@ -59,6 +79,8 @@ pub(crate) struct Entry {
     context: String,
     tags: Vec<String>,
     weight: u32,
+    /// Who is told what a hit saves; found here so that a hit does not look for it.
+    account: Option<Arc<Account>>,
 }
 
 impl Entry {
@@ -66,9 +88,42 @@ impl Entry {
         self.ttl.as_secs() + self.older_by.as_secs()
     }
 
+    /// Writes down that this was given without a call.
+    pub fn saved(&self) {
+        if let (Some(account), Payload::Answer(answer)) = (&self.account, &self.payload) {
+            account.saved(answer.cost_usd);
+        }
+    }
+
     fn is_fresh(&self, now: Duration) -> bool {
         now.saturating_sub(self.stored_at) < self.ttl
     }
+
+    fn is_servable(&self, now: Duration) -> bool {
+        now.saturating_sub(self.stored_at) < self.hard_ttl
+    }
+}
+
+/// Whether a kept answer is within its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Freshness {
+    Fresh,
+    /// It is past its time, and may still be given.
+    Stale,
+}
+
+/// How long the last answer to a question was to be kept, and what it was.
+#[derive(Debug, Clone, Copy)]
+struct Learned {
+    digest: [u8; 32],
+    ttl: u64,
+}
+
+/// A refusal that will not pass by itself.
+#[derive(Debug, Clone)]
+struct Refusal {
+    error: Error,
+    at: Duration,
 }
 
 /// Which kept answers to remove. All that are given must hold.
@@ -157,8 +212,11 @@ pub(crate) struct AnswerCache(Arc<Inner>);
 struct Inner {
     entries: Cache<Key, Arc<Entry>, blake3_state::KeyState>,
     max_entry: u64,
+    learned: Cache<Key, Learned, blake3_state::KeyState>,
+    refusals: Cache<Key, Refusal, blake3_state::KeyState>,
     clock: Arc<dyn Clock>,
     config: Arc<ChatConfig>,
+    accounts: Accounts,
     epoch: AtomicU64,
     invalidations: Mutex<VecDeque<(u64, Filter)>>,
 }
@@ -201,27 +259,32 @@ struct ByEntry;
 
 impl Expiry<Key, Arc<Entry>> for ByEntry {
     fn expire_after_create(&self, _: &Key, entry: &Arc<Entry>, _: Instant) -> Option<Duration> {
-        Some(entry.ttl)
+        Some(entry.hard_ttl)
     }
 
     fn expire_after_update(&self, _: &Key, entry: &Arc<Entry>, _: Instant, _: Option<Duration>) -> Option<Duration> {
-        Some(entry.ttl)
+        Some(entry.hard_ttl)
     }
 }
 
 impl AnswerCache {
-    pub fn new(config: Arc<ChatConfig>, clock: Arc<dyn Clock>) -> AnswerCache {
+    pub fn new(config: Arc<ChatConfig>, clock: Arc<dyn Clock>, accounts: Accounts) -> AnswerCache {
         let max_bytes = if config.cache.enabled { config.cache.max_bytes } else { 0 };
         let entries = Cache::builder()
             .max_capacity(max_bytes)
             .weigher(|_, entry: &Arc<Entry>| entry.weight)
             .expire_after(ByEntry)
             .build_with_hasher(blake3_state::KeyState);
+        let learned = Cache::builder().max_capacity(MAX_LEARNED).build_with_hasher(blake3_state::KeyState);
+        let refusals = Cache::builder().max_capacity(MAX_REFUSALS).build_with_hasher(blake3_state::KeyState);
         AnswerCache(Arc::new(Inner {
             entries,
             max_entry: max_bytes / MAX_ENTRY_SHARE,
+            learned,
+            refusals,
             clock,
             config,
+            accounts,
             epoch: AtomicU64::new(0),
             invalidations: Mutex::default(),
         }))
@@ -236,9 +299,48 @@ impl AnswerCache {
         self.0.epoch.load(Ordering::Acquire)
     }
 
+    /// Returns a kept answer that is within its time.
     pub fn get(&self, key: &Key) -> Option<Arc<Entry>> {
+        self.look(key).filter(|(_, freshness)| *freshness == Freshness::Fresh).map(|(entry, _)| entry)
+    }
+
+    /// Returns a kept answer that may be given.
+    pub fn look(&self, key: &Key) -> Option<(Arc<Entry>, Freshness)> {
         let entry = self.0.entries.get(key)?;
-        entry.is_fresh(self.0.clock.monotonic()).then_some(entry)
+        let now = self.0.clock.monotonic();
+        if entry.is_fresh(now) {
+            return Some((entry, Freshness::Fresh));
+        }
+        entry.is_servable(now).then_some((entry, Freshness::Stale))
+    }
+
+    /// Returns whether it is for the caller to refresh a stale answer: for one of those who ask, and not too often.
+    pub fn claim_refresh(&self, entry: &Entry) -> bool {
+        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let now = self.0.clock.monotonic();
+        let next = us(now + REFRESH_PAUSE);
+        let due = |at: u64| (at <= us(now)).then_some(next);
+        entry.refresh_at_us.fetch_update(Ordering::AcqRel, Ordering::Acquire, due).is_ok()
+    }
+
+    /// Returns why a question was refused a moment ago.
+    pub fn refusal(&self, key: &Key) -> Option<Error> {
+        let refusal = self.0.refusals.get(key)?;
+        let age = self.0.clock.monotonic().saturating_sub(refusal.at);
+        (age < self.0.config.cache.negative).then(|| refusal.error.with("refused_ms_ago", age.as_millis()))
+    }
+
+    /// Keeps why a question was refused, if that will not pass by itself.
+    pub fn put_refusal(&self, keeping: &Keeping, error: &Error) {
+        let lasting = matches!(
+            error.kind(),
+            ErrorKind::InvalidInput | ErrorKind::NotFound | ErrorKind::Unauthorized | ErrorKind::Unsupported
+        );
+        // What was asked before an invalidation says nothing about what would be said after it.
+        if !lasting || self.0.config.cache.negative.is_zero() || keeping.epoch != self.epoch() {
+            return;
+        }
+        self.0.refusals.insert(keeping.key, Refusal { error: error.clone(), at: self.0.clock.monotonic() });
     }
 
     /// Returns how long ago an entry was kept, in seconds.
@@ -256,25 +358,32 @@ impl AnswerCache {
         if !self.is_enabled() {
             return None;
         }
-        let ttl = keeping.ttl.unwrap_or_else(|| {
-            let rules = &self.0.config.ttl;
-            rules.jittered(rules.for_answer(&keeping.context, text), random())
-        });
         let labels = keeping.context.len() + keeping.tags.iter().map(String::len).sum::<usize>();
         let weight = payload.weight() + labels + ENTRY_OVERHEAD;
         if weight as u64 > self.0.max_entry {
             return None;
         }
+        let (ttl, stale) = match keeping.ttl {
+            Some(ttl) => (ttl, 0),
+            None => (self.ttl_by_rule(keeping, &payload, text), self.0.config.ttl.stale),
+        };
+        let account = match &payload {
+            Payload::Answer(answer) => Some(self.0.accounts.account(answer, &keeping.scope)),
+            Payload::Value(_) => None,
+        };
         let entry = Arc::new(Entry {
             payload,
             ttl: Duration::from_secs(ttl),
+            hard_ttl: Duration::from_secs(ttl + stale),
+            refresh_at_us: AtomicU64::new(0),
             stored_at: self.0.clock.monotonic(),
             older_by,
-            key_hex: keeping.key.to_hex().into(),
+            key_hex: keeping.key.hex(),
             scope: keeping.scope.clone(),
             context: keeping.context.clone(),
             tags: keeping.tags.clone(),
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
+            account,
         });
         // Under the lock, so that an invalidation either sees the entry or is seen here.
         let invalidations = self.0.invalidations.lock();
@@ -290,6 +399,7 @@ impl AnswerCache {
         let filter = which.filter()?;
         let mut invalidations = self.0.invalidations.lock();
         let now = self.0.clock.monotonic();
+        self.0.refusals.invalidate_all();
         let mut removed = 0;
         let mut remove = |key: &Key, entry: &Entry| {
             if filter.matches(key, &entry.scope, &entry.context, &entry.tags) {
@@ -316,6 +426,21 @@ impl AnswerCache {
         (self.0.entries.entry_count(), self.0.entries.weighted_size())
     }
 
+    /// Returns how long an answer is kept, by what it says and by whether the last one said the same.
+    fn ttl_by_rule(&self, keeping: &Keeping, payload: &Payload, text: &str) -> u64 {
+        let rules = &self.0.config.ttl;
+        let mut ttl = rules.for_answer(&keeping.context, text);
+        if rules.adaptive {
+            let digest = payload.digest();
+            if let Some(last) = self.0.learned.get(&keeping.key) {
+                let change = if last.digest == digest { Change::Same } else { Change::Different };
+                ttl = rules.adapted(last.ttl, change);
+            }
+            self.0.learned.insert(keeping.key, Learned { digest, ttl });
+        }
+        rules.jittered(ttl, random())
+    }
+
     fn is_invalidated(&self, invalidations: &VecDeque<(u64, Filter)>, keeping: &Keeping) -> bool {
         if self.epoch() == keeping.epoch {
             return false;
@@ -337,13 +462,20 @@ mod tests {
     use crate::{
         ManualClock,
         chat::{key, request::Share},
+        context::Context,
     };
 
     fn cache(max_bytes: u64) -> (AnswerCache, Arc<ManualClock>) {
+        cache_with(|config| config.cache.max_bytes = max_bytes)
+    }
+
+    fn cache_with(change: impl FnOnce(&mut ChatConfig)) -> (AnswerCache, Arc<ManualClock>) {
         let clock = Arc::new(ManualClock::default());
         let mut config = ChatConfig::default();
-        config.cache.max_bytes = max_bytes;
-        (AnswerCache::new(Arc::new(config), clock.clone()), clock)
+        change(&mut config);
+        let context = Context { clock: clock.clone(), ..Context::default() };
+        let accounts = Accounts::new(&config, &context).unwrap();
+        (AnswerCache::new(Arc::new(config), clock.clone(), accounts), clock)
     }
 
     fn keeping(message: &str, scope: &Scope, cache: &AnswerCache) -> Keeping {
@@ -373,6 +505,66 @@ mod tests {
         clock.advance(Duration::from_secs(1));
         assert!(cache.get(&key).is_none());
         assert_eq!(cache.invalidate(&Invalidate::all()).unwrap(), 0);
+    }
+
+    #[test]
+    fn an_answer_past_its_time_is_stale_until_its_hard_end_and_refreshed_by_one() {
+        let (cache, clock) = cache_with(|config| config.ttl.stale = 100);
+        let by_rule = Keeping { ttl: None, ..keeping("a", &Scope::new(), &cache) };
+        let ttl = cache.put(&by_rule, Payload::Value(Arc::new(json!(1))), "").unwrap();
+        let freshness = || cache.look(&by_rule.key).map(|(_, freshness)| freshness);
+        clock.advance(Duration::from_secs(ttl) - Duration::from_millis(1));
+        assert_eq!(freshness(), Some(Freshness::Fresh));
+        clock.advance(Duration::from_millis(1));
+        assert_eq!((freshness(), cache.get(&by_rule.key).is_some()), (Some(Freshness::Stale), false));
+        let (entry, _) = cache.look(&by_rule.key).unwrap();
+        assert_eq!([cache.claim_refresh(&entry), cache.claim_refresh(&entry)], [true, false]);
+        clock.advance(REFRESH_PAUSE);
+        assert!(cache.claim_refresh(&entry), "the last refresh failed");
+        clock.advance(Duration::from_secs(100));
+        assert_eq!(freshness(), None);
+        // Who says how long is not given more.
+        let key = put(&cache, "explicit", &Scope::new());
+        clock.advance(Duration::from_secs(60));
+        assert!(cache.look(&key).is_none());
+    }
+
+    #[test]
+    fn the_time_adapts_to_whether_the_answer_changes() {
+        let (cache, clock) = cache_with(|config| config.ttl.jitter = 0.0);
+        let ask = |answer: i64| {
+            let keeping = Keeping { ttl: None, ..keeping("a", &Scope::new(), &cache) };
+            let ttl = cache.put(&keeping, Payload::Value(Arc::new(json!(answer))), "").unwrap();
+            clock.advance(Duration::from_secs(ttl));
+            ttl
+        };
+        assert_eq!([1, 1, 1, 1, 2, 3, 4, 5, 5].map(ask), [300, 600, 900, 900, 450, 225, 112, 60, 120]);
+        let (fixed, _) = cache_with(|config| (config.ttl.jitter, config.ttl.adaptive) = (0.0, false));
+        let keeping = Keeping { ttl: None, ..keeping("a", &Scope::new(), &fixed) };
+        for _ in 0..3 {
+            assert_eq!(fixed.put(&keeping, Payload::Value(Arc::new(json!(1))), ""), Some(300));
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_kept_for_moments_and_only_if_it_will_not_pass() {
+        let (cache, clock) = cache_with(|config| config.cache.negative = Duration::from_secs(5));
+        let keeping = |text: &str| keeping(text, &Scope::new(), &cache);
+        for kind in [ErrorKind::Unavailable, ErrorKind::RateLimited, ErrorKind::Timeout, ErrorKind::Cancelled] {
+            cache.put_refusal(&keeping("a"), &Error::new(kind, "t", "t"));
+            assert!(cache.refusal(&keeping("a").key).is_none(), "{kind:?}");
+        }
+        let refuse = || cache.put_refusal(&keeping("a"), &Error::new(ErrorKind::InvalidInput, "t", "t"));
+        refuse();
+        clock.advance(Duration::from_millis(4999));
+        assert_eq!(cache.refusal(&keeping("a").key).unwrap().get("refused_ms_ago"), Some("4999"));
+        clock.advance(Duration::from_millis(1));
+        assert!(cache.refusal(&keeping("a").key).is_none());
+        refuse();
+        let before = keeping("b");
+        cache.invalidate(&Invalidate::tag("any")).unwrap();
+        cache.put_refusal(&before, &Error::new(ErrorKind::InvalidInput, "t", "t"));
+        assert!(cache.refusal(&keeping("a").key).is_none() && cache.refusal(&before.key).is_none());
     }
 
     #[test]

@@ -9,6 +9,8 @@ use crate::{Error, Result};
 
 /// Deepest nesting: what serde_json reads by default, and far from the end of the stack.
 const MAX_DEPTH: usize = 128;
+/// Fields of an object that are sorted without an allocation: those of nearly every message.
+const FEW: usize = 8;
 /// Up to here a double holds every integer (2^53).
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
@@ -55,10 +57,23 @@ impl<'a> Canonical<'a> {
 
     /// Writes an object without the fields named in `except`.
     pub fn object(&mut self, fields: &Map<String, Value>, except: &[&str], depth: usize) -> Result<()> {
-        let mut sorted: Vec<_> = fields.iter().filter(|(name, _)| !except.contains(&name.as_str())).collect();
+        let kept = fields.iter().filter(|(name, _)| !except.contains(&name.as_str()));
+        let mut few = [("", &Value::Null); FEW];
+        let mut many;
+        let sorted = if fields.len() <= FEW {
+            let mut count = 0;
+            for (place, (name, value)) in few.iter_mut().zip(kept) {
+                *place = (name.as_str(), value);
+                count += 1;
+            }
+            &mut few[..count]
+        } else {
+            many = kept.map(|(name, value)| (name.as_str(), value)).collect::<Vec<_>>();
+            many.as_mut_slice()
+        };
         sorted.sort_unstable_by(|a, b| by_utf16(a.0, b.0));
         self.out.push(b'{');
-        for (index, (name, value)) in sorted.into_iter().enumerate() {
+        for (index, (name, value)) in sorted.iter().enumerate() {
             if index > 0 {
                 self.out.push(b',');
             }
@@ -72,33 +87,33 @@ impl<'a> Canonical<'a> {
 
     pub fn string(&mut self, text: &str) {
         self.out.push(b'"');
-        let mut clean = 0;
-        let bytes = text.as_bytes();
-        for (index, byte) in bytes.iter().enumerate() {
-            let escape: &[u8] = match byte {
-                b'"' => b"\\\"",
-                b'\\' => b"\\\\",
-                0x08 => b"\\b",
-                b'\t' => b"\\t",
-                b'\n' => b"\\n",
-                0x0c => b"\\f",
-                b'\r' => b"\\r",
-                0..0x20 => b"",
-                _ => continue,
-            };
-            self.out.extend_from_slice(&bytes[clean..index]);
-            clean = index + 1;
-            match escape {
-                b"" => {
-                    const HEX: &[u8; 16] = b"0123456789abcdef";
-                    self.out.extend_from_slice(b"\\u00");
-                    self.out.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-                }
-                escape => self.out.extend_from_slice(escape),
-            }
+        let mut rest = text.as_bytes();
+        loop {
+            let (clean, dirty) = rest.split_at(clean_prefix(rest));
+            self.out.extend_from_slice(clean);
+            let Some((byte, after)) = dirty.split_first() else { break };
+            self.escape(*byte);
+            rest = after;
         }
-        self.out.extend_from_slice(&bytes[clean..]);
         self.out.push(b'"');
+    }
+
+    fn escape(&mut self, byte: u8) {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let short: &[u8] = match byte {
+            b'"' => b"\\\"",
+            b'\\' => b"\\\\",
+            0x08 => b"\\b",
+            b'\t' => b"\\t",
+            b'\n' => b"\\n",
+            0x0c => b"\\f",
+            b'\r' => b"\\r",
+            _ => {
+                self.out.extend_from_slice(b"\\u00");
+                &[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]
+            }
+        };
+        self.out.extend_from_slice(short);
     }
 
     pub fn number(&mut self, number: &Number) {
@@ -124,6 +139,20 @@ impl<'a> Canonical<'a> {
             _ => self.out.extend_from_slice(text.as_bytes()),
         }
     }
+}
+
+/// Returns how many bytes at the beginning are written as they are.
+fn clean_prefix(bytes: &[u8]) -> usize {
+    // As wide as the vectors that the compiler makes of it; a branch for each byte would cost more than all the rest.
+    const CHUNK: usize = 32;
+    let is_clean = |chunk: &[u8; CHUNK]| chunk.iter().fold(0, |found, byte| found | u8::from(is_escaped(*byte))) == 0;
+    let clean = CHUNK * bytes.as_chunks().0.iter().take_while(|chunk| is_clean(chunk)).count();
+    let rest = &bytes[clean..];
+    clean + rest.iter().position(|byte| is_escaped(*byte)).unwrap_or(rest.len())
+}
+
+fn is_escaped(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 
 /// Compares names by UTF-16 code units, as RFC 8785 asks; they differ from bytes only beyond the basic plane.
@@ -182,6 +211,31 @@ mod tests {
         assert_eq!(error.code(), "INVALID_INPUT");
         // Dropping it recursively would overflow the stack of the test itself.
         std::mem::forget(deep);
+    }
+
+    #[test]
+    fn escapes_are_found_wherever_they_stand() {
+        for length in 0..100 {
+            for at in 0..length {
+                for (byte, escape) in
+                    [('"', "\\\""), ('\\', "\\\\"), ('\n', "\\n"), ('\u{1f}', "\\u001f"), ('\u{7f}', "\u{7f}")]
+                {
+                    let mut text = "x".repeat(length);
+                    text.replace_range(at..=at, &byte.to_string());
+                    assert_eq!(canonical(&json!(text)), format!("\"{}\"", text.replace(byte, escape)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_sorted_whether_they_are_few_or_many() {
+        for count in [0, 1, FEW, FEW + 1, 30] {
+            let names: Vec<_> = (0..count).map(|index| format!("n{index:02}")).collect();
+            let fields: Map<_, _> = names.iter().rev().map(|name| (name.clone(), json!(1))).collect();
+            let expected: Vec<_> = names.iter().map(|name| format!("\"{name}\":1")).collect();
+            assert_eq!(canonical(&Value::Object(fields)), format!("{{{}}}", expected.join(",")));
+        }
     }
 
     proptest! {

@@ -1,14 +1,19 @@
 //! Configuration of chat: providers, cache, limits.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::accounting::{LimitConfig, Price};
 use crate::{Error, Result, Secret, resilience::BreakerConfig};
 
 /// Longest accepted deadline: a provider that thinks for a day is a batch job.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// Longest time that a refusal is kept: who repairs what was wrong does not wait longer.
+const MAX_NEGATIVE: Duration = Duration::from_secs(5);
+/// Longest time that an answer is given after its own, in seconds: a day.
+const MAX_STALE_S: u64 = 24 * 3600;
 /// Most providers: each request may try them all.
 const MAX_PROVIDERS: usize = 64;
 
@@ -33,10 +38,18 @@ pub struct ChatConfig {
     pub ttl: TtlConfig,
     /// Further tries after a failure that may pass.
     pub retry: RetryConfig,
+    /// A second call beside one that is slow.
+    pub hedge: HedgeConfig,
     /// When a model of a provider is no longer asked.
     pub breaker: BreakerConfig,
     /// The rounds of a question with tools that are called here.
     pub tools: ToolsConfig,
+    /// What models cost, by the model's name or `provider/model`. Default none known: a cost that is not known is null.
+    pub prices: BTreeMap<String, Price>,
+    /// A `.toml` or `.json` file of further prices, by the same names; `prices` counts more. Default none.
+    pub prices_file: Option<PathBuf>,
+    /// How much calls may use, a minute, a day and a month. Default any amount.
+    pub limits: Vec<LimitConfig>,
     /// Largest accepted request, in bytes of its canonical JSON. Default 8 MiB.
     pub max_request_bytes: usize,
     /// Largest accepted answer, in bytes. Default 16 MiB.
@@ -124,6 +137,11 @@ pub struct CacheConfig {
     pub max_bytes: u64,
     /// Whether answers that call tools are kept. Default false: what a tool says changes.
     pub tool_calls: bool,
+    /// How long a provider's refusal that will not pass by itself (bad request, unknown model, bad credential) is given
+    /// to those who ask the same. At most 5 s. Default 0: every one of them asks.
+    #[serde(with = "crate::duration")]
+    #[schemars(with = "crate::duration::DurationSchema")]
+    pub negative: Duration,
     /// The cache that processes share, in Redis.
     pub l2: SharedCacheConfig,
 }
@@ -154,6 +172,12 @@ pub struct TtlConfig {
     pub max: u64,
     /// Share by which rules are varied at random, so that what was asked together does not expire together. Default 0.1.
     pub jitter: f64,
+    /// Whether an answer that is the same when it is asked for anew is kept twice as long as before, and one that is not
+    /// half as long, between `min` and `max`. Default true. A `ttl` of a request is kept as it is.
+    pub adaptive: bool,
+    /// How long after its time an answer is still given, marked stale, while it is asked for anew in the background; in
+    /// seconds. Default 0: not at all. Not where a request says `ttl`.
+    pub stale: u64,
     /// Rules by context, over the built-in ones (infrastructure 60, ceo_deep_research 900, business_intelligence 600,
     /// or 120 for an answer about the present).
     pub contexts: BTreeMap<String, ContextTtl>,
@@ -186,6 +210,18 @@ pub struct RetryConfig {
     #[serde(with = "crate::duration")]
     #[schemars(with = "crate::duration::DurationSchema")]
     pub max_delay: Duration,
+}
+
+/// A second call beside one that is slow: the first to answer counts, the other is closed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct HedgeConfig {
+    /// Whether a call that outlasts the 95th percentile of its provider and model is asked a second time, at the next
+    /// provider that offers the model, or at the same one. Default false: the second call is paid for as well.
+    pub enabled: bool,
+    /// Share of calls that may be asked a second time, 0..1. Default 0.05.
+    pub budget: f64,
 }
 
 fn provider_timeout() -> Duration {
@@ -229,7 +265,11 @@ impl Default for ChatConfig {
             ttl: TtlConfig::default(),
             tools: ToolsConfig::default(),
             retry: RetryConfig::default(),
+            hedge: HedgeConfig::default(),
             breaker: BreakerConfig::default(),
+            prices: BTreeMap::new(),
+            prices_file: None,
+            limits: Vec::new(),
             max_request_bytes: 8 << 20,
             max_response_bytes: 16 << 20,
         }
@@ -238,7 +278,13 @@ impl Default for ChatConfig {
 
 impl Default for CacheConfig {
     fn default() -> Self {
-        CacheConfig { enabled: true, max_bytes: 64 << 20, tool_calls: false, l2: SharedCacheConfig::default() }
+        CacheConfig {
+            enabled: true,
+            max_bytes: 64 << 20,
+            tool_calls: false,
+            negative: Duration::ZERO,
+            l2: SharedCacheConfig::default(),
+        }
     }
 }
 
@@ -250,13 +296,19 @@ impl Default for SharedCacheConfig {
 
 impl Default for TtlConfig {
     fn default() -> Self {
-        TtlConfig { default: 300, min: 60, max: 900, jitter: 0.1, contexts: BTreeMap::new() }
+        TtlConfig { default: 300, min: 60, max: 900, jitter: 0.1, adaptive: true, stale: 0, contexts: BTreeMap::new() }
     }
 }
 
 impl Default for RetryConfig {
     fn default() -> Self {
         RetryConfig { retries: 1, first_delay: Duration::from_millis(200), max_delay: Duration::from_secs(2) }
+    }
+}
+
+impl Default for HedgeConfig {
+    fn default() -> Self {
+        HedgeConfig { enabled: false, budget: 0.05 }
     }
 }
 
@@ -327,8 +379,14 @@ impl ChatConfig {
         timeout("chat.timeout", self.timeout)?;
         timeout("chat.cache.l2.timeout", self.cache.l2.timeout)?;
         self.ttl.validate()?;
+        if self.cache.negative > MAX_NEGATIVE {
+            return Err(Error::invalid_config("chat.cache.negative", "must be at most 5 s"));
+        }
         if self.retry.retries > 10 {
             return Err(Error::invalid_config("chat.retry.retries", "must be at most 10"));
+        }
+        if !(0.0..=1.0).contains(&self.hedge.budget) {
+            return Err(Error::invalid_config("chat.hedge.budget", "must be between 0 and 1"));
         }
         if !(0.0..=1.0).contains(&self.breaker.failure_ratio) {
             return Err(Error::invalid_config("chat.breaker.failure_ratio", "must be between 0 and 1"));
@@ -372,6 +430,9 @@ impl TtlConfig {
         }
         if !(0.0..=0.5).contains(&self.jitter) {
             return Err(Error::invalid_config("chat.ttl.jitter", "must be between 0 and 0.5"));
+        }
+        if self.stale > MAX_STALE_S {
+            return Err(Error::invalid_config("chat.ttl.stale", format!("must be at most {MAX_STALE_S} seconds")));
         }
         let range = |path: &str, ttl: u64| match (self.min..=self.max).contains(&ttl) {
             true => Ok(()),

@@ -10,10 +10,12 @@ use std::{
 use futures::future::BoxFuture;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use tokio::runtime::Handle;
 
 use super::{
+    accounting::{Accounts, CostQuery, Costs, LimitStatus},
     assist::Assistants,
-    cache::{AnswerCache, Invalidate, Payload},
+    cache::{AnswerCache, Entry, Freshness, Invalidate, Payload},
     config::ChatConfig,
     endpoint::Endpoint,
     flight::{Flights, Form},
@@ -51,6 +53,7 @@ struct Inner {
     /// The cache that processes share, if there is one.
     shared: Option<SharedCache>,
     limiter: Limiter,
+    accounts: Accounts,
     meter: Arc<Meter>,
     flights: Flights,
     runs: SingleFlight<(Key, u64), Made>,
@@ -68,6 +71,7 @@ type Stages = SharedTier<Keeper<Limited<Router>>>;
 type Made = (Arc<Value>, Option<u64>, Found);
 
 /// A request that was checked, and what it is looked up under.
+#[derive(Clone, Copy)]
 struct Prepared<'a> {
     model: &'a str,
     /// `None` where the cache is not used.
@@ -78,11 +82,12 @@ impl Chat {
     pub(crate) fn new(config: &ChatConfig, context: &Context, assistants: Assistants) -> Result<Chat> {
         let config = Arc::new(config.clone());
         let clock = context.clock.clone();
-        let cache = AnswerCache::new(config.clone(), clock.clone());
+        let accounts = Accounts::new(&config, context)?;
+        let cache = AnswerCache::new(config.clone(), clock.clone(), accounts.clone());
         let limiter = Limiter::new(config.max_concurrent);
         let meter = Arc::new(Meter::new(context, config.providers.iter().map(|provider| provider.name.as_str())));
         let (router, endpoints) = Router::new(&config, &clock, meter.clone())?;
-        let limited = Limited::new(router, limiter.clone(), config.timeout);
+        let limited = Limited::new(router, accounts.clone(), limiter.clone(), config.timeout);
         let shared = SharedCache::new(&config, context, &cache);
         let keeper = Keeper::new(limited, cache.clone(), config.cache.tool_calls);
         let stages = Arc::new(SharedTier::new(keeper, shared.clone()));
@@ -93,6 +98,7 @@ impl Chat {
             cache,
             shared,
             limiter,
+            accounts,
             meter,
             flights: Flights::default(),
             runs: SingleFlight::new(Operation::Run.name()),
@@ -134,7 +140,8 @@ impl Chat {
         let outcome = match self.prepare(OPERATION.name(), &request) {
             Ok(prepared) => match self.kept(&request, &prepared, start) {
                 Some(hit) => Ok(hit),
-                None => self.ask(&request, prepared, start).await,
+                // In a box, so that a hit does not move what only a call needs.
+                None => Box::pin(self.ask(&request, prepared, start)).await,
             },
             Err(error) => Err(error),
         };
@@ -152,7 +159,9 @@ impl Chat {
         }
         let start = Instant::now();
         let prepared = self.prepare(Operation::Complete.name(), request).ok()?;
-        let response = self.kept(request, &prepared, start)?;
+        // What is stale has to be asked for, which takes a runtime.
+        let entry = self.0.cache.get(&prepared.key.filter(|_| request.cache != CacheMode::Refresh)?)?;
+        let response = self.give(&entry, Freshness::Fresh, start)?;
         self.0.meter.succeeded(Operation::Complete, CacheStatus::Hit, start.elapsed());
         Some(response)
     }
@@ -191,7 +200,8 @@ impl Chat {
         self.refuse_only(OPERATION, request.cache)?;
         let cache = asked(prepared.key);
         let rider = self.join(OPERATION, request, prepared, deadline, Form::Parts)?;
-        Ok(ChatStream::live(rider, cache, start, deadline, meter))
+        let stream = ChatStream::live(rider, cache, start, deadline, meter);
+        Ok(stream.saving(&self.0.accounts, request.scope.as_ref()))
     }
 
     /// Returns the value that `producer` makes for `message`, in this scope: kept, shared, bounded and measured.
@@ -340,6 +350,22 @@ impl Chat {
         self.0.meter.snapshot(&self.0.cache, &self.0.limiter)
     }
 
+    /// Returns what calls to providers cost, and what kept answers saved, as this process counted them.
+    ///
+    /// # Errors
+    /// InvalidInput for days that are not remembered.
+    pub fn costs(&self, query: &CostQuery) -> Result<Costs> {
+        self.0.accounts.costs(query)
+    }
+
+    /// Returns the limits that concern a scope, and how much of each is used.
+    ///
+    /// # Errors
+    /// InvalidInput for a scope that cannot be.
+    pub fn budget(&self, scope: &Scope) -> Result<Vec<LimitStatus>> {
+        self.0.accounts.budget(scope)
+    }
+
     pub(super) fn config(&self) -> &ChatConfig {
         &self.0.config
     }
@@ -390,11 +416,20 @@ impl Chat {
         if request.cache == CacheMode::Refresh {
             return None;
         }
-        let entry = self.0.cache.get(&prepared.key?)?;
+        let (entry, freshness) = self.0.cache.look(&prepared.key?)?;
+        let response = self.give(&entry, freshness, start)?;
+        if freshness == Freshness::Stale && request.cache == CacheMode::Default && self.0.cache.claim_refresh(&entry) {
+            self.refresh(request, prepared);
+        }
+        Some(response)
+    }
+
+    fn give(&self, entry: &Entry, freshness: Freshness, start: Instant) -> Option<ChatResponse> {
         let Payload::Answer(answer) = &entry.payload else { return None };
+        entry.saved();
         Some(ChatResponse {
             answer: answer.clone(),
-            cache: self.hit_info(&entry),
+            cache: self.hit_info(entry, freshness),
             attempts: Vec::new(),
             latency_ms: ms(start),
             explain: None,
@@ -402,13 +437,29 @@ impl Chat {
         })
     }
 
-    fn hit_info(&self, entry: &super::cache::Entry) -> CacheInfo {
+    /// Asks anew for an answer that is stale, while it is still given.
+    fn refresh(&self, request: &ChatRequest, prepared: &Prepared<'_>) {
+        const OPERATION: &str = Operation::Complete.name();
+        let deadline = self.deadline(None);
+        let rider = self.join(OPERATION, request, *prepared, deadline, Form::Whole);
+        let waiting = rider.and_then(|mut rider| {
+            let refreshed = async move { rider.outcome().await.map(drop) };
+            in_background(async move { deadline.run(OPERATION, refreshed).await })
+        });
+        waiting.unwrap_or_else(|error| tracing::debug!(code = error.code(), "a stale answer is not asked for anew"));
+    }
+
+    fn hit_info(&self, entry: &Entry, freshness: Freshness) -> CacheInfo {
+        let status = match freshness {
+            Freshness::Fresh => CacheStatus::Hit,
+            Freshness::Stale => CacheStatus::Stale,
+        };
         CacheInfo {
             tier: Some("l1"),
             key: Some(entry.key_hex.clone()),
             ttl_s: Some(entry.ttl_s()),
             age_s: Some(self.0.cache.age_s(entry)),
-            ..CacheInfo::new(CacheStatus::Hit)
+            ..CacheInfo::new(status)
         }
     }
 
@@ -432,6 +483,10 @@ impl Chat {
         }
         let completion = deadline.run(OPERATION, rider.outcome()).await?;
         let cache = cache.landed(completion.found, completion.ttl_s, !completion.attempts.is_empty());
+        if cache.status == CacheStatus::Coalesced {
+            let scope = request.scope.clone().unwrap_or_default();
+            self.0.accounts.account(&completion.answer, &scope).saved(completion.answer.cost_usd);
+        }
         Ok(ChatResponse {
             answer: completion.answer,
             cache,
@@ -472,6 +527,7 @@ impl Chat {
                 deadline: SharedDeadline::new(deadline),
                 keeping,
                 context,
+                scope: request.scope.clone().unwrap_or_default(),
             }
         };
         self.0.flights.join(key.map(|key| (key, epoch)), deadline, &self.0.provider, form, call)
@@ -487,12 +543,19 @@ impl Chat {
         let context = context_of(options.context.as_deref(), || Cow::Borrowed(&options.message));
         let key = key::of_run(&options.message, context, options.scope.as_ref(), options.share);
         let used = options.cache != CacheMode::Bypass && self.0.cache.is_enabled();
+        let mut stale = None;
         if used
             && options.cache != CacheMode::Refresh
-            && let Some(entry) = self.0.cache.get(&key)
+            && let Some((entry, freshness)) = self.0.cache.look(&key)
             && let Payload::Value(value) = &entry.payload
         {
-            return Ok(RunResult { value: value.clone(), cache: self.hit_info(&entry), latency_ms: ms(start) });
+            let cache = self.hit_info(&entry, freshness);
+            let kept = RunResult { value: value.clone(), cache, latency_ms: ms(start) };
+            if freshness == Freshness::Fresh || options.cache == CacheMode::Only || !self.0.cache.claim_refresh(&entry)
+            {
+                return Ok(kept);
+            }
+            stale = Some(kept);
         }
         self.refuse_only(OPERATION, options.cache)?;
         let deadline = self.deadline(options.timeout);
@@ -508,6 +571,7 @@ impl Chat {
         });
         let mut cache = asked(used.then_some(key));
         let (cached, limiter, shared) = (self.0.cache.clone(), self.0.limiter.clone(), self.0.shared.clone());
+        let (accounts, scope) = (self.0.accounts.clone(), options.scope.clone().unwrap_or_default());
         let work = move || async move {
             if let Some(keeping) = keeping.as_ref().filter(|keeping| keeping.look)
                 && let Some(entry) = cached.get(&keeping.key)
@@ -523,6 +587,7 @@ impl Chat {
                 Turn::Kept(_) => (Held::default(), Found::default()),
                 Turn::Ours(lease, found) => (lease, found),
             };
+            accounts.admit(OPERATION, &scope)?;
             let _permit = limiter.acquire(OPERATION, forever()).await?;
             let produced = producer().await?;
             let value = Arc::new(produced.value);
@@ -537,6 +602,12 @@ impl Chat {
             lease.end(OPERATION).await;
             Ok((value, ttl_s, found))
         };
+        if let Some(kept) = stale {
+            let runs = self.0.runs.clone();
+            let refreshed = async move { runs.run((key, epoch), work).await.map(drop) };
+            in_background(async move { deadline.run(OPERATION, refreshed).await })?;
+            return Ok(kept);
+        }
         let (value, ttl_s, found) = if used {
             let flown = deadline.run(OPERATION, self.0.runs.run((key, epoch), work)).await?;
             if flown.role == Role::Follower {
@@ -551,10 +622,22 @@ impl Chat {
     }
 }
 
+/// Does work that nobody waits for. It has a deadline, so that it ends; those who come meanwhile share it.
+fn in_background(work: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
+    let runtime =
+        Handle::try_current().map_err(|_| Error::new(ErrorKind::Internal, "chat", "called outside a tokio runtime"))?;
+    runtime.spawn(async move {
+        if let Err(error) = work.await {
+            tracing::warn!(code = error.code(), "a stale answer could not be made anew");
+        }
+    });
+    Ok(())
+}
+
 /// Returns what is known about the cache before an answer is there.
 fn asked(key: Option<Key>) -> CacheInfo {
     match key {
-        Some(key) => CacheInfo { key: Some(key.to_hex().into()), ..CacheInfo::new(CacheStatus::Miss) },
+        Some(key) => CacheInfo { key: Some(key.hex()), ..CacheInfo::new(CacheStatus::Miss) },
         None => CacheInfo::new(CacheStatus::Bypass),
     }
 }

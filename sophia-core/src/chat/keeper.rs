@@ -11,7 +11,7 @@ use super::{
     },
     response::{Answer, Found},
 };
-use crate::Result;
+use crate::{Error, Result};
 
 /// Reasons for which a whole answer ends. Any other, such as a length or a filter, is not kept.
 const WHOLE: [&str; 4] = ["stop", "end_turn", "stop_sequence", "eos"];
@@ -54,6 +54,19 @@ impl Keep {
         })
     }
 
+    /// Returns why the same was refused a moment ago, if it was.
+    fn refused(&self, keeping: Option<&Keeping>) -> Option<Error> {
+        self.cache.refusal(&keeping.filter(|keeping| keeping.look)?.key)
+    }
+
+    /// Keeps a refusal that will not pass by itself, for a moment.
+    fn refuse<T>(&self, keeping: Option<&Keeping>, outcome: Result<T>) -> Result<T> {
+        if let (Some(keeping), Err(error)) = (keeping, &outcome) {
+            self.cache.put_refusal(keeping, error);
+        }
+        outcome
+    }
+
     fn keep(&self, keeping: Option<&Keeping>, mut completion: Completion) -> Completion {
         if let Some(keeping) = keeping.filter(|_| is_whole(&completion.answer, self.tool_calls)) {
             let payload = Payload::Answer(completion.answer.clone());
@@ -90,7 +103,10 @@ impl<P: ChatProvider> ChatProvider for Keeper<P> {
         if let Some(kept) = self.keep.kept(call.keeping.as_ref()) {
             return Ok(kept);
         }
-        let completion = self.inner.complete(call).await?;
+        if let Some(refused) = self.keep.refused(call.keeping.as_ref()) {
+            return Err(refused);
+        }
+        let completion = self.keep.refuse(call.keeping.as_ref(), self.inner.complete(call).await)?;
         Ok(self.keep.keep(call.keeping.as_ref(), completion))
     }
 
@@ -98,7 +114,10 @@ impl<P: ChatProvider> ChatProvider for Keeper<P> {
         if let Some(kept) = self.keep.kept(call.keeping.as_ref()) {
             return Ok(futures::stream::iter([Ok(ProviderEvent::Done(kept))]).boxed());
         }
-        let stream = self.inner.stream(call).await?;
+        if let Some(refused) = self.keep.refused(call.keeping.as_ref()) {
+            return Err(refused);
+        }
+        let stream = self.keep.refuse(call.keeping.as_ref(), self.inner.stream(call).await)?;
         let (keep, keeping) = (self.keep.clone(), call.keeping.clone());
         let kept = stream.map(move |event| match event {
             Ok(ProviderEvent::Done(completion)) => Ok(ProviderEvent::Done(keep.keep(keeping.as_ref(), completion))),

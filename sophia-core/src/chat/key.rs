@@ -4,7 +4,7 @@
 //! minus a short list. Listing what to leave out is safe where listing what to include is not: a new field of a provider
 //! makes another key instead of a wrong answer.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde_json::{Map, Value};
 
@@ -42,6 +42,11 @@ impl Key {
     pub fn to_hex(self) -> String {
         blake3::Hash::from_bytes(self.0).to_hex().to_string()
     }
+
+    /// Returns its hexadecimal form, to be shared.
+    pub fn hex(self) -> Arc<str> {
+        blake3::Hash::from_bytes(self.0).to_hex().as_str().into()
+    }
 }
 
 impl fmt::Debug for Key {
@@ -66,7 +71,8 @@ pub(crate) fn of_request(
     providers: &[u8; 32],
     max_bytes: usize,
 ) -> Result<Key> {
-    let mut text = Vec::with_capacity(512);
+    // Once, instead of growing to a long conversation step by step.
+    let mut text = Vec::with_capacity(512 + request.text_bytes().min(max_bytes));
     prelude(&mut text, b"chat", request.scope.as_ref(), request.share);
     text.extend_from_slice(providers);
     part(&mut text, Some(model));

@@ -1,25 +1,31 @@
-//! Admission: at most so many calls at once, first come first served.
+//! Admission: calls that keep the limits of their scope, at most so many at once, first come first served.
+//!
+//! What an answer used is written down here as well: a call is paid for where it was let through.
 
 use async_trait::async_trait;
 use futures::StreamExt;
 
-use super::provider::{ChatProvider, Completion, EmbedCall, Embeddings, Model, ProviderCall, ProviderStream};
+use super::{
+    accounting::Accounts,
+    provider::{ChatProvider, Completion, EmbedCall, Embeddings, Model, ProviderCall, ProviderEvent, ProviderStream},
+};
 use crate::{
-    Result,
+    Result, Scope,
     resilience::{Deadline, Limiter},
 };
 
-/// Lets at most so many calls through to the provider below.
+/// Lets at most so many calls through to the provider below, and none beyond the limits of its scope.
 #[derive(Debug)]
 pub(crate) struct Limited<P> {
     inner: P,
+    accounts: Accounts,
     limiter: Limiter,
     timeout: std::time::Duration,
 }
 
 impl<P: ChatProvider> Limited<P> {
-    pub fn new(inner: P, limiter: Limiter, timeout: std::time::Duration) -> Limited<P> {
-        Limited { inner, limiter, timeout }
+    pub fn new(inner: P, accounts: Accounts, limiter: Limiter, timeout: std::time::Duration) -> Limited<P> {
+        Limited { inner, accounts, limiter, timeout }
     }
 
     pub fn inner(&self) -> &P {
@@ -35,19 +41,31 @@ impl<P: ChatProvider> ChatProvider for Limited<P> {
     }
 
     async fn complete(&self, call: &ProviderCall) -> Result<Completion> {
+        // Before the queue: who is over a limit takes nobody's place in it.
+        self.accounts.admit(call.operation, &call.scope)?;
         let _permit = self.limiter.acquire(call.operation, forever()).await?;
-        self.inner.complete(call).await
+        let mut completion = self.inner.complete(call).await?;
+        self.accounts.settle(call, &mut completion.answer);
+        Ok(completion)
     }
 
     async fn stream(&self, call: &ProviderCall) -> Result<ProviderStream> {
+        self.accounts.admit(call.operation, &call.scope)?;
         let permit = self.limiter.acquire(call.operation, forever()).await?;
         let stream = self.inner.stream(call).await?;
-        // The permit lives as long as the stream.
-        Ok(stream
-            .inspect(move |_| {
-                let _ = &permit;
-            })
-            .boxed())
+        let (accounts, call) = (self.accounts.clone(), call.clone());
+        let settled = stream.map(move |event| {
+            // The permit lives as long as the stream.
+            let _ = &permit;
+            match event {
+                Ok(ProviderEvent::Done(mut completion)) => {
+                    accounts.settle(&call, &mut completion.answer);
+                    Ok(ProviderEvent::Done(completion))
+                }
+                event => event,
+            }
+        });
+        Ok(settled.boxed())
     }
 
     async fn models(&self) -> Result<Vec<Model>> {
@@ -56,8 +74,14 @@ impl<P: ChatProvider> ChatProvider for Limited<P> {
     }
 
     async fn embed(&self, call: &EmbedCall) -> Result<Embeddings> {
-        let _permit = self.limiter.acquire("chat.embed", Deadline::after(self.timeout)).await?;
-        self.inner.embed(call).await
+        const OPERATION: &str = "chat.embed";
+        // Texts are nobody's in particular: only limits of all calls count them.
+        let scope = Scope::new();
+        self.accounts.admit(OPERATION, &scope)?;
+        let _permit = self.limiter.acquire(OPERATION, Deadline::after(self.timeout)).await?;
+        let vectors = self.inner.embed(call).await?;
+        self.accounts.settle_vectors(call.model.as_deref().unwrap_or_default(), &vectors, &scope);
+        Ok(vectors)
     }
 }
 

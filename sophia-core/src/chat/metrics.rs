@@ -205,8 +205,8 @@ impl Meter {
         self.calls[operation as usize].duration.observe(latency.as_secs_f64());
         self.error(SERVICE, error);
         self.took(latency);
-        // Who asks for the impossible, or goes away, says nothing about chat.
-        if is_fault(error) {
+        // Who asks for the impossible, for too much, or goes away, says nothing about chat.
+        if is_fault(error) && error.get("limit").is_none() {
             self.signals.signal(Signal::outcome(SERVICE, true));
         }
     }
@@ -340,10 +340,12 @@ fn is_fault(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chat::{accounting::Accounts, config::ChatConfig};
 
     fn meter() -> (Meter, AnswerCache, Limiter) {
         let context = Context::default();
-        let cache = AnswerCache::new(Arc::default(), context.clock.clone());
+        let accounts = Accounts::new(&ChatConfig::default(), &context).unwrap();
+        let cache = AnswerCache::new(Arc::default(), context.clock.clone(), accounts);
         (Meter::new(&context, std::iter::empty()), cache, Limiter::new(50))
     }
 

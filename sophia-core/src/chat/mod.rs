@@ -14,8 +14,9 @@
 //! | one call for all who ask the same | `flight.rs`, read by [`ChatStream`]: `stream.rs` |
 //! | answers that processes share, and one call for all of them | `shared.rs`, `shared_redis.rs` |
 //! | what may be kept is kept | `keeper.rs` |
-//! | so many calls at once | `limited.rs` |
-//! | who is asked, and who is next | `router.rs` |
+//! | so many calls at once, within limits | `limited.rs` |
+//! | what they cost | [`Costs`], [`LimitConfig`]: `accounting/` |
+//! | who is asked, and who is next | `router.rs`, `hedge.rs` |
 //! | who answers | [`ChatProvider`]: `provider.rs`; `openai.rs`, `anthropic.rs`, `responses.rs` |
 //! | how a server is reached | `endpoint.rs`, `sse.rs`, `failure.rs` |
 //! | protocols, inward and outward | [`dialect`] |
@@ -25,6 +26,7 @@
 //!
 //! From `shared.rs` down, each stage implements [`ChatProvider`] around the next one.
 
+mod accounting;
 mod anthropic;
 mod assist;
 mod cache;
@@ -35,6 +37,7 @@ mod endpoint;
 mod engine;
 mod failure;
 mod flight;
+mod hedge;
 mod keeper;
 mod key;
 mod limited;
@@ -54,12 +57,13 @@ mod sse;
 mod stream;
 mod ttl;
 
+pub use accounting::{CostGroup, CostQuery, CostRow, Costs, LimitConfig, LimitKind, LimitStatus, Price};
 pub(crate) use assist::Assistants;
 pub use assist::{Assistance, CallbackTools, Recalled, ToolAsk, ToolBox, ToolStep, UseMemory};
 pub use cache::Invalidate;
 pub use config::{
-    CacheConfig, ChatConfig, ContextTtl, ProviderConfig, ProviderKind, RetryConfig, SharedCacheConfig, ToolsConfig,
-    TtlConfig,
+    CacheConfig, ChatConfig, ContextTtl, HedgeConfig, ProviderConfig, ProviderKind, RetryConfig, SharedCacheConfig,
+    ToolsConfig, TtlConfig,
 };
 pub use engine::Chat;
 pub use metrics::ChatMetrics;

@@ -3,8 +3,10 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{ChatMetrics, ChatRequest, ChatResponse, EmbedCall, Embeddings, Invalidate, Model};
-use crate::operations::NoArguments;
+use super::{
+    ChatMetrics, ChatRequest, ChatResponse, CostQuery, Costs, EmbedCall, Embeddings, Invalidate, LimitStatus, Model,
+};
+use crate::{Scope, operations::NoArguments};
 
 /// A message to be classified.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -20,6 +22,13 @@ pub(crate) struct TtlFor {
     context: String,
     #[serde(default)]
     text: String,
+}
+
+/// Whose limits to show.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Whose {
+    scope: Option<Scope>,
 }
 
 crate::operations::operations! {
@@ -43,6 +52,12 @@ crate::operations::operations! {
 
     /// Removes kept answers, and returns how many.
     "chat.invalidate"(sophia, which: Invalidate) -> u64 { sophia.chat().invalidate(&which) }
+
+    /// Returns what calls to providers cost, and what kept answers saved.
+    "chat.costs"(sophia, query: CostQuery) -> Costs { sophia.chat().costs(&query) }
+
+    /// Returns the limits that concern a scope, and how much of each is used.
+    "chat.budget"(sophia, whose: Whose) -> Vec<LimitStatus> { sophia.chat().budget(&whose.scope.unwrap_or_default()) }
 
     /// Returns what chat measured.
     "chat.metrics"(sophia, _arguments: NoArguments) -> ChatMetrics { Ok(sophia.chat().metrics()) }

@@ -78,6 +78,8 @@ pub struct ProviderCall {
     pub(crate) keeping: Option<Keeping>,
     /// Context of the request, for metrics.
     pub context: String,
+    /// Whose call it is: of those who share it, the first one's.
+    pub scope: Scope,
 }
 
 /// How an answer is kept.

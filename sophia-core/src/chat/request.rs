@@ -351,6 +351,15 @@ impl ChatRequest {
         }
     }
 
+    /// Returns about how much text is asked, in bytes.
+    pub(crate) fn text_bytes(&self) -> usize {
+        let content = |message: &Message| match message.0.get("content") {
+            Some(Value::String(text)) => text.len(),
+            _ => 0,
+        };
+        self.prompt.as_ref().map_or(0, String::len) + self.messages.iter().map(content).sum::<usize>()
+    }
+
     /// Returns the fields of the body, without the model, in no particular order.
     pub(crate) fn body_fields(&self) -> Vec<(&str, Field<'_>)> {
         let mut fields = Vec::with_capacity(6 + self.provider_fields.len());

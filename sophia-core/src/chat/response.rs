@@ -16,12 +16,19 @@ pub struct Usage {
     pub prompt_tokens: Option<u64>,
     /// Tokens of the answer.
     pub completion_tokens: Option<u64>,
-    /// Tokens of the request that the provider had cached.
+    /// Of the tokens of the request, those that the provider had cached.
     pub cached_tokens: Option<u64>,
-    /// Tokens of the request that the provider put into its cache.
+    /// Of the tokens of the request, those that the provider put into its cache.
     pub cache_write_tokens: Option<u64>,
-    /// Tokens that the model thought.
+    /// Of the tokens of the answer, those that the model thought.
     pub reasoning_tokens: Option<u64>,
+}
+
+impl Usage {
+    /// Returns the tokens of request and answer together, as far as they were counted.
+    pub(crate) fn total_tokens(&self) -> u64 {
+        self.prompt_tokens.unwrap_or_default().saturating_add(self.completion_tokens.unwrap_or_default())
+    }
 }
 
 /// How an answer relates to the cache.
@@ -97,10 +104,12 @@ impl CacheInfo {
 pub struct Attempt {
     /// Provider that was asked.
     pub provider: String,
-    /// `"ok"`, or the code of the error.
+    /// `"ok"`, or the code of the error; `"CANCELLED"` where another one answered first.
     pub outcome: &'static str,
     /// How long it took, in milliseconds.
     pub latency_ms: f64,
+    /// Whether it was made beside the one before it, which was slow.
+    pub hedge: bool,
 }
 
 /// The answer of a model.
@@ -152,6 +161,17 @@ impl Answer {
     /// Returns the provider's whole body, message included, as it came.
     pub fn body(&self) -> Value {
         super::dialect::body_of(self)
+    }
+
+    /// Returns what tells two answers to one question apart: what is said and which tools are called.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.text.as_bytes());
+        for call in &self.tool_calls {
+            // A call's id is new each time.
+            hasher.update(call.get("function").unwrap_or(call).to_string().as_bytes());
+        }
+        *hasher.finalize().as_bytes()
     }
 
     /// Returns about how much memory it takes, in bytes.

@@ -1,16 +1,26 @@
 //! Which provider is asked, and who is asked next when it fails.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use dashmap::DashMap;
-use futures::{StreamExt, stream};
+use futures::{
+    StreamExt,
+    future::{Either, select},
+    stream,
+};
 use tokio::time::Instant;
 
 use super::{
     anthropic::AnthropicProvider,
     config::{ChatConfig, ProviderConfig, ProviderKind, RetryConfig},
     endpoint::Endpoint,
+    hedge::Hedger,
     metrics::Meter,
     openai::OpenAiProvider,
     provider::{
@@ -22,7 +32,7 @@ use super::{
 };
 use crate::{
     Clock, Error, ErrorKind, Result,
-    resilience::{Backoff, BreakerConfig, CircuitBreaker, breaker},
+    resilience::{Backoff, BreakerConfig, BreakerState, CircuitBreaker, breaker},
 };
 
 /// A caller's own deadline that passes sooner than this says nothing about the provider.
@@ -41,6 +51,7 @@ pub(crate) struct Router {
     default_model: Option<String>,
     retry: RetryConfig,
     breakers: Breakers,
+    hedger: Hedger,
     meter: Arc<Meter>,
 }
 
@@ -99,7 +110,8 @@ impl Router {
             return Err(Error::invalid_config("chat.default_model", format!("`{model}` is offered by no provider")));
         }
         let breakers = Breakers { config: config.breaker.clone(), clock: clock.clone(), known: Arc::default() };
-        let router = Router { routes: routes.into(), default_model, retry: config.retry.clone(), breakers, meter };
+        let (retry, hedger) = (config.retry.clone(), Hedger::new(config.hedge.clone()));
+        let router = Router { routes: routes.into(), default_model, retry, breakers, hedger, meter };
         Ok((router, endpoints))
     }
 
@@ -151,10 +163,11 @@ impl Router {
     }
 
     /// Asks one after the other until one answers, or time is up.
-    async fn route<T, W>(&self, call: &ProviderCall, mut ask: impl FnMut(Route) -> W) -> Result<(T, Vec<Attempt>)>
+    async fn route<T, W>(&self, call: &ProviderCall, ask: impl Fn(Route) -> W) -> Result<(T, Vec<Attempt>)>
     where
         W: Future<Output = Result<T>> + Send,
     {
+        self.hedger.called();
         let routes: Vec<_> = self.routes.iter().filter(|route| route.offers(&call.model)).collect();
         if routes.is_empty() {
             return Err(self.unknown(call.operation, &call.model));
@@ -172,13 +185,11 @@ impl Router {
                     round.push((route, not_before));
                     continue;
                 }
-                let (outcome, attempt) = self.try_one(call, route, &mut ask).await;
-                attempts.push(attempt);
-                let error = match outcome {
+                let error = match self.try_hedged(call, route, &ask, &mut attempts).await {
                     Ok(value) => return Ok((value, attempts)),
                     // What one protocol cannot say, that of the next provider may.
                     Err(error) if error.kind() == ErrorKind::Unsupported => error,
-                    Err(error) if !error.is_retryable() => return Err(error.with("attempts", attempts.len())),
+                    Err(error) if !error.is_retryable() => return Err(told(error, &attempts)),
                     Err(error) => error,
                 };
                 if error.is_retryable() && error.kind() != ErrorKind::CircuitOpen {
@@ -196,18 +207,93 @@ impl Router {
                 Some(at) if at < call.deadline.get().instant() => tokio::time::sleep_until(at).await,
                 _ => {
                     let error = said.unwrap_or_else(|| self.unknown(call.operation, &call.model));
-                    return Err(error.with("attempts", attempts.len()));
+                    return Err(told(error, &attempts));
                 }
             }
         }
     }
 
-    async fn try_one<T, W>(
+    /// Asks one; if it is slower than it mostly is, and the budget allows it, asks a second time beside it.
+    async fn try_hedged<T, W>(
         &self,
         call: &ProviderCall,
         route: &Route,
-        ask: &mut impl FnMut(Route) -> W,
-    ) -> (Result<T>, Attempt)
+        ask: &impl Fn(Route) -> W,
+        attempts: &mut Vec<Attempt>,
+    ) -> Result<T>
+    where
+        W: Future<Output = Result<T>> + Send,
+    {
+        let start = Instant::now();
+        let mut first = pin!(self.try_one(call, route, ask));
+        let patience = self.hedger.patience(route.provider.name(), call);
+        let early = match patience {
+            Some(patience) => tokio::time::timeout(patience, first.as_mut()).await.ok(),
+            None => Some(first.as_mut().await),
+        };
+        let (outcome, attempt) = match early {
+            Some(ended) => ended,
+            None => match self.beside(call, route) {
+                Some(other) => return self.race(first, (route, start), call, other, ask, attempts).await,
+                None => first.await,
+            },
+        };
+        attempts.push(attempt);
+        outcome
+    }
+
+    /// Returns whom to ask beside a slow one: the next that offers the model and is well, or the same.
+    fn beside(&self, call: &ProviderCall, slow: &Route) -> Option<&Route> {
+        let well = |route: &&Route| {
+            let state = self.breakers.of(route.provider.name(), &call.model).snapshot().state;
+            route.offers(&call.model) && state == BreakerState::Closed
+        };
+        let other = self.routes.iter().filter(|route| route.provider.name() != slow.provider.name()).find(well);
+        let other = other
+            .or_else(|| self.routes.iter().filter(|route| route.provider.name() == slow.provider.name()).find(well))?;
+        self.hedger.pay().then_some(other)
+    }
+
+    /// Waits for the first good answer of two; the other one is dropped, which closes its call.
+    async fn race<T, W>(
+        &self,
+        first: Pin<&mut impl Future<Output = (Result<T>, Attempt)>>,
+        (slow, start): (&Route, Instant),
+        call: &ProviderCall,
+        other: &Route,
+        ask: &impl Fn(Route) -> W,
+        attempts: &mut Vec<Attempt>,
+    ) -> Result<T>
+    where
+        W: Future<Output = Result<T>> + Send,
+    {
+        let hedge_start = Instant::now();
+        let hedge = pin!(self.try_one(call, other, ask));
+        let hedged = |attempt: Attempt| Attempt { hedge: true, ..attempt };
+        match select(first, hedge).await {
+            // What the caller did wrong is wrong everywhere.
+            Either::Left(((outcome, attempt), _)) if outcome.as_ref().err().is_none_or(|e| !e.is_retryable()) => {
+                attempts.extend([attempt, hedged(cancelled(other, hedge_start))]);
+                outcome
+            }
+            Either::Left(((failed, attempt), hedge)) => {
+                let (outcome, second) = hedge.await;
+                attempts.extend([attempt, hedged(second)]);
+                if outcome.is_ok() { outcome } else { failed }
+            }
+            Either::Right(((Ok(value), attempt), _)) => {
+                attempts.extend([cancelled(slow, start), hedged(attempt)]);
+                Ok(value)
+            }
+            Either::Right(((Err(_), second), first)) => {
+                let (outcome, attempt) = first.await;
+                attempts.extend([attempt, hedged(second)]);
+                outcome
+            }
+        }
+    }
+
+    async fn try_one<T, W>(&self, call: &ProviderCall, route: &Route, ask: &impl Fn(Route) -> W) -> (Result<T>, Attempt)
     where
         W: Future<Output = Result<T>> + Send,
     {
@@ -219,6 +305,9 @@ impl Router {
                 let trial = Trial { permission: Some(permission), start, deadline: &call.deadline };
                 let outcome = trial.judge(ask(route.clone()).await);
                 self.meter.asked(name, call, start.elapsed(), outcome.as_ref().err());
+                if outcome.is_ok() {
+                    self.hedger.answered(name, call, start.elapsed());
+                }
                 outcome
             }
             Err(refused) => Err(refused),
@@ -227,8 +316,28 @@ impl Router {
             provider: name.to_owned(),
             outcome: outcome.as_ref().err().map_or("ok", Error::code),
             latency_ms: start.elapsed().as_secs_f64() * 1000.0,
+            hedge: false,
         };
         (outcome, attempt)
+    }
+}
+
+/// Adds to an error what was tried, for people.
+fn told(error: Error, attempts: &[Attempt]) -> Error {
+    /// Most attempts that an error lists.
+    const MAX_TOLD: usize = 16;
+    let tried = |attempt: &Attempt| format!("{} {} in {:.0} ms", attempt.provider, attempt.outcome, attempt.latency_ms);
+    let tried: Vec<_> = attempts.iter().take(MAX_TOLD).map(tried).collect();
+    error.with("attempts", attempts.len()).with("tried", tried.join(", "))
+}
+
+/// Describes a call that was left because another one answered first.
+fn cancelled(route: &Route, start: Instant) -> Attempt {
+    Attempt {
+        provider: route.provider.name().to_owned(),
+        outcome: ErrorKind::Cancelled.code(),
+        latency_ms: start.elapsed().as_secs_f64() * 1000.0,
+        hedge: false,
     }
 }
 

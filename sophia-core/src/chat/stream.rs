@@ -13,13 +13,14 @@ use futures::{Stream, StreamExt, stream::BoxStream};
 use tokio::time::Sleep;
 
 use super::{
+    accounting::Accounts,
     dialect,
     flight::{News, Rider},
     metrics::{Meter, Operation},
     response::{Answer, CacheInfo, CacheStatus, ChatChunk},
 };
 use crate::{
-    Error, Result,
+    Error, Result, Scope,
     resilience::{Deadline, Role},
 };
 
@@ -38,6 +39,8 @@ pub struct ChatStream {
     deadline: Deadline,
     timer: Option<Pin<Box<Sleep>>>,
     meter: Arc<Meter>,
+    /// Where it is written down that this caller asked for nothing.
+    savings: Option<(Accounts, Scope)>,
 }
 
 enum Source {
@@ -93,7 +96,26 @@ impl ChatStream {
 
     fn new(source: Source, cache: CacheInfo, start: Instant, deadline: Deadline, meter: Arc<Meter>) -> ChatStream {
         let ready = VecDeque::new();
-        ChatStream { source, cache, ready, begun: false, ended: false, start, deadline, timer: None, meter }
+        ChatStream {
+            source,
+            cache,
+            ready,
+            begun: false,
+            ended: false,
+            start,
+            deadline,
+            timer: None,
+            meter,
+            savings: None,
+        }
+    }
+
+    /// Writes down under `scope` what is saved, if this caller shares what another one asked for.
+    pub(crate) fn saving(mut self, accounts: &Accounts, scope: Option<&Scope>) -> ChatStream {
+        if self.cache.status == CacheStatus::Coalesced {
+            self.savings = Some((accounts.clone(), scope.cloned().unwrap_or_default()));
+        }
+        self
     }
 
     /// Waits for more, and returns all that there is: crossing into another language once for many tokens.
@@ -174,6 +196,9 @@ impl ChatStream {
     fn finish(&mut self, answer: &Arc<Answer>, cache: CacheInfo, replay: Replay) {
         if replay == Replay::Whole {
             dialect::replay(answer).into_iter().for_each(|delta| self.give(ChatChunk::of(delta)));
+        }
+        if let Some((accounts, scope)) = self.savings.take() {
+            accounts.account(answer, &scope).saved(answer.cost_usd);
         }
         self.meter.succeeded(Operation::Stream, cache.status, self.start.elapsed());
         self.give(ChatChunk::end(answer.clone(), cache));

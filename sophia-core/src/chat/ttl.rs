@@ -84,6 +84,15 @@ const TOPICS: [(&str, &[&str]); 3] = [
     ),
 ];
 
+/// What became of an answer when it was asked for anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// It is the same, to the byte.
+    Same,
+    /// It is another one.
+    Different,
+}
+
 impl TtlConfig {
     /// Returns how long an answer that says `text` is kept in `context`, in seconds.
     pub(crate) fn for_answer(&self, context: &str, text: &str) -> u64 {
@@ -92,6 +101,15 @@ impl TtlConfig {
             Some(ContextTtl { volatile: Some(ttl), .. }) if is_about_the_present(text) => ttl,
             Some(rule) => rule.ttl,
             None => self.default,
+        };
+        ttl.clamp(self.min, self.max)
+    }
+
+    /// Returns how long an answer is kept that was asked for anew, in seconds: `last` is how long it was kept before.
+    pub(crate) fn adapted(&self, last: u64, change: Change) -> u64 {
+        let ttl = match change {
+            Change::Same => last.saturating_mul(2),
+            Change::Different => last / 2,
         };
         ttl.clamp(self.min, self.max)
     }
@@ -167,6 +185,16 @@ mod tests {
         assert_eq!(classify("How many deals closed this quarter?"), "business_intelligence");
         assert_eq!(classify("Deep research on the competitive landscape"), "ceo_deep_research");
         assert_eq!(classify("Hello! What a deserved dealership."), "default");
+    }
+
+    #[test]
+    fn what_stays_the_same_is_kept_longer_and_what_changes_shorter() {
+        let config = TtlConfig::default();
+        let adapt = |changes: &[Change]| changes.iter().fold(300, |ttl, change| config.adapted(ttl, *change));
+        assert_eq!(adapt(&[Change::Same]), 600);
+        assert_eq!(adapt(&[Change::Same; 5]), 900);
+        assert_eq!(adapt(&[Change::Different]), 150);
+        assert_eq!(adapt(&[Change::Different; 5]), 60);
     }
 
     proptest! {

@@ -31,6 +31,9 @@ mod wire;
 
 use wire::{Reply, Wire};
 
+/// Bodies that are remembered: a test that asks for more wants to know how much is held.
+const MAX_BODIES: usize = 1000;
+
 /// What goes wrong with one answer.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -121,7 +124,7 @@ pub struct MockProvider {
 #[derive(Debug)]
 struct Shared {
     script: Mutex<VecDeque<Fault>>,
-    bodies: Mutex<Vec<Value>>,
+    bodies: Mutex<VecDeque<Value>>,
     headers: Mutex<Vec<(String, String)>>,
     delay: Mutex<Duration>,
     calls: AtomicUsize,
@@ -129,6 +132,7 @@ struct Shared {
     peak: AtomicUsize,
     closed: AtomicUsize,
     connections: AtomicUsize,
+    open: AtomicUsize,
     /// How often what is held was released.
     released: watch::Sender<usize>,
 }
@@ -159,6 +163,7 @@ impl MockProvider {
             peak: AtomicUsize::new(0),
             closed: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
             released: watch::Sender::new(0),
         });
         let task = tokio::spawn({
@@ -216,9 +221,14 @@ impl MockProvider {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
-    /// Returns the bodies of the chats that were asked for.
+    /// Returns how many connections are open.
+    pub fn open(&self) -> usize {
+        self.shared.open.load(Ordering::SeqCst)
+    }
+
+    /// Returns the bodies of the chats that were asked for, of the last thousand.
     pub fn bodies(&self) -> Vec<Value> {
-        self.shared.bodies.lock().clone()
+        self.shared.bodies.lock().iter().cloned().collect()
     }
 
     /// Returns the last `Authorization` header.
@@ -256,6 +266,22 @@ impl Drop for UnderWay<'_> {
     }
 }
 
+/// Counts one connection that is open.
+struct Open(Arc<Shared>);
+
+impl Open {
+    fn new(shared: Arc<Shared>) -> Open {
+        shared.open.fetch_add(1, Ordering::SeqCst);
+        Open(shared)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// The end of a connection, wanted or not.
 struct End;
 
@@ -274,6 +300,7 @@ struct Connection {
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let _ = stream.set_nodelay(true);
     let (reader, writer) = stream.into_split();
+    let _open = Open::new(shared.clone());
     let mut connection = Connection { reader: BufReader::new(reader), writer, shared };
     while connection.exchange().await.is_ok() {}
 }
@@ -332,7 +359,13 @@ impl Connection {
             None => Fault::in_text(&asked),
         };
         let reply = Reply::new(&asked, &body, &fault);
-        shared.bodies.lock().push(body);
+        {
+            let mut bodies = shared.bodies.lock();
+            if bodies.len() == MAX_BODIES {
+                bodies.pop_front();
+            }
+            bodies.push_back(body);
+        }
         let delay = *shared.delay.lock();
         self.wait(tokio::time::sleep(delay)).await?;
         match &fault {

@@ -1,9 +1,13 @@
 //! Chat against a real server on loopback: never a wrong, foreign or half answer.
 
+mod accounting;
 mod asking;
 mod assisted;
+mod battery;
 mod dialects;
 mod failing;
+mod freshening;
+mod hedging;
 mod keeping;
 mod running;
 mod sharing;

@@ -14,7 +14,7 @@ from ._tools import Tool, answering, definition, split
 from ._wire import Request, awaited, blocking, given, reader, same, settled
 from .memory import Seconds
 from .scope import ScopeLike
-from .types import CacheInfo, ChatChunk, ChatMetrics, ChatResponse, Embeddings, Model
+from .types import CacheInfo, ChatChunk, ChatMetrics, ChatResponse, Costs, Embeddings, LimitStatus, Model
 
 __all__ = ["Chat", "ChatStream", "RunOptions", "RunResult", "UseMemory"]
 
@@ -22,6 +22,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 Share = Literal["session", "user", "tenant", "all"]
 CacheMode = Literal["default", "bypass", "refresh", "only"]
+CostGroup = Literal["model", "provider", "tenant", "scope"]
 Messages = str | Sequence[Mapping[str, Any]]
 
 
@@ -234,6 +235,21 @@ class Chat:
 
     invalidate = awaited(_invalidate)
     invalidate_sync = blocking(_invalidate)
+
+    def costs(self, *, by: CostGroup = "model", days: int = 30, scope: ScopeLike = None) -> Costs:
+        """Returns what calls cost and what kept answers saved, by `model`, `provider`, `tenant` or `scope`.
+
+        Days are UTC, today included, 1 to 62; without a scope, those of everyone.
+        """
+        costs: Costs = reader(Costs)(self._engine.call_sync("chat.costs", given(by=by, days=days, scope=scope)))
+        return costs
+
+    def budget(self, *, scope: ScopeLike = None) -> list[LimitStatus]:
+        """Returns the limits that concern a scope, and how much of each is used."""
+        limits: list[LimitStatus] = reader(list[LimitStatus])(
+            self._engine.call_sync("chat.budget", given(scope=scope))
+        )
+        return limits
 
     def metrics(self) -> dict[str, Any]:
         """Returns figures over the last 1,000 calls; None where nothing was measured."""

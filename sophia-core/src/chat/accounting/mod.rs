@@ -1,0 +1,19 @@
+//! What calls cost, who spent it, and how much they may.
+//!
+//! | to see | open |
+//! |---|---|
+//! | what a token costs | [`Price`]: `prices.rs` |
+//! | what was used and saved, by day | [`Costs`]: `ledger.rs` |
+//! | what a scope may use | [`LimitConfig`]: `limits.rs` |
+//! | a call on its way through all of it | `accounts.rs` |
+
+mod accounts;
+mod ledger;
+mod limits;
+mod prices;
+
+pub(crate) use accounts::Accounts;
+pub(crate) use ledger::Account;
+pub use ledger::{CostGroup, CostQuery, CostRow, Costs};
+pub use limits::{LimitConfig, LimitKind, LimitStatus};
+pub use prices::Price;

@@ -1,0 +1,141 @@
+//! What answers cost, and how much a scope may use.
+
+use sophia_core::chat::{CostGroup, CostQuery, LimitConfig, Price};
+
+use super::*;
+
+/// Dollars per million tokens. An answer of the mock, 10 tokens of which 4 were cached and 5 said, costs 24 millionths.
+fn price() -> Price {
+    serde_json::from_value(json!({"prompt": 2.0, "completion": 2.0, "cached": 0.5})).unwrap()
+}
+
+const COST: f64 = 24e-6;
+
+fn near(cost: Option<f64>, expected: f64) -> bool {
+    cost.is_some_and(|cost| (cost - expected).abs() < 1e-12)
+}
+
+fn limited(mock: &MockProvider, limit: LimitConfig) -> (Chat, Arc<ManualClock>) {
+    let clock = Arc::new(ManualClock::default());
+    let mut config = config(&[mock]);
+    config.chat.prices.insert("small".into(), price());
+    config.chat.limits.push(limit);
+    let sophia = Sophia::builder().config(config).clock(clock.clone()).build().unwrap();
+    (sophia.chat().clone(), clock)
+}
+
+#[tokio::test]
+async fn an_answer_says_what_it_cost_and_a_hit_what_it_saved() {
+    let mock = MockProvider::start().await.unwrap();
+    let mut config = config(&[&mock]);
+    config.chat.prices.insert("mock0/small".into(), price());
+    let chat = chat(config);
+    let answer = chat.complete(ask("a")).await.unwrap();
+    assert!(near(answer.cost_usd, COST), "{:?}", answer.cost_usd);
+    chat.complete(ask("a")).await.unwrap();
+    drain(&chat, ask("a")).await.unwrap();
+    let streamed = drain(&chat, ask("b").scope(bob())).await.unwrap();
+    assert!(near(streamed.last().unwrap().answer.as_ref().unwrap().cost_usd, COST));
+    let total = chat.costs(&CostQuery::default()).unwrap().total;
+    assert_eq!((total.calls, total.unpriced_calls, total.saved_calls), (2, 0, 2));
+    assert!(near(total.cost_usd, 2.0 * COST) && near(total.saved_usd, 2.0 * COST), "{total:?}");
+    assert_eq!((total.prompt_tokens, total.completion_tokens, total.cached_tokens), (20, 10, 8));
+    let users = chat.costs(&CostQuery::by(CostGroup::Scope)).unwrap().rows;
+    assert_eq!(users.iter().map(|row| row.user.as_deref().unwrap()).collect::<Vec<_>>(), ["ada", "bob"]);
+    let hers = chat.costs(&CostQuery::by(CostGroup::Provider).scope(ada())).unwrap().rows;
+    assert_eq!((hers.len(), hers[0].provider.as_deref(), hers[0].calls), (1, Some("mock0"), 1));
+}
+
+#[tokio::test]
+async fn who_shares_a_call_pays_nothing() {
+    let mock = MockProvider::start().await.unwrap();
+    let (chat, _) = limited(&mock, LimitConfig::per(Share::User).requests_per_minute(1));
+    mock.script([Fault::Hold]);
+    let calls: Vec<_> = (0..10).map(|_| spawn(&chat, ask("x"))).collect();
+    until(|| mock.calls() == 1).await;
+    let stream = tokio::spawn({
+        let chat = chat.clone();
+        async move { drain(&chat, ask("x")).await }
+    });
+    tokio::task::yield_now().await;
+    mock.release();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    stream.await.unwrap().unwrap();
+    let total = chat.costs(&CostQuery::default()).unwrap().total;
+    assert_eq!((total.calls, total.saved_calls), (1, 10));
+    assert!(near(total.cost_usd, COST) && near(total.saved_usd, 10.0 * COST), "{total:?}");
+}
+
+#[tokio::test]
+async fn without_a_price_the_cost_is_null_and_not_nothing() {
+    let (_mock, chat) = start().await;
+    assert_eq!(chat.complete(ask("a")).await.unwrap().cost_usd, None);
+    chat.complete(ask("a")).await.unwrap();
+    chat.embed(EmbedCall::new(["x"])).await.unwrap();
+    let total = chat.costs(&CostQuery::default()).unwrap().total;
+    assert_eq!((total.cost_usd, total.unpriced_calls, total.saved_usd), (None, 2, None));
+    assert_eq!((total.calls, total.saved_calls, total.prompt_tokens), (2, 1, 11));
+}
+
+#[tokio::test]
+async fn who_is_over_a_limit_is_told_which_and_until_when_and_still_gets_hits() {
+    let mock = MockProvider::start().await.unwrap();
+    let (chat, clock) = limited(&mock, LimitConfig::per(Share::User).requests_per_minute(2));
+    chat.complete(ask("a")).await.unwrap();
+    drain(&chat, ask("b")).await.unwrap();
+    let error = chat.complete(ask("c")).await.unwrap_err();
+    assert_eq!((error.code(), error.get("limit")), ("RATE_LIMITED", Some("requests_per_minute")));
+    assert_eq!(error.retry_after().map(|wait| wait.as_secs()), Some(30));
+    assert_eq!(
+        error.message(),
+        "the limit of 2 requests_per_minute of tenant `acme`, user `ada` is reached (`chat.limits[0]`)"
+    );
+    assert_eq!(drain(&chat, ask("c")).await.unwrap_err().code(), "RATE_LIMITED");
+    let run = chat.run("c", &ada(), || async { Ok(1) }).await.unwrap_err();
+    assert_eq!((run.code(), run.operation()), ("RATE_LIMITED", "chat.run"));
+    assert_eq!(chat.complete(ask("a")).await.unwrap().cache.status, CacheStatus::Hit);
+    chat.complete(ask("c").scope(bob())).await.unwrap();
+    assert_eq!(mock.calls(), 3);
+    clock.advance(error.retry_after().unwrap());
+    chat.complete(ask("c")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_budget_that_is_spent_lasts_until_midnight() {
+    let mock = MockProvider::start().await.unwrap();
+    let (chat, clock) = limited(&mock, LimitConfig::per(Share::Tenant).daily_usd(1.5 * COST));
+    let hers = || chat.budget(&ada()).unwrap().remove(0);
+    for (question, spent) in [("a", COST), ("b", 2.0 * COST)] {
+        chat.complete(ask(question)).await.unwrap();
+        assert!(near(Some(hers().used), spent), "{:?}", hers());
+    }
+    assert_eq!((hers().remaining, hers().scope), (0.0, Scope::new().tenant("acme")));
+    let error = chat.complete(ask("c").scope(bob())).await.unwrap_err();
+    assert_eq!((error.get("limit"), error.retry_after()), (Some("daily_usd"), Some(Duration::from_secs(24 * 3600))));
+    clock.advance(Duration::from_secs(24 * 3600));
+    chat.complete(ask("c")).await.unwrap();
+    assert_eq!(mock.calls(), 3);
+}
+
+#[tokio::test]
+async fn tokens_are_limited_by_what_answers_took() {
+    let mock = MockProvider::start().await.unwrap();
+    let (chat, clock) = limited(&mock, LimitConfig::per(Share::All).tokens_per_minute(15));
+    chat.complete(ask("a")).await.unwrap();
+    let error = chat.complete(ask("b").scope(bob())).await.unwrap_err();
+    assert_eq!((error.get("limit"), error.retry_after().unwrap().as_secs()), (Some("tokens_per_minute"), 4));
+    assert_eq!(chat.embed(EmbedCall::new(["x"])).await.unwrap_err().get("limit"), Some("tokens_per_minute"));
+    clock.advance(error.retry_after().unwrap());
+    chat.embed(EmbedCall::new(["x"])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_failed_call_counts_as_a_call_and_costs_nothing() {
+    let mock = MockProvider::start().await.unwrap();
+    let (chat, _) = limited(&mock, LimitConfig::per(Share::User).requests_per_minute(1).daily_usd(1.0));
+    assert_eq!(chat.complete(ask("fail:400")).await.unwrap_err().code(), "INVALID_INPUT");
+    assert_eq!(chat.complete(ask("a")).await.unwrap_err().get("limit"), Some("requests_per_minute"));
+    assert_eq!(chat.costs(&CostQuery::default()).unwrap().total.calls, 0);
+}
