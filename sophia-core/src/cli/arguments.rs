@@ -49,6 +49,11 @@ pub(super) enum Command {
     /// Look into the memory
     #[command(subcommand)]
     Memory(Memory),
+    /// Measure how well memory finds: replay conversations with questions and print the recall of their evidence
+    Eval {
+        /// Conversations in the format of LoCoMo or LongMemEval, JSON
+        file: PathBuf,
+    },
     /// Write completions for a shell
     Completions {
         /// Shell to complete in

@@ -4,11 +4,12 @@
 //! |---|---|
 //! | see or add a command | `arguments.rs` |
 //! | see how a command is run | [`run`] (`run.rs`) |
-//! | see what it does | `serve.rs`, `check.rs`, `mcp.rs`, `memory.rs` |
+//! | see what it does | `serve.rs`, `check.rs`, `mcp.rs`, `memory.rs`, `eval.rs` |
 //! | change how results look | `output.rs` |
 
 mod arguments;
 mod check;
+mod eval;
 mod mcp;
 mod memory;
 mod output;

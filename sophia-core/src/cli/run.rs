@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     arguments::{Arguments, Command, Global},
-    check, mcp, memory,
+    check, eval, mcp, memory,
     output::{Output, note},
     serve,
 };
@@ -62,6 +62,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> Result<ExitCode> 
             sophia.shutdown().await?;
             code
         }
+        Command::Eval { file } => eval::run(output, config(&global)?, &file).await,
         Command::Memory(command) => {
             let sophia = Sophia::new(config(&global)?)?;
             let code = memory::run(output, &sophia, command).await;

@@ -6,16 +6,21 @@
 //! | know what a record and a query are | `record.rs`, `query.rs`, `arguments.rs` |
 //! | add a store | [`MemoryStore`] (`store.rs`), [`KvTier`] (`kv/tier.rs`), [`GraphStore`] (`graph/store.rs`) |
 //! | see the SQLite store | `sqlite/` |
-//! | see how matches are ranked | `rank.rs`, `words.rs`, `segment.rs` |
+//! | see how matches are ranked | `rank.rs`, `conversation.rs`; their measures: `bm25.rs`, `words.rs`, `lexicon.rs`, `segment.rs`, `kernel.rs` |
 //! | turn text into vectors | [`embed`] |
+//! | measure how well it finds | `eval/` |
 
 mod arguments;
+mod bm25;
 mod config;
+mod conversation;
 mod forget;
 mod graph;
 mod handle;
 mod health;
+mod kernel;
 mod kv;
+mod lexicon;
 mod metrics;
 mod operations;
 mod prepare;
@@ -23,11 +28,15 @@ mod query;
 mod rank;
 mod record;
 mod segment;
+mod segment_file;
 mod sqlite;
+mod stem;
 mod validate;
 mod words;
 
 pub mod embed;
+#[cfg(feature = "cli")]
+pub mod eval;
 pub mod store;
 
 pub use arguments::{AppendMessage, Delete, DeleteWhere, GetRecord, History};
@@ -44,7 +53,7 @@ pub use kv::{
     KvSet, KvTier, KvValue, Looked, MokaTier, Ticket, TieredKv, Truth,
 };
 pub(crate) use operations::OPERATIONS;
-pub use query::{Explain, Hit, MatchType, Mode, Query, SearchResult};
+pub use query::{ConversationExplain, Explain, Hit, MatchType, Mode, Query, SearchResult};
 pub use record::{ItemError, NewRecord, Priority, Record, Status, StoreOutcome, StoreResult, Update};
 pub use sqlite::{SqliteBuilder, SqliteStore};
 pub use store::MemoryStore;

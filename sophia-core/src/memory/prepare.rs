@@ -1,9 +1,14 @@
 //! From what the caller says to what a store takes: validated, with times and vectors.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
+#[cfg(feature = "static-embedder")]
+use super::embed::StaticEmbedder;
 use super::{
     Memory,
+    embed::WordVectors,
     query::{Mode, Query},
     record::{DEFAULT_IMPORTANCE, DEFAULT_KIND, NewRecord, Record, Status},
     store::{Draft, Filter, NamedVector, Plan, SameContent},
@@ -146,8 +151,20 @@ impl Memory {
             limit,
             offset: query.offset,
             min_score: query.min_score,
+            words: self.words(),
             ..Plan::new(filter, query.query)
         })
+    }
+
+    /// Returns what compares words: the bundled model, whatever model embeds texts, unless vectors are not wanted at all.
+    #[cfg(feature = "static-embedder")]
+    fn words(&self) -> Option<Arc<dyn WordVectors>> {
+        self.embedder().map(|_| Arc::new(StaticEmbedder::bundled()) as Arc<dyn WordVectors>)
+    }
+
+    #[cfg(not(feature = "static-embedder"))]
+    fn words(&self) -> Option<Arc<dyn WordVectors>> {
+        None
     }
 
     /// Makes the vector of a question. One without a known word gets the zero vector: near nothing, and nothing failed.

@@ -284,6 +284,8 @@ pub enum MatchType {
     Semantic,
     /// Words.
     Keyword,
+    /// The messages around it.
+    Context,
     /// The text as it is written.
     Exact,
     /// The filters; there was no text to match.
@@ -294,7 +296,7 @@ pub enum MatchType {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, JsonSchema)]
 #[non_exhaustive]
 pub struct Explain {
-    /// BM25 of the words; null where none matches.
+    /// BM25 of the words; null where none matches. For a message, near words count as far as they are near.
     pub keyword: Option<f64>,
     /// `keyword` against the best one of this search, 0..1.
     pub keyword_normalized: f64,
@@ -306,8 +308,34 @@ pub struct Explain {
     pub keyword_weight: f64,
     /// Weight of the meaning in `fused`.
     pub semantic_weight: f64,
-    /// Weighted sum of the two normalised parts: what the order is by.
+    /// Weighted sum of the two normalised parts, with what lifts a message: what the order is by.
     pub fused: f64,
     /// How relevant the best hit of this search is by itself, 0..1.
     pub relevance: f64,
+    /// What the conversation around a message adds; null for other records.
+    pub conversation: Option<ConversationExplain>,
+}
+
+/// What the conversation around a message adds to its score.
+///
+/// `fused` is `(own + neighbors + session + speaker) * factor`. `own` weighs words and meaning as `keyword_weight` and
+/// `semantic_weight` say; each of them is 0.6 of the message and 0.4 of its window: the message before, itself and the
+/// message after.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct ConversationExplain {
+    /// BM25 of the window against the best one of this search, 0..1.
+    pub window_keyword_normalized: f64,
+    /// Mean cosine of the window within the range of this search, 0..1.
+    pub window_semantic_normalized: f64,
+    /// Weighted sum of words and meaning.
+    pub own: f64,
+    /// Share of the worth of the messages before and after.
+    pub neighbors: f64,
+    /// Share of the worth of the best messages of the conversation.
+    pub session: f64,
+    /// What it is worth that the one speaks whom the question names.
+    pub speaker: f64,
+    /// What makes the best message count against other records as much as it does by itself.
+    pub factor: f64,
 }

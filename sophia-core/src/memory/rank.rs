@@ -4,7 +4,12 @@
 //! Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (2023), find it better than reciprocal
 //! rank fusion, and so it is on conversations.
 
-use super::query::{Explain, MatchType, Mode};
+use std::cmp::Reverse;
+
+use super::{
+    conversation::Scale,
+    query::{Explain, MatchType, Mode},
+};
 
 /// Weight of words against meaning.
 const KEYWORD_WEIGHT: f64 = 0.5;
@@ -30,55 +35,75 @@ pub(crate) struct Ranked {
     pub explain: Explain,
 }
 
-/// Orders the candidates that match at all, best first; of equals the newest first.
-///
-/// `range` holds the least and greatest cosine of everything that was compared, candidates or not.
-pub(crate) fn fuse(mode: Mode, candidates: &[Candidate], range: Option<(f64, f64)>) -> Vec<Ranked> {
-    let best_keyword = candidates.iter().filter_map(|candidate| candidate.keyword).fold(0.0, f64::max);
-    let cosines = candidates.iter().filter_map(|candidate| candidate.semantic);
+/// Returns what scores are measured against: BM25 and cosine of everything that is ranked, and the range of all cosines.
+pub(crate) fn scale(measures: impl Iterator<Item = (Option<f64>, Option<f64>)>, range: Option<(f64, f64)>) -> Scale {
     // Zero is in the range: a single weak record is not a perfect one.
-    let (low, high) = cosines
-        .chain(range.map(|(low, _)| low))
-        .fold((0.0_f64, 0.0_f64), |(low, high), cosine| (low.min(cosine), high.max(cosine)));
-    let (keyword_weight, semantic_weight) = match mode {
-        Mode::Keyword => (1.0, 0.0),
-        Mode::Semantic => (0.0, 1.0),
-        _ => (KEYWORD_WEIGHT, 1.0 - KEYWORD_WEIGHT),
-    };
-    let mut ranked: Vec<_> = candidates
+    let least = range.map_or(0.0, |(low, _)| low.min(0.0));
+    let mut scale = Scale { keyword: 0.0, semantic: (least, 0.0) };
+    for (keyword, semantic) in measures {
+        scale.keyword = scale.keyword.max(keyword.unwrap_or(0.0));
+        let (low, high) = &mut scale.semantic;
+        *low = low.min(semantic.unwrap_or(0.0));
+        *high = high.max(semantic.unwrap_or(0.0));
+    }
+    scale
+}
+
+/// Returns the candidates that match at all, with their scores, in no order.
+pub(crate) fn fuse(mode: Mode, candidates: &[Candidate], scale: Scale) -> Vec<Ranked> {
+    candidates
         .iter()
         .filter_map(|candidate| {
-            let is_near = candidate.semantic.is_some_and(|cosine| cosine >= SEMANTIC_FLOOR);
-            let match_type = match (candidate.keyword.is_some(), is_near) {
+            let match_type = match (candidate.keyword.is_some(), candidate.semantic.is_some_and(is_near)) {
                 (true, true) => MatchType::Hybrid,
                 (true, false) => MatchType::Keyword,
                 (false, true) => MatchType::Semantic,
                 (false, false) => return None,
             };
-            // A word that is in every text weighs next to nothing, but it matches.
-            let keyword_normalized = match candidate.keyword {
-                Some(score) if best_keyword > 0.0 => (score / best_keyword).clamp(0.0, 1.0),
-                Some(_) => 1.0,
-                None => 0.0,
-            };
-            let semantic_normalized =
-                candidate.semantic.filter(|_| high > low).map_or(0.0, |cosine| (cosine - low) / (high - low));
-            let fused = keyword_weight * keyword_normalized + semantic_weight * semantic_normalized;
-            let explain = Explain {
-                keyword: candidate.keyword,
-                keyword_normalized,
-                semantic: candidate.semantic,
-                semantic_normalized,
-                keyword_weight,
-                semantic_weight,
-                fused,
-                relevance: 0.0,
-            };
-            Some(Ranked { seq: candidate.seq, match_type, explain })
+            Some(Ranked { seq: candidate.seq, match_type, explain: explain(mode, candidate, scale) })
         })
-        .collect();
-    ranked.sort_by(|a, b| b.explain.fused.total_cmp(&a.explain.fused).then(b.seq.cmp(&a.seq)));
-    ranked
+        .collect()
+}
+
+/// Puts the best first; of equals the newest.
+pub(crate) fn sort(ranking: &mut [Ranked]) {
+    ranking.sort_by(|a, b| b.explain.fused.total_cmp(&a.explain.fused).then(b.seq.cmp(&a.seq)));
+}
+
+/// Returns a key that puts the best candidate first; of equals the newest.
+pub(crate) fn order(mode: Mode, candidate: &Candidate, scale: Scale) -> Reverse<(i64, i64)> {
+    // The bits of positive numbers are in the order of the numbers.
+    let fused = explain(mode, candidate, scale).fused.max(0.0).to_bits() as i64;
+    Reverse((fused, candidate.seq))
+}
+
+/// Returns whether a cosine is that of texts which have to do with each other.
+pub(crate) fn is_near(cosine: f64) -> bool {
+    cosine >= SEMANTIC_FLOOR
+}
+
+fn explain(mode: Mode, candidate: &Candidate, scale: Scale) -> Explain {
+    let (keyword_weight, semantic_weight) = match mode {
+        Mode::Keyword => (1.0, 0.0),
+        Mode::Semantic => (0.0, 1.0),
+        _ => (KEYWORD_WEIGHT, 1.0 - KEYWORD_WEIGHT),
+    };
+    // A word that is in every text weighs next to nothing, but it matches.
+    let keyword_normalized = match candidate.keyword {
+        Some(_) if scale.keyword <= 0.0 => 1.0,
+        keyword => scale.keyword(keyword.unwrap_or(0.0)),
+    };
+    let semantic_normalized = scale.semantic(candidate.semantic);
+    Explain {
+        keyword: candidate.keyword,
+        keyword_normalized,
+        semantic: candidate.semantic,
+        semantic_normalized,
+        keyword_weight,
+        semantic_weight,
+        fused: keyword_weight * keyword_normalized + semantic_weight * semantic_normalized,
+        ..Explain::default()
+    }
 }
 
 /// Returns how relevant the best match is by itself: its cosine, or the share of the question's words that it has.
@@ -108,6 +133,13 @@ mod tests {
         Candidate { seq, keyword: keyword.into(), semantic: semantic.into() }
     }
 
+    fn ranked(mode: Mode, candidates: &[Candidate]) -> Vec<Ranked> {
+        let measures = candidates.iter().map(|candidate| (candidate.keyword, candidate.semantic));
+        let mut ranking = fuse(mode, candidates, scale(measures, None));
+        sort(&mut ranking);
+        ranking
+    }
+
     fn order(ranking: &[Ranked]) -> Vec<i64> {
         ranking.iter().map(|ranked| ranked.seq).collect()
     }
@@ -115,18 +147,18 @@ mod tests {
     #[test]
     fn both_kinds_of_evidence_beat_one() {
         let candidates = [candidate(1, 3.0, 0.1), candidate(2, None, 0.6), candidate(3, 2.0, 0.5)];
-        assert_eq!(order(&fuse(Mode::Hybrid, &candidates, None)), [3, 1, 2]);
+        assert_eq!(order(&ranked(Mode::Hybrid, &candidates)), [3, 1, 2]);
     }
 
     #[test]
     fn what_is_near_nothing_is_no_match() {
         let candidates = [candidate(1, None, 0.1), candidate(2, None, -0.3), candidate(3, None, None)];
-        assert_eq!(fuse(Mode::Hybrid, &candidates, None), []);
+        assert_eq!(ranked(Mode::Hybrid, &candidates), []);
     }
 
     #[test]
     fn the_only_match_is_as_good_as_it_is_by_itself() {
-        let ranking = fuse(Mode::Hybrid, &[candidate(1, None, 0.3)], None);
+        let ranking = ranked(Mode::Hybrid, &[candidate(1, None, 0.3)]);
         let relevance = relevance(&ranking[0], 0.0);
         assert!((score(Mode::Hybrid, &ranking[0], &ranking[0], relevance) - 0.3).abs() < 1e-9);
     }
@@ -134,6 +166,6 @@ mod tests {
     #[test]
     fn of_equals_the_newest_comes_first() {
         let candidates = [candidate(1, 1.0, 0.5), candidate(2, 1.0, 0.5)];
-        assert_eq!(order(&fuse(Mode::Hybrid, &candidates, None)), [2, 1]);
+        assert_eq!(order(&ranked(Mode::Hybrid, &candidates)), [2, 1]);
     }
 }

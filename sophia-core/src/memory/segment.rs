@@ -1,42 +1,122 @@
-//! One contiguous block of int8 vectors, scanned whole: exact in practice, and nothing to corrupt.
+//! What a search needs of the records of one wall, in memory: their vectors as bytes, their lengths, their conversations.
 //!
 //! It is derived from the store and can be built again at any time. What it finds is settled by the exact vectors.
 
 use std::{cmp::Reverse, collections::BinaryHeap, collections::HashMap};
 
-/// Vectors of one model in one scope wall.
+use super::kernel::{self, quantize};
+
+/// Vectors that one call of a kernel compares: the results stay in the fastest cache.
+const CHUNK_ROWS: usize = 256;
+/// Rows above which signs are compared before bytes: below, comparing all bytes takes a few milliseconds.
+const SIGNS_ABOVE_ROWS: usize = 200_000;
+/// Of what the signs let through, at least this many rows for each that is wanted, and this share of all rows, are compared
+/// byte by byte. So 99 of 100 nearest are found (measured by `benches/rust/search.rs`).
+const SIGNS_KEEP_EACH: usize = 64;
+const SIGNS_KEEP_SHARE: usize = 40;
+/// Removed rows that are left in their places before the rest is moved together.
+const MIN_GONE_ROWS: usize = 1_024;
+
+/// The records of one wall, with the vectors of one model. In the order of their numbers.
 #[derive(Debug, Default)]
 pub(crate) struct Segment {
     dimensions: usize,
+    rows: Vec<Row>,
     values: Vec<i8>,
     scales: Vec<f32>,
-    rows: Vec<Row>,
-    places: HashMap<i64, usize>,
+    /// One bit for each value that is positive; empty where there are few rows.
+    signs: Vec<u64>,
+    /// Places of the messages of each conversation.
+    sessions: HashMap<u64, Vec<u32>>,
+    counts: Counts,
 }
 
-/// What a vector belongs to, and until when it may be found.
+#[derive(Debug, Default, Clone, Copy)]
+struct Counts {
+    gone: usize,
+    words: u64,
+    /// Active records without a vector.
+    missing: usize,
+}
+
+/// What is known of a record beside its vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Row {
     pub seq: i64,
-    pub archived: bool,
     /// Microseconds since 1970; `i64::MAX` is never.
     pub expires_at: i64,
+    /// Which conversation it is a message of; 0 is none. Made by [`session_key`].
+    pub session: u64,
+    /// How many words it has.
+    pub words: u32,
+    pub archived: bool,
+}
+
+/// What marks the place of a record that was removed.
+const GONE: u32 = u32::MAX;
+
+impl Row {
+    fn is_gone(&self) -> bool {
+        self.words == GONE
+    }
+}
+
+/// Returns what stands for a conversation in a [`Row`].
+pub(crate) fn session_key(session: &str) -> u64 {
+    let mut key = [0; 8];
+    key.copy_from_slice(&blake3::hash(session.as_bytes()).as_bytes()[..8]);
+    u64::from_le_bytes(key).max(1)
+}
+
+/// Which rows may be found.
+#[derive(Debug)]
+pub(crate) enum Keep {
+    /// What is not archived, and has not expired by then.
+    Active(i64),
+    /// The rows at these places, in ascending order.
+    Only(Vec<u32>),
+}
+
+impl Keep {
+    fn lets(&self, place: u32, row: &Row) -> bool {
+        match self {
+            Keep::Active(now) => !row.is_gone() && !row.archived && row.expires_at > *now,
+            Keep::Only(places) => places.binary_search(&place).is_ok(),
+        }
+    }
 }
 
 /// A vector that was found: an approximate cosine, and whose it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Near {
     pub cosine: f32,
-    pub seq: i64,
+    pub place: u32,
 }
 
 /// What a scan found.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
-    /// Best first.
+    /// Best first; of equals the newest first.
     pub near: Vec<Near>,
-    /// Least and greatest cosine of all that was scanned.
+    /// Least and greatest cosine of all that was compared.
     pub range: Option<(f32, f32)>,
+}
+
+/// A vector to compare with, as bytes.
+#[derive(Debug)]
+pub(crate) struct Needle {
+    values: Vec<i8>,
+    scale: f32,
+    signs: Vec<u64>,
+}
+
+impl Needle {
+    pub fn new(vector: &[f32]) -> Needle {
+        let (values, scale) = quantize(vector);
+        let mut bits = Vec::new();
+        push_signs(&values, &mut bits);
+        Needle { values, scale, signs: bits }
+    }
 }
 
 impl Segment {
@@ -44,119 +124,367 @@ impl Segment {
         Segment { dimensions, ..Segment::default() }
     }
 
+    /// Puts a segment together that was taken apart: rows in the order of their numbers.
+    pub fn from_parts(dimensions: usize, rows: Vec<Row>, scales: Vec<f32>, values: Vec<i8>) -> Segment {
+        let mut segment = Segment { dimensions, rows, values, scales, ..Segment::default() };
+        for (row, scale) in segment.rows.iter().zip(&segment.scales) {
+            segment.counts.words += u64::from(row.words);
+            segment.counts.missing += usize::from(*scale == NO_VECTOR && !row.archived);
+        }
+        segment.group_sessions();
+        segment.make_signs();
+        segment
+    }
+
+    /// Returns whether there is a record at a place.
+    pub fn is_there(&self, place: u32) -> bool {
+        !self.row(place).is_gone()
+    }
+
+    /// Returns the values at a place, and what they are multiplied with.
+    pub fn stored_vector(&self, place: u32) -> (&[i8], f32) {
+        let place = place as usize;
+        (&self.values[place * self.dimensions..][..self.dimensions], self.scales[place])
+    }
+
     pub fn dimensions(&self) -> usize {
         self.dimensions
     }
 
-    /// Vectors that it holds.
-    #[cfg(test)]
+    /// Makes room for so many rows more.
+    pub fn reserve(&mut self, rows: usize) {
+        self.rows.reserve_exact(rows);
+        self.scales.reserve_exact(rows);
+        self.values.reserve_exact(rows * self.dimensions);
+    }
+
+    /// Rows that it holds.
     pub fn len(&self) -> usize {
-        self.rows.len()
+        self.rows.len() - self.counts.gone
+    }
+
+    /// Mean number of words of a row.
+    pub fn mean_words(&self) -> f64 {
+        if self.len() == 0 { 0.0 } else { self.counts.words as f64 / self.len() as f64 }
+    }
+
+    /// Active rows without a vector.
+    pub fn missing(&self) -> usize {
+        self.counts.missing
+    }
+
+    /// Places of rows, also of those that were removed: every place is below.
+    pub fn places(&self) -> u32 {
+        self.rows.len() as u32
     }
 
     /// Memory that it takes, in bytes.
     pub fn bytes(&self) -> usize {
         self.values.capacity()
-            + self.rows.capacity() * (size_of::<Row>() + size_of::<f32>() + 2 * size_of::<(i64, usize)>())
+            + self.scales.capacity() * size_of::<f32>()
+            + self.rows.capacity() * size_of::<Row>()
+            + self.signs.capacity() * size_of::<u64>()
+            + self.sessions.values().map(|places| (places.capacity() + 12) * size_of::<u32>()).sum::<usize>()
     }
 
-    /// Puts a vector of length one, in place of the one that its row had.
-    pub fn put(&mut self, row: Row, vector: &[f32]) {
-        if vector.len() != self.dimensions {
-            self.remove(row.seq);
-            return;
-        }
-        let (quantized, scale) = quantize(vector);
-        match self.places.get(&row.seq) {
-            Some(&place) => {
-                self.values[place * self.dimensions..][..self.dimensions].copy_from_slice(&quantized);
-                self.scales[place] = scale;
+    /// Puts a record and its vector of length one, in place of what was there of it.
+    pub fn put(&mut self, row: Row, vector: Option<&[f32]>) {
+        let row = Row { words: row.words.min(GONE - 1), ..row };
+        let (values, scale) = match vector.filter(|vector| vector.len() == self.dimensions) {
+            Some(vector) => quantize(vector),
+            None => (vec![0; self.dimensions], NO_VECTOR),
+        };
+        match self.rows.binary_search_by_key(&row.seq, |row| row.seq) {
+            Ok(place) => {
+                self.take_back(place);
+                if self.rows[place].is_gone() {
+                    self.counts.gone -= 1;
+                }
+                let moved = self.rows[place].session != row.session;
                 self.rows[place] = row;
+                self.scales[place] = scale;
+                self.values[place * self.dimensions..][..self.dimensions].copy_from_slice(&values);
+                if moved {
+                    self.group_sessions();
+                }
             }
-            None => {
-                self.places.insert(row.seq, self.rows.len());
-                self.values.extend_from_slice(&quantized);
-                self.scales.push(scale);
+            Err(place) if place == self.rows.len() => {
+                if row.session != 0 {
+                    self.sessions.entry(row.session).or_default().push(place as u32);
+                }
                 self.rows.push(row);
+                self.scales.push(scale);
+                self.values.extend_from_slice(&values);
+            }
+            Err(place) => {
+                self.rows.insert(place, row);
+                self.scales.insert(place, scale);
+                let at = place * self.dimensions;
+                self.values.splice(at..at, values.iter().copied());
+                self.signs.clear();
+                self.group_sessions();
             }
         }
+        self.counts.words += u64::from(row.words);
+        self.counts.missing += usize::from(scale == NO_VECTOR && !row.archived);
+        self.keep_signs(row.seq, &values);
     }
 
-    /// Removes a vector; the last one takes its place.
+    /// Removes a record; nothing of its vector is left.
     pub fn remove(&mut self, seq: i64) {
-        let Some(place) = self.places.remove(&seq) else { return };
-        let last = self.rows.len() - 1;
-        self.values.copy_within(last * self.dimensions..(last + 1) * self.dimensions, place * self.dimensions);
-        self.values.truncate(last * self.dimensions);
-        self.scales.swap_remove(place);
-        self.rows.swap_remove(place);
-        if place < last {
-            self.places.insert(self.rows[place].seq, place);
+        let Some(place) = self.find_any(seq).filter(|place| !self.rows[*place].is_gone()) else { return };
+        self.take_back(place);
+        self.rows[place] = Row { words: GONE, archived: true, expires_at: 0, ..self.rows[place] };
+        self.scales[place] = NO_VECTOR;
+        self.values[place * self.dimensions..][..self.dimensions].fill(0);
+        if !self.signs.is_empty() {
+            let words = sign_words(self.dimensions);
+            self.signs[place * words..][..words].fill(0);
+        }
+        self.counts.gone += 1;
+        if self.counts.gone > MIN_GONE_ROWS.max(self.rows.len() / 4) {
+            self.move_together();
         }
     }
 
-    /// Finds the `count` nearest rows that `keep` lets through.
-    pub fn scan(&self, query: &[f32], count: usize, keep: impl Fn(&Row) -> bool) -> Scan {
-        if query.len() != self.dimensions || self.dimensions == 0 || count == 0 {
+    /// Returns the place of a record.
+    pub fn find(&self, seq: i64) -> Option<u32> {
+        self.find_any(seq).filter(|place| !self.rows[*place].is_gone()).map(|place| place as u32)
+    }
+
+    /// Returns the place of a record that lies below `limit`: quick where it lies close below.
+    pub fn find_below(&self, seq: i64, limit: u32) -> Option<u32> {
+        let limit = limit as usize;
+        let mut step = 1;
+        while step < limit && self.rows[limit - step].seq > seq {
+            step *= 2;
+        }
+        let from = limit.saturating_sub(step);
+        let place = from + self.rows[from..limit].binary_search_by_key(&seq, |row| row.seq).ok()?;
+        (!self.rows[place].is_gone()).then_some(place as u32)
+    }
+
+    /// Returns what is known of the record at a place.
+    pub fn row(&self, place: u32) -> &Row {
+        &self.rows[place as usize]
+    }
+
+    /// Returns whether the record at a place may be found.
+    pub fn keeps(&self, keep: &Keep, place: u32) -> bool {
+        keep.lets(place, self.row(place))
+    }
+
+    /// Returns the approximate cosine of the vector at a place; `None` where there is none.
+    pub fn cosine(&self, needle: &Needle, place: u32) -> Option<f32> {
+        let place = place as usize;
+        if needle.values.len() != self.dimensions || self.scales[place] == NO_VECTOR {
+            return None;
+        }
+        let mut dot = [0];
+        kernel::dots(&needle.values, &self.values[place * self.dimensions..][..self.dimensions], &mut dot);
+        Some(dot[0] as f32 * self.scales[place] * needle.scale)
+    }
+
+    /// Returns the messages before and after the one at a place, of those that may be found.
+    pub fn neighbors(&self, keep: &Keep, place: u32) -> [Option<u32>; 2] {
+        let Some(places) = self.sessions.get(&self.row(place).session) else { return [None, None] };
+        let Ok(at) = places.binary_search(&place) else { return [None, None] };
+        let kept = |place: &&u32| self.keeps(keep, **place);
+        [places[..at].iter().rev().find(kept).copied(), places[at + 1..].iter().find(kept).copied()]
+    }
+
+    /// Finds the `count` nearest rows that may be found.
+    pub fn scan(&self, needle: &Needle, count: usize, keep: &Keep) -> Scan {
+        if needle.values.len() != self.dimensions || self.dimensions == 0 || count == 0 {
             return Scan::default();
         }
-        let (quantized, query_scale) = quantize(query);
-        let mut best: BinaryHeap<Reverse<Ranked>> = BinaryHeap::with_capacity(count + 1);
-        let mut range: Option<(f32, f32)> = None;
-        for ((values, scale), row) in self.values.chunks_exact(self.dimensions).zip(&self.scales).zip(&self.rows) {
-            if !keep(row) {
-                continue;
+        let mut best = Best::new(count);
+        match keep {
+            Keep::Only(places) => {
+                for place in places {
+                    if let Some(cosine) = self.cosine(needle, *place) {
+                        best.offer(Near { cosine, place: *place }, |_| true);
+                    }
+                }
             }
-            let cosine = dot(&quantized, values) as f32 * scale * query_scale;
-            range = Some(range.map_or((cosine, cosine), |(low, high)| (low.min(cosine), high.max(cosine))));
-            let ranked = Ranked { cosine, seq: row.seq };
-            if best.len() < count {
-                best.push(Reverse(ranked));
-            } else if best.peek().is_some_and(|Reverse(least)| ranked > *least) {
-                best.pop();
-                best.push(Reverse(ranked));
+            Keep::Active(_) if !self.signs.is_empty() => self.scan_by_signs(needle, count, keep, &mut best),
+            Keep::Active(_) => self.scan_all(needle, keep, &mut best),
+        }
+        best.into_scan()
+    }
+
+    fn scan_all(&self, needle: &Needle, keep: &Keep, best: &mut Best) {
+        let mut dots = [0; CHUNK_ROWS];
+        for (chunk, values) in self.values.chunks(CHUNK_ROWS * self.dimensions).enumerate() {
+            let dots = &mut dots[..values.len() / self.dimensions];
+            kernel::dots(&needle.values, values, dots);
+            for (offset, dot) in dots.iter().enumerate() {
+                let place = chunk * CHUNK_ROWS + offset;
+                let scale = self.scales[place];
+                if scale != NO_VECTOR {
+                    let near = Near { cosine: *dot as f32 * scale * needle.scale, place: place as u32 };
+                    best.offer(near, |place| self.keeps(keep, place));
+                }
             }
         }
+    }
+
+    /// Compares the bytes of those rows only whose values have most of their signs in common with the needle.
+    fn scan_by_signs(&self, needle: &Needle, count: usize, keep: &Keep, best: &mut Best) {
+        let words = sign_words(self.dimensions);
+        let mut distances = vec![0_u32; self.rows.len()];
+        kernel::distances(&needle.signs, &self.signs, &mut distances);
+        let mut histogram = vec![0_usize; words * 64 + 1];
+        for (distance, scale) in distances.iter().zip(&self.scales) {
+            if *scale != NO_VECTOR {
+                histogram[*distance as usize] += 1;
+            }
+        }
+        let wanted = (count * SIGNS_KEEP_EACH).max(self.rows.len() / SIGNS_KEEP_SHARE);
+        let mut seen = 0;
+        let within = histogram.iter().position(|rows| {
+            seen += rows;
+            seen >= wanted
+        });
+        let within = within.unwrap_or(histogram.len()) as u32;
+        for (place, _) in distances.iter().enumerate().filter(|(_, distance)| **distance <= within) {
+            if let Some(cosine) = self.cosine(needle, place as u32) {
+                best.offer(Near { cosine, place: place as u32 }, |place| self.keeps(keep, place));
+            }
+        }
+    }
+
+    fn find_any(&self, seq: i64) -> Option<usize> {
+        self.rows.binary_search_by_key(&seq, |row| row.seq).ok()
+    }
+
+    /// Takes what a row counts for off the sums.
+    fn take_back(&mut self, place: usize) {
+        let row = self.rows[place];
+        if !row.is_gone() {
+            self.counts.words -= u64::from(row.words);
+            self.counts.missing -= usize::from(self.scales[place] == NO_VECTOR && !row.archived);
+        }
+    }
+
+    fn group_sessions(&mut self) {
+        self.sessions.clear();
+        for (place, row) in self.rows.iter().enumerate().filter(|(_, row)| row.session != 0) {
+            self.sessions.entry(row.session).or_default().push(place as u32);
+        }
+    }
+
+    fn keep_signs(&mut self, seq: i64, values: &[i8]) {
+        let words = sign_words(self.dimensions);
+        if self.signs.len() == (self.rows.len() - 1) * words && !self.signs.is_empty() {
+            push_signs(values, &mut self.signs);
+        } else if self.signs.len() == self.rows.len() * words && words > 0 {
+            if let Some(place) = self.find_any(seq) {
+                let mut bits = Vec::with_capacity(words);
+                push_signs(values, &mut bits);
+                self.signs[place * words..][..words].copy_from_slice(&bits);
+            }
+        } else {
+            self.make_signs();
+        }
+    }
+
+    /// Makes the signs of all rows, if they are many.
+    fn make_signs(&mut self) {
+        self.signs.clear();
+        if self.rows.len() > SIGNS_ABOVE_ROWS && self.dimensions > 0 {
+            self.signs.reserve_exact(self.rows.capacity() * sign_words(self.dimensions));
+            for values in self.values.chunks_exact(self.dimensions) {
+                push_signs(values, &mut self.signs);
+            }
+        }
+    }
+
+    /// Closes the places that removed rows have left.
+    fn move_together(&mut self) {
+        let mut to = 0;
+        for from in 0..self.rows.len() {
+            if !self.rows[from].is_gone() {
+                self.rows[to] = self.rows[from];
+                self.scales[to] = self.scales[from];
+                self.values.copy_within(from * self.dimensions..(from + 1) * self.dimensions, to * self.dimensions);
+                to += 1;
+            }
+        }
+        self.rows.truncate(to);
+        self.scales.truncate(to);
+        self.values.truncate(to * self.dimensions);
+        self.counts.gone = 0;
+        self.make_signs();
+        self.group_sessions();
+    }
+}
+
+/// Scale of a row without a vector, and of one that is zero.
+const NO_VECTOR: f32 = 0.0;
+
+/// The best of what was offered.
+struct Best {
+    count: usize,
+    heap: BinaryHeap<Reverse<Ordered>>,
+    range: Option<(f32, f32)>,
+}
+
+impl Best {
+    fn new(count: usize) -> Best {
+        Best { count, heap: BinaryHeap::with_capacity(count.min(1 << 16) + 1), range: None }
+    }
+
+    /// Takes what is among the best and may be found. Asks that only of what is good enough.
+    fn offer(&mut self, near: Near, may_be_found: impl Fn(u32) -> bool) {
+        let (low, high) = self.range.get_or_insert((near.cosine, near.cosine));
+        *low = low.min(near.cosine);
+        *high = high.max(near.cosine);
+        let ordered = Ordered(near);
+        let is_full = self.heap.len() == self.count;
+        if is_full && self.heap.peek().is_some_and(|Reverse(least)| ordered <= *least) || !may_be_found(near.place) {
+            return;
+        }
+        if is_full {
+            self.heap.pop();
+        }
+        self.heap.push(Reverse(ordered));
+    }
+
+    fn into_scan(self) -> Scan {
         // Ascending order of `Reverse` is descending order of what it holds.
-        let near = best.into_sorted_vec().into_iter().map(|Reverse(r)| Near { cosine: r.cosine, seq: r.seq }).collect();
-        Scan { near, range }
+        let near = self.heap.into_sorted_vec().into_iter().map(|Reverse(Ordered(near))| near).collect();
+        Scan { near, range: self.range }
     }
 }
 
 /// Ordered by cosine, then by age, so that equal cosines give the same answer every time.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Ranked {
-    cosine: f32,
-    seq: i64,
-}
+struct Ordered(Near);
 
-impl Eq for Ranked {}
+impl Eq for Ordered {}
 
-impl PartialOrd for Ranked {
+impl PartialOrd for Ordered {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Ranked {
+impl Ord for Ordered {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.cosine.total_cmp(&other.cosine).then(self.seq.cmp(&other.seq))
+        self.0.cosine.total_cmp(&other.0.cosine).then(self.0.place.cmp(&other.0.place))
     }
 }
 
-/// Scales a vector to bytes; its values are the bytes times the scale.
-fn quantize(vector: &[f32]) -> (Vec<i8>, f32) {
-    let greatest = vector.iter().fold(0.0_f32, |greatest, value| greatest.max(value.abs()));
-    if greatest == 0.0 {
-        return (vec![0; vector.len()], 0.0);
-    }
-    let scale = greatest / f32::from(i8::MAX);
-    (vector.iter().map(|value| (value / scale).round() as i8).collect(), scale)
+fn sign_words(dimensions: usize) -> usize {
+    dimensions.div_ceil(64)
 }
 
-/// Multiplies two vectors of bytes. The compiler makes SIMD code of it; kernels chosen at run time go here.
-fn dot(a: &[i8], b: &[i8]) -> i32 {
-    a.iter().zip(b).map(|(a, b)| i32::from(*a) * i32::from(*b)).sum()
+fn push_signs(values: &[i8], signs: &mut Vec<u64>) {
+    for values in values.chunks(64) {
+        let bits = values.iter().enumerate().map(|(bit, value)| u64::from(*value > 0) << bit);
+        signs.push(bits.sum());
+    }
 }
 
 #[cfg(test)]
@@ -164,35 +492,76 @@ mod tests {
     use super::*;
 
     fn row(seq: i64) -> Row {
-        Row { seq, archived: false, expires_at: i64::MAX }
+        Row { seq, archived: false, expires_at: i64::MAX, session: 0, words: 3 }
     }
 
-    fn seqs(scan: &Scan) -> Vec<i64> {
-        scan.near.iter().map(|near| near.seq).collect()
+    fn found(segment: &Segment, vector: &[f32], count: usize, keep: &Keep) -> Vec<i64> {
+        let scan = segment.scan(&Needle::new(vector), count, keep);
+        scan.near.iter().map(|near| segment.row(near.place).seq).collect()
     }
 
     #[test]
     fn the_nearest_come_first_and_the_newer_of_equals() {
         let mut segment = Segment::new(2);
         for (seq, vector) in [(1, [1.0, 0.0]), (2, [0.0, 1.0]), (3, [0.6, 0.8]), (4, [1.0, 0.0])] {
-            segment.put(row(seq), &vector);
+            segment.put(row(seq), Some(&vector));
         }
-        let scan = segment.scan(&[1.0, 0.0], 3, |_| true);
-        assert_eq!(seqs(&scan), [4, 1, 3]);
+        let scan = segment.scan(&Needle::new(&[1.0, 0.0]), 3, &Keep::Active(0));
+        assert_eq!(scan.near.iter().map(|near| near.place).collect::<Vec<_>>(), [3, 0, 2]);
         assert!((scan.near[2].cosine - 0.6).abs() < 0.02, "{scan:?}");
+        assert_eq!(found(&segment, &[1.0, 0.0], 9, &Keep::Only(vec![1, 2])), [3, 2]);
     }
 
     #[test]
-    fn what_is_removed_or_replaced_is_not_found() {
+    fn what_is_removed_replaced_archived_or_expired_is_not_found() {
         let mut segment = Segment::new(2);
-        for seq in 1..=4 {
-            segment.put(row(seq), &[1.0, 0.0]);
+        for seq in 1..=5 {
+            segment.put(row(seq), Some(&[1.0, 0.0]));
         }
         segment.remove(1);
         segment.remove(3);
-        segment.put(row(2), &[0.0, 1.0]);
-        assert_eq!((seqs(&segment.scan(&[1.0, 0.0], 9, |_| true)), segment.len()), (vec![4, 2], 2));
-        segment.put(row(4), &[1.0]);
-        assert_eq!(seqs(&segment.scan(&[1.0, 0.0], 9, |_| true)), [2]);
+        segment.put(Row { archived: true, ..row(5) }, Some(&[1.0, 0.0]));
+        segment.put(row(2), Some(&[0.0, 1.0]));
+        assert_eq!((found(&segment, &[1.0, 0.0], 9, &Keep::Active(7)), segment.len()), (vec![4, 2], 3));
+        segment.put(row(4), None);
+        segment.put(Row { expires_at: 7, ..row(2) }, Some(&[0.0, 1.0]));
+        assert_eq!(found(&segment, &[1.0, 0.0], 9, &Keep::Active(7)), Vec::<i64>::new());
+        assert_eq!((segment.missing(), segment.mean_words()), (1, 3.0));
+        segment.put(row(3), Some(&[1.0, 0.0]));
+        assert_eq!((segment.find(3), segment.find(1)), (Some(2), None));
+        let below = |limit| (0..=6).map(|seq| segment.find_below(seq, limit)).collect::<Vec<_>>();
+        assert_eq!(below(5), [None, None, Some(1), Some(2), Some(3), Some(4), None]);
+        assert_eq!(below(3), [None, None, Some(1), Some(2), None, None, None]);
+    }
+
+    #[test]
+    fn messages_know_their_neighbors_of_the_same_conversation() {
+        let mut segment = Segment::new(0);
+        for (seq, session) in [(1, 7), (2, 8), (4, 7), (6, 7)] {
+            segment.put(Row { session, ..row(seq) }, None);
+        }
+        segment.put(Row { session: 8, ..row(3) }, None);
+        let keep = Keep::Active(0);
+        assert_eq!(segment.neighbors(&keep, segment.find(4).unwrap()), [segment.find(1), segment.find(6)]);
+        segment.remove(4);
+        assert_eq!(segment.neighbors(&keep, segment.find(1).unwrap()), [None, segment.find(6)]);
+        assert_eq!(segment.neighbors(&keep, segment.find(2).unwrap()), [None, segment.find(3)]);
+    }
+
+    #[test]
+    fn removed_rows_leave_no_values_and_the_rest_moves_together() {
+        let mut segment = Segment::new(1);
+        for seq in 0..4_000 {
+            segment.put(Row { session: 1, ..row(seq) }, Some(&[1.0]));
+        }
+        for seq in 0..1_500 {
+            segment.remove(seq * 2);
+        }
+        assert_eq!(segment.len(), 2_500);
+        assert!(segment.places() < 3_500, "{} places", segment.places());
+        assert_eq!(segment.values.iter().filter(|value| **value != 0).count(), 2_500);
+        let place = segment.find(5).unwrap();
+        let neighbors = segment.neighbors(&Keep::Active(0), place);
+        assert_eq!(neighbors.map(|place| place.map(|place| segment.row(place).seq)), [Some(3), Some(7)]);
     }
 }

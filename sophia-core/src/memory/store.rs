@@ -1,12 +1,13 @@
 //! [`MemoryStore`]: what a technology must do to hold records.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, sync::Arc};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::{
+    embed::WordVectors,
     forget::{ForgetReceipt, ForgetRequest},
     health::{MemoryStats, Session, TierHealth},
     query::{Explain, MatchType, Mode},
@@ -270,12 +271,23 @@ pub struct Plan {
     pub offset: usize,
     /// Least score.
     pub min_score: f64,
+    /// What compares single words, where messages of conversations are ranked by near words, too.
+    pub words: Option<Arc<dyn WordVectors>>,
 }
 
 impl Plan {
     /// Creates a hybrid search for `text` that gives ten hits.
     pub fn new(filter: Filter, text: impl Into<String>) -> Plan {
-        Plan { filter, text: text.into(), mode: Mode::Hybrid, vector: None, limit: 10, offset: 0, min_score: 0.0 }
+        Plan {
+            filter,
+            text: text.into(),
+            mode: Mode::Hybrid,
+            vector: None,
+            limit: 10,
+            offset: 0,
+            min_score: 0.0,
+            words: None,
+        }
     }
 }
 

@@ -115,3 +115,33 @@ fn serve_answers_until_it_is_terminated() {
     assert!(killed.success());
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn recall_is_measured_by_category() {
+    let dir = tempfile::tempdir().unwrap();
+    let turn = |id: &str, text: &str| json!({"speaker": "Ada", "dia_id": id, "text": text});
+    let asked = |text: &str, evidence: &str, category: i64| {
+        json!({"question": text, "answer": "", "evidence": [evidence], "category": category})
+    };
+    let sample = json!([{
+        "sample_id": "one",
+        "conversation": {
+            "session_1_date_time": "1:56 pm on 8 May, 2023",
+            "session_1": [turn("D1:1", "I moved to Lisbon."), turn("D1:2", "My dog is called Rex.")]
+        },
+        "qa": [asked("What is the dog called?", "D1:2", 4), asked("Where does Ada live?", "D9:9", 2)]
+    }]);
+    write(dir.path(), "talk.json", &sample.to_string());
+    let (code, text, errors) = run(dir.path(), &["eval", "talk.json"]);
+    assert_eq!(code, 0, "{errors}");
+    let lines: Vec<_> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+    assert_eq!(lines[0], ["category", "questions", "R@5", "R@10", "R@25", "R@50"]);
+    assert_eq!(lines[1], ["single-hop", "1", "100.0", "100.0", "100.0", "100.0"]);
+    assert_eq!(lines[2], ["temporal", "1", "0.0", "0.0", "0.0", "0.0"]);
+    let (_, text, _) = run(dir.path(), &["eval", "talk.json", "--json"]);
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&report["all"]["questions"], &report["all"]["recall"][0]), (&json!(2), &json!(0.5)));
+    write(dir.path(), "other.json", "[{}]");
+    let (code, _, errors) = run(dir.path(), &["eval", "other.json"]);
+    assert!(code == 1 && errors.contains("file[0]"), "{errors}");
+}

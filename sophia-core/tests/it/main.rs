@@ -7,5 +7,6 @@ mod health;
 mod http;
 mod memory;
 mod registry;
+mod searching;
 #[cfg(all(feature = "redis", unix))]
 mod shared;

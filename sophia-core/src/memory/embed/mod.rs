@@ -2,6 +2,7 @@
 //!
 //! - [`Embedder`]: the trait that the memory store calls.
 //! - `static_model`: [`StaticEmbedder`], the default; needs no download, no key and no network.
+//! - [`WordVectors`]: what gives the vector of a single word, for searches of conversations.
 //! - `wordpiece`: [`WordPiece`], the BERT tokenizer that the static model reads its text with.
 
 #[cfg(feature = "static-embedder")]
@@ -35,4 +36,12 @@ pub trait Embedder: std::fmt::Debug + Send + Sync + 'static {
     fn dimensions(&self) -> usize;
     /// Embeds each text, in order.
     async fn embed(&self, texts: &[&str]) -> crate::Result<Vec<Vec<f32>>>;
+}
+
+/// Gives the vector of one word at once. Searches of conversations compare words by it.
+pub trait WordVectors: std::fmt::Debug + Send + Sync + 'static {
+    /// Length of every vector.
+    fn word_dimensions(&self) -> usize;
+    /// Returns the vector of a word in lower case, of length one; `None` for a word that is not known.
+    fn word(&self, word: &str) -> Option<Vec<f32>>;
 }

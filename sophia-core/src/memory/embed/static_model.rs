@@ -13,7 +13,7 @@ use std::task::Poll;
 
 use async_trait::async_trait;
 
-use super::{Embedder, VocabularyError, WordPiece};
+use super::{Embedder, VocabularyError, WordPiece, WordVectors};
 
 /// Identifier of the bundled model. Vectors are stored under it: a changed table needs a new one.
 const BUNDLED_MODEL: &str = "sophia-static-256-v1";
@@ -175,6 +175,17 @@ impl Embedder for StaticEmbedder {
             since_yield += text.len();
         }
         Ok(vectors)
+    }
+}
+
+impl WordVectors for StaticEmbedder {
+    fn word_dimensions(&self) -> usize {
+        self.shared.table.layout.dimensions
+    }
+
+    fn word(&self, word: &str) -> Option<Vec<f32>> {
+        let vector = self.embed_one(word);
+        vector.iter().any(|value| *value != 0.0).then_some(vector)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, params_from_iter, types::Value as Sql};
 
-use super::{internal, kv, read, write};
+use super::{block_files, internal, kv, read, write};
 use crate::{
     Result, Scope,
     memory::{
@@ -38,6 +38,7 @@ pub(super) fn forget(connection: &Connection, request: &ForgetRequest, origin: i
             write::erase(connection, record)?;
         }
         receipt.records += records.len() as u64;
+        block_files::disown(connection, wall)?;
         if scope.session.is_some() || scope.agent.is_some() {
             continue;
         }
@@ -103,7 +104,7 @@ fn count(connection: &Connection, sql: &str, of: i64) -> Result<u64> {
 pub(super) fn compact(connection: &Connection) -> Result<()> {
     connection
         .execute_batch(
-            "INSERT INTO record_text (record_text) VALUES ('optimize'); VACUUM; PRAGMA wal_checkpoint(TRUNCATE)",
+            "INSERT INTO record_words (record_words) VALUES ('optimize'); VACUUM; PRAGMA wal_checkpoint(TRUNCATE)",
         )
         .map_err(internal("memory.forget"))
 }

@@ -2,24 +2,27 @@
 //!
 //! | to see | open |
 //! |---|---|
-//! | the tables | `schema.sql` |
+//! | the tables | `schema.sql`, `derived.sql` |
 //! | how a file is opened, and which are refused | `open.rs` |
 //! | who runs the statements | `threads.rs` |
-//! | records: write, read, search | `write.rs`, `read.rs`, `search.rs`, `filter.rs` |
-//! | vectors in memory, kept up to date | `vectors.rs` |
+//! | records: write, read, search | `write.rs`, `read.rs`, `search.rs`, `filter.rs`, `postings.rs`, `turns.rs` |
+//! | vectors in memory, kept up to date, and as files | `vectors.rs`, `block_files.rs` |
 //! | keys and values | `kv.rs` |
 //! | the graph | `graph.rs` |
 //! | forgetting | `forget.rs` |
 
+mod block_files;
 mod filter;
 mod forget;
 mod graph;
 mod kv;
 mod open;
+mod postings;
 mod read;
 mod search;
 mod store;
 mod threads;
+mod turns;
 mod vectors;
 mod write;
 

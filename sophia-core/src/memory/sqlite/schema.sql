@@ -1,4 +1,4 @@
--- Format 1. Times are microseconds since 1970, UTC.
+-- Format 2. Times are microseconds since 1970, UTC.
 -- A wall is one pair of tenant and user; every row belongs to one.
 CREATE TABLE walls (
   wall   INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -10,7 +10,6 @@ CREATE TABLE walls (
 CREATE TABLE records (
   seq        INTEGER PRIMARY KEY AUTOINCREMENT,
   wall       INTEGER NOT NULL REFERENCES walls,
-  ns         TEXT GENERATED ALWAYS AS ('n' || wall) VIRTUAL,
   id         TEXT NOT NULL,
   version    INTEGER NOT NULL,
   session    TEXT,
@@ -43,15 +42,6 @@ CREATE TABLE versions (
   body    TEXT NOT NULL,
   PRIMARY KEY (seq, version)
 ) STRICT, WITHOUT ROWID;
-
--- The wall is a token of the text (column ns), so that a query never walks through the words of others.
-CREATE VIRTUAL TABLE record_text USING fts5 (
-  ns, content, summary, tags,
-  content = 'records', content_rowid = 'seq',
-  tokenize = 'porter unicode61 remove_diacritics 2'
-);
--- Words of an erased record leave the index at once.
-INSERT INTO record_text (record_text, rank) VALUES ('secure-delete', 1);
 
 CREATE TABLE models (
   model      INTEGER PRIMARY KEY,

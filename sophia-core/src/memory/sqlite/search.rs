@@ -1,33 +1,39 @@
-//! Search: candidates by words and by vectors, fused, and one page of them read whole.
+//! Search: candidates by words and by vectors, settled by what stands in the file, and one page of them read whole.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::{Connection, OptionalExtension, params_from_iter, types::Value as Sql};
+use parking_lot::RwLockReadGuard;
+use rusqlite::{Connection, params_from_iter, types::Value as Sql};
 
 use super::{
     filter::{self, Condition},
-    internal, micros, read,
-    vectors::{self, VectorBlocks},
+    internal, micros,
+    postings::Postings,
+    read,
+    turns::{self, Gathered},
+    vectors::{self, Block, Blocks, Key},
 };
 use crate::{
     Result,
     memory::{
+        conversation,
         query::{Explain, MatchType, Mode},
-        rank::{self, Candidate},
+        rank::{self, Candidate, Ranked},
         record::Record,
+        segment::{Keep, Needle, Segment},
         store::{Found, Match, Plan},
-        words,
+        words::{self, Term},
     },
 };
 
 /// Least candidates of each kind, whatever the page: what a fused order can choose from.
-const MIN_CANDIDATES: usize = 64;
-/// Most rows whose words are weighed in one search, the newest first: FTS5 weighs every row that matches.
-const MAX_WEIGHED_ROWS: i64 = 50_000;
-/// Words on each side in a highlight.
-const SNIPPET_TOKENS: i64 = 24;
+const MIN_CANDIDATES: usize = 128;
+/// Records that are compared exactly, whatever the page: the best by what is in memory.
+const MIN_SETTLED: usize = 40;
+/// A model that no vector has.
+const NO_MODEL: i64 = -1;
 
-pub(super) fn search(connection: &Connection, blocks: &VectorBlocks, plan: &Plan) -> Result<Found> {
+pub(super) fn search(connection: &Connection, blocks: &Blocks, plan: &Plan) -> Result<Found> {
     let condition = filter::condition(connection, &plan.filter)?;
     if condition.walls.is_empty() {
         return Ok(Found::default());
@@ -37,7 +43,7 @@ pub(super) fn search(connection: &Connection, blocks: &VectorBlocks, plan: &Plan
     }
     match plan.mode {
         Mode::Exact => by_text(connection, condition, plan),
-        _ => fused(connection, blocks, &condition, plan),
+        _ => Search::new(connection, plan)?.run(blocks, &condition),
     }
 }
 
@@ -66,141 +72,229 @@ fn whole(record: Record, match_type: MatchType) -> Match {
     Match { record, score: 1.0, match_type, highlights: Vec::new(), explain }
 }
 
-fn fused(connection: &Connection, blocks: &VectorBlocks, condition: &Condition, plan: &Plan) -> Result<Found> {
-    let count = MIN_CANDIDATES.max(plan.limit + plan.offset);
-    let terms = words::terms(&plan.text);
-    let text_query = match plan.mode {
-        Mode::Semantic => None,
-        _ => words::fts_query(&condition.walls, &terms),
-    };
-    let mut candidates: HashMap<i64, Candidate> = HashMap::new();
-    if let Some(query) = &text_query {
-        for (seq, score) in by_words(connection, condition, query, count)? {
-            candidates.insert(seq, Candidate { seq, keyword: Some(score), semantic: None });
-        }
+/// A search by words and meaning.
+pub(super) struct Search<'a> {
+    pub connection: &'a Connection,
+    pub plan: &'a Plan,
+    pub terms: Vec<Term>,
+    pub needle: Option<Needle>,
+    model: i64,
+    warnings: Vec<String>,
+}
+
+/// One wall of a search, and what was found in it.
+pub(super) struct Part<'a> {
+    pub wall: i64,
+    pub block: RwLockReadGuard<'a, Block>,
+    pub keep: Keep,
+    pub postings: Postings,
+    /// Least and greatest cosine.
+    range: Option<(f32, f32)>,
+    /// Places of candidates.
+    candidates: BTreeSet<u32>,
+}
+
+impl Part<'_> {
+    pub(super) fn segment(&self) -> &Segment {
+        &self.block.segment
     }
-    let mut warnings = Vec::new();
-    let mut range = None;
-    if plan.mode != Mode::Keyword {
-        match &plan.vector {
-            Some(_) => range = by_vector(connection, blocks, condition, plan, count, &mut candidates, &mut warnings)?,
-            None => warnings.push("semantic: the query has no vector; answered by words alone".to_owned()),
-        }
-    }
-    let candidates: Vec<_> = candidates.into_values().collect();
-    let ranking = rank::fuse(plan.mode, &candidates, range);
-    let Some(first) = ranking.first() else { return Ok(Found { warnings, ..Found::default() }) };
-    let Some(best) = read::by_seq(connection, first.seq)? else { return Ok(Found { warnings, ..Found::default() }) };
-    let relevance = rank::relevance(first, words::coverage(&terms, &best));
-    let scored: Vec<_> = ranking
-        .iter()
-        .map(|ranked| (ranked, rank::score(plan.mode, ranked, first, relevance)))
-        .filter(|(_, score)| *score >= plan.min_score)
-        .collect();
-    let total = scored.len();
-    let mut matches = Vec::with_capacity(plan.limit.min(total));
-    for (ranked, score) in scored.into_iter().skip(plan.offset).take(plan.limit) {
-        let Some(record) = read::by_seq(connection, ranked.seq)? else { continue };
-        let highlights = match &text_query {
-            Some(query) if ranked.explain.keyword.is_some() => highlights(connection, query, ranked.seq)?,
-            _ => Vec::new(),
+}
+
+impl<'a> Search<'a> {
+    fn new(connection: &'a Connection, plan: &'a Plan) -> Result<Search<'a>> {
+        let mut search = Search {
+            connection,
+            plan,
+            terms: if plan.mode == Mode::Semantic { Vec::new() } else { words::terms(&plan.text) },
+            needle: None,
+            model: NO_MODEL,
+            warnings: Vec::new(),
         };
-        let explain = Explain { relevance, ..ranked.explain };
-        matches.push(Match { record, score, match_type: ranked.match_type, highlights, explain });
-    }
-    Ok(Found { matches, total, warnings })
-}
-
-/// Finds by words; the score is greater for a better match.
-fn by_words(connection: &Connection, condition: &Condition, query: &str, count: usize) -> Result<Vec<(i64, f64)>> {
-    let sql = format!(
-        "SELECT seq, score FROM (\
-           SELECT r.seq AS seq, -bm25(record_text, 0.0, 1.0, 1.0, 1.0) AS score \
-           FROM record_text JOIN records AS r ON r.seq = record_text.rowid \
-           WHERE record_text MATCH ? AND {} ORDER BY record_text.rowid DESC LIMIT {MAX_WEIGHED_ROWS}) \
-         ORDER BY score DESC, seq DESC LIMIT ?",
-        condition.sql
-    );
-    let values = std::iter::once(Sql::Text(query.to_owned()))
-        .chain(condition.values.iter().cloned())
-        .chain([Sql::Integer(i64::try_from(count).unwrap_or(i64::MAX))]);
-    connection
-        .prepare_cached(&sql)
-        .and_then(|mut statement| {
-            statement.query_map(params_from_iter(values), |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
-        })
-        .map_err(internal("memory.search"))
-}
-
-/// Finds by meaning, and compares what the words found as well. Returns the range of all cosines.
-fn by_vector(
-    connection: &Connection,
-    blocks: &VectorBlocks,
-    condition: &Condition,
-    plan: &Plan,
-    count: usize,
-    candidates: &mut HashMap<i64, Candidate>,
-    warnings: &mut Vec<String>,
-) -> Result<Option<(f64, f64)>> {
-    let Some(vector) = &plan.vector else { return Ok(None) };
-    if vector.values.iter().all(|value| *value == 0.0) {
-        // Nothing that the model knows stands in the query: nothing is near it.
-        return Ok(None);
-    }
-    // A model that is new to the file has no vectors; its number is one that no vector has.
-    let model = vectors::find_model(connection, &vector.model)?.unwrap_or(-1);
-    let allowed = if condition.is_narrow { Some(allowed(connection, condition)?) } else { None };
-    let now = micros(plan.filter.now);
-    let mut range: Option<(f64, f64)> = None;
-    let mut missing = 0;
-    let mut near = Vec::new();
-    for wall in &condition.walls {
-        let found = blocks.scan(connection, (*wall, model), &vector.values, count, |row| match &allowed {
-            Some(allowed) => allowed.contains(&row.seq),
-            None => !row.archived && row.expires_at > now,
-        })?;
-        missing += found.missing;
-        if let Some((low, high)) = found.scan.range {
-            let (low, high) = (f64::from(low), f64::from(high));
-            range = Some(range.map_or((low, high), |(least, most)| (least.min(low), most.max(high))));
+        match &plan.vector {
+            _ if plan.mode == Mode::Keyword => {}
+            Some(vector) => {
+                search.model = vectors::find_model(connection, &vector.model)?.unwrap_or(NO_MODEL);
+                // Nothing that the model knows stands in the query: nothing is near it.
+                let is_zero = vector.values.iter().all(|value| *value == 0.0);
+                search.needle = (!is_zero).then(|| Needle::new(&vector.values));
+            }
+            None => search.warnings.push("semantic: the query has no vector; answered by words alone".to_owned()),
         }
-        near.extend(found.scan.near);
+        Ok(search)
     }
-    near.sort_by(|a, b| b.cosine.total_cmp(&a.cosine).then(b.seq.cmp(&a.seq)));
-    for near in near.into_iter().take(count) {
-        candidates.entry(near.seq).or_insert(Candidate { seq: near.seq, keyword: None, semantic: None });
+
+    fn run(mut self, blocks: &Blocks, condition: &Condition) -> Result<Found> {
+        // One order for all searches: two that wait for each other's blocks would wait for ever.
+        let walls = BTreeSet::from_iter(condition.walls.iter().copied());
+        let dimensions = self.plan.vector.as_ref().filter(|_| self.model != NO_MODEL).map_or(0, |v| v.values.len());
+        let held = walls
+            .iter()
+            .map(|wall| blocks.current(self.connection, Key { wall: *wall, model: self.model }, dimensions))
+            .collect::<Result<Vec<_>>>()?;
+        let mut allowed = if condition.is_narrow { Some(self.allowed(condition)?) } else { None };
+        let mut parts = Vec::with_capacity(held.len());
+        for (wall, block) in walls.iter().zip(&held) {
+            let block = block.read();
+            let keep = match &mut allowed {
+                None => Keep::Active(micros(self.plan.filter.now)),
+                Some(seqs) => Keep::Only(places(&block.segment, seqs.remove(wall).unwrap_or_default())),
+            };
+            let postings = Postings::read(self.connection, *wall, &self.terms, &block.segment, &keep)?;
+            parts.push(Part { wall: *wall, block, keep, postings, range: None, candidates: BTreeSet::new() });
+        }
+        self.choose_candidates(&mut parts);
+        self.warn(&parts);
+        let ranking = self.rank(&parts)?;
+        drop(parts);
+        self.page(ranking)
     }
-    for candidate in candidates.values_mut() {
-        candidate.semantic = vectors::cosine(connection, model, candidate.seq, &vector.values)?.map(f64::from);
+
+    /// Returns the numbers that a condition lets through, for each wall in ascending order.
+    fn allowed(&self, condition: &Condition) -> Result<BTreeMap<i64, Vec<i64>>> {
+        let mut allowed: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+        let mut take = |(wall, seq)| allowed.entry(wall).or_default().push(seq);
+        self.connection
+            .prepare_cached(&format!("SELECT r.wall, r.seq FROM records AS r WHERE {}", condition.sql))
+            .and_then(|mut statement| {
+                statement
+                    .query_map(params_from_iter(&condition.values), |row| Ok((row.get(0)?, row.get(1)?)))?
+                    .try_for_each(|row| row.map(&mut take))
+            })
+            .map_err(internal("memory.search"))?;
+        allowed.values_mut().for_each(|seqs| seqs.sort_unstable());
+        Ok(allowed)
     }
-    if missing > 0 {
-        warnings.push(format!(
-            "semantic: {missing} records have no vector of the model {}; found by words alone",
-            vector.model
-        ));
+
+    /// Chooses the best by words and the best by meaning, of all walls together.
+    fn choose_candidates(&self, parts: &mut [Part<'_>]) {
+        let count = MIN_CANDIDATES.max(self.plan.limit + self.plan.offset);
+        let (mut by_words, mut by_meaning) = (Vec::new(), Vec::new());
+        for (number, part) in parts.iter_mut().enumerate() {
+            let segment = &part.block.segment;
+            let best = part.postings.best(segment, count);
+            by_words.extend(best.into_iter().map(|(place, score)| (score, segment.row(place).seq, number, place)));
+            let Some(needle) = &self.needle else { continue };
+            let scan = segment.scan(needle, count, &part.keep);
+            by_meaning.extend(
+                scan.near.iter().map(|near| (f64::from(near.cosine), segment.row(near.place).seq, number, near.place)),
+            );
+            part.range = scan.range;
+        }
+        for found in [&mut by_words, &mut by_meaning] {
+            found.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
+            for (_, _, number, place) in found.iter().take(count) {
+                parts[*number].candidates.insert(*place);
+            }
+        }
     }
-    Ok(range)
+
+    fn warn(&mut self, parts: &[Part<'_>]) {
+        let missing: usize = parts.iter().map(|part| part.segment().missing()).sum();
+        if let Some(vector) = self.plan.vector.as_ref().filter(|_| self.needle.is_some() && missing > 0) {
+            self.warnings.push(format!(
+                "semantic: {missing} records have no vector of the model {}; found by words alone",
+                vector.model
+            ));
+        }
+        let cut: BTreeSet<_> = parts.iter().flat_map(|part| &part.postings.cut).copied().collect();
+        for term in cut {
+            let word = &self.terms[term].word;
+            self.warnings
+                .push(format!("keyword: `{word}` stands in very many records; looked for in the newest of them only"));
+        }
+    }
+
+    /// Ranks messages by their conversations, and all else by itself.
+    fn rank(&self, parts: &[Part<'_>]) -> Result<Vec<Ranked>> {
+        let in_conversation = self.plan.mode == Mode::Hybrid && !self.terms.is_empty();
+        let mut candidates = Vec::new();
+        let mut gathered = Gathered::default();
+        for part in parts {
+            let is_turn = |place: &u32| in_conversation && part.segment().row(*place).session != 0;
+            let (of_talk, others): (Vec<u32>, Vec<u32>) = part.candidates.iter().partition(|place| is_turn(place));
+            candidates.extend(others.into_iter().map(|place| (part, place, self.candidate(part, place))));
+            if !of_talk.is_empty() {
+                turns::gather(self, part, &of_talk, &mut gathered)?;
+            }
+        }
+        let range = self.range(parts);
+        self.settle(&mut candidates, range)?;
+        let candidates: Vec<_> = candidates.into_iter().map(|(_, _, candidate)| candidate).collect();
+        let scale = rank::scale(candidates.iter().map(|c| (c.keyword, c.semantic)).chain(gathered.measures()), range);
+        let mut ranking = rank::fuse(self.plan.mode, &candidates, scale);
+        let weighed = conversation::weigh(&gathered.turns, scale);
+        ranking.extend(gathered.rank(weighed));
+        rank::sort(&mut ranking);
+        Ok(ranking)
+    }
+
+    fn candidate(&self, part: &Part<'_>, place: u32) -> Candidate {
+        let segment = part.segment();
+        Candidate {
+            seq: segment.row(place).seq,
+            keyword: part.postings.score(segment, place),
+            semantic: self.needle.as_ref().and_then(|needle| segment.cosine(needle, place)).map(f64::from),
+        }
+    }
+
+    /// Returns the least and greatest cosine of everything that was compared.
+    fn range(&self, parts: &[Part<'_>]) -> Option<(f64, f64)> {
+        let ranges = parts.iter().filter_map(|part| part.range);
+        ranges.map(|(low, high)| (f64::from(low), f64::from(high))).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+    }
+
+    /// Measures the best candidates exactly: by the words as they stand there, and by the whole vectors.
+    fn settle(&self, candidates: &mut [(&Part<'_>, u32, Candidate)], range: Option<(f64, f64)>) -> Result<()> {
+        let page = (self.plan.limit + self.plan.offset).next_multiple_of(MIN_SETTLED);
+        let measures = candidates.iter().map(|(_, _, candidate)| (candidate.keyword, candidate.semantic));
+        let scale = rank::scale(measures, range);
+        candidates.sort_by_cached_key(|(_, _, candidate)| rank::order(self.plan.mode, candidate, scale));
+        for (part, _, candidate) in candidates.iter_mut().take(page) {
+            if candidate.keyword.is_some()
+                && let Some(record) = read::text_by_seq(self.connection, candidate.seq)?
+            {
+                let (times, length) = words::frequencies(&self.terms, &record);
+                candidate.keyword = part.postings.exact(&times, length).or(candidate.keyword);
+            }
+            candidate.semantic = self.exact_cosine(candidate.seq)?.or(candidate.semantic);
+        }
+        Ok(())
+    }
+
+    /// Returns the cosine with the vector in the file.
+    pub(super) fn exact_cosine(&self, seq: i64) -> Result<Option<f64>> {
+        match (&self.plan.vector, &self.needle) {
+            (Some(vector), Some(_)) => {
+                vectors::cosine(self.connection, self.model, seq, &vector.values).map(|cosine| cosine.map(f64::from))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Reads one page of a ranking.
+    fn page(self, ranking: Vec<Ranked>) -> Result<Found> {
+        let plan = self.plan;
+        let nothing = |warnings| Ok(Found { warnings, ..Found::default() });
+        let Some(first) = ranking.first() else { return nothing(self.warnings) };
+        let Some(best) = read::by_seq(self.connection, first.seq)? else { return nothing(self.warnings) };
+        let relevance = rank::relevance(first, words::coverage(&self.terms, &best));
+        let scored: Vec<_> = ranking
+            .iter()
+            .map(|ranked| (ranked, rank::score(plan.mode, ranked, first, relevance)))
+            .filter(|(_, score)| *score >= plan.min_score)
+            .collect();
+        let total = scored.len();
+        let mut matches = Vec::with_capacity(plan.limit.min(total));
+        for (ranked, score) in scored.into_iter().skip(plan.offset).take(plan.limit) {
+            let Some(record) = read::by_seq(self.connection, ranked.seq)? else { continue };
+            let highlights = words::highlight(&self.terms, &record.content).into_iter().collect();
+            let explain = Explain { relevance, ..ranked.explain };
+            matches.push(Match { record, score, match_type: ranked.match_type, highlights, explain });
+        }
+        Ok(Found { matches, total, warnings: self.warnings })
+    }
 }
 
-/// Returns the numbers that a condition lets through.
-fn allowed(connection: &Connection, condition: &Condition) -> Result<HashSet<i64>> {
-    connection
-        .prepare_cached(&format!("SELECT r.seq FROM records AS r WHERE {}", condition.sql))
-        .and_then(|mut statement| statement.query_map(params_from_iter(&condition.values), |row| row.get(0))?.collect())
-        .map_err(internal("memory.search"))
-}
-
-fn highlights(connection: &Connection, query: &str, seq: i64) -> Result<Vec<String>> {
-    connection
-        .prepare_cached(
-            "SELECT snippet(record_text, 1, '**', '**', '…', ?3) FROM record_text WHERE record_text MATCH ?1 AND rowid = ?2",
-        )
-        .and_then(|mut statement| {
-            let text: Option<String> = statement
-                .query_row((query, seq, SNIPPET_TOKENS), |row| row.get::<_, Option<String>>(0))
-                .optional()?
-                .flatten();
-            Ok(text.into_iter().filter(|text| text.contains("**")).collect())
-        })
-        .map_err(internal("memory.search"))
+fn places(segment: &Segment, seqs: Vec<i64>) -> Vec<u32> {
+    seqs.into_iter().filter_map(|seq| segment.find(seq)).collect()
 }

@@ -15,11 +15,12 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 
 use super::{
+    block_files::{self, BlockFiles},
     forget, kv,
     open::Place,
     read, search,
     threads::{Sender, Threads},
-    vectors::VectorBlocks,
+    vectors::Blocks,
     write,
 };
 use crate::{
@@ -48,7 +49,7 @@ struct Inner {
     place: Place,
     clock: Arc<dyn Clock>,
     threads: Mutex<Option<Threads>>,
-    vectors: Arc<VectorBlocks>,
+    vectors: Arc<Blocks>,
     watch: kv::Watch,
     /// Monotonic time of the last purge, in milliseconds.
     purged_ms: AtomicI64,
@@ -80,11 +81,11 @@ impl SqliteBuilder {
     pub fn build(self) -> SqliteStore {
         SqliteStore(Arc::new(Inner {
             watch: kv::Watch::new(self.place.file()),
-            place: self.place,
             clock: self.clock,
             threads: Mutex::new(None),
-            vectors: Arc::new(VectorBlocks::new(self.vector_bytes)),
+            vectors: Arc::new(Blocks::new(self.vector_bytes, self.place.file().map(BlockFiles::beside))),
             purged_ms: AtomicI64::new(i64::MIN),
+            place: self.place,
         }))
     }
 }
@@ -153,6 +154,12 @@ impl SqliteStore {
         Ok(sender)
     }
 
+    /// Removes files that hold what was erased.
+    async fn sweep(&self) -> Result<()> {
+        let Some(path) = self.0.place.file() else { return Ok(()) };
+        self.sender()?.bare(move |connection| block_files::sweep(connection, &path)).await
+    }
+
     fn is_time_to_purge(&self) -> bool {
         let now = i64::try_from(self.0.clock.monotonic().as_millis()).unwrap_or(i64::MAX);
         let last = self.0.purged_ms.load(Ordering::Relaxed);
@@ -185,7 +192,12 @@ impl MemoryStore for SqliteStore {
 
     async fn search(&self, plan: Plan) -> Result<Found> {
         let vectors = self.0.vectors.clone();
-        self.read(move |connection| search::search(connection, &vectors, &plan)).await
+        let found = self.read(move |connection| search::search(connection, &vectors, &plan)).await?;
+        if let Some(key) = self.0.vectors.unsaved() {
+            let vectors = self.0.vectors.clone();
+            self.sender()?.read_later(move || vectors.save(key));
+        }
+        Ok(found)
     }
 
     async fn list(&self, listing: Listing) -> Result<Vec<Record>> {
@@ -193,7 +205,11 @@ impl MemoryStore for SqliteStore {
     }
 
     async fn delete(&self, filter: Filter, depth: Depth) -> Result<u64> {
-        self.write(move |connection| write::delete(connection, &filter, depth)).await
+        let count = self.write(move |connection| write::delete(connection, &filter, depth)).await?;
+        if depth == Depth::Erase {
+            self.sweep().await?;
+        }
+        Ok(count)
     }
 
     async fn sessions(&self, filter: Filter, limit: usize) -> Result<Vec<Session>> {
@@ -203,6 +219,7 @@ impl MemoryStore for SqliteStore {
     async fn forget(&self, request: ForgetRequest) -> Result<ForgetReceipt> {
         let origin = self.0.watch.origin();
         let receipt = self.write(move |connection| forget::forget(connection, &request, origin)).await?;
+        self.sweep().await?;
         self.sender()?.bare(forget::compact).await?;
         Ok(receipt)
     }

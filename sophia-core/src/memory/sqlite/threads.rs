@@ -190,6 +190,14 @@ impl Sender {
         outcome.await.map_err(|_| self.closed())?
     }
 
+    /// Runs `work` on a reading thread when one has time; not at all where too much waits already.
+    pub(super) fn read_later(&self, work: impl FnOnce() + Send + 'static) {
+        if let Some(readers) = &self.readers {
+            // A queue that is full, or closed, is a good reason to do less.
+            let _ = readers.try_send(Box::new(move |_| work()));
+        }
+    }
+
     /// Runs `work` on the writing connection, outside a transaction.
     pub(super) async fn bare<T, F>(&self, work: F) -> Result<T>
     where

@@ -1,18 +1,24 @@
-//! Vectors in the data file, and the blocks of them that this process holds.
+//! Vectors in the data file, and the blocks of them, with what else a search needs, that this process holds.
 //!
 //! A block is read with the first search of its wall. After that, each search first takes in what the change log says
 //! was written since, by this process or another one.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use moka::sync::Cache;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow};
 
-use super::internal;
+use super::{
+    block_files::{self, BlockFiles},
+    internal,
+};
 use crate::{
     Result,
-    memory::segment::{Row, Scan, Segment},
+    memory::{
+        lexicon::Lexicon,
+        segment::{Row, Segment, session_key},
+    },
 };
 
 /// More changes than this are not looked up one by one: the block is read anew.
@@ -20,63 +26,76 @@ const MANY_CHANGES: usize = 10_000;
 
 /// The blocks of this process, of walls that were searched lately.
 #[derive(Debug)]
-pub(super) struct VectorBlocks {
-    blocks: Cache<(i64, i64), Arc<RwLock<Block>>>,
+pub(super) struct Blocks {
+    blocks: Cache<Key, Shared>,
+    files: Option<BlockFiles>,
 }
 
-/// The vectors of one wall and one model.
+/// Which block: the wall, and the model of its vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub wall: i64,
+    pub model: i64,
+}
+
+type Shared = Arc<RwLock<Block>>;
+
+/// What searches need of one wall.
 #[derive(Debug, Default)]
-struct Block {
-    segment: Segment,
-    /// Last change that it holds.
+pub(super) struct Block {
+    pub segment: Segment,
+    /// Words of messages that were read lately.
+    pub lexicon: Mutex<Lexicon>,
+    /// Last change that it holds; -1 before it was read.
     change: i64,
-    /// Active records that have no vector of this model.
-    missing: HashSet<i64>,
+    /// Rows that were read or changed since there was a file of it.
+    unsaved: usize,
 }
 
-/// What a block found.
-#[derive(Debug, Default)]
-pub(super) struct BlockScan {
-    pub scan: Scan,
-    /// Active records of the wall that have no vector of this model.
-    pub missing: usize,
-}
-
-impl VectorBlocks {
-    pub(super) fn new(max_bytes: u64) -> VectorBlocks {
-        let weigh = |_: &(i64, i64), block: &Arc<RwLock<Block>>| {
-            u32::try_from(block.read().segment.bytes()).unwrap_or(u32::MAX).max(1024)
-        };
-        VectorBlocks { blocks: Cache::builder().weigher(weigh).max_capacity(max_bytes).build() }
+impl Blocks {
+    pub(super) fn new(max_bytes: u64, files: Option<BlockFiles>) -> Blocks {
+        let weigh = |_: &Key, block: &Shared| u32::try_from(block.read().segment.bytes()).unwrap_or(u32::MAX).max(1024);
+        Blocks { blocks: Cache::builder().weigher(weigh).max_capacity(max_bytes).build(), files }
     }
 
     pub(super) fn clear(&self) {
         self.blocks.invalidate_all();
     }
 
-    /// Scans the vectors of a wall, as of the snapshot that `connection` sees or later.
-    pub(super) fn scan(
-        &self,
-        connection: &Connection,
-        (wall, model): (i64, i64),
-        query: &[f32],
-        count: usize,
-        keep: impl Fn(&Row) -> bool,
-    ) -> Result<BlockScan> {
-        let key = (wall, model);
+    /// Returns the block of a wall, as of the snapshot that `connection` sees or later.
+    pub(super) fn current(&self, connection: &Connection, key: Key, dimensions: usize) -> Result<Shared> {
         let block = self.blocks.get_with(key, || {
-            Arc::new(RwLock::new(Block { segment: Segment::new(query.len()), change: -1, ..Block::default() }))
+            Arc::new(RwLock::new(Block { segment: Segment::new(dimensions), change: -1, ..Block::default() }))
         });
-        if !block.read().is_current(connection, wall)? {
+        if !block.read().is_current(connection, key.wall)? {
             let before = block.read().segment.bytes();
-            block.write().catch_up(connection, key)?;
+            block.write().catch_up(connection, key, self.files.as_ref())?;
             if block.read().segment.bytes() != before {
                 // Weighs it again.
                 self.blocks.insert(key, block.clone());
             }
         }
+        Ok(block)
+    }
+
+    /// Returns a block that is worth a new file, if there is one.
+    pub(super) fn unsaved(&self) -> Option<Key> {
+        self.files.as_ref()?;
+        let is_due = |block: &Shared| block.try_read().is_some_and(|block| block.is_worth_a_file());
+        self.blocks.iter().find(|(_, block)| is_due(block)).map(|(key, _)| *key)
+    }
+
+    /// Writes a block to its file. What fails is tried again after the next changes.
+    pub(super) fn save(&self, key: Key) {
+        let (Some(files), Some(block)) = (&self.files, self.blocks.get(&key)) else { return };
+        if !block.write().start_saving() {
+            return;
+        }
         let block = block.read();
-        Ok(BlockScan { scan: block.segment.scan(query, count, keep), missing: block.missing.len() })
+        match files.save(&block.segment, key, block.change) {
+            Ok(named) => tracing::debug!(wall = key.wall, named, "a block was written"),
+            Err(error) => tracing::warn!(%error, "a block of vectors cannot be written; it will be made anew"),
+        }
     }
 }
 
@@ -89,9 +108,22 @@ impl Block {
             .map_err(internal("memory.search"))
     }
 
-    fn catch_up(&mut self, connection: &Connection, key: (i64, i64)) -> Result<()> {
+    fn is_worth_a_file(&self) -> bool {
+        let rows = self.segment.len();
+        rows >= block_files::MIN_ROWS && self.unsaved > block_files::MIN_ROWS.min(rows - 1).max(rows / 10)
+    }
+
+    /// Returns whether a file is to be written: to one of those that ask at the same time.
+    fn start_saving(&mut self) -> bool {
+        let is_due = self.is_worth_a_file();
+        if is_due {
+            self.unsaved = 0;
+        }
+        is_due
+    }
+
+    fn catch_up(&mut self, connection: &Connection, key: Key, files: Option<&BlockFiles>) -> Result<()> {
         let failed = internal("memory.search");
-        let (wall, model) = key;
         let (first, last): (i64, i64) = connection
             .prepare_cached("SELECT coalesce(min(change), 0), coalesce(max(change), 0) FROM changes")
             .and_then(|mut statement| statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?))))
@@ -99,19 +131,33 @@ impl Block {
         if self.change >= last {
             return Ok(());
         }
+        if self.change < 0
+            && let Some(files) = files
+            && let Some((segment, change)) = files.load(connection, key, self.segment.dimensions())?
+        {
+            (self.segment, self.change) = (segment, change);
+            if change > last {
+                // Of a later state of the data than this snapshot: not to be taken back.
+                return Ok(());
+            }
+        }
         // A block that is new, or further behind than the log goes, cannot be caught up.
-        let changed = if self.change < first - 1 { None } else { Some(changed(connection, wall, self.change)?) };
+        let changed = if self.change < first - 1 { None } else { Some(changed(connection, key.wall, self.change)?) };
         match changed.filter(|changed| changed.len() <= MANY_CHANGES) {
             None => self.read_all(connection, key)?,
             Some(changed) => {
+                self.unsaved += changed.len();
                 let mut statement = connection
                     .prepare_cached(&format!("{SELECT} WHERE r.seq = ?2 AND r.wall = ?3"))
                     .map_err(&failed)?;
                 for seq in changed {
-                    self.segment.remove(seq);
-                    self.missing.remove(&seq);
-                    if let Some(entry) = statement.query_row((model, seq, wall), entry).optional().map_err(&failed)? {
-                        self.take(entry);
+                    let found = statement.query_row((key.model, seq, key.wall), entry).optional().map_err(&failed)?;
+                    if self.segment.find(seq).is_some() {
+                        self.lexicon.get_mut().clear();
+                    }
+                    match found {
+                        Some((row, vector)) => self.segment.put(row, vector.as_deref()),
+                        None => self.segment.remove(seq),
                     }
                 }
             }
@@ -120,39 +166,58 @@ impl Block {
         Ok(())
     }
 
-    fn read_all(&mut self, connection: &Connection, (wall, model): (i64, i64)) -> Result<()> {
+    fn read_all(&mut self, connection: &Connection, key: Key) -> Result<()> {
         let failed = internal("memory.search");
         self.segment = Segment::new(self.segment.dimensions());
-        self.missing.clear();
-        let mut statement = connection.prepare_cached(&format!("{SELECT} WHERE r.wall = ?2")).map_err(&failed)?;
-        let entries = statement.query_map((model, wall), entry).map_err(&failed)?;
+        self.lexicon.get_mut().clear();
+        let count: i64 = connection
+            .prepare_cached("SELECT count(*) FROM records WHERE wall = ?1")
+            .and_then(|mut statement| statement.query_row([key.wall], |row| row.get(0)))
+            .map_err(&failed)?;
+        self.segment.reserve(usize::try_from(count).unwrap_or(0));
+        let mut statement =
+            connection.prepare_cached(&format!("{SELECT} WHERE r.wall = ?2 ORDER BY r.seq")).map_err(&failed)?;
+        let entries = statement.query_map((key.model, key.wall), entry).map_err(&failed)?;
         for entry in entries {
-            self.take(entry.map_err(&failed)?);
+            let (row, vector) = entry.map_err(&failed)?;
+            self.segment.put(row, vector.as_deref());
         }
+        self.unsaved = self.segment.len();
         Ok(())
-    }
-
-    fn take(&mut self, (row, vector): (Row, Option<Vec<f32>>)) {
-        match vector {
-            Some(vector) => self.segment.put(row, &vector),
-            None if !row.archived => drop(self.missing.insert(row.seq)),
-            None => {}
-        }
     }
 }
 
-const SELECT: &str = "SELECT r.seq, r.status = 'archived', r.expires_at, v.data FROM records AS r \
+/// Conversations are made of messages; other records that name a session are none.
+const SELECT: &str = "SELECT r.seq, r.status = 'archived', r.expires_at, CASE r.kind WHEN 'message' THEN r.session END, \
+     d.sz, v.data FROM records AS r LEFT JOIN record_words_docsize AS d ON d.id = r.seq \
      LEFT JOIN vectors AS v ON v.seq = r.seq AND v.model = ?1";
 
 fn entry(row: &SqlRow<'_>) -> rusqlite::Result<(Row, Option<Vec<f32>>)> {
-    let of =
-        Row { seq: row.get(0)?, archived: row.get(1)?, expires_at: row.get::<_, Option<i64>>(2)?.unwrap_or(i64::MAX) };
-    Ok((of, row.get_ref(3)?.as_blob_or_null()?.map(decode)))
+    let of = Row {
+        seq: row.get(0)?,
+        archived: row.get(1)?,
+        expires_at: row.get::<_, Option<i64>>(2)?.unwrap_or(i64::MAX),
+        session: row.get_ref(3)?.as_str_or_null()?.map_or(0, session_key),
+        words: row.get_ref(4)?.as_blob_or_null()?.map_or(0, first_varint),
+    };
+    Ok((of, row.get_ref(5)?.as_blob_or_null()?.map(decode)))
+}
+
+/// Reads the number of words that FTS5 keeps of a text: a number in SQLite's form of seven bits a byte, the highest first.
+fn first_varint(bytes: &[u8]) -> u32 {
+    let mut number = 0_u32;
+    for byte in bytes {
+        number = number.wrapping_shl(7) | u32::from(byte & 0x7f);
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    number
 }
 
 fn changed(connection: &Connection, wall: i64, since: i64) -> Result<Vec<i64>> {
     connection
-        .prepare_cached("SELECT DISTINCT seq FROM changes WHERE wall = ?1 AND change > ?2 LIMIT ?3")
+        .prepare_cached("SELECT DISTINCT seq FROM changes WHERE wall = ?1 AND change > ?2 ORDER BY seq LIMIT ?3")
         .and_then(|mut statement| {
             statement.query_map((wall, since, MANY_CHANGES as i64 + 1), |row| row.get(0))?.collect()
         })

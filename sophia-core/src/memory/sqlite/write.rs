@@ -3,12 +3,13 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
-use super::{filter, internal, micros, read, vectors};
+use super::{block_files, filter, internal, micros, read, vectors};
 use crate::{
     Error, ErrorKind, Result,
     memory::{
         record::{Record, Status, Update},
         store::{Atomicity, Change, Depth, Draft, Filter, Inserted, Key, NamedVector, SameContent},
+        words,
     },
 };
 
@@ -243,7 +244,10 @@ pub(super) fn delete(connection: &Connection, filter: &Filter, depth: Depth) -> 
         .map_err(&failed)?;
     for old in &records {
         match depth {
-            Depth::Erase => erase(connection, old)?,
+            Depth::Erase => {
+                erase(connection, old)?;
+                block_files::disown(connection, filter::make_wall(connection, &old.scope)?)?;
+            }
             Depth::Archive => {
                 let mut new = old.clone();
                 new.status = Status::Archived;
@@ -296,32 +300,19 @@ pub(super) fn purge(connection: &Connection, now: Timestamp) -> Result<()> {
     Ok(())
 }
 
-fn index(connection: &Connection, wall: i64, record: &Record) -> Result<()> {
-    change_index(
-        "INSERT INTO record_text (rowid, ns, content, summary, tags) VALUES (?1, ?2, ?3, ?4, ?5)",
-        connection,
-        wall,
-        record,
-    )
+pub(super) fn index(connection: &Connection, wall: i64, record: &Record) -> Result<()> {
+    change_index("INSERT INTO record_words (rowid, words) VALUES (?1, ?2)", connection, wall, record)
 }
 
 fn unindex(connection: &Connection, wall: i64, record: &Record) -> Result<()> {
-    let sql = "INSERT INTO record_text (record_text, rowid, ns, content, summary, tags) VALUES ('delete', ?1, ?2, ?3, ?4, ?5)";
+    let sql = "INSERT INTO record_words (record_words, rowid, words) VALUES ('delete', ?1, ?2)";
     change_index(sql, connection, wall, record)
 }
 
 fn change_index(sql: &str, connection: &Connection, wall: i64, record: &Record) -> Result<()> {
     connection
         .prepare_cached(sql)
-        .and_then(|mut statement| {
-            statement.execute(params![
-                record.seq,
-                format!("n{wall}"),
-                record.content,
-                record.summary,
-                json(&record.tags)
-            ])
-        })
+        .and_then(|mut statement| statement.execute((record.seq, words::index_text(wall, record))))
         .map(drop)
         .map_err(internal("memory.index"))
 }

@@ -1,0 +1,131 @@
+//! Where the words of a question stand, within one wall.
+
+use rusqlite::Connection;
+
+use super::internal;
+use crate::{
+    Result,
+    memory::{
+        bm25,
+        segment::{Keep, Segment},
+        words::{self, Term},
+    },
+};
+
+/// Most records that are looked at for one word: the newest. Beyond, the word says little anyway.
+const MAX_RECORDS_OF_A_WORD: usize = 16_384;
+/// Most records that are looked at for all words of one question together.
+const MAX_RECORDS: usize = 65_536;
+
+/// The records of a wall in which words of a question stand.
+#[derive(Debug, Default)]
+pub(super) struct Postings {
+    /// Places in the segment, ascending, each with the set of words that stand there.
+    matches: Vec<(u32, u64)>,
+    /// What each word is worth in this wall.
+    worth: Vec<f64>,
+    /// In how many records each word stands: counted, or estimated where there are too many.
+    frequencies: Vec<f64>,
+    mean_words: f64,
+    /// Words that stand in more records than were looked at.
+    pub cut: Vec<usize>,
+}
+
+impl Postings {
+    pub(super) fn read(
+        connection: &Connection,
+        wall: i64,
+        terms: &[Term],
+        segment: &Segment,
+        keep: &Keep,
+    ) -> Result<Postings> {
+        let mut keys: Vec<u64> = Vec::new();
+        let mut postings = Postings { mean_words: segment.mean_words(), ..Postings::default() };
+        let mut left = MAX_RECORDS;
+        for (term, asked) in terms.iter().enumerate() {
+            let most = left.min(MAX_RECORDS_OF_A_WORD);
+            let seqs = records_of(connection, wall, asked, most + 1)?;
+            let is_cut = seqs.len() > most;
+            left -= seqs.len().min(most);
+            let mut below = segment.places();
+            let mut frequency = 0;
+            for seq in seqs.into_iter().take(most) {
+                let Some(place) = segment.find_below(seq, below) else { continue };
+                below = place;
+                frequency += 1;
+                if segment.keeps(keep, place) {
+                    keys.push(u64::from(place) << TERM_BITS | term as u64);
+                }
+            }
+            if is_cut {
+                postings.cut.push(term);
+            }
+            let looked_at = if is_cut { f64::from(segment.places() - below) } else { f64::from(segment.places()) };
+            // Of a word that is everywhere, the newest records tell how frequent it is.
+            let all = f64::from(segment.places()) / looked_at.max(1.0);
+            let frequency = (f64::from(frequency) * all).min(segment.len() as f64);
+            postings.frequencies.push(frequency);
+            postings.worth.push(bm25::idf(frequency, segment.len() as f64));
+        }
+        // Runs in descending order: what a merge sort is good at.
+        keys.sort();
+        for key in keys {
+            let (place, bit) = ((key >> TERM_BITS) as u32, 1_u64 << (key & ((1 << TERM_BITS) - 1)));
+            match postings.matches.last_mut() {
+                Some((last, set)) if *last == place => *set |= bit,
+                _ => postings.matches.push((place, bit)),
+            }
+        }
+        Ok(postings)
+    }
+
+    /// Returns in how many records each word stands, about.
+    pub(super) fn frequencies(&self) -> &[f64] {
+        &self.frequencies
+    }
+
+    /// Returns the BM25 of the record at a place, each word taken to stand there once; `None` where none does.
+    pub(super) fn score(&self, segment: &Segment, place: u32) -> Option<f64> {
+        let at = self.matches.binary_search_by_key(&place, |(place, _)| *place).ok()?;
+        Some(self.score_of(segment, self.matches[at]))
+    }
+
+    /// Returns the best records and their scores, best first; of equals the newest first.
+    pub(super) fn best(&self, segment: &Segment, count: usize) -> Vec<(u32, f64)> {
+        let mut scored: Vec<_> = self.matches.iter().map(|found| (found.0, self.score_of(segment, *found))).collect();
+        let order = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0));
+        if scored.len() > count {
+            scored.select_nth_unstable_by(count, order);
+            scored.truncate(count);
+        }
+        scored.sort_by(order);
+        scored
+    }
+
+    /// Returns the BM25 of a record in which each word stands so often.
+    pub(super) fn exact(&self, times: &[u32], length: u32) -> Option<f64> {
+        let of = |(times, worth): (&u32, &f64)| {
+            worth * bm25::saturation(f64::from(*times), f64::from(length), self.mean_words)
+        };
+        times.iter().any(|times| *times > 0).then(|| times.iter().zip(&self.worth).map(of).sum())
+    }
+
+    fn score_of(&self, segment: &Segment, (place, set): (u32, u64)) -> f64 {
+        let saturation = bm25::saturation(1.0, f64::from(segment.row(place).words), self.mean_words);
+        let worth = self.worth.iter().enumerate().filter(|(term, _)| set >> term & 1 == 1);
+        worth.map(|(_, worth)| worth).sum::<f64>() * saturation
+    }
+}
+
+/// Bits for the number of a term in a key that is sorted; a set of terms has 64.
+const TERM_BITS: u32 = 6;
+
+/// Returns the newest records in which a word stands.
+fn records_of(connection: &Connection, wall: i64, term: &Term, most: usize) -> Result<Vec<i64>> {
+    // Quoted, so that nothing in it is a command.
+    let query = format!("\"{}\"", words::index_term(wall, &term.stem));
+    connection
+        .prepare_cached("SELECT rowid FROM record_words WHERE record_words MATCH ?1 ORDER BY rowid DESC LIMIT ?2")
+        .and_then(|mut statement| statement.query_map((query, most as i64), |row| row.get(0))?.collect())
+        .map_err(internal("memory.search"))
+}

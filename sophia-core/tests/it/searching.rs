@@ -1,0 +1,156 @@
+//! How memory finds: conversations, walls, bounds, files of older builds.
+
+use std::path::Path;
+
+use sophia_core::{
+    Config, Scope, Sophia,
+    memory::{AppendMessage, EmbedderKind, Explain, MatchType, Mode, NewRecord, Query, SearchResult, store::Atomicity},
+};
+
+fn ada() -> Scope {
+    Scope::new().user("ada")
+}
+
+async fn engine(directory: &Path) -> Sophia {
+    Sophia::builder().config(Config::default().with_data_dir(directory)).start().await.unwrap()
+}
+
+async fn say(sophia: &Sophia, scope: &Scope, session: &str, lines: &[&str]) {
+    for line in lines {
+        let message = AppendMessage::new(scope.clone().session(session), "user", *line);
+        sophia.memory().append(message).await.unwrap();
+    }
+}
+
+fn texts(found: &SearchResult) -> Vec<&str> {
+    found.hits.iter().map(|hit| hit.record.content.as_str()).collect()
+}
+
+async fn holidays(sophia: &Sophia) {
+    say(sophia, &ada(), "monday", &["Bob: The printer is broken again.", "Ada: Then I will call the service."]).await;
+    say(
+        sophia,
+        &ada(),
+        "friday",
+        &["Ada: Our holiday was wonderful!", "Bob: Where have you been?", "Ada: Lisbon.", "Bob: I envy you."],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_message_is_found_by_what_was_said_around_it() {
+    let sophia = Sophia::builder().start().await.unwrap();
+    holidays(&sophia).await;
+    let query = || Query::new("Where did Ada spend her holiday?").scope(ada()).explain();
+    let found = sophia.memory().search(query()).await.unwrap();
+    assert_eq!(texts(&found)[0], "Ada: Our holiday was wonderful!", "{found:#?}");
+    let lisbon = found.hits.iter().position(|hit| hit.record.content == "Ada: Lisbon.").expect("Lisbon");
+    let printer = texts(&found).iter().position(|text| text.contains("printer"));
+    assert!(printer.is_none_or(|printer| lisbon < printer), "{:#?}", texts(&found));
+    for hit in &found.hits {
+        let Explain { fused, conversation, .. } = hit.explain.unwrap();
+        let parts = conversation.expect("messages are ranked by their conversation");
+        let sum = parts.own + parts.neighbors + parts.session + parts.speaker;
+        assert!((fused - sum * parts.factor).abs() < 1e-12, "{hit:#?}");
+        assert_eq!(parts.speaker > 0.0, hit.record.content.starts_with("Ada"), "{hit:#?}");
+    }
+    assert_eq!(sophia.memory().search(query()).await.unwrap().hits, found.hits, "the same again");
+}
+
+#[tokio::test]
+async fn what_is_near_a_message_counts_only_where_it_may_be_seen() {
+    let sophia = Sophia::builder().start().await.unwrap();
+    let talk = |agent: &str| ada().agent(agent).session("one");
+    for (agent, text) in [("a", "The budget meeting."), ("b", "It is at noon."), ("a", "Bring the figures.")] {
+        sophia.memory().append(AppendMessage::new(talk(agent), "user", text)).await.unwrap();
+    }
+    let of = async |scope: Scope| {
+        let query = Query::new("When is the budget meeting?").scope(scope).explain();
+        sophia.memory().search(query).await.unwrap()
+    };
+    let (alone, all) = (of(ada().agent("b")).await, of(ada()).await);
+    assert!(!texts(&alone).contains(&"The budget meeting."));
+    assert!(texts(&all).contains(&"It is at noon."), "{all:#?}");
+    let context = all.hits.iter().find(|hit| hit.record.content == "It is at noon.").unwrap();
+    assert!(context.explain.unwrap().conversation.unwrap().neighbors > 0.0, "{context:#?}");
+    let near = alone.hits.iter().filter_map(|hit| hit.explain.unwrap().conversation);
+    assert!(near.into_iter().all(|parts| parts.neighbors == 0.0), "{alone:#?}");
+}
+
+#[tokio::test]
+async fn documents_beside_a_conversation_are_ranked_by_themselves() {
+    let sophia = Sophia::builder().start().await.unwrap();
+    holidays(&sophia).await;
+    sophia.memory().store(NewRecord::new("Holiday rules: thirty days a year.").scope(ada())).await.unwrap();
+    let found = sophia.memory().search(Query::new("holiday rules").scope(ada()).explain()).await.unwrap();
+    assert_eq!(texts(&found)[0], "Holiday rules: thirty days a year.", "{found:#?}");
+    assert!(found.hits[0].explain.unwrap().conversation.is_none());
+    let by_words = Query::new("holiday").scope(ada()).mode(Mode::Keyword).explain();
+    let found = sophia.memory().search(by_words).await.unwrap();
+    assert!(found.hits.len() == 2 && found.hits.iter().all(|hit| hit.match_type == MatchType::Keyword), "{found:#?}");
+}
+
+#[tokio::test]
+async fn what_others_store_changes_no_score() {
+    let sophia = Sophia::builder().start().await.unwrap();
+    for text in ["The red tent leaks.", "A red car.", "A tent for two.", "The river at night."] {
+        sophia.memory().store(NewRecord::new(text).scope(ada())).await.unwrap();
+    }
+    let ask = async || sophia.memory().search(Query::new("red tent").scope(ada()).explain()).await.unwrap().hits;
+    let before = ask().await;
+    let others = (0..300).map(|n| NewRecord::new(format!("red red thing {n}")).scope(Scope::new().user("bob")));
+    sophia.memory().store_many(others.collect(), Atomicity::Together).await.unwrap();
+    assert_eq!(ask().await, before);
+    assert_eq!(before[0].highlights, ["The **red** **tent** leaks."]);
+}
+
+#[tokio::test]
+async fn a_word_that_is_everywhere_is_bounded_and_said_so() {
+    const RECORDS: usize = 16_600;
+    let mut config = Config::default();
+    config.memory.embedder = EmbedderKind::None;
+    let sophia = Sophia::builder().config(config).start().await.unwrap();
+    let records = (0..RECORDS).map(|n| NewRecord::new(if n % 2 == 0 { "common" } else { "common ground" }));
+    let records: Vec<_> = records.chain([NewRecord::new("common rarity")]).collect();
+    for batch in records.chunks(8_000) {
+        sophia.memory().store_many(batch.to_vec(), Atomicity::Together).await.unwrap();
+    }
+    let ask = async |text: &str| sophia.memory().search(Query::new(text).mode(Mode::Keyword)).await.unwrap();
+    let bounded = ask("common").await;
+    assert!(bounded.degraded && bounded.warnings[0].contains("`common`"), "{:?}", bounded.warnings);
+    assert_eq!(bounded.hits.len(), 10);
+    let rare = ask("common rarity").await;
+    assert_eq!(texts(&rare)[0], "common rarity");
+    let plain = ask("rarity").await;
+    assert!(!plain.degraded && plain.total == 1, "{:?}", plain.warnings);
+}
+
+#[tokio::test]
+async fn a_file_of_an_older_format_is_brought_up_to_date() {
+    let directory = tempfile::tempdir().unwrap();
+    let sophia = engine(directory.path()).await;
+    sophia.memory().store(NewRecord::new("The harbour at dawn").scope(ada()).tags(["pictures"])).await.unwrap();
+    sophia.shutdown().await.unwrap();
+    let file = rusqlite::Connection::open(directory.path().join("sophia.db")).unwrap();
+    file.execute_batch(
+        "PRAGMA journal_mode = DELETE; DROP TABLE record_words; DROP TABLE block_files;
+         ALTER TABLE records ADD COLUMN ns TEXT GENERATED ALWAYS AS ('n' || wall) VIRTUAL;
+         CREATE VIRTUAL TABLE record_text USING fts5 (ns, content, summary, tags, content = 'records',
+           content_rowid = 'seq', tokenize = 'porter unicode61 remove_diacritics 2');
+         INSERT INTO record_text (record_text) VALUES ('rebuild');
+         PRAGMA user_version = 1",
+    )
+    .unwrap();
+    drop(file);
+    let sophia = engine(directory.path()).await;
+    for word in ["harbours", "picture"] {
+        let found = sophia.memory().search(Query::new(word).scope(ada()).mode(Mode::Keyword)).await.unwrap();
+        assert_eq!(texts(&found), ["The harbour at dawn"], "{word}");
+    }
+    sophia.shutdown().await.unwrap();
+    let file = rusqlite::Connection::open(directory.path().join("sophia.db")).unwrap();
+    let old: i64 =
+        file.query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'record_text'", [], |row| row.get(0)).unwrap();
+    let format: i64 = file.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!((old, format), (0, 2));
+}
