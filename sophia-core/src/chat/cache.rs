@@ -487,6 +487,7 @@ mod tests {
             ttl: Some(60),
             epoch: cache.epoch(),
             look: true,
+            question: None,
         }
     }
 

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::accounting::{LimitConfig, Price};
+use super::{
+    accounting::{LimitConfig, Price},
+    semantic::SemanticConfig,
+};
 use crate::{Error, Result, Secret, resilience::BreakerConfig};
 
 /// Longest accepted deadline: a provider that thinks for a day is a batch job.
@@ -34,6 +37,8 @@ pub struct ChatConfig {
     pub providers: Vec<ProviderConfig>,
     /// The cache of answers.
     pub cache: CacheConfig,
+    /// Answers to questions that mean the same.
+    pub semantic: SemanticConfig,
     /// How long answers are kept.
     pub ttl: TtlConfig,
     /// Further tries after a failure that may pass.
@@ -262,6 +267,7 @@ impl Default for ChatConfig {
             default_model: None,
             providers: Vec::new(),
             cache: CacheConfig::default(),
+            semantic: SemanticConfig::default(),
             ttl: TtlConfig::default(),
             tools: ToolsConfig::default(),
             retry: RetryConfig::default(),
@@ -378,6 +384,7 @@ impl ChatConfig {
         }
         timeout("chat.timeout", self.timeout)?;
         timeout("chat.cache.l2.timeout", self.cache.l2.timeout)?;
+        self.semantic.validate()?;
         self.ttl.validate()?;
         if self.cache.negative > MAX_NEGATIVE {
             return Err(Error::invalid_config("chat.cache.negative", "must be at most 5 s"));

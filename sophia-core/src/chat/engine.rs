@@ -29,6 +29,7 @@ use super::{
     router::Router,
     run::{self, Produced, RunOptions, RunResult},
     shared::{self, Held, Kept, SharedCache, SharedTier, Turn},
+    semantic::{Question, Semantic, SemanticReport, SemanticTier},
     stream::ChatStream,
     ttl,
 };
@@ -65,7 +66,7 @@ struct Inner {
     endpoints: Vec<Endpoint>,
 }
 
-type Stages = SharedTier<Keeper<Limited<Router>>>;
+type Stages = SharedTier<Keeper<Semantic<Limited<Router>>>>;
 
 /// A value that was made or found, for how many seconds it is kept, and where it was found.
 type Made = (Arc<Value>, Option<u64>, Found);
@@ -89,7 +90,8 @@ impl Chat {
         let (router, endpoints) = Router::new(&config, &clock, meter.clone())?;
         let limited = Limited::new(router, accounts.clone(), limiter.clone(), config.timeout);
         let shared = SharedCache::new(&config, context, &cache);
-        let keeper = Keeper::new(limited, cache.clone(), config.cache.tool_calls);
+        let semantic = Semantic::new(limited, semantic_tier(&config, &cache, context), config.cache.tool_calls);
+        let keeper = Keeper::new(semantic, cache.clone(), config.cache.tool_calls);
         let stages = Arc::new(SharedTier::new(keeper, shared.clone()));
         let provider: Arc<dyn ChatProvider> = stages.clone();
         Ok(Chat(Arc::new(Inner {
@@ -341,6 +343,9 @@ impl Chat {
     pub fn invalidate(&self, which: &Invalidate) -> Result<u64> {
         let removed = self.0.cache.invalidate(which)?;
         self.0.shared.iter().for_each(|shared| shared.invalidate(which));
+        if let Some(tier) = self.0.stages.inner().inner().tier() {
+            tier.sweep();
+        }
         self.0.meter.invalidated();
         Ok(removed)
     }
@@ -378,8 +383,16 @@ impl Chat {
         &self.0.assistants
     }
 
+    /// Returns what the semantic tier did, or would have done.
+    pub fn semantic_report(&self) -> SemanticReport {
+        match self.0.stages.inner().inner().tier() {
+            Some(tier) => tier.report(),
+            None => SemanticReport::off(&self.0.config.semantic),
+        }
+    }
+
     fn router(&self) -> &Router {
-        self.0.stages.inner().inner().inner()
+        self.0.stages.inner().inner().inner().inner()
     }
 
     pub(super) fn deadline(&self, timeout: Option<Duration>) -> Deadline {
@@ -482,7 +495,9 @@ impl Chat {
             cache.status = CacheStatus::Coalesced;
         }
         let completion = deadline.run(OPERATION, rider.outcome()).await?;
-        let cache = cache.landed(completion.found, completion.ttl_s, !completion.attempts.is_empty());
+        let cache = cache
+            .landed(completion.found, completion.ttl_s, !completion.attempts.is_empty())
+            .served(completion.semantic.as_ref());
         if cache.status == CacheStatus::Coalesced {
             let scope = request.scope.clone().unwrap_or_default();
             self.0.accounts.account(&completion.answer, &scope).saved(completion.answer.cost_usd);
@@ -508,6 +523,10 @@ impl Chat {
         let Prepared { model, key } = prepared;
         let epoch = self.0.cache.epoch();
         let ttl = self.explicit_ttl(operation, request.ttl)?;
+        let question = match key {
+            Some(_) => self.question(operation, request, model)?.map(Arc::new),
+            None => None,
+        };
         let call = || {
             let context = context_of(request.context.as_deref(), || request.last_text()).to_owned();
             let keeping = key.map(|key| Keeping {
@@ -518,6 +537,7 @@ impl Chat {
                 ttl,
                 epoch,
                 look: request.cache != CacheMode::Refresh,
+                question,
             });
             ProviderCall {
                 operation,
@@ -531,6 +551,15 @@ impl Chat {
             }
         };
         self.0.flights.join(key.map(|key| (key, epoch)), deadline, &self.0.provider, form, call)
+    }
+
+    /// Returns what the semantic tier compares, where it is asked for.
+    fn question(&self, operation: &'static str, request: &ChatRequest, model: &str) -> Result<Option<Question>> {
+        if self.0.stages.inner().inner().tier().is_none() {
+            return Ok(None);
+        }
+        let wall = || key::of_wall(operation, request, model, &self.router().fingerprint(operation, model)?);
+        Question::of(request, wall)
     }
 
     async fn produce<F>(&self, options: RunOptions, producer: F, start: Instant) -> Result<RunResult<Arc<Value>>>
@@ -568,6 +597,7 @@ impl Chat {
             ttl,
             epoch,
             look: options.cache != CacheMode::Refresh,
+            question: None,
         });
         let mut cache = asked(used.then_some(key));
         let (cached, limiter, shared) = (self.0.cache.clone(), self.0.limiter.clone(), self.0.shared.clone());
@@ -632,6 +662,21 @@ fn in_background(work: impl Future<Output = Result<()>> + Send + 'static) -> Res
         }
     });
     Ok(())
+}
+
+/// Sets the semantic tier up, where it is asked for.
+#[cfg(feature = "static-embedder")]
+fn semantic_tier(config: &ChatConfig, cache: &AnswerCache, context: &Context) -> Option<SemanticTier> {
+    let embedder = Arc::new(crate::memory::embed::StaticEmbedder::bundled());
+    let longest = Duration::from_secs(config.ttl.max);
+    let tier = || SemanticTier::new(&config.semantic, embedder, cache.clone(), context.clock.clone(), longest);
+    (config.semantic.enabled && config.cache.enabled).then(tier)
+}
+
+/// There is none without an embedder; the configuration is checked for that.
+#[cfg(not(feature = "static-embedder"))]
+fn semantic_tier(_: &ChatConfig, _: &AnswerCache, _: &Context) -> Option<SemanticTier> {
+    None
 }
 
 /// Returns what is known about the cache before an answer is there.

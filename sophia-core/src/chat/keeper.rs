@@ -51,6 +51,7 @@ impl Keep {
             attempts: Vec::new(),
             ttl_s: Some(entry.ttl_s()),
             found: Found::default(),
+            semantic: None,
         })
     }
 
@@ -68,6 +69,9 @@ impl Keep {
     }
 
     fn keep(&self, keeping: Option<&Keeping>, mut completion: Completion) -> Completion {
+        if completion.semantic.is_some() {
+            return completion;
+        }
         if let Some(keeping) = keeping.filter(|_| is_whole(&completion.answer, self.tool_calls)) {
             let payload = Payload::Answer(completion.answer.clone());
             completion.ttl_s = self.cache.put(keeping, payload, &completion.answer.text);
@@ -77,7 +81,7 @@ impl Keep {
 }
 
 /// Returns whether an answer may be given to someone else later.
-fn is_whole(answer: &Answer, tool_calls: bool) -> bool {
+pub(crate) fn is_whole(answer: &Answer, tool_calls: bool) -> bool {
     let reason = answer.finish_reason.as_deref().unwrap_or_default();
     let calls_tools =
         !answer.tool_calls.is_empty() || TOOLS.contains(&reason) || answer.message.contains_key("function_call");

@@ -12,6 +12,7 @@ use super::{
     canonical::{Canonical, by_utf16},
     dialect::TOOL_HINTS,
     request::{ChatRequest, Field, Share},
+    semantic::is_instruction,
 };
 use crate::{Error, Result, Scope};
 
@@ -35,7 +36,7 @@ const EXCLUDED: [&str; 10] = [
 const MARKER: [&str; 1] = ["cache_control"];
 
 /// Identity of a question.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Key([u8; 32]);
 
 impl Key {
@@ -76,7 +77,7 @@ pub(crate) fn of_request(
     prelude(&mut text, b"chat", request.scope.as_ref(), request.share);
     text.extend_from_slice(providers);
     part(&mut text, Some(model));
-    body(operation, request, &mut text)?;
+    write_fields(operation, request.body_fields(), &mut text)?;
     if text.len() > max_bytes {
         return Err(Error::invalid(
             operation,
@@ -84,6 +85,25 @@ pub(crate) fn of_request(
             format!("and the other fields must be at most {max_bytes} bytes"),
         ));
     }
+    Ok(hash(&text))
+}
+
+/// Returns an identity of all that must be equal for two questions to be compared: everything but what was said.
+pub(crate) fn of_wall(
+    operation: &'static str,
+    request: &ChatRequest,
+    model: &str,
+    providers: &[u8; 32],
+) -> Result<Key> {
+    let mut text = Vec::with_capacity(512);
+    prelude(&mut text, b"wall", request.scope.as_ref(), request.share);
+    text.extend_from_slice(providers);
+    part(&mut text, Some(model));
+    let mut fields = request.body_fields();
+    fields.retain(|(name, _)| *name != "messages");
+    write_fields(operation, fields, &mut text)?;
+    let instructions: Vec<_> = request.messages.iter().filter(|message| is_instruction(message)).collect();
+    Canonical::new(operation, &mut text).array(&instructions, |json, message| unmarked(json, message.fields()))?;
     Ok(hash(&text))
 }
 
@@ -144,8 +164,7 @@ fn part(text: &mut Vec<u8>, part: Option<&str>) {
     }
 }
 
-fn body(operation: &'static str, request: &ChatRequest, text: &mut Vec<u8>) -> Result<()> {
-    let mut fields = request.body_fields();
+fn write_fields(operation: &'static str, mut fields: Vec<(&str, Field<'_>)>, text: &mut Vec<u8>) -> Result<()> {
     fields.retain(|(name, _)| !EXCLUDED.contains(name));
     // Two names of one bound, by protocol. What it cuts is never kept.
     if !fields.iter().any(|(name, _)| *name == "max_tokens") {

@@ -14,6 +14,7 @@
 //! | one call for all who ask the same | `flight.rs`, read by [`ChatStream`]: `stream.rs` |
 //! | answers that processes share, and one call for all of them | `shared.rs`, `shared_redis.rs` |
 //! | what may be kept is kept | `keeper.rs` |
+//! | an answer to a question that means the same | [`SemanticReport`]: `semantic/` |
 //! | so many calls at once, within limits | `limited.rs` |
 //! | what they cost | [`Costs`], [`LimitConfig`]: `accounting/` |
 //! | who is asked, and who is next | `router.rs`, `hedge.rs` |
@@ -50,6 +51,7 @@ mod response;
 mod responses;
 mod router;
 mod run;
+mod semantic;
 mod shared;
 #[cfg(feature = "redis")]
 mod shared_redis;
@@ -74,4 +76,5 @@ pub use provider::{
 pub use request::{CacheMode, ChatRequest, Message, Share};
 pub use response::{Answer, Attempt, CacheInfo, CacheStatus, ChatChunk, ChatResponse, Delta, Usage};
 pub use run::{Produced, RunOptions, RunResult};
+pub use semantic::{SemanticConfig, SemanticDecision, SemanticGroup, SemanticMode, SemanticProfile, SemanticReport};
 pub use stream::ChatStream;

@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use super::{
     ChatMetrics, ChatRequest, ChatResponse, CostQuery, Costs, EmbedCall, Embeddings, Invalidate, LimitStatus, Model,
+    SemanticReport,
 };
 use crate::{Scope, operations::NoArguments};
 
@@ -58,6 +59,9 @@ crate::operations::operations! {
 
     /// Returns the limits that concern a scope, and how much of each is used.
     "chat.budget"(sophia, whose: Whose) -> Vec<LimitStatus> { sophia.chat().budget(&whose.scope.unwrap_or_default()) }
+
+    /// Returns what the semantic tier did, or would have done.
+    "chat.semantic_report"(sophia, _arguments: NoArguments) -> SemanticReport { Ok(sophia.chat().semantic_report()) }
 
     /// Returns what chat measured.
     "chat.metrics"(sophia, _arguments: NoArguments) -> ChatMetrics { Ok(sophia.chat().metrics()) }

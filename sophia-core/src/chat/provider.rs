@@ -13,6 +13,7 @@ use super::{
     dialect::Dialect,
     key::Key,
     response::{Answer, Attempt, Delta, Found, Usage},
+    semantic::{Question, Served},
 };
 use crate::{Error, ErrorKind, Result, Scope, resilience::Deadline};
 
@@ -95,6 +96,8 @@ pub(crate) struct Keeping {
     pub epoch: u64,
     /// Whether an answer will do that was kept since the caller looked: another flight may have landed meanwhile.
     pub look: bool,
+    /// What the semantic tier compares; `None` where it is left out.
+    pub question: Option<Arc<Question>>,
 }
 
 /// The latest deadline of those who share a call. Cheap to clone.
@@ -131,12 +134,20 @@ pub struct Completion {
     pub(crate) ttl_s: Option<u64>,
     /// Where it was found, if it was not asked for.
     pub(crate) found: Found,
+    /// The kept answer that it is, if it was kept for another question: it is not kept for this one.
+    pub(crate) semantic: Option<Served>,
 }
 
 impl Completion {
     /// Wraps an answer that was given at once.
     pub fn new(answer: Answer) -> Completion {
-        Completion { answer: Arc::new(answer), attempts: Vec::new(), ttl_s: None, found: Found::default() }
+        Completion {
+            answer: Arc::new(answer),
+            attempts: Vec::new(),
+            ttl_s: None,
+            found: Found::default(),
+            semantic: None,
+        }
     }
 }
 

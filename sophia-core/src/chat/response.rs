@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::assist::Assistance;
+use super::{assist::Assistance, semantic::Served};
 
 /// Token counts as the provider gave them; null where it gave none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -56,7 +56,8 @@ pub enum CacheStatus {
 pub struct CacheInfo {
     /// How it relates.
     pub status: CacheStatus,
-    /// Where it was found: `"l1"` in this process, `"l2"` in the cache that processes share; null where it was not.
+    /// Where it was found: `"l1"` in this process, `"l2"` in the cache that processes share, `"semantic"` under another
+    /// question that means the same; null where it was not.
     pub tier: Option<&'static str>,
     /// Key that it is kept under, in hexadecimal; null where the cache was not used.
     pub key: Option<Arc<str>>,
@@ -95,6 +96,19 @@ impl CacheInfo {
             (status, ..) => status,
         };
         CacheInfo { status, tier: found.tier, age_s: found.age_s, ttl_s, degraded: found.degraded, ..self }
+    }
+
+    /// Takes in that the answer was kept for another question, if it was.
+    pub(crate) fn served(self, served: Option<&Served>) -> CacheInfo {
+        let Some(served) = served else { return self };
+        CacheInfo {
+            status: CacheStatus::SemanticHit,
+            tier: Some("semantic"),
+            key: Some(served.key.clone()),
+            age_s: Some(served.age_s),
+            similarity: Some(served.similarity),
+            ..self
+        }
     }
 }
 

@@ -67,6 +67,9 @@ impl<P: ChatProvider> SharedTier<P> {
 /// Shares an answer that was kept here.
 async fn keep(shared: Option<&SharedCache>, call: &Sharing, mut completion: Completion, found: Found) -> Completion {
     completion.found = Found { degraded: completion.found.degraded || found.degraded, ..completion.found };
+    if completion.semantic.is_some() {
+        return completion;
+    }
     if let (Some(shared), Some(keeping), Some(ttl_s)) = (shared, &call.keeping, completion.ttl_s) {
         shared.keep(call.operation, keeping, &Payload::Answer(completion.answer.clone()), ttl_s).await;
     }
@@ -81,7 +84,7 @@ struct Sharing {
 
 fn completion(kept: Kept) -> Option<Completion> {
     let Payload::Answer(answer) = kept.payload else { return None };
-    Some(Completion { answer, attempts: Vec::new(), ttl_s: Some(kept.ttl_s), found: kept.found })
+    Some(Completion { answer, attempts: Vec::new(), ttl_s: Some(kept.ttl_s), found: kept.found, semantic: None })
 }
 
 #[deny(clippy::missing_trait_methods)]

@@ -166,6 +166,7 @@ impl ChatStream {
                     let replay = if rider.has_read() { Replay::EndOnly } else { Replay::Whole };
                     let was_asked = !completion.attempts.is_empty() || rider.has_read();
                     let cache = self.cache.clone().landed(completion.found, completion.ttl_s, was_asked);
+                    let cache = cache.served(completion.semantic.as_ref());
                     if replay == Replay::Whole {
                         // The first part says what is known by now.
                         self.cache = CacheInfo { ttl_s: None, ..cache.clone() };

@@ -10,6 +10,7 @@ mod freshening;
 mod hedging;
 mod keeping;
 mod running;
+mod semantic;
 mod sharing;
 mod streaming;
 

@@ -14,7 +14,17 @@ from ._tools import Tool, answering, definition, split
 from ._wire import Request, awaited, blocking, given, reader, same, settled
 from .memory import Seconds
 from .scope import ScopeLike
-from .types import CacheInfo, ChatChunk, ChatMetrics, ChatResponse, Costs, Embeddings, LimitStatus, Model
+from .types import (
+    CacheInfo,
+    ChatChunk,
+    ChatMetrics,
+    ChatResponse,
+    Costs,
+    Embeddings,
+    LimitStatus,
+    Model,
+    SemanticReport,
+)
 
 __all__ = ["Chat", "ChatStream", "RunOptions", "RunResult", "UseMemory"]
 
@@ -250,6 +260,11 @@ class Chat:
             self._engine.call_sync("chat.budget", given(scope=scope))
         )
         return limits
+
+    def semantic_report(self) -> SemanticReport:
+        """Returns what the semantic tier did, or would have done. No text of any question is in it."""
+        report: SemanticReport = reader(SemanticReport)(self._engine.call_sync("chat.semantic_report", {}))
+        return report
 
     def metrics(self) -> dict[str, Any]:
         """Returns figures over the last 1,000 calls; None where nothing was measured."""

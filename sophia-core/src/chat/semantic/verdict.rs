@@ -1,0 +1,373 @@
+//! Whether two questions ask the same, word by word.
+//!
+//! An embedding places a question near its opposite, and near the same question about another city. So what differs is
+//! looked at: a difference that changes the answer is a [`Veto`], and how much of both has a counterpart in the other is
+//! their likeness.
+
+use std::collections::HashMap;
+
+use super::{
+    lexicon::{self, Kind},
+    reading::{Reading, WordRef},
+};
+
+/// Shortest word in which a slip of the pen is recognised, in bytes.
+const MIN_TYPO: usize = 4;
+
+/// Why the answer to one question does not serve another, however alike they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Veto {
+    /// The conversations before the last message differ.
+    Conversation,
+    /// Numbers, dates or identifiers differ.
+    Numbers,
+    /// They count in different units.
+    Units,
+    /// One denies what the other does not.
+    Negation,
+    /// One says the opposite of a word of the other.
+    Opposites,
+    /// One asks when and the other where, or the like.
+    Asked,
+    /// What comes from where, or which of two is which, differs.
+    Direction,
+    /// They are about different people.
+    Person,
+    /// One names what the other does not.
+    Names,
+    /// Each says something that the other does not, or one does in a language whose words are not known.
+    Words,
+}
+
+/// Says how alike two questions are, 0..1, or why one answer cannot serve both.
+pub(super) fn judge(a: &Reading, b: &Reading) -> Result<f64, Veto> {
+    if a.numbers != b.numbers {
+        return Err(Veto::Numbers);
+    }
+    if units(a) != units(b) {
+        return Err(Veto::Units);
+    }
+    if a.is_negated() != b.is_negated() {
+        return Err(Veto::Negation);
+    }
+    if are_opposed(a, b) {
+        return Err(Veto::Opposites);
+    }
+    if ask_differently(a, b) {
+        return Err(Veto::Asked);
+    }
+    if are_turned_round(a, b) {
+        return Err(Veto::Direction);
+    }
+    if persons(a) != persons(b) && persons(a).is_some() && persons(b).is_some() {
+        return Err(Veto::Person);
+    }
+    let (only_a, only_b) = (unmatched(a, b), unmatched(b, a));
+    if !only_a.is_empty() && !only_b.is_empty() {
+        return Err(Veto::Words);
+    }
+    let added = only_a.len() + only_b.len();
+    // In another language, the word that was added may be the one that denies.
+    if added > 0 && !(a.is_english() && b.is_english()) {
+        return Err(Veto::Words);
+    }
+    if only_a.iter().chain(&only_b).any(|word| word.is_name || !is_known(word.text)) {
+        return Err(Veto::Names);
+    }
+    let all = a.content().count() + b.content().count();
+    Ok(if all == 0 { 0.0 } else { 1.0 - added as f64 / all as f64 })
+}
+
+fn units(reading: &Reading) -> Vec<&str> {
+    let mut units: Vec<_> = reading.words().map(|word| word.stem).filter(|stem| lexicon::is_unit(stem)).collect();
+    units.sort_unstable();
+    units.dedup();
+    units
+}
+
+/// Returns whether one stands on one side of a pair of opposites, and the other on the other side only.
+fn are_opposed(a: &Reading, b: &Reading) -> bool {
+    let sides = |reading: &Reading| {
+        let mut sides: HashMap<u16, (bool, bool)> = HashMap::new();
+        for side in reading.words().flat_map(|word| lexicon::sides(word.stem)) {
+            let (left, right) = sides.entry(side.pair).or_default();
+            *(if side.right { right } else { left }) = true;
+        }
+        sides
+    };
+    let (a, b) = (sides(a), sides(b));
+    a.iter().any(|(pair, a)| {
+        b.get(pair).is_some_and(|b| matches!((a, b), ((true, false), (false, true)) | ((false, true), (true, false))))
+    })
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    When,
+    Where,
+    Why,
+    Who,
+    HowMany,
+    HowLong,
+    HowOften,
+    HowFar,
+    HowOld,
+    /// What, which and how: they ask for anything.
+    Open,
+    /// No word says.
+    Unsaid,
+}
+
+impl Asked {
+    fn of(reading: &Reading) -> Asked {
+        let words: Vec<_> = reading.words().map(|word| word.text).collect();
+        for pair in words.windows(2) {
+            match pair {
+                ["how", "long"] => return Asked::HowLong,
+                ["how", "much" | "many"] => return Asked::HowMany,
+                ["how", "often"] => return Asked::HowOften,
+                ["how", "far"] => return Asked::HowFar,
+                ["how", "old"] => return Asked::HowOld,
+                ["how", "come"] | ["what", "for"] => return Asked::Why,
+                _ => {}
+            }
+        }
+        let specific = words.iter().find_map(|word| match *word {
+            "when" => Some(Asked::When),
+            "where" => Some(Asked::Where),
+            "why" => Some(Asked::Why),
+            "who" | "whose" | "whom" => Some(Asked::Who),
+            _ => None,
+        });
+        let is_open = words.iter().any(|word| matches!(*word, "how" | "what" | "which"));
+        specific.unwrap_or(if is_open { Asked::Open } else { Asked::Unsaid })
+    }
+
+    /// Returns the words by which an open question asks for the same.
+    fn nouns(self) -> &'static [&'static str] {
+        match self {
+            Asked::When => &["time", "date", "day", "year", "month", "hour"],
+            Asked::Where => &["place", "location", "address", "spot", "city", "country"],
+            Asked::Why => &["reason", "cause", "purpose"],
+            Asked::Who => &["person", "name", "people"],
+            Asked::HowMany => &["number", "amount", "quantity", "price", "cost", "fee", "total", "charge"],
+            Asked::HowLong => &["duration", "length", "time", "long"],
+            Asked::HowOften => &["frequency", "often"],
+            Asked::HowFar => &["distance"],
+            Asked::HowOld => &["age"],
+            Asked::Open | Asked::Unsaid => &[],
+        }
+    }
+}
+
+fn ask_differently(a: &Reading, b: &Reading) -> bool {
+    let asks_openly_for = |reading: &Reading, asked: Asked| {
+        let stems = reading.stems();
+        asked.nouns().iter().any(|noun| stems.contains(lexicon::stem(noun).as_str()))
+    };
+    match (Asked::of(a), Asked::of(b)) {
+        (x, y) if x == y => false,
+        (Asked::Unsaid, _) | (_, Asked::Unsaid) => false,
+        (Asked::Open, asked) => !asks_openly_for(a, asked),
+        (asked, Asked::Open) => !asks_openly_for(b, asked),
+        _ => true,
+    }
+}
+
+/// Returns whether the same word has opposite prepositions, or two words have changed places around one.
+fn are_turned_round(a: &Reading, b: &Reading) -> bool {
+    const DIRECTED: [&str; 10] = ["to", "into", "from", "than", "by", "before", "after", "over", "under", "against"];
+    const OPPOSED: [(&[&str], &[&str]); 5] = [
+        (&["to", "into", "toward", "towards"], &["from"]),
+        (&["before"], &["after"]),
+        (&["over", "above"], &["under", "below"]),
+        (&["in"], &["out"]),
+        (&["for"], &["against"]),
+    ];
+    let (a, b) = (prepositions(a), prepositions(b));
+    let common: Vec<_> = a.iter().filter_map(|(word, own)| Some((*own, *b.get(word)?))).collect();
+    let opposed = |(x, y): &(&str, &str)| {
+        OPPOSED
+            .iter()
+            .any(|(one, other)| (one.contains(x) && other.contains(y)) || (other.contains(x) && one.contains(y)))
+    };
+    let exchanged = |(x, y): &(&str, &str)| {
+        DIRECTED.contains(x) && x != y && common.iter().any(|(own, other)| other == x && own != x)
+    };
+    common.iter().any(|pair| opposed(pair) || exchanged(pair))
+}
+
+/// Returns the word before each word of meaning, articles and the like aside.
+fn prepositions(reading: &Reading) -> HashMap<&str, &str> {
+    const DETERMINERS: [&str; 9] = ["a", "an", "the", "my", "your", "our", "this", "that", "some"];
+    let mut found = HashMap::new();
+    let mut before = "";
+    for word in reading.words() {
+        if word.kind == Kind::Content {
+            found.entry(word.stem).or_insert(before);
+        }
+        if !DETERMINERS.contains(&word.text) {
+            before = word.text;
+        }
+    }
+    found
+}
+
+/// Returns whose matter it is, where a pronoun says: (his or hers, mine or yours).
+fn persons(reading: &Reading) -> Option<(bool, bool)> {
+    let says = |words: &[&str]| reading.words().any(|word| words.contains(&word.text));
+    let (he, she) = (says(&["he", "him", "his"]), says(&["she", "her", "hers"]));
+    let (mine, yours) = (says(&["my", "mine", "our", "ours"]), says(&["your", "yours"]));
+    (he != she || mine != yours).then_some((he && !she, mine && !yours))
+}
+
+/// Returns the words of `a` that have no counterpart in `b`.
+fn unmatched<'a>(a: &'a Reading, b: &Reading) -> Vec<WordRef<'a>> {
+    let theirs: Vec<_> = b.content().collect();
+    let texts: Vec<_> = b.words().map(|word| word.text).collect();
+    let pairs: Vec<String> = texts.windows(2).map(<[&str]>::concat).collect();
+    let own: Vec<_> = a.words().collect();
+    let is_joined = |at: usize| {
+        // `log in` and `login`, in either direction.
+        let joined = |pair: Option<&[WordRef<'_>]>| {
+            pair.is_some_and(|pair| {
+                let joined: String = pair.iter().map(|word| word.text).collect();
+                texts.contains(&joined.as_str())
+            })
+        };
+        pairs.iter().any(|pair| pair == own[at].text)
+            || joined(own.get(at..at + 2))
+            || at.checked_sub(1).is_some_and(|before| joined(own.get(before..=at)))
+    };
+    (0..own.len())
+        .filter(|&at| own[at].kind == Kind::Content)
+        .filter(|&at| !theirs.iter().any(|word| are_same(own[at], *word)) && !is_joined(at))
+        .map(|at| own[at])
+        .collect()
+}
+
+/// Returns whether two words are forms, synonyms or slips of one.
+pub(super) fn are_same(a: WordRef<'_>, b: WordRef<'_>) -> bool {
+    a.stem == b.stem || lexicon::are_synonyms(a.stem, b.stem) || is_slip(a.text, b.text)
+}
+
+/// Returns whether one is the other with one letter wrong, missing, too much, or two exchanged. Two known words are never.
+fn is_slip(a: &str, b: &str) -> bool {
+    if a.len() < MIN_TYPO || b.len() < MIN_TYPO || a.bytes().chain(b.bytes()).any(|byte| !byte.is_ascii_alphabetic()) {
+        return false;
+    }
+    is_one_edit(a.as_bytes(), b.as_bytes()) && !(is_known(a) && is_known(b))
+}
+
+fn is_one_edit(a: &[u8], b: &[u8]) -> bool {
+    let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
+    let same = short.iter().zip(long).take_while(|(a, b)| a == b).count();
+    let (short, long) = (&short[same..], &long[same..]);
+    match long.len() - short.len() {
+        0 => match (short, long) {
+            ([x, y, rest @ ..], [z, w, other @ ..]) if x == w && y == z && rest == other => true,
+            _ => short.get(1..) == long.get(1..),
+        },
+        1 => short == &long[1..],
+        _ => false,
+    }
+}
+
+/// Returns whether it is a word of the embedder's vocabulary as it stands.
+#[cfg(feature = "static-embedder")]
+fn is_known(word: &str) -> bool {
+    let embedder = crate::memory::embed::StaticEmbedder::bundled();
+    let tokenizer = embedder.tokenizer();
+    match tokenizer.encode(word).as_slice() {
+        [piece] => *piece != tokenizer.unknown(),
+        _ => false,
+    }
+}
+
+#[cfg(not(feature = "static-embedder"))]
+fn is_known(_: &str) -> bool {
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(a: &str, b: &str) -> Result<f64, Veto> {
+        let (a, b) = (Reading::of(a), Reading::of(b));
+        let verdict = judge(&a, &b);
+        assert_eq!(verdict, judge(&b, &a), "it does not matter which was asked first");
+        verdict
+    }
+
+    fn likeness(a: &str, b: &str) -> f64 {
+        judged(a, b).unwrap_or_else(|veto| panic!("{a} | {b}: {veto:?}"))
+    }
+
+    fn veto(a: &str, b: &str) -> Veto {
+        judged(a, b).err().unwrap_or_else(|| panic!("{a} | {b}"))
+    }
+
+    #[test]
+    fn the_same_question_in_other_words_is_alike() {
+        for (a, b) in [
+            ("How do I reset my router?", "how do i reset my router"),
+            ("How do I reset my router?", "Hi, please tell me how I can reset my router. Thanks!"),
+            ("Where can I buy stamps?", "where could I purchase stamps"),
+            ("What is the capital of Peru?", "The capital of Peru is what?"),
+            ("What time does the museum open?", "When does the museum open?"),
+            ("How do I log in to the portal?", "How to login to the portal"),
+            ("Can I cancel my reservation?", "Is it possible to cancel my booking?"),
+            ("What does photosynthesis mean?", "what does photosyntesis mean"),
+            ("What's a good film about trains?", "What is a good movie about trains?"),
+        ] {
+            assert!(likeness(a, b) > 0.7, "{a} | {b}: {}", likeness(a, b));
+        }
+    }
+
+    #[test]
+    fn a_word_more_makes_them_less_alike() {
+        let short = likeness("How do I clean shoes?", "How do I clean white shoes?");
+        let long = likeness(
+            "How do I clean shoes with a soft brush and vinegar?",
+            "How do I clean white shoes with a soft brush and vinegar?",
+        );
+        assert!(short < 0.85 && long > 0.85 && long < 1.0, "{short} {long}");
+    }
+
+    #[test]
+    fn what_changes_the_answer_is_a_veto() {
+        use Veto::*;
+        for (a, b, why) in [
+            ("Translate invoice 311", "Translate invoice 131", Numbers),
+            ("What happened on 3 June 1969?", "What happened on 6 March 1969?", Numbers),
+            ("Is the bank open on Monday?", "Is the bank open on Tuesday?", Numbers),
+            ("What is 5 kg in ounces?", "What is 5 lb in ounces?", Units),
+            ("Can I eat this raw?", "Can't I eat this raw?", Negation),
+            ("Which drugs are legal there?", "Which drugs are not legal there?", Negation),
+            ("Is the tower safe to climb?", "Is the tower dangerous to climb?", Opposites),
+            ("How do I increase the volume?", "How do I decrease the volume?", Opposites),
+            ("How do I install the driver?", "How do I uninstall the driver?", Opposites),
+            ("When was the bridge built?", "Why was the bridge built?", Asked),
+            ("Where is the office?", "What is the office?", Asked),
+            ("Trains from Bern to Genoa", "Trains from Genoa to Bern", Direction),
+            ("Is iron heavier than lead?", "Is lead heavier than iron?", Direction),
+            ("What is his salary?", "What is her salary?", Person),
+            ("Weather tomorrow in general", "Weather tomorrow in general in Oslo", Names),
+            ("How do I bake bread?", "How do I bake fish?", Words),
+            ("Opening hours of the library", "Opening hours of the pool", Words),
+            ("Ist der Turm sicher?", "Ist der Turm wirklich sicher?", Words),
+            ("Ist der Turm sicher?", "Ist der Turm nicht sicher?", Negation),
+            ("¿Es seguro el agua?", "¿No es seguro el agua?", Negation),
+        ] {
+            assert_eq!(veto(a, b), why, "{a} | {b}");
+        }
+    }
+
+    #[test]
+    fn two_words_of_the_dictionary_are_no_slips_of_each_other() {
+        assert!(is_slip("receipt", "reciept") && is_slip("calender", "calendar") && is_slip("adress", "address"));
+        assert!(!is_slip("form", "from") && !is_slip("bride", "bridge") && !is_slip("cat", "car"));
+    }
+}

@@ -1,0 +1,254 @@
+//! The semantic tier: what it serves, what it never serves, and what it learns.
+
+use sophia_core::chat::{SemanticMode, SemanticReport};
+
+use super::*;
+
+/// Serves at once and audits nothing, so that every question has one outcome.
+fn serving(mock: &MockProvider) -> Config {
+    let mut config = config(&[mock]);
+    config.chat.semantic.enabled = true;
+    config.chat.semantic.mode = SemanticMode::Serve;
+    config.chat.semantic.audit = 0.0;
+    config
+}
+
+async fn started(change: impl FnOnce(&mut Config)) -> (MockProvider, Chat) {
+    let mock = MockProvider::start().await.unwrap();
+    let mut config = serving(&mock);
+    change(&mut config);
+    let chat = chat(config);
+    (mock, chat)
+}
+
+fn says(text: &str) -> Fault {
+    Fault::Body(
+        json!({"choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}]}),
+    )
+}
+
+const KEPT: &str = "How do I reset my router?";
+const SAME: &str = "Please tell me how I can reset my router.";
+
+#[tokio::test]
+async fn it_is_off_until_it_is_asked_for() {
+    let (mock, chat) = start().await;
+    chat.complete(ask(KEPT)).await.unwrap();
+    assert_eq!(chat.complete(ask(SAME)).await.unwrap().cache.status, CacheStatus::Miss);
+    let report = chat.semantic_report();
+    assert_eq!((mock.calls(), report.enabled, report.lookups), (2, false, 0));
+}
+
+#[tokio::test]
+async fn a_question_that_means_the_same_is_answered_and_says_by_what() {
+    let (mock, chat) = started(|_| {}).await;
+    let first = chat.complete(ask(KEPT)).await.unwrap();
+    let again = chat.complete(ask(SAME)).await.unwrap();
+    assert_eq!((again.cache.status, again.cache.tier), (CacheStatus::SemanticHit, Some("semantic")));
+    assert_eq!((again.cache.key.clone(), again.text.clone()), (first.cache.key.clone(), first.text.clone()));
+    assert!(
+        again.cache.similarity.unwrap() > 0.9 && again.cache.ttl_s == first.cache.ttl_s && again.attempts.is_empty()
+    );
+    let chunks = drain(&chat, ask(SAME)).await.unwrap();
+    assert_eq!((text(&chunks), mock.calls()), (first.text.clone(), 1));
+    for end in [chunks.first(), chunks.last()] {
+        assert_eq!(end.unwrap().cache.as_ref().unwrap().status, CacheStatus::SemanticHit);
+    }
+    let report = chat.semantic_report();
+    assert_eq!((report.lookups, report.served, report.entries), (3, 2, 1));
+    assert_eq!((report.groups[0].model.as_str(), report.groups[0].served), ("small", 2));
+    assert_eq!(report.groups[0].scope, Scope::new().tenant("acme").user("ada"));
+}
+
+#[tokio::test]
+async fn what_was_served_is_not_kept_for_the_question_that_it_was_served_to() {
+    let (mock, chat) = started(|_| {}).await;
+    let key = chat.complete(ask(KEPT)).await.unwrap().cache.key.unwrap();
+    chat.complete(ask(SAME)).await.unwrap();
+    assert_eq!(chat.invalidate(&Invalidate::key(&*key)).unwrap(), 1);
+    assert_eq!(chat.complete(ask(SAME)).await.unwrap().cache.status, CacheStatus::Miss);
+    assert_eq!(mock.calls(), 2);
+}
+
+#[tokio::test]
+async fn nothing_crosses_a_wall() {
+    let (mock, chat) = started(|_| {}).await;
+    let told = |system: &str, text: &str| ChatRequest::new("small").system(system).user(text).scope(ada());
+    let brief = |text: &str| told("Be brief.", text);
+    chat.complete(brief(KEPT)).await.unwrap();
+    for (what, other) in [
+        ("scope", brief(SAME).scope(bob())),
+        ("share", brief(SAME).share(Share::Tenant)),
+        ("system prompt", told("Be long.", SAME)),
+        ("no system prompt", ask(SAME)),
+        ("temperature", brief(SAME).temperature(0.5)),
+        ("format", brief(SAME).provider_field("response_format", json!({"type": "json_object"}))),
+        ("unknown field", brief(SAME).provider_field("seed", 7)),
+    ] {
+        assert_eq!(chat.complete(other).await.unwrap().cache.status, CacheStatus::Miss, "{what}");
+    }
+    assert_eq!(chat.complete(brief(SAME)).await.unwrap().cache.status, CacheStatus::SemanticHit);
+    assert_eq!(mock.calls(), 8);
+}
+
+#[tokio::test]
+async fn what_must_not_be_stored_is_not_compared() {
+    let (mock, chat) = started(|_| {}).await;
+    chat.complete(ask(KEPT)).await.unwrap();
+    for request in [
+        ask(SAME).cache(CacheMode::Bypass),
+        ask(SAME).provider_field("store", true),
+        ask(SAME).provider_field("n", 2),
+        ask(SAME).cache(CacheMode::Refresh),
+    ] {
+        assert_ne!(chat.complete(request).await.unwrap().cache.status, CacheStatus::SemanticHit);
+    }
+    assert_eq!(mock.calls(), 5);
+    // Cut off, so neither kept nor known.
+    mock.script([Fault::Finish("length")]);
+    chat.complete(ask("Who painted the ceiling?")).await.unwrap();
+    let same = chat.complete(ask("who painted the ceiling")).await.unwrap();
+    assert_eq!(same.cache.status, CacheStatus::Miss);
+}
+
+#[tokio::test]
+async fn conversations_that_end_in_the_same_words_are_not_the_same() {
+    let (mock, chat) = started(|_| {}).await;
+    let talk = |about: &str, last: &str| {
+        ask(about).message(sophia_core::chat::Message::assistant("Shall I cancel it?")).user(last)
+    };
+    chat.complete(talk("My gym is too far away.", "Yes, please cancel it.")).await.unwrap();
+    for other in [talk("My flight is too early.", "Yes, please cancel it."), ask("Yes, please cancel it.")] {
+        assert_eq!(chat.complete(other).await.unwrap().cache.status, CacheStatus::Miss);
+    }
+    let same = chat.complete(talk("my gym is too far away", "yes cancel it")).await.unwrap();
+    assert_eq!((same.cache.status, mock.calls()), (CacheStatus::SemanticHit, 3));
+}
+
+#[tokio::test]
+async fn invalidation_and_expiry_reach_it() {
+    let mock = MockProvider::start().await.unwrap();
+    let clock = Arc::new(ManualClock::default());
+    let sophia = Sophia::builder().config(serving(&mock)).clock(clock.clone()).build().unwrap();
+    let chat = sophia.chat();
+    let ways = [Invalidate::tag("t"), Invalidate::scope(ada()), Invalidate::context("default"), Invalidate::all()];
+    for which in &ways {
+        chat.complete(ask(KEPT).tag("t")).await.unwrap();
+        assert_eq!(chat.semantic_report().entries, 1);
+        chat.invalidate(which).unwrap();
+        let report = chat.semantic_report();
+        assert_eq!((report.entries, chat.complete(ask(SAME)).await.unwrap().cache.status), (0, CacheStatus::Miss));
+        chat.invalidate(&Invalidate::all()).unwrap();
+    }
+    chat.complete(ask(KEPT).ttl(Duration::from_secs(60))).await.unwrap();
+    clock.advance(Duration::from_secs(59));
+    let late = chat.complete(ask(SAME)).await.unwrap();
+    assert_eq!((late.cache.status, late.cache.age_s), (CacheStatus::SemanticHit, Some(59.0)));
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(chat.complete(ask(SAME)).await.unwrap().cache.status, CacheStatus::Miss);
+}
+
+/// Asks for `subject`, and then the same in other words; both answers say the same.
+async fn agree(mock: &MockProvider, chat: &Chat, subject: &str) -> [ChatResponse; 2] {
+    let answer = format!("You will find {subject} in the settings.");
+    mock.script([says(&answer), says(&answer)]);
+    let kept = chat.complete(ask(&format!("Where do I find {subject}?"))).await.unwrap();
+    let again = chat.complete(ask(&format!("hi, where can I find {subject}"))).await.unwrap();
+    [kept, again]
+}
+
+fn word(index: usize) -> String {
+    // Words of their own, unlike each other.
+    let letters = |mut n: usize| -> String {
+        (0..6)
+            .map(|_| {
+                let c = b"bcdfghklmnprst"[n % 14] as char;
+                n /= 7;
+                c
+            })
+            .collect()
+    };
+    format!("zq{}{index}", letters(index * 7919 + 13))
+}
+
+#[tokio::test]
+async fn with_too_few_labels_it_only_reports_and_then_it_has_earned_its_threshold() {
+    let (mock, chat) = started(|config| config.chat.semantic.mode = SemanticMode::Auto).await;
+    let mut first_hit = None;
+    for index in 0..70 {
+        let [_, again] = agree(&mock, &chat, &word(index)).await;
+        if again.cache.status == CacheStatus::SemanticHit {
+            first_hit = Some(index);
+            break;
+        }
+    }
+    // 59 right answers of 59 bound the error below 5 %, and 58 do not.
+    assert_eq!(first_hit, Some(59));
+    let report = chat.semantic_report();
+    assert_eq!((report.right, report.wrong, report.served, report.would_have_served), (59, 0, 1, 59));
+    let group = &report.groups[0];
+    assert!(group.threshold.unwrap() >= 0.75 && group.error_bound.unwrap() <= 0.05, "{group:?}");
+}
+
+#[tokio::test]
+async fn in_shadow_mode_nothing_is_ever_served() {
+    let (mock, chat) = started(|config| config.chat.semantic.mode = SemanticMode::Shadow).await;
+    for index in 0..65 {
+        let [_, again] = agree(&mock, &chat, &word(index)).await;
+        assert_eq!(again.cache.status, CacheStatus::Miss);
+    }
+    let report = chat.semantic_report();
+    assert_eq!((report.served, report.would_have_served, report.right), (0, 65, 65));
+    assert_eq!((report.recent.len(), report.recent[0].outcome, report.recent[0].right), (50, "shadow", Some(true)));
+    assert_eq!(report.groups[0].threshold, None);
+}
+
+#[tokio::test]
+async fn an_audit_that_finds_an_error_demotes_the_entry() {
+    let (mock, chat) = started(|config| config.chat.semantic.audit = 1.0).await;
+    mock.script([says("The lamp costs 40 euro."), says("Ships leave the harbour at dawn.")]);
+    chat.complete(ask(KEPT)).await.unwrap();
+    let audited = chat.complete(ask(SAME)).await.unwrap();
+    assert_eq!((audited.cache.status, audited.text.as_str()), (CacheStatus::Miss, "Ships leave the harbour at dawn."));
+    let report = chat.semantic_report();
+    assert_eq!((report.audited, report.wrong, report.demoted), (1, 1, 1));
+    assert_eq!((report.recent[0].outcome, report.recent[0].right), ("audit", Some(false)));
+}
+
+#[tokio::test]
+async fn a_demoted_entry_is_not_served_but_still_found_by_its_own_key() {
+    let (mock, chat) = started(|config| config.chat.semantic.mode = SemanticMode::Serve).await;
+    mock.script([says("The lamp costs 40 euro."), says("Ships leave the harbour at dawn.")]);
+    chat.complete(ask(KEPT)).await.unwrap();
+    // Asked again on purpose: the new answer differs, which is as good as an audit.
+    let other = chat.complete(ask(SAME).cache(CacheMode::Refresh)).await.unwrap();
+    assert_eq!(other.text, "Ships leave the harbour at dawn.");
+    assert_eq!(chat.complete(ask(KEPT)).await.unwrap().text, "The lamp costs 40 euro.");
+}
+
+#[tokio::test]
+async fn memory_stays_within_its_bounds() {
+    let (_mock, chat) = started(|config| {
+        config.chat.semantic.max_entries = 20;
+        config.chat.semantic.max_bytes = 100_000;
+    })
+    .await;
+    for index in 0..60 {
+        chat.complete(ask(&format!("What is {} good for?", word(index)))).await.unwrap();
+        chat.complete(ask("What is it good for?").scope(Scope::new().user(word(index)))).await.unwrap();
+    }
+    let report: SemanticReport = chat.semantic_report();
+    assert!(report.bytes <= 100_000 && report.entries > 0, "{} {}", report.bytes, report.entries);
+    assert!(report.groups.iter().all(|group| group.entries <= 20));
+}
+
+#[tokio::test]
+async fn many_at_once_share_what_is_found() {
+    let (mock, chat) = started(|_| {}).await;
+    chat.complete(ask(KEPT)).await.unwrap();
+    let tasks: Vec<_> = (0..50).map(|_| spawn(&chat, ask(SAME))).collect();
+    for task in join_all(tasks).await {
+        assert_eq!(task.unwrap().unwrap().cache.status, CacheStatus::SemanticHit);
+    }
+    assert_eq!(mock.calls(), 1);
+}
