@@ -135,12 +135,7 @@ pub fn complete_with(sophia: &Sophia, arguments: &str, tools: &str, answer: JsFu
 ///
 /// # Errors
 /// As [`sophia_core::chat::Chat::stream_with`].
-pub fn stream_with(
-    sophia: &Sophia,
-    arguments: &str,
-    tools: &str,
-    answer: JsFunction,
-) -> Result<(&'static str, Texts)> {
+pub fn stream_with(sophia: &Sophia, arguments: &str, tools: &str, answer: JsFunction) -> Result<(&'static str, Texts)> {
     const OPERATION: &str = "chat.stream";
     let (request, tools) = (read::<ChatRequest>(OPERATION, arguments)?, tools_of(OPERATION, tools, answer)?);
     let _entered = runtime()?.enter();

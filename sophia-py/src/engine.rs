@@ -70,7 +70,8 @@ impl Engine {
             let answer = answer.clone();
             Box::pin(async move {
                 let ask = serde_json::to_string(&ask).map_err(|error| {
-                    Error::new(ErrorKind::Internal, operation, "the call of a tool cannot be written").with_source(error)
+                    Error::new(ErrorKind::Internal, operation, "the call of a tool cannot be written")
+                        .with_source(error)
                 })?;
                 answer.call(Some(ask)).await
             })

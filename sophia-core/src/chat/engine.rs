@@ -28,8 +28,8 @@ use super::{
     response::{CacheInfo, CacheStatus, ChatResponse, Found},
     router::Router,
     run::{self, Produced, RunOptions, RunResult},
-    shared::{self, Held, Kept, SharedCache, SharedTier, Turn},
     semantic::{Question, Semantic, SemanticReport, SemanticTier},
+    shared::{self, Held, Kept, SharedCache, SharedTier, Turn},
     stream::ChatStream,
     ttl,
 };

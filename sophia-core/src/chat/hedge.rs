@@ -110,6 +110,7 @@ mod tests {
             operation: "chat.complete",
             model: "m".into(),
             body: serde_json::Map::new(),
+            dialect: crate::chat::dialect::Dialect::default(),
             deadline: SharedDeadline::new(Deadline::after(Duration::from_secs(1))),
             keeping: None,
             context: "default".into(),

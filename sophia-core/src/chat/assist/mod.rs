@@ -16,5 +16,5 @@ pub use recall::{Recalled, UseMemory};
 pub(super) use recall::{UseMemoryForm, read as read_memory};
 pub use rounds::Assistance;
 pub(crate) use rounds::Assistants;
-pub(super) use tools::{REGISTRY, names_of_boxes};
 pub use tools::{CallbackTools, ToolAsk, ToolBox, ToolStep};
+pub(super) use tools::{REGISTRY, names_of_boxes};

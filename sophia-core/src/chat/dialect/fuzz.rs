@@ -100,6 +100,7 @@ fn tell(answer: &Answer, deltas: Vec<Delta>) -> [String; 3] {
         attempts: Vec::new(),
         latency_ms: 0.0,
         explain: None,
+        assistance: None,
     };
     openai::write_response(&response, Timestamp::UNIX_EPOCH);
     anthropic::write_response(&response);
@@ -211,5 +212,6 @@ fn call(request: &ChatRequest, dialect: Dialect) -> ProviderCall {
         deadline: SharedDeadline::new(Deadline::after(std::time::Duration::from_secs(1))),
         keeping: None,
         context: String::new(),
+        scope: crate::Scope::new(),
     }
 }

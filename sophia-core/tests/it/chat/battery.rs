@@ -231,7 +231,7 @@ async fn a_slow_first_byte_is_a_timeout_of_the_provider_and_the_next_one_is_aske
 async fn a_server_without_tls_behind_an_https_address_is_unavailable() {
     let mock = MockProvider::start().await.unwrap();
     let mut config = unbroken(&mock);
-    config.chat.providers[0].base_url = mock.base_url().replace("http://", "https://");
+    config.chat.providers[0].base_url = Some(mock.base_url().replace("http://", "https://"));
     let error = chat(config).complete(ask("x")).await.unwrap_err();
     assert_eq!((error.code(), mock.calls()), ("UNAVAILABLE", 0));
     assert!(!format!("{error:?}").contains("sk-secret"));
