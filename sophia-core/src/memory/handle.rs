@@ -475,7 +475,13 @@ fn tiers(config: &MemoryConfig, context: &Context, near: Option<MokaTier>, store
     let shared = RedisTier::new(redis, config.l2.ttl, clock.clone());
     // Without a directory each process has a last tier of its own: then what they share is right.
     let truth = if context.data_dir.is_some() { Truth::Durable } else { Truth::Shared };
-    let tiers = shared.clone().over(TieredKv::with_truth(near, vec![Arc::new(shared), durable], truth, clock));
+    let tiers = shared.clone().over(TieredKv::with_truth(
+        near,
+        vec![Arc::new(shared), durable],
+        truth,
+        context.data_dir.as_deref(),
+        clock,
+    ));
     (tiers, Alone::shared(redis))
 }
 

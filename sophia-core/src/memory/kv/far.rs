@@ -5,14 +5,20 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, task::AbortHandle};
 
-use super::tier::{Invalidation, KvEntry, KvKey, KvTier, Ticket};
+use super::{
+    debts::Debts,
+    tier::{Invalidation, KvEntry, KvKey, KvTier, Ticket},
+};
 use crate::{
     Clock, Result,
     memory::health::{TierHealth, TierStatus},
@@ -36,6 +42,9 @@ struct Inner {
     /// What is set again when it is back, where it is the truth; else keys are removed, and read again from farther on.
     source: Option<Arc<dyn KvTier>>,
     missed: Mutex<Missed>,
+    /// What outlives this process, where there is a directory for it.
+    debts: Option<Debts>,
+    has_inherited: AtomicBool,
 }
 
 /// What a tier has missed.
@@ -65,6 +74,7 @@ impl Far {
         name: &'static str,
         tier: Arc<dyn KvTier>,
         source: Option<Arc<dyn KvTier>>,
+        debts: Option<Debts>,
         clock: Arc<dyn Clock>,
     ) -> Far {
         let config = BreakerConfig {
@@ -75,7 +85,15 @@ impl Far {
             ..BreakerConfig::default()
         };
         let breaker = CircuitBreaker::new(format!("memory.{name}"), config, clock);
-        Far(Arc::new(Inner { name, tier, breaker, source, missed: Mutex::default() }))
+        Far(Arc::new(Inner {
+            name,
+            tier,
+            breaker,
+            source,
+            missed: Mutex::default(),
+            debts,
+            has_inherited: AtomicBool::new(false),
+        }))
     }
 
     pub fn name(&self) -> &'static str {
@@ -154,6 +172,11 @@ impl Far {
 
     /// Asks the tier, unless it is away; `None` where it did not answer.
     async fn ask<T>(&self, work: impl Future<Output = Result<T>>) -> Option<T> {
+        if let Some(debts) = self.0.debts.as_ref().filter(|_| !self.0.has_inherited.swap(true, Ordering::AcqRel))
+            && debts.inherit()
+        {
+            self.miss(|missed| missed.everything = true);
+        }
         if self.0.missed.lock().is_behind {
             return None;
         }
@@ -174,7 +197,12 @@ impl Far {
     fn miss(&self, note: impl FnOnce(&mut Missed)) {
         let mut missed = self.0.missed.lock();
         note(&mut missed);
-        missed.is_behind = true;
+        if !std::mem::replace(&mut missed.is_behind, true)
+            && let Some(debts) = &self.0.debts
+        {
+            // Before the durable tier has the change: one small file for each outage.
+            debts.owe();
+        }
         if missed.catching_up.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
@@ -238,6 +266,7 @@ impl Inner {
         if is_settled {
             missed.is_behind = false;
             missed.catching_up = None;
+            self.debts.iter().for_each(Debts::settle);
         }
         is_settled
     }

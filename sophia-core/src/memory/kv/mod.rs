@@ -5,11 +5,12 @@
 //! | what a tier must do | `tier.rs` |
 //! | how tiers work together | `tiered.rs` |
 //! | the tier in this process | `moka.rs`, `seal.rs` |
-//! | the tier that processes share | `redis.rs`, `wire.rs`; that it may be away: `far.rs` |
+//! | the tier that processes share | `redis.rs`, `wire.rs`; that it may be away: `far.rs`, `debts.rs` |
 //! | what users call | `handle.rs` |
 //! | how one process makes a value for all | `alone.rs` |
 
 mod alone;
+mod debts;
 mod far;
 mod handle;
 mod moka;

@@ -9,6 +9,7 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,6 +21,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::{
+    debts::Debts,
     far::{Far, Said},
     moka::MokaTier,
     seal::{Seal, Seals},
@@ -106,20 +108,23 @@ struct Moment {
 impl TieredKv {
     /// Puts tiers together: `near` in this process, `far` from the nearest to the durable one.
     pub fn new(near: Option<MokaTier>, far: Vec<Arc<dyn KvTier>>, clock: Arc<dyn Clock>) -> TieredKv {
-        TieredKv::with_truth(near, far, Truth::Durable, clock)
+        TieredKv::with_truth(near, far, Truth::Durable, None, clock)
     }
 
-    /// Puts tiers together and says which of them is right where they differ.
-    pub fn with_truth(
+    /// Puts tiers together and says which of them is right where they differ, and where a shared one's debts are noted.
+    pub(crate) fn with_truth(
         near: Option<MokaTier>,
         mut far: Vec<Arc<dyn KvTier>>,
         truth: Truth,
+        data_dir: Option<&Path>,
         clock: Arc<dyn Clock>,
     ) -> TieredKv {
         let durable = far.pop();
         let source = durable.clone().filter(|_| truth == Truth::Shared);
         let shared = far.into_iter().zip(SHARED_NAMES);
-        let shared = shared.map(|(tier, name)| Far::new(name, tier, source.clone(), clock.clone())).collect();
+        let shared = shared
+            .map(|(tier, name)| Far::new(name, tier, source.clone(), data_dir.map(Debts::new), clock.clone()))
+            .collect();
         let stripes = (0..STRIPES).map(|_| Mutex::new(0)).collect();
         TieredKv {
             near,

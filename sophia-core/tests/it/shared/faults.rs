@@ -71,6 +71,26 @@ async fn what_is_deleted_while_it_hangs_does_not_come_back_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_process_deleted_and_died_before_it_caught_up_does_not_come_back() {
+    let (server, directory) = (RedisServer::start(), tempfile::tempdir().unwrap());
+    let redis = || RedisConfig::url(server.url());
+    let one = engine(redis(), Some(directory.path())).await;
+    set(&one, "deleted", json!(1)).await;
+    server.hang();
+    assert!(one.memory().kv().delete("deleted", &ada()).await.unwrap());
+    // Its notes of what Redis missed die with it.
+    drop(one);
+    server.go_on();
+    let next = engine(redis(), Some(directory.path())).await;
+    until("the tier is cleared", async || !next.memory().kv().look_up("other", &ada()).await.unwrap().degraded).await;
+    assert_eq!(read(&next, "deleted").await, None);
+    let other = engine(redis(), None).await;
+    assert_eq!(found_in(&other, "deleted").await, None);
+    let left = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(left.filter(|name| name.to_string_lossy().starts_with("l2-owed")).count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tier_that_missed_too_much_is_cleared() {
     let (server, directory) = (RedisServer::start(), tempfile::tempdir().unwrap());
     let redis = || RedisConfig::url(server.url());
