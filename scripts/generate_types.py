@@ -50,6 +50,8 @@ def hint(schema: Any) -> str:
     """Returns the Python type of a schema."""
     if not isinstance(schema, dict):
         return "Any"
+    if schema.get("format") == "bytes":
+        return "bytes"
     if "$ref" in schema:
         return str(schema["$ref"].rpartition("/")[2])
     if "const" in schema:

@@ -100,6 +100,7 @@ function bridgeOf(config: Config | string | typeof ENVIRONMENT): Bridge {
 }
 
 export { Chat, type ChatOptions, type RunProducerOptions, type RunResult } from './chat.js'
+export { Checkpoints } from './checkpoints.js'
 export * from './errors.js'
 export { Health, Probe, type Heal, type ProbeAnswer } from './health.js'
 export type { Handler, Upgrade } from './http.js'

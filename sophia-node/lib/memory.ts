@@ -1,5 +1,6 @@
 /** Remembers: records that are found by meaning, keys and values, facts that know when they were true. */
 
+import { Checkpoints } from './checkpoints.js'
 import { toError, type SophiaError } from './errors.js'
 import type {
   AppendMessage,
@@ -14,6 +15,7 @@ import type {
   History,
   KvFound,
   KvInvalidate,
+  KvKeys,
   KvOptions,
   MemoryHealth,
   MemoryRecord,
@@ -40,6 +42,8 @@ export class Memory {
   readonly kv: Kv
   /** Facts that know when they were true. */
   readonly graph: Graph
+  /** The steps of workflows. */
+  readonly checkpoints: Checkpoints
   readonly #bridge: Bridge
 
   /** @internal */
@@ -47,6 +51,7 @@ export class Memory {
     this.#bridge = bridge
     this.kv = new Kv(bridge)
     this.graph = new Graph(bridge)
+    this.checkpoints = new Checkpoints(bridge)
   }
 
   /** Stores one record. It is found from now on. */
@@ -217,6 +222,11 @@ export class Kv {
   /** Removes keys by prefix or tag; returns how many. */
   invalidate(options: KvInvalidate & CallOptions): Promise<number> {
     return this.#bridge.call('memory.kv.invalidate', {}, options)
+  }
+
+  /** Returns the keys that begin with `prefix`, sorted; `after` the last one of a page, the next page. */
+  keys(prefix = '', options?: Omit<KvKeys, 'prefix'> & CallOptions): Promise<string[]> {
+    return this.#bridge.call('memory.kv.keys', { prefix }, options)
   }
 }
 

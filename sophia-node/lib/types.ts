@@ -171,14 +171,26 @@ export interface AppendMessage {
   metadata?: Record<string, unknown>
 }
 
+/** What memory and tools gave to an answer. */
+export interface Assistance {
+  /** What memory gave; null where it was not asked. */
+  recalled: Recalled | null
+  /** Every call of a tool, in order. */
+  steps: ToolStep[]
+  /** How often the model was asked. */
+  rounds: number
+}
+
 /** One try to get an answer. */
 export interface Attempt {
   /** Provider that was asked. */
   provider: string
-  /** `"ok"`, or the code of the error. */
+  /** `"ok"`, or the code of the error; `"CANCELLED"` where another one answered first. */
   outcome: string
   /** How long it took, in milliseconds. */
   latencyMs: number
+  /** Whether it was made beside the one before it, which was slow. */
+  hedge: boolean
 }
 
 /** When a breaker opens, and for how long. */
@@ -222,6 +234,13 @@ export interface CacheConfig {
   maxBytes?: number
   /** Whether answers that call tools are kept. Default false: what a tool says changes. */
   toolCalls?: boolean
+  /**
+   * How long a provider's refusal that will not pass by itself (bad request, unknown model, bad credential) is given
+   * to those who ask the same. At most 5 s. Default 0: every one of them asks. In milliseconds.
+   */
+  negativeMs?: number
+  /** The same as text, such as `"15m"`. */
+  negative?: string
   /** The cache that processes share, in Redis. */
   l2?: SharedCacheConfig
 }
@@ -277,6 +296,14 @@ export interface Change {
 /** What has changed. */
 export type ChangeKind = "registered" | "updated" | "deregistered" | "status" | "missed"
 
+/** Of what the value of a delta channel is made. */
+export interface ChannelHistory {
+  /** The value at the nearest ancestor that has one; `null` where none has, and the channel began empty. */
+  seed: Encoded | null
+  /** What was written from that ancestor on, oldest first. What was written at the checkpoint itself is not part of it. */
+  writes: PendingWrite[]
+}
+
 /**
  * A part of a streamed answer.
  *
@@ -295,6 +322,8 @@ export interface ChatChunk {
   usage: Usage | null
   /** How the answer relates to the cache; null in the middle. */
   cache: CacheInfo | null
+  /** What memory and tools gave to the answer, with the last part; null where neither was asked for. */
+  assistance: Assistance | null
 }
 
 /** Configuration of chat. */
@@ -315,8 +344,18 @@ export interface ChatConfig {
   ttl?: TtlConfig
   /** Further tries after a failure that may pass. */
   retry?: RetryConfig
+  /** A second call beside one that is slow. */
+  hedge?: HedgeConfig
   /** When a model of a provider is no longer asked. */
   breaker?: BreakerConfig
+  /** The rounds of a question with tools that are called here. */
+  tools?: ToolsConfig
+  /** What models cost, by the model's name or `provider/model`. Default none known: a cost that is not known is null. */
+  prices?: Record<string, Price>
+  /** A `.toml` or `.json` file of further prices, by the same names; `prices` counts more. Default none. */
+  pricesFile?: string | null
+  /** How much calls may use, a minute, a day and a month. Default any amount. */
+  limits?: readonly LimitConfig[]
   /** Largest accepted request, in bytes of its canonical JSON. Default 8 MiB. */
   maxRequestBytes?: number
   /** Largest accepted answer, in bytes. Default 16 MiB. */
@@ -399,8 +438,16 @@ export interface ChatRequest {
   maxTokens?: number | null
   /** Form of the answer, as the provider takes it. */
   responseFormat?: unknown
-  /** Tools that the model may call, as the provider takes them. */
-  tools?: readonly unknown[] | null
+  /**
+   * What is recalled from memory for the question, and whether the exchange is stored. `true` stands for the defaults.
+   * Default none.
+   */
+  memory?: UseMemoryForm | null
+  /**
+   * Tools that the model may call, as the provider takes them; `"registry"` among them, or in place of them, stands for
+   * all tools of the registry, which are called here.
+   */
+  tools?: ToolsForm | null
   /** Names under which the kept answer can be invalidated. */
   tags?: readonly string[]
   /** Any further field of the provider's protocol, passed on verbatim. */
@@ -437,6 +484,8 @@ export interface ChatResponse {
   latencyMs: number
   /** Why it is what it is; null for now. */
   explain: unknown
+  /** What memory and tools gave to it; null where neither was asked for. */
+  assistance: Assistance | null
 }
 
 /** How servers, or services, are all checked together. */
@@ -445,6 +494,36 @@ export interface CheckAll {
   concurrency?: number
   /** Time for all of them together, at most an hour. Default 5 s. In milliseconds. */
   deadlineMs?: number
+}
+
+/** A step of a workflow. */
+export interface Checkpoint {
+  /** Which workflow. */
+  thread: string
+  /** Which part of it; `""` is the whole. */
+  namespace: string
+  /** Identifier. */
+  id: string
+  /** Identifier of the step before. */
+  parent: string | null
+  /** All of it but the values of its channels. */
+  body: Encoded
+  /** Facts about it. */
+  metadata: Record<string, unknown>
+  /** Values, by channel. */
+  channels: Record<string, Encoded>
+  /** What the tasks that began from it wrote, in the order of path, task and index. */
+  writes: PendingWrite[]
+  /** When it was kept. */
+  createdAt: string
+}
+
+/** Checkpoints, the one with the greatest identifier first. */
+export interface CheckpointPage {
+  /** Checkpoints. */
+  checkpoints: Checkpoint[]
+  /** `after` of the next page; `null` where there is none. */
+  next: string | null
 }
 
 /** A message to be classified. */
@@ -501,6 +580,40 @@ export interface ContextTtl {
   volatile?: number | null
 }
 
+/**
+ * What the conversation around a message adds to its score.
+ *
+ * `fused` is `(own + neighbors + session + speaker) * factor`. `own` weighs words and meaning as `keyword_weight` and
+ * `semantic_weight` say; each of them is 0.6 of the message and 0.4 of its window: the message before, itself and the
+ * message after.
+ */
+export interface ConversationExplain {
+  /** BM25 of the window against the best one of this search, 0..1. */
+  windowKeywordNormalized: number
+  /** Mean cosine of the window within the range of this search, 0..1. */
+  windowSemanticNormalized: number
+  /** Weighted sum of words and meaning. */
+  own: number
+  /** Share of the worth of the messages before and after. */
+  neighbors: number
+  /** Share of the worth of the best messages of the conversation. */
+  session: number
+  /** What it is worth that the one speaks whom the question names. */
+  speaker: number
+  /** What makes the best message count against other records as much as it does by itself. */
+  factor: number
+}
+
+/** Which thread to copy, and how the copy is called. */
+export interface CopyThread {
+  /** Whose they are. */
+  scope?: Scope
+  /** The thread that is copied. */
+  source: string
+  /** The new thread. */
+  target: string
+}
+
 /** Two signals that were out of line together. */
 export interface Correlation {
   /** The one that was first, or the first by name. */
@@ -515,6 +628,65 @@ export interface Correlation {
   n: number
   /** Probability of such a correlation by chance, corrected for the number of comparisons. */
   p: number
+}
+
+/** What to group costs by. */
+export type CostGroup = "model" | "provider" | "tenant" | "scope"
+
+/** Which costs to show. */
+export interface CostQuery {
+  /** What to group them by. Default model. */
+  by?: CostGroup
+  /** Days to look at, UTC, today included: 1 to 62. Default 30. */
+  days?: number
+  /** Only those of this tenant and user. Default everyone's. */
+  scope?: Scope | null
+}
+
+/** What one model, provider or scope used and saved. */
+export interface CostRow {
+  /** Model; null unless grouped by it. */
+  model: string | null
+  /** Provider; null unless grouped by it. */
+  provider: string | null
+  /** Tenant; null where there is none, or not grouped by it. */
+  tenant: string | null
+  /** User; null where there is none, or not grouped by it. */
+  user: string | null
+  /** Answers that providers gave. */
+  calls: number
+  /** Tokens of the requests, where they were counted. */
+  promptTokens: number
+  /** Tokens of the answers. */
+  completionTokens: number
+  /** Tokens of the requests that providers had cached. */
+  cachedTokens: number
+  /** Tokens of the requests that providers put into their caches. */
+  cacheWriteTokens: number
+  /** Tokens that models thought. */
+  reasoningTokens: number
+  /** Cost in US dollars of the calls whose cost is known; null where none is. */
+  costUsd: number | null
+  /** Calls whose cost is not known: `cost_usd` lacks them. */
+  unpricedCalls: number
+  /** Answers that were given without a call: kept ones, and those that another call had asked for. */
+  savedCalls: number
+  /** Cost that this saved, in US dollars, as far as it is known; null where it is not. */
+  savedUsd: number | null
+}
+
+/** What calls to providers used, and what kept answers saved. */
+export interface Costs {
+  /** First day that is counted, UTC. */
+  since: string
+  /** Since when this process counts; what earlier ones counted is not in here. */
+  countedSince: string
+  /** What the rows are grouped by. */
+  by: CostGroup
+  /** The rows, the dearest first. */
+  rows: CostRow[]
+  /** All rows together. */
+  total: CostRow
 }
 
 /** Which server to ask. */
@@ -539,6 +711,22 @@ export interface Delete {
   permanent?: boolean
 }
 
+/** Which runs to delete. */
+export interface DeleteRuns {
+  /** Whose they are. */
+  scope?: Scope
+  /** Which runs. */
+  runIds: readonly string[]
+}
+
+/** Which thread to delete. */
+export interface DeleteThread {
+  /** Whose it is. */
+  scope?: Scope
+  /** Which workflow. */
+  thread: string
+}
+
 /** Which records to delete: all of the scope that pass every filter. */
 export interface DeleteWhere {
   /** Whose they are. */
@@ -551,6 +739,20 @@ export interface DeleteWhere {
   before?: string | Date | null
   /** Whether they are erased, with versions and vectors, instead of hidden. Default no. */
   permanent?: boolean
+}
+
+/** Of what the values of delta channels at a checkpoint are made. */
+export interface DeltaQuery {
+  /** Whose it is. */
+  scope?: Scope
+  /** Which workflow. */
+  thread: string
+  /** Which part of it. Default `""`, the whole. */
+  namespace?: string
+  /** Identifier of the checkpoint. Default the greatest. */
+  id?: string | null
+  /** Which channels. */
+  channels: readonly string[]
 }
 
 /** A service that is called. */
@@ -622,6 +824,20 @@ export interface Embeddings {
   usage: Usage
 }
 
+/**
+ * A value as its owner encoded it. It comes back byte for byte.
+ *
+ * Bytes cross to Python as `bytes`. In JSON they are text where they are valid UTF-8, and `{"base64": "…"}` else.
+ */
+export interface Encoded {
+  /** By what it is read, such as `"msgpack"` or `"json"`. Lists of these two are kept item by item. */
+  encoding: string
+  /** The bytes. */
+  data: string | {
+    base64: string
+  }
+}
+
 /** Something that facts are about. */
 export interface Entity {
   /** Its name, unique for a tenant and user. */
@@ -638,7 +854,7 @@ export interface Entity {
 
 /** How a score came about. */
 export interface Explain {
-  /** BM25 of the words; null where none matches. */
+  /** BM25 of the words; null where none matches. For a message, near words count as far as they are near. */
   keyword: number | null
   /** `keyword` against the best one of this search, 0..1. */
   keywordNormalized: number
@@ -650,10 +866,12 @@ export interface Explain {
   keywordWeight: number
   /** Weight of the meaning in `fused`. */
   semanticWeight: number
-  /** Weighted sum of the two normalised parts: what the order is by. */
+  /** Weighted sum of the two normalised parts, with what lifts a message: what the order is by. */
   fused: number
   /** How relevant the best hit of this search is by itself, 0..1. */
   relevance: number
+  /** What the conversation around a message adds; null for other records. */
+  conversation: ConversationExplain | null
 }
 
 /** The arguments of `registry.export`. */
@@ -733,6 +951,18 @@ export interface ForgetRequest {
   scope?: Scope | null
   /** Everything about this person: all scopes, of any tenant, whose user it is. With `scope`, of that tenant only. */
   subject?: string | null
+}
+
+/** Which checkpoint to get. */
+export interface GetCheckpoint {
+  /** Whose it is. */
+  scope?: Scope
+  /** Which workflow. */
+  thread: string
+  /** Which part of it. Default `""`, the whole. */
+  namespace?: string
+  /** Identifier. Default the greatest. */
+  id?: string | null
 }
 
 /** Which record to get: by `id` or by `seq`. */
@@ -827,6 +1057,17 @@ export type HealthEvent = ({
   timestamp: string
 })
 
+/** A second call beside one that is slow: the first to answer counts, the other is closed. */
+export interface HedgeConfig {
+  /**
+   * Whether a call that outlasts the 95th percentile of its provider and model is asked a second time, at the next
+   * provider that offers the model, or at the same one. Default false: the second call is paid for as well.
+   */
+  enabled?: boolean
+  /** Share of calls that may be asked a second time, 0..1. Default 0.05. */
+  budget?: number
+}
+
 /** Which messages to read: the last ones, in the order in which they were said. */
 export interface History {
   /** Whose conversation, and which; without a session, all of them. */
@@ -854,6 +1095,22 @@ export interface Hit {
   tier: string
   /** How the score came about, where `explain` was set. */
   explain: Explain | null
+}
+
+/** Which file to take over. */
+export interface ImportLangGraph {
+  /** The file, as `SqliteSaver` of Python or JavaScript made it. It is only read. */
+  path: string
+  /** Whose the checkpoints become. */
+  scope?: Scope
+}
+
+/** What was taken over. */
+export interface ImportedCheckpoints {
+  /** Checkpoints. */
+  checkpoints: number
+  /** Writes of tasks. */
+  writes: number
 }
 
 /** Alerts with the same cause. */
@@ -967,6 +1224,18 @@ export interface KvInvalidate {
   scope?: Scope
 }
 
+/** Which keys to list. */
+export interface KvKeys {
+  /** Whose they are. */
+  scope?: Scope
+  /** How they begin. Default anyhow. */
+  prefix?: string
+  /** After this key: the last one of the page before. */
+  after?: string | null
+  /** Most keys, from 1 to 1,000. Default 1,000. */
+  limit?: number | null
+}
+
 /** Arguments of `memory.kv.look_up`. */
 export interface KvLookUp {
   /** Key. */
@@ -1021,6 +1290,71 @@ export interface L2Config {
   ttl?: string
 }
 
+/**
+ * How much calls may use. A call that several of these concern must keep all of them.
+ *
+ * Counted by this process since it started. A kept answer uses nothing. A call whose cost is not known uses no budget: `chat.budget` tells how many there were.
+ */
+export interface LimitConfig {
+  /** Only calls of this tenant. Default all. */
+  tenant?: string | null
+  /** Only calls of this user. Default all. */
+  user?: string | null
+  /** Whose calls are counted together: those of each session, user or tenant, or all. Default user. */
+  per?: Share
+  /** Calls a minute. Default any number. */
+  requestsPerMinute?: number | null
+  /** Tokens a minute, of requests and answers together. Default any number. */
+  tokensPerMinute?: number | null
+  /** US dollars a day, UTC. Default any sum. */
+  dailyUsd?: number | null
+  /** US dollars a calendar month, UTC. Default any sum. */
+  monthlyUsd?: number | null
+}
+
+/** What is limited. */
+export type LimitKind = "requests_per_minute" | "tokens_per_minute" | "daily_usd" | "monthly_usd"
+
+/** One limit, and how much of it is used. */
+export interface LimitStatus {
+  /** Where it is configured, such as `"chat.limits[0]"`. */
+  rule: string
+  /** What is limited. */
+  limit: LimitKind
+  /** Whose calls are counted together. */
+  scope: Scope
+  /** How much may be used. */
+  max: number
+  /** How much is used; more than `max` where calls under way overshot it. */
+  used: number
+  /** How much is left, at least 0. */
+  remaining: number
+  /** When nothing is used any more; null where nothing is. */
+  resetsAt: string | null
+  /** Calls whose cost is not known, and not counted, since the month began; null for a rate. */
+  unpricedCalls: number | null
+}
+
+/** Which checkpoints to list. What is `null` keeps all. */
+export interface ListCheckpoints {
+  /** Whose they are. */
+  scope?: Scope
+  /** Of this workflow. */
+  thread?: string | null
+  /** Of this part. */
+  namespace?: string | null
+  /** With this identifier. */
+  id?: string | null
+  /** With an identifier below this one. */
+  before?: string | null
+  /** With these facts, each equal; numbers are equal by value. */
+  metadata?: Record<string, unknown>
+  /** Most checkpoints of this page, from 1 to 1,000. Default 100. A page that grows large ends before. */
+  limit?: number | null
+  /** `next` of the page before. */
+  after?: string | null
+}
+
 /** Whose tools to list, and how. */
 export interface ListTools {
   /** The server; without it, all servers, and names of functions are qualified. */
@@ -1073,7 +1407,7 @@ export interface Maintenance {
 }
 
 /** What a hit was found by. */
-export type MatchType = "hybrid" | "semantic" | "keyword" | "exact" | "filter"
+export type MatchType = "hybrid" | "semantic" | "keyword" | "context" | "exact" | "filter"
 
 /** Configuration of the memory. Everything has a default that needs no service and no key. */
 export interface MemoryConfig {
@@ -1208,6 +1542,35 @@ export interface NeighborQuery {
   asOf?: string | Date | null
 }
 
+/** A step of a workflow that is about to be kept. */
+export interface NewCheckpoint {
+  /** Whose it is. Checkpoints belong to tenant and user; session and agent are not looked at. */
+  scope?: Scope
+  /** Which workflow. */
+  thread: string
+  /** Which part of it, such as a subgraph. Default `""`, the whole. */
+  namespace?: string
+  /** Identifier. Later steps have greater ones, compared as text. One that is there is replaced. */
+  id: string
+  /** Identifier of the step before. */
+  parent?: string | null
+  /** The run that made it, for `delete_for_runs`. */
+  runId?: string | null
+  /** All of it but the values of its channels. */
+  body: Encoded
+  /** Facts to filter by. */
+  metadata?: Record<string, unknown>
+  /** Values that are new at this step, by channel. */
+  channels?: Record<string, Encoded>
+  /**
+   * Versions of all channels. One without a new value keeps the value that this version has at the parent; where
+   * there is no parent, or nothing new, the value that it has elsewhere in the thread.
+   */
+  versions?: Record<string, string>
+  /** Channels that have no value here, since theirs is made of the writes since an ancestor that has one. */
+  deltas?: readonly string[]
+}
+
 /** Arguments of `memory.graph.upsert`. */
 export interface NewEntity {
   /** Its name. */
@@ -1274,6 +1637,34 @@ export interface NewRecord {
   dedupe?: boolean
 }
 
+/** One write of a task. */
+export interface NewWrite {
+  /** To which channel. */
+  channel: string
+  /** Its place among the writes of the task. One from 0 is kept as it was first written; one below 0 is replaced. */
+  index: number
+  /** What. */
+  value: Encoded
+}
+
+/** Results of one task, kept with the checkpoint that it began from. They may come before that checkpoint does. */
+export interface NewWrites {
+  /** Whose they are. */
+  scope?: Scope
+  /** Which workflow. */
+  thread: string
+  /** Which part of it. Default `""`, the whole. */
+  namespace?: string
+  /** Identifier of the checkpoint. */
+  id: string
+  /** The task that wrote. */
+  task: string
+  /** Where the task stands among those of its step: writes are read in the order of path, task and index. */
+  path?: string
+  /** What it wrote. */
+  writes: readonly NewWrite[]
+}
+
 /** One measured point. */
 export interface Observation {
   /** Who was measured. */
@@ -1329,6 +1720,16 @@ export interface PathQuery {
   asOf?: string | Date | null
 }
 
+/** One write of a task. */
+export interface PendingWrite {
+  /** The task that wrote. */
+  task: string
+  /** To which channel. */
+  channel: string
+  /** What. */
+  value: Encoded
+}
+
 /** When a level will reach a threshold. */
 export interface Prediction {
   /** The service. */
@@ -1351,6 +1752,20 @@ export interface Prediction {
   etaP90: number | null
   /** How much of the history agrees with the trend, 0..1. */
   confidence: number
+}
+
+/** What one model costs, in US dollars per million tokens. */
+export interface Price {
+  /** Tokens of the request. */
+  prompt: number
+  /** Tokens of the answer. */
+  completion: number
+  /** Tokens of the request that the provider had cached. Default as `prompt`. */
+  cached?: number | null
+  /** Tokens of the request that the provider put into its cache. Default as `prompt`. */
+  cacheWrite?: number | null
+  /** Tokens that the model thought. Default as `completion`. */
+  reasoning?: number | null
 }
 
 /** How urgent a record is. Ordered. */
@@ -1405,6 +1820,19 @@ export interface ProviderConfig {
 
 /** Protocol of a server of models. */
 export type ProviderKind = "openai" | "anthropic" | "responses"
+
+/** Which threads to prune, and what is left of them. */
+export interface Prune {
+  /** Whose they are. */
+  scope?: Scope
+  /** Which workflows. */
+  threads: readonly string[]
+  /** What is left. Default `keep_latest`. */
+  strategy?: PruneStrategy
+}
+
+/** What a prune leaves. */
+export type PruneStrategy = "keep_latest" | "delete"
 
 /** How a value was spread over the last hour, within 4 %. */
 export interface Quantiles {
@@ -1464,6 +1892,16 @@ export interface Query {
   includeExpired?: boolean
   /** Whether each hit says how its score came about. Default no. */
   explain?: boolean
+}
+
+/** What memory gave to an answer. */
+export interface Recalled {
+  /** Records that the model was shown, best first. */
+  ids: string[]
+  /** Identifiers of question and answer as they were stored; empty where that was not asked. */
+  stored: string[]
+  /** Why memory could not be asked, or could not store; null where all went well. The question was asked all the same. */
+  error: string | null
 }
 
 /** Arguments of `memory.recent_operations`. */
@@ -2274,6 +2712,35 @@ export interface ToolResult {
   error: ToolError | null
 }
 
+/** One call of a tool on the way to an answer. */
+export interface ToolStep {
+  /** Round in which the model asked for it, from 1. */
+  round: number
+  /** Name of the tool, as the model was told it. */
+  tool: string
+  /** Arguments as the model gave them. */
+  arguments: unknown
+  /** What the model was shown. */
+  result: string
+  /** Code of the error; null where it worked. */
+  errorCode: string | null
+  /** How long it took, in milliseconds. */
+  latencyMs: number
+}
+
+/** The rounds of a question with tools that are called here: `tools="registry"`, or functions. */
+export interface ToolsConfig {
+  /** Most rounds in which tools are called; after them the model must answer without. Default 8. */
+  maxRounds?: number
+  /** Most calls of one round at once. Default 8. */
+  parallel?: number
+  /** Cost in US dollars after which no more tools are called, as far as prices are known. Default none. */
+  maxCostUsd?: number | null
+}
+
+/** What `tools` look like on the wire, for their JSON Schema. */
+export type ToolsForm = string | readonly unknown[]
+
 /** How a server is spoken to. */
 export type Transport = "http" | "sse" | "stdio" | "rest"
 
@@ -2313,6 +2780,16 @@ export interface TtlConfig {
   max?: number
   /** Share by which rules are varied at random, so that what was asked together does not expire together. Default 0.1. */
   jitter?: number
+  /**
+   * Whether an answer that is the same when it is asked for anew is kept twice as long as before, and one that is not
+   * half as long, between `min` and `max`. Default true. A `ttl` of a request is kept as it is.
+   */
+  adaptive?: boolean
+  /**
+   * How long after its time an answer is still given, marked stale, while it is asked for anew in the background; in
+   * seconds. Default 0: not at all. Not where a request says `ttl`.
+   */
+  stale?: number
   /**
    * Rules by context, over the built-in ones (infrastructure 60, ceo_deep_research 900, business_intelligence 600,
    * or 120 for an answer about the present).
@@ -2385,13 +2862,30 @@ export interface Usage {
   promptTokens: number | null
   /** Tokens of the answer. */
   completionTokens: number | null
-  /** Tokens of the request that the provider had cached. */
+  /** Of the tokens of the request, those that the provider had cached. */
   cachedTokens: number | null
-  /** Tokens of the request that the provider put into its cache. */
+  /** Of the tokens of the request, those that the provider put into its cache. */
   cacheWriteTokens: number | null
-  /** Tokens that the model thought. */
+  /** Of the tokens of the answer, those that the model thought. */
   reasoningTokens: number | null
 }
+
+/** How a question uses memory; on the wire, `true` stands for the defaults. */
+export interface UseMemory {
+  /** Most records that are recalled. Default 10. */
+  limit?: number
+  /** Most tokens of them together, counted as four bytes each. Default 1,000. */
+  tokenBudget?: number
+  /** Least score of a record, 0..1. Default 0.25. */
+  minScore?: number
+  /** Kinds to recall; any by default. */
+  kinds?: readonly string[] | null
+  /** Whether question and answer are appended to the session of the scope. Default no. */
+  store?: boolean
+}
+
+/** What `memory` looks like on the wire, for its JSON Schema. */
+export type UseMemoryForm = boolean | UseMemory
 
 /** Arguments of `memory.versions`. */
 export interface Versions {
@@ -2410,5 +2904,10 @@ export interface Who {
   id: string
   /** Who deals with it. */
   by: string
+}
+
+/** Whose limits to show. */
+export interface Whose {
+  scope?: Scope | null
 }
 

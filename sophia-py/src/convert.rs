@@ -1,6 +1,6 @@
 //! Python values in and out of serde, with no text between.
 //!
-//! In: None, bool, int, float, str, dict, list, tuple, set, a dataclass, a path, and datetime (as RFC 3339). What has `tolist()` (a numpy array)
+//! In: None, bool, int, float, str, bytes, dict, list, tuple, set, a dataclass, a path, and datetime (as RFC 3339). What has `tolist()` (a numpy array)
 //! is read as that list. Out: the same plain types; a struct becomes a dict.
 
 use std::fmt;
@@ -10,7 +10,7 @@ use pyo3::{
     exceptions::{PyOverflowError, PyUnicodeEncodeError},
     intern,
     prelude::*,
-    types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString},
+    types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString},
 };
 use serde::{
     de::{self, DeserializeSeed, IntoDeserializer, Visitor},
@@ -78,6 +78,8 @@ impl<'de> de::Deserializer<'de> for Reader<'_, '_> {
             visitor.visit_f64(number.value())
         } else if let Ok(dict) = value.cast::<PyDict>() {
             visitor.visit_map(Entries { entries: dict.iter(), value: None })
+        } else if let Ok(bytes) = value.cast::<PyBytes>() {
+            visitor.visit_bytes(bytes.as_bytes())
         } else if let Ok(mapping) = value.cast::<PyMapping>() {
             let dict = PyDict::new(value.py());
             dict.update(mapping)?;
@@ -211,6 +213,11 @@ impl<'py> ser::Serializer for Writer<'py> {
     type SerializeStruct = Dict<'py>;
     type SerializeStructVariant = Dict<'py>;
 
+    /// Bytes stay bytes here, where JSON would need text.
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+
     fn serialize_bool(self, value: bool) -> Written<'py> {
         Ok(PyBool::new(self.0, value).to_owned().into_any())
     }
@@ -264,7 +271,7 @@ impl<'py> ser::Serializer for Writer<'py> {
     }
 
     fn serialize_bytes(self, value: &[u8]) -> Written<'py> {
-        self.write(value)
+        Ok(PyBytes::new(self.0, value).into_any())
     }
 
     fn serialize_none(self) -> Written<'py> {

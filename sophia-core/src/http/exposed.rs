@@ -27,6 +27,7 @@ const SCOPED: &[&str] = &[
     "memory.kv.delete",
     "memory.kv.get",
     "memory.kv.invalidate",
+    "memory.kv.keys",
     "memory.kv.set",
     "memory.search",
     "memory.sessions",

@@ -9,12 +9,13 @@ use jiff::Timestamp;
 use super::kv::{RedisTier, Truth};
 use super::{
     arguments::{AppendMessage, Delete, DeleteWhere, GetRecord, History},
+    checkpoint::Checkpoints,
     config::{EmbedderKind, MemoryConfig},
     embed::Embedder,
     forget::{ForgetReceipt, ForgetRequest},
     graph::Graph,
     health::{MemoryHealth, MemoryStats, RecentOperation, Session, TierHealth, TierStatus},
-    kv::{Alone, Invalidation, Kv, KvTier, MokaTier, TieredKv},
+    kv::{Alone, Invalidation, Kv, KvIndex, KvKeys, KvTier, MokaTier, TieredKv},
     metrics::{Metrics, SharedMetrics},
     query::{Hit, Query, SearchResult},
     record::{MESSAGE_KIND, NewRecord, Record, StoreOutcome, StoreResult, Update},
@@ -33,7 +34,7 @@ const BYTES_PER_TOKEN: usize = 4;
 /// Tier that holds records.
 const DURABLE_TIER: &str = "l3";
 
-/// Records, conversations, values under keys and facts of one engine. Cheap to clone; all clones are one.
+/// Records, conversations, values under keys, facts and checkpoints of one engine. Cheap to clone; all clones are one.
 ///
 /// Opens its data file with the first use.
 #[derive(Debug, Clone)]
@@ -46,7 +47,9 @@ struct Inner {
     store: Arc<dyn MemoryStore>,
     embedder: ArcSwapOption<Arc<dyn Embedder>>,
     kv: Kv,
+    kv_index: Arc<dyn KvIndex>,
     graph: Graph,
+    checkpoints: Checkpoints,
     metrics: SharedMetrics,
 }
 
@@ -66,6 +69,8 @@ impl Memory {
         Ok(Memory(Arc::new(Inner {
             kv: Kv::new(tiers, alone, config, metrics.clone()),
             graph: Graph::new(Arc::new(store.clone()), clock.clone(), metrics.clone()),
+            kv_index: Arc::new(store.clone()),
+            checkpoints: Checkpoints::new(Arc::new(store.clone()), clock.clone(), metrics.clone()),
             store: Arc::new(store),
             embedder: ArcSwapOption::new(embedder),
             config: config.clone(),
@@ -92,9 +97,28 @@ impl Memory {
         &self.0.kv
     }
 
+    /// Returns which keys there are, sorted, as the durable tier knows them: without a `data_dir`, those of this process.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a limit out of range.
+    pub async fn kv_keys(&self, query: KvKeys) -> Result<Vec<String>> {
+        const OPERATION: &str = "memory.kv.keys";
+        let call = async {
+            query.scope.validate(OPERATION)?;
+            let limit = validate::limit(OPERATION, query.limit, validate::MAX_LIMIT)?;
+            self.0.kv_index.keys(query, limit, self.now()).await
+        };
+        self.0.metrics.timed(OPERATION, call).await
+    }
+
     /// Returns the graph of facts.
     pub fn graph(&self) -> &Graph {
         &self.0.graph
+    }
+
+    /// Returns the checkpoints of workflows.
+    pub fn checkpoints(&self) -> &Checkpoints {
+        &self.0.checkpoints
     }
 
     /// Stores one record. It is durable, and found by the next search, when this returns.
@@ -363,7 +387,8 @@ impl Memory {
 
     /// Removes all traces of a scope or a person, in every tier, and returns the receipt.
     ///
-    /// A scope with a session or an agent loses its records; facts and keys belong to tenant and user.
+    /// A scope with a session or an agent loses its records; facts, keys and checkpoints belong to tenant
+    /// and user.
     ///
     /// # Errors
     /// `InvalidInput` where neither is given.

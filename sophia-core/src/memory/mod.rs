@@ -2,9 +2,9 @@
 //!
 //! | to | open |
 //! |---|---|
-//! | call it | [`Memory`] (`handle.rs`, `prepare.rs`), [`Kv`] (`kv/`), [`Graph`] (`graph/`) |
+//! | call it | [`Memory`] (`handle.rs`, `prepare.rs`), [`Kv`] (`kv/`), [`Graph`] (`graph/`), [`Checkpoints`] (`checkpoint/`) |
 //! | know what a record and a query are | `record.rs`, `query.rs`, `arguments.rs` |
-//! | add a store | [`MemoryStore`] (`store.rs`), [`KvTier`] (`kv/tier.rs`), [`GraphStore`] (`graph/store.rs`) |
+//! | add a store | [`MemoryStore`] (`store.rs`), [`KvTier`] (`kv/tier.rs`), [`GraphStore`] (`graph/store.rs`), [`CheckpointStore`] (`checkpoint/store.rs`) |
 //! | see the SQLite store | `sqlite/` |
 //! | see how matches are ranked | `rank.rs`, `conversation.rs`; their measures: `bm25.rs`, `words.rs`, `lexicon.rs`, `segment.rs`, `kernel.rs` |
 //! | turn text into vectors | [`embed`] |
@@ -12,6 +12,7 @@
 
 mod arguments;
 mod bm25;
+mod checkpoint;
 mod config;
 mod conversation;
 mod forget;
@@ -40,6 +41,11 @@ pub mod eval;
 pub mod store;
 
 pub use arguments::{AppendMessage, Delete, DeleteWhere, GetRecord, History};
+pub use checkpoint::{
+    ChannelHistory, Checkpoint, CheckpointPage, CheckpointStore, Checkpoints, CopyThread, DeleteRuns, DeleteThread,
+    DeltaQuery, Encoded, GetCheckpoint, ImportLangGraph, ImportedCheckpoints, ListCheckpoints, NewCheckpoint, NewWrite,
+    NewWrites, PendingWrite, Prune, PruneStrategy,
+};
 pub use config::{EmbedderKind, L1Config, L2Config, MemoryConfig};
 pub use embed::Embedder;
 pub use forget::{ForgetReceipt, ForgetRequest};
@@ -49,8 +55,8 @@ pub use health::{MemoryHealth, MemoryStats, RecentOperation, Session, TierHealth
 #[cfg(feature = "redis")]
 pub use kv::RedisTier;
 pub use kv::{
-    Elsewhere, Invalidation, Kv, KvDelete, KvEntry, KvFound, KvGet, KvInvalidate, KvKey, KvKeyRef, KvLookUp, KvOptions,
-    KvSet, KvTier, KvValue, Looked, MokaTier, Ticket, TieredKv, Truth,
+    Elsewhere, Invalidation, Kv, KvDelete, KvEntry, KvFound, KvGet, KvIndex, KvInvalidate, KvKey, KvKeyRef, KvKeys,
+    KvLookUp, KvOptions, KvSet, KvTier, KvValue, Looked, MokaTier, Ticket, TieredKv, Truth,
 };
 pub(crate) use operations::OPERATIONS;
 pub use query::{ConversationExplain, Explain, Hit, MatchType, Mode, Query, SearchResult};

@@ -1,14 +1,18 @@
 //! The operations of this capability.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    AppendMessage, Delete, DeleteWhere, Entity, Fact, FactQuery, ForgetReceipt, ForgetRequest, GetRecord, History,
-    KvDelete, KvFound, KvGet, KvInvalidate, KvLookUp, KvOptions, KvSet, MemoryHealth, MemoryStats, Neighbor,
-    NeighborQuery, NewEntity, NewFact, NewRecord, PathQuery, Query, RecentOperation, Record, SearchResult, Session,
-    StoreOutcome, StoreResult, Update, kv::KvValue, record::or_default, store::Atomicity,
+    AppendMessage, ChannelHistory, Checkpoint, CheckpointPage, CopyThread, Delete, DeleteRuns, DeleteThread,
+    DeleteWhere, DeltaQuery, Entity, Fact, FactQuery, ForgetReceipt, ForgetRequest, GetCheckpoint, GetRecord, History,
+    ImportLangGraph, ImportedCheckpoints, KvDelete, KvFound, KvGet, KvInvalidate, KvKeys, KvLookUp, KvOptions, KvSet,
+    ListCheckpoints, MemoryHealth, MemoryStats, Neighbor, NeighborQuery, NewCheckpoint, NewEntity, NewFact, NewRecord,
+    NewWrites, PathQuery, Prune, Query, RecentOperation, Record, SearchResult, Session, StoreOutcome, StoreResult,
+    Update, kv::KvValue, record::or_default, store::Atomicity,
 };
 use crate::{Scope, operations::NoArguments};
 
@@ -175,6 +179,9 @@ crate::operations::operations! {
     /// Removes keys by prefix or tag.
     "memory.kv.invalidate"(sophia, arguments: KvInvalidate) -> u64 { sophia.memory().kv().invalidate(arguments).await }
 
+    /// Returns which keys there are, sorted.
+    "memory.kv.keys"(sophia, query: KvKeys) -> Vec<String> { sophia.memory().kv_keys(query).await }
+
     /// Stores an entity of the graph, or merges what is new into it.
     "memory.graph.upsert"(sophia, entity: NewEntity) -> Entity { sophia.memory().graph().upsert(entity).await }
 
@@ -191,4 +198,52 @@ crate::operations::operations! {
 
     /// Returns the facts along a shortest way between two entities.
     "memory.graph.path"(sophia, query: PathQuery) -> Option<Vec<Fact>> { sophia.memory().graph().path(query).await }
+
+    /// Keeps a checkpoint of a workflow.
+    "memory.checkpoints.put"(sophia, checkpoint: NewCheckpoint) -> () {
+        sophia.memory().checkpoints().put(checkpoint).await
+    }
+
+    /// Keeps what a task wrote.
+    "memory.checkpoints.put_writes"(sophia, writes: NewWrites) -> () {
+        sophia.memory().checkpoints().put_writes(writes).await
+    }
+
+    /// Returns one checkpoint, or the last one.
+    "memory.checkpoints.get"(sophia, which: GetCheckpoint) -> Option<Checkpoint> {
+        sophia.memory().checkpoints().get(which).await
+    }
+
+    /// Returns checkpoints, the last one first.
+    "memory.checkpoints.list"(sophia, query: ListCheckpoints) -> CheckpointPage {
+        sophia.memory().checkpoints().list(query).await
+    }
+
+    /// Returns of what the values of delta channels are made.
+    "memory.checkpoints.deltas"(sophia, query: DeltaQuery) -> BTreeMap<String, ChannelHistory> {
+        sophia.memory().checkpoints().deltas(query).await
+    }
+
+    /// Removes a thread with all its checkpoints.
+    "memory.checkpoints.delete_thread"(sophia, thread: DeleteThread) -> u64 {
+        sophia.memory().checkpoints().delete_thread(thread).await
+    }
+
+    /// Removes the checkpoints that runs made.
+    "memory.checkpoints.delete_for_runs"(sophia, runs: DeleteRuns) -> u64 {
+        sophia.memory().checkpoints().delete_for_runs(runs).await
+    }
+
+    /// Takes over a file of LangGraph's SQLite saver.
+    "memory.checkpoints.import_langgraph"(sophia, import: ImportLangGraph) -> ImportedCheckpoints {
+        sophia.memory().checkpoints().import_langgraph(import).await
+    }
+
+    /// Copies a thread to a new one.
+    "memory.checkpoints.copy_thread"(sophia, copy: CopyThread) -> u64 {
+        sophia.memory().checkpoints().copy_thread(copy).await
+    }
+
+    /// Removes all but the last checkpoints of threads, and what those are made of.
+    "memory.checkpoints.prune"(sophia, prune: Prune) -> u64 { sophia.memory().checkpoints().prune(prune).await }
 }

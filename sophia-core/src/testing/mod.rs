@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a suite speaks by panicking")]
 
+pub mod checkpoint;
 pub mod memory;
 pub mod mock_provider;
 #[cfg(unix)]

@@ -17,10 +17,13 @@ use sophia_core::{
     Config, Error, ErrorKind, ManualClock, Scope, Sophia,
     memory::{
         AppendMessage, Delete, DeleteWhere, EmbedderKind, FactQuery, ForgetRequest, GetRecord, History, KvInvalidate,
-        KvOptions, KvValue, Mode, NeighborQuery, NewFact, NewRecord, PathQuery, Query, Update, store::Atomicity,
+        KvKeys, KvOptions, KvValue, Mode, NeighborQuery, NewFact, NewRecord, PathQuery, Query, Update,
+        store::Atomicity,
     },
     operations,
 };
+
+mod checkpoints;
 
 fn ada() -> Scope {
     Scope::new().tenant("acme").user("ada")
@@ -556,4 +559,25 @@ fn any_scope() -> impl Strategy<Value = Scope> {
         (scope.tenant, scope.user, scope.session, scope.agent) = (tenant, user, session, agent);
         scope
     })
+}
+
+#[tokio::test]
+async fn keys_are_listed_sorted_page_by_page_and_inside_their_scope() {
+    let sophia = Sophia::builder().start().await.unwrap();
+    let memory = sophia.memory();
+    for key in ["b/2", "a", "b/1", "b/10", "c", "é/1"] {
+        memory.kv().set(key, json!(1), KvOptions::new().scope(ada())).await.unwrap();
+    }
+    memory.kv().set("b/3", json!(1), KvOptions::new().scope(bob())).await.unwrap();
+    let keys = async |query: KvKeys| memory.kv_keys(query.scope(ada())).await.unwrap();
+    assert_eq!(keys(KvKeys::prefix("b/")).await, ["b/1", "b/10", "b/2"]);
+    assert_eq!(keys(KvKeys::prefix("")).await, ["a", "b/1", "b/10", "b/2", "c", "é/1"]);
+    assert_eq!(keys(KvKeys::prefix("é")).await, ["é/1"]);
+    let mut page = KvKeys::prefix("b/");
+    (page.limit, page.after) = (Some(1), Some("b/1".to_owned()));
+    assert_eq!(keys(page.clone()).await, ["b/10"]);
+    page.limit = Some(0);
+    assert_eq!(memory.kv_keys(page).await.unwrap_err().kind(), ErrorKind::InvalidInput);
+    memory.kv().delete("b/1", &ada()).await.unwrap();
+    assert_eq!(keys(KvKeys::prefix("b/")).await, ["b/10", "b/2"]);
 }

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 from ._sophia import Engine
 from ._wire import UNSET, Request, awaited, blocking, given, reader, same, settled
+from .checkpoints import Checkpoints
 from .errors import SophiaError, from_code
 from .scope import ScopeLike
 from .types import (
@@ -122,6 +123,15 @@ class KeyValue:
     invalidate = awaited(_invalidate)
     invalidate_sync = blocking(_invalidate)
 
+    def _keys(
+        self, prefix: str = "", *, after: str | None = None, limit: int = 1_000, scope: ScopeLike = None
+    ) -> Request[list[str]]:
+        """Returns the keys that begin with `prefix`, sorted; `after` the last one of a page, the next page."""
+        return Request("memory.kv.keys", given(prefix=prefix, after=after, limit=limit, scope=scope), same)
+
+    keys = awaited(_keys)
+    keys_sync = blocking(_keys)
+
 
 class Graph:
     """Facts that know when they were true, and since when that is known."""
@@ -230,6 +240,8 @@ class Memory:
         """Values by key."""
         self.graph = Graph(engine)
         """Facts and entities."""
+        self.checkpoints = Checkpoints(engine)
+        """The steps of workflows."""
 
     def _store(
         self,

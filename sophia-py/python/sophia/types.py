@@ -17,6 +17,7 @@ __all__ = [
     "AlertState",
     "Anomaly",
     "AnomalyKind",
+    "Assistance",
     "Attempt",
     "BreakerSnapshot",
     "BreakerState",
@@ -25,12 +26,19 @@ __all__ = [
     "CallAttempt",
     "Change",
     "ChangeKind",
+    "ChannelHistory",
     "ChatChunk",
     "ChatMetrics",
     "ChatResponse",
+    "Checkpoint",
+    "CheckpointPage",
     "Conflict",
     "ConflictKind",
+    "ConversationExplain",
     "Correlation",
+    "CostGroup",
+    "CostRow",
+    "Costs",
     "Decision",
     "Dependency",
     "Direction",
@@ -38,16 +46,20 @@ __all__ = [
     "EdgeSource",
     "Effect",
     "Embeddings",
+    "Encoded",
     "Entity",
     "Explain",
     "Fact",
     "ForgetReceipt",
     "Found",
     "Hit",
+    "ImportedCheckpoints",
     "Incident",
     "ItemError",
     "Kpis",
     "KvFound",
+    "LimitKind",
+    "LimitStatus",
     "LoadError",
     "LoadReport",
     "MatchType",
@@ -57,9 +69,11 @@ __all__ = [
     "Neighbor",
     "Overall",
     "OverallStatus",
+    "PendingWrite",
     "Prediction",
     "Priority",
     "Quantiles",
+    "Recalled",
     "RecentOperation",
     "Recommendation",
     "Record",
@@ -90,6 +104,7 @@ __all__ = [
     "Tool",
     "ToolError",
     "ToolResult",
+    "ToolStep",
     "Transport",
     "Trends",
     "UnifiedHealth",
@@ -117,6 +132,9 @@ ChangeKind = Literal["registered", "updated", "deregistered", "status", "missed"
 ConflictKind = Literal["port_mismatch", "port_collision", "alias", "env_mismatch", "unknown_command", "duplicate_tool", "unknown_fallback", "secret_in_the_open"]
 """What kind of disagreement it is."""
 
+CostGroup = Literal["model", "provider", "tenant", "scope"]
+"""What to group costs by."""
+
 Direction = Literal["higher_is_better", "lower_is_better", "both"]
 """Which way is bad."""
 
@@ -132,7 +150,10 @@ Effect = Literal["helped", "no_effect", "harmed", "unknown"]
 Found = Any
 """A value that was looked up: written as it is, without making its tree anew."""
 
-MatchType = Literal["hybrid", "semantic", "keyword", "exact", "filter"]
+LimitKind = Literal["requests_per_minute", "tokens_per_minute", "daily_usd", "monthly_usd"]
+"""What is limited."""
+
+MatchType = Literal["hybrid", "semantic", "keyword", "context", "exact", "filter"]
 """What a hit was found by."""
 
 OverallStatus = Literal["excellent", "good", "fair", "poor", "critical", "unknown"]
@@ -273,15 +294,29 @@ class Anomaly:
 
 
 @dataclass(frozen=True)
+class Assistance:
+    """What memory and tools gave to an answer."""
+
+    recalled: Recalled | None
+    """What memory gave; null where it was not asked."""
+    steps: list[ToolStep]
+    """Every call of a tool, in order."""
+    rounds: int
+    """How often the model was asked."""
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One try to get an answer."""
 
     provider: str
     """Provider that was asked."""
     outcome: str
-    """`"ok"`, or the code of the error."""
+    """`"ok"`, or the code of the error; `"CANCELLED"` where another one answered first."""
     latency_ms: float
     """How long it took, in milliseconds."""
+    hedge: bool
+    """Whether it was made beside the one before it, which was slow."""
 
 
 @dataclass(frozen=True)
@@ -347,6 +382,17 @@ class Change:
 
 
 @dataclass(frozen=True)
+class ChannelHistory:
+    """Of what the value of a delta channel is made."""
+
+    seed: Encoded | None
+    """The value at the nearest ancestor that has one; `None` where none has, and the channel began empty."""
+    writes: list[PendingWrite]
+    """What was written from that ancestor on, oldest first. What was written at the checkpoint itself is not part of
+    it."""
+
+
+@dataclass(frozen=True)
 class ChatChunk:
     """A part of a streamed answer."""
 
@@ -362,6 +408,8 @@ class ChatChunk:
     """Token counts; null before the end."""
     cache: CacheInfo | None
     """How the answer relates to the cache; null in the middle."""
+    assistance: Assistance | None
+    """What memory and tools gave to the answer, with the last part; null where neither was asked for."""
 
 
 @dataclass(frozen=True)
@@ -440,6 +488,42 @@ class ChatResponse:
     """How long this call took, in milliseconds."""
     explain: Any
     """Why it is what it is; null for now."""
+    assistance: Assistance | None
+    """What memory and tools gave to it; null where neither was asked for."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A step of a workflow."""
+
+    thread: str
+    """Which workflow."""
+    namespace: str
+    """Which part of it; `""` is the whole."""
+    id: str
+    """Identifier."""
+    parent: str | None
+    """Identifier of the step before."""
+    body: Encoded
+    """All of it but the values of its channels."""
+    metadata: dict[str, Any]
+    """Facts about it."""
+    channels: dict[str, Encoded]
+    """Values, by channel."""
+    writes: list[PendingWrite]
+    """What the tasks that began from it wrote, in the order of path, task and index."""
+    created_at: str
+    """When it was kept."""
+
+
+@dataclass(frozen=True)
+class CheckpointPage:
+    """Checkpoints, the one with the greatest identifier first."""
+
+    checkpoints: list[Checkpoint]
+    """Checkpoints."""
+    next: str | None
+    """`after` of the next page; `None` where there is none."""
 
 
 @dataclass(frozen=True)
@@ -459,6 +543,26 @@ class Conflict:
 
 
 @dataclass(frozen=True)
+class ConversationExplain:
+    """What the conversation around a message adds to its score."""
+
+    window_keyword_normalized: float
+    """BM25 of the window against the best one of this search, 0..1."""
+    window_semantic_normalized: float
+    """Mean cosine of the window within the range of this search, 0..1."""
+    own: float
+    """Weighted sum of words and meaning."""
+    neighbors: float
+    """Share of the worth of the messages before and after."""
+    session: float
+    """Share of the worth of the best messages of the conversation."""
+    speaker: float
+    """What it is worth that the one speaks whom the question names."""
+    factor: float
+    """What makes the best message count against other records as much as it does by itself."""
+
+
+@dataclass(frozen=True)
 class Correlation:
     """Two signals that were out of line together."""
 
@@ -474,6 +578,56 @@ class Correlation:
     """Minutes that were compared."""
     p: float
     """Probability of such a correlation by chance, corrected for the number of comparisons."""
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """What one model, provider or scope used and saved."""
+
+    model: str | None
+    """Model; null unless grouped by it."""
+    provider: str | None
+    """Provider; null unless grouped by it."""
+    tenant: str | None
+    """Tenant; null where there is none, or not grouped by it."""
+    user: str | None
+    """User; null where there is none, or not grouped by it."""
+    calls: int
+    """Answers that providers gave."""
+    prompt_tokens: int
+    """Tokens of the requests, where they were counted."""
+    completion_tokens: int
+    """Tokens of the answers."""
+    cached_tokens: int
+    """Tokens of the requests that providers had cached."""
+    cache_write_tokens: int
+    """Tokens of the requests that providers put into their caches."""
+    reasoning_tokens: int
+    """Tokens that models thought."""
+    cost_usd: float | None
+    """Cost in US dollars of the calls whose cost is known; null where none is."""
+    unpriced_calls: int
+    """Calls whose cost is not known: `cost_usd` lacks them."""
+    saved_calls: int
+    """Answers that were given without a call: kept ones, and those that another call had asked for."""
+    saved_usd: float | None
+    """Cost that this saved, in US dollars, as far as it is known; null where it is not."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What calls to providers used, and what kept answers saved."""
+
+    since: str
+    """First day that is counted, UTC."""
+    counted_since: str
+    """Since when this process counts; what earlier ones counted is not in here."""
+    by: CostGroup
+    """What the rows are grouped by."""
+    rows: list[CostRow]
+    """The rows, the dearest first."""
+    total: CostRow
+    """All rows together."""
 
 
 @dataclass(frozen=True)
@@ -515,6 +669,16 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """A value as its owner encoded it. It comes back byte for byte."""
+
+    encoding: str
+    """By what it is read, such as `"msgpack"` or `"json"`. Lists of these two are kept item by item."""
+    data: bytes
+    """The bytes."""
+
+
+@dataclass(frozen=True)
 class Entity:
     """Something that facts are about."""
 
@@ -535,7 +699,7 @@ class Explain:
     """How a score came about."""
 
     keyword: float | None
-    """BM25 of the words; null where none matches."""
+    """BM25 of the words; null where none matches. For a message, near words count as far as they are near."""
     keyword_normalized: float
     """`keyword` against the best one of this search, 0..1."""
     semantic: float | None
@@ -547,9 +711,11 @@ class Explain:
     semantic_weight: float
     """Weight of the meaning in `fused`."""
     fused: float
-    """Weighted sum of the two normalised parts: what the order is by."""
+    """Weighted sum of the two normalised parts, with what lifts a message: what the order is by."""
     relevance: float
     """How relevant the best hit of this search is by itself, 0..1."""
+    conversation: ConversationExplain | None
+    """What the conversation around a message adds; null for other records."""
 
 
 @dataclass(frozen=True)
@@ -617,6 +783,16 @@ class Hit:
     """Tier that answered."""
     explain: Explain | None
     """How the score came about, where `explain` was set."""
+
+
+@dataclass(frozen=True)
+class ImportedCheckpoints:
+    """What was taken over."""
+
+    checkpoints: int
+    """Checkpoints."""
+    writes: int
+    """Writes of tasks."""
 
 
 @dataclass(frozen=True)
@@ -697,6 +873,28 @@ class KvFound:
 
 
 @dataclass(frozen=True)
+class LimitStatus:
+    """One limit, and how much of it is used."""
+
+    rule: str
+    """Where it is configured, such as `"chat.limits[0]"`."""
+    limit: LimitKind
+    """What is limited."""
+    scope: Scope
+    """Whose calls are counted together."""
+    max: float
+    """How much may be used."""
+    used: float
+    """How much is used; more than `max` where calls under way overshot it."""
+    remaining: float
+    """How much is left, at least 0."""
+    resets_at: str | None
+    """When nothing is used any more; null where nothing is."""
+    unpriced_calls: int | None
+    """Calls whose cost is not known, and not counted, since the month began; null for a rate."""
+
+
+@dataclass(frozen=True)
 class LoadError:
     """An entry that could not be loaded."""
 
@@ -729,7 +927,7 @@ class MemoryHealth:
     """The memory and its tiers."""
 
     status: TierStatus
-    """The worst of what is configured."""
+    """The worst of what is configured; where the shared tier alone is away, it is degraded."""
     tiers: dict[str, TierHealth]
     """`l1` in this process, `l2` shared cache, `l3` durable."""
 
@@ -797,6 +995,18 @@ class Overall:
 
 
 @dataclass(frozen=True)
+class PendingWrite:
+    """One write of a task."""
+
+    task: str
+    """The task that wrote."""
+    channel: str
+    """To which channel."""
+    value: Encoded
+    """What."""
+
+
+@dataclass(frozen=True)
 class Prediction:
     """When a level will reach a threshold."""
 
@@ -836,6 +1046,19 @@ class Quantiles:
     """99 % are below."""
     max: float
     """The largest."""
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What memory gave to an answer."""
+
+    ids: list[str]
+    """Records that the model was shown, best first."""
+    stored: list[str]
+    """Identifiers of question and answer as they were stored; empty where that was not asked."""
+    error: str | None
+    """Why memory could not be asked, or could not store; null where all went well. The question was asked all the
+    same."""
 
 
 @dataclass(frozen=True)
@@ -1300,6 +1523,24 @@ class ToolResult:
 
 
 @dataclass(frozen=True)
+class ToolStep:
+    """One call of a tool on the way to an answer."""
+
+    round: int
+    """Round in which the model asked for it, from 1."""
+    tool: str
+    """Name of the tool, as the model was told it."""
+    arguments: Any
+    """Arguments as the model gave them."""
+    result: str
+    """What the model was shown."""
+    error_code: str | None
+    """Code of the error; null where it worked."""
+    latency_ms: float
+    """How long it took, in milliseconds."""
+
+
+@dataclass(frozen=True)
 class Trends:
     """The last hour in steps of five minutes, oldest first. Means over all services; `None` where nothing was
     measured."""
@@ -1349,8 +1590,8 @@ class Usage:
     completion_tokens: int | None
     """Tokens of the answer."""
     cached_tokens: int | None
-    """Tokens of the request that the provider had cached."""
+    """Of the tokens of the request, those that the provider had cached."""
     cache_write_tokens: int | None
-    """Tokens of the request that the provider put into its cache."""
+    """Of the tokens of the request, those that the provider put into its cache."""
     reasoning_tokens: int | None
-    """Tokens that the model thought."""
+    """Of the tokens of the answer, those that the model thought."""

@@ -8,11 +8,13 @@
 //! | the tier that processes share | `redis.rs`, `wire.rs`; that it may be away: `far.rs`, `debts.rs` |
 //! | what users call | `handle.rs` |
 //! | how one process makes a value for all | `alone.rs` |
+//! | which keys there are | `keys.rs` |
 
 mod alone;
 mod debts;
 mod far;
 mod handle;
+mod keys;
 mod moka;
 #[cfg(feature = "redis")]
 mod redis;
@@ -24,6 +26,7 @@ mod wire;
 
 pub(crate) use alone::Alone;
 pub use handle::{Kv, KvDelete, KvFound, KvGet, KvInvalidate, KvLookUp, KvOptions, KvSet};
+pub use keys::{KvIndex, KvKeys};
 pub use moka::MokaTier;
 #[cfg(feature = "redis")]
 pub use redis::RedisTier;

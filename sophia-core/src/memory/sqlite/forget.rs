@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, params_from_iter, types::Value as Sql};
 
-use super::{block_files, internal, kv, read, write};
+use super::{block_files, checkpoints, internal, kv, read, write};
 use crate::{
     Result, Scope,
     memory::{
@@ -11,9 +11,9 @@ use crate::{
     },
 };
 
-/// Removes records, versions, vectors, facts and keys.
+/// Removes records, versions, vectors, facts, keys and checkpoints.
 ///
-/// A scope with a session or an agent covers records only: facts and keys belong to the wall.
+/// A scope with a session or an agent covers records only: all else belongs to the wall.
 pub(super) fn forget(connection: &Connection, request: &ForgetRequest, origin: i64) -> Result<ForgetReceipt> {
     let failed = internal("memory.forget");
     let scope = request.scope.clone().unwrap_or_default();
@@ -51,6 +51,7 @@ pub(super) fn forget(connection: &Connection, request: &ForgetRequest, origin: i
         }
         receipt.cached += keys.len() as u64;
         receipt.facts += count(connection, "SELECT count(*) FROM facts WHERE wall = ?1", wall)?;
+        receipt.checkpoints += checkpoints::forget(connection, wall)?;
         for sql in [
             "DELETE FROM facts WHERE wall = ?1",
             "DELETE FROM entities WHERE wall = ?1",

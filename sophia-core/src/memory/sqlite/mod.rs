@@ -7,15 +7,21 @@
 //! | who runs the statements | `threads.rs` |
 //! | records: write, read, search | `write.rs`, `read.rs`, `search.rs`, `filter.rs`, `postings.rs`, `turns.rs` |
 //! | vectors in memory, kept up to date, and as files | `vectors.rs`, `block_files.rs` |
-//! | keys and values | `kv.rs` |
+//! | keys and values | `kv.rs`, `kv_keys.rs` |
 //! | the graph | `graph.rs` |
+//! | checkpoints, and their values | `checkpoints.rs`, `checkpoint_values.rs` |
+//! | the file of LangGraph's saver | `langgraph.rs` |
 //! | forgetting | `forget.rs` |
 
 mod block_files;
+mod checkpoint_values;
+mod checkpoints;
 mod filter;
 mod forget;
 mod graph;
 mod kv;
+mod kv_keys;
+pub(super) mod langgraph;
 mod open;
 mod postings;
 mod read;

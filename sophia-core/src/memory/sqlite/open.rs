@@ -20,6 +20,8 @@ const FORMAT: i64 = 2;
 const OLDEST_FORMAT: i64 = 1;
 const SCHEMA: &str = include_str!("schema.sql");
 const DERIVED_SCHEMA: &str = include_str!("derived.sql");
+/// Tables that came later and that older builds do not need: made where they are missing.
+const LATER_TABLES: &str = include_str!("checkpoints.sql");
 
 /// How long to wait for another process that holds the write lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -66,6 +68,7 @@ pub(super) fn open_writer(place: &Place) -> Result<Connection> {
     let shown = place.file().map_or_else(|| "in memory".to_owned(), |path| path.display().to_string());
     prepare(&connection).and_then(|()| create_schema(&connection)).map_err(|error| cannot_open(&shown, error))?;
     check_writable(&connection, &shown)?;
+    create_later_tables(&connection).map_err(|error| cannot_open(&shown, error))?;
     if let Some(path) = place.file() {
         use_write_ahead_log(&connection).map_err(|error| cannot_open(&shown, error))?;
         // What a process left there that was ended while it wrote or forgot.
@@ -207,6 +210,20 @@ fn index_all(connection: &Connection) -> rusqlite::Result<()> {
         insert.execute((record.seq, words::index_text(wall, &record)))?;
     }
     Ok(())
+}
+
+fn create_later_tables(connection: &Connection) -> rusqlite::Result<()> {
+    if connection.table_exists(None, "checkpoint_writes")? {
+        return Ok(());
+    }
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    match connection.execute_batch(LATER_TABLES) {
+        Ok(()) => connection.execute_batch("COMMIT"),
+        Err(error) => {
+            connection.execute_batch("ROLLBACK")?;
+            Err(error)
+        }
+    }
 }
 
 fn check_writable(connection: &Connection, shown: &str) -> Result<()> {

@@ -1,0 +1,599 @@
+//! Checkpoints. A checkpoint is a row that names the values of its channels; equal values are one.
+
+use std::collections::{BTreeMap, HashSet};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use rusqlite::{
+    Connection, OptionalExtension, Row, params, params_from_iter,
+    types::{Value as Sql, ValueRef},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use super::{
+    SqliteStore,
+    checkpoint_values::{self, ValueReader, ValueWriter},
+    filter, internal, micros, timestamp,
+    write::json,
+};
+use crate::{
+    Error, ErrorKind, Result, Scope,
+    memory::checkpoint::{
+        ChannelHistory, Checkpoint, CheckpointPage, CheckpointStore, CopyThread, DeleteRuns, DeleteThread, DeltaQuery,
+        Encoded, GetCheckpoint, ListCheckpoints, NewCheckpoint, NewWrites, PendingWrite, Prune, PruneStrategy,
+    },
+};
+
+/// A page ends when its values have reached this size.
+const PAGE_BYTES: usize = 16 * 1024 * 1024;
+
+const COLUMNS: &str = "c.checkpoint, c.thread, t.name, c.namespace, c.id, c.parent, c.encoding, c.body, c.metadata, \
+                       c.channels, c.created_at, c.deltas";
+const FROM: &str = "checkpoints AS c JOIN checkpoint_threads AS t USING (thread)";
+
+#[async_trait]
+impl CheckpointStore for SqliteStore {
+    async fn put(&self, checkpoint: NewCheckpoint, now: Timestamp) -> Result<()> {
+        self.write(move |connection| put(connection, checkpoint, now)).await
+    }
+
+    async fn put_writes(&self, writes: NewWrites) -> Result<()> {
+        self.write(move |connection| put_writes(connection, &writes)).await
+    }
+
+    async fn get(&self, which: GetCheckpoint) -> Result<Option<Checkpoint>> {
+        self.read(move |connection| get(connection, &which)).await
+    }
+
+    async fn list(&self, query: ListCheckpoints, limit: usize) -> Result<CheckpointPage> {
+        self.read(move |connection| list(connection, &query, limit)).await
+    }
+
+    async fn deltas(&self, query: DeltaQuery) -> Result<BTreeMap<String, ChannelHistory>> {
+        self.read(move |connection| deltas(connection, query)).await
+    }
+
+    async fn delete_thread(&self, thread: DeleteThread) -> Result<u64> {
+        self.write(move |connection| match find_thread(connection, &thread.scope, &thread.thread)? {
+            Some(thread) => delete_thread(connection, thread),
+            None => Ok(0),
+        })
+        .await
+    }
+
+    async fn delete_for_runs(&self, runs: DeleteRuns) -> Result<u64> {
+        self.write(move |connection| delete_for_runs(connection, &runs)).await
+    }
+
+    async fn copy_thread(&self, copy: CopyThread) -> Result<u64> {
+        self.write(move |connection| copy_thread(connection, &copy)).await
+    }
+
+    async fn prune(&self, prune: Prune) -> Result<u64> {
+        self.write(move |connection| {
+            let mut removed = 0;
+            for name in &prune.threads {
+                let Some(thread) = find_thread(connection, &prune.scope, name)? else { continue };
+                removed += match prune.strategy {
+                    PruneStrategy::KeepLatest => keep_latest(connection, thread)?,
+                    PruneStrategy::Delete => delete_thread(connection, thread)?,
+                };
+            }
+            Ok(removed)
+        })
+        .await
+    }
+}
+
+/// The values of a checkpoint's channels.
+type Channels = BTreeMap<String, Channel>;
+
+/// Where the value of a channel is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Channel(/** Version. */ String, /** Encoding. */ String, /** Number of the value. */ i64);
+
+fn put(connection: &Connection, new: NewCheckpoint, now: Timestamp) -> Result<()> {
+    let thread = make_thread(connection, &new.scope, &new.thread)?;
+    let mut values = ValueWriter::new(connection, thread)?;
+    let mut channels = kept(connection, thread, &new)?;
+    for (name, value) in &new.channels {
+        let version = new.versions.get(name).cloned().unwrap_or_default();
+        channels.insert(name.clone(), Channel(version, value.encoding.clone(), values.keep(value)?));
+    }
+    let body = values.pack(&new.body.data)?;
+    let deltas = (!new.deltas.is_empty()).then(|| json(&new.deltas));
+    connection
+        .prepare_cached(
+            "INSERT INTO checkpoints \
+             (thread, namespace, id, parent, run, encoding, body, metadata, channels, deltas, created_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) \
+             ON CONFLICT (thread, namespace, id) DO UPDATE SET parent = excluded.parent, run = excluded.run, \
+             encoding = excluded.encoding, body = excluded.body, metadata = excluded.metadata, \
+             channels = excluded.channels, deltas = excluded.deltas",
+        )
+        .and_then(|mut statement| {
+            statement.execute(params![
+                thread,
+                new.namespace,
+                new.id,
+                new.parent,
+                new.run_id,
+                new.body.encoding,
+                body,
+                json(&new.metadata),
+                json(&channels),
+                deltas,
+                micros(now),
+            ])
+        })
+        .map(drop)
+        .map_err(internal("memory.checkpoints.put"))
+}
+
+/// Returns the channels that have a version and no new value, with the values that they have at this version.
+fn kept(connection: &Connection, thread: i64, new: &NewCheckpoint) -> Result<Channels> {
+    let mut wanted: BTreeMap<&String, &String> =
+        new.versions.iter().filter(|(name, _)| !new.channels.contains_key(*name)).collect();
+    let mut found = Channels::new();
+    if wanted.is_empty() {
+        return Ok(found);
+    }
+    let mut take = |wanted: &mut BTreeMap<&String, &String>, channels: Channels| {
+        for (name, channel) in channels {
+            if wanted.get(&name).is_some_and(|version| **version == channel.0) {
+                wanted.remove(&name);
+                found.insert(name, channel);
+            }
+        }
+    };
+    let parent = new.parent.as_deref().map(|parent| row(connection, thread, &new.namespace, parent)).transpose()?;
+    if let Some(parent) = parent.flatten() {
+        take(&mut wanted, parent.channels);
+        // At a step with new versions, what has none at its parent was emptied: looking through the thread for it would
+        // find nothing, slowly. A step without may be a copy, whose values are those of another checkpoint.
+        if new.channels.keys().any(|name| new.versions.contains_key(name)) {
+            return Ok(found);
+        }
+    }
+    let failed = internal("memory.checkpoints.put");
+    let mut statement = connection
+        .prepare_cached("SELECT channels FROM checkpoints WHERE thread = ?1 AND namespace = ?2 ORDER BY id DESC")
+        .map_err(&failed)?;
+    let mut rows = statement.query((thread, &new.namespace)).map_err(&failed)?;
+    while !wanted.is_empty()
+        && let Some(row) = rows.next().map_err(&failed)?
+    {
+        take(&mut wanted, read_json(row, 0).map_err(&failed)?);
+    }
+    Ok(found)
+}
+
+fn put_writes(connection: &Connection, new: &NewWrites) -> Result<()> {
+    let failed = internal("memory.checkpoints.put_writes");
+    let thread = make_thread(connection, &new.scope, &new.thread)?;
+    let mut values = ValueWriter::new(connection, thread)?;
+    for write in &new.writes {
+        let verb = if write.index < 0 { "REPLACE" } else { "IGNORE" };
+        let sql = format!(
+            "INSERT OR {verb} INTO checkpoint_writes \
+             (thread, namespace, id, task, idx, path, channel, encoding, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
+        );
+        let data = values.pack(&write.value.data)?;
+        connection
+            .prepare_cached(&sql)
+            .and_then(|mut statement| {
+                statement.execute(params![
+                    thread,
+                    new.namespace,
+                    new.id,
+                    new.task,
+                    write.index,
+                    new.path,
+                    write.channel,
+                    write.value.encoding,
+                    data,
+                ])
+            })
+            .map_err(&failed)?;
+    }
+    Ok(())
+}
+
+fn get(connection: &Connection, which: &GetCheckpoint) -> Result<Option<Checkpoint>> {
+    let Some(thread) = find_thread(connection, &which.scope, &which.thread)? else { return Ok(None) };
+    let stored = match &which.id {
+        Some(id) => row(connection, thread, &which.namespace, id)?,
+        None => last(connection, thread, &which.namespace)?,
+    };
+    stored.map(|stored| stored.read(connection, &mut ValueReader::new(connection)?)).transpose()
+}
+
+fn list(connection: &Connection, query: &ListCheckpoints, limit: usize) -> Result<CheckpointPage> {
+    let failed = internal("memory.checkpoints.list");
+    let Some(wall) = filter::find_wall(connection, &query.scope)? else { return Ok(CheckpointPage::default()) };
+    let mut sql = format!("SELECT {COLUMNS} FROM {FROM} WHERE t.wall = ?");
+    let mut values = vec![Sql::Integer(wall)];
+    for (condition, value) in [
+        (" AND t.name = ?", &query.thread),
+        (" AND c.namespace = ?", &query.namespace),
+        (" AND c.id = ?", &query.id),
+        (" AND c.id < ?", &query.before),
+    ] {
+        if let Some(value) = value {
+            sql.push_str(condition);
+            values.push(Sql::Text(value.clone()));
+        }
+    }
+    if let Some(after) = &query.after {
+        let (number, id) = position(after)?;
+        sql.push_str(" AND (c.id, c.checkpoint) < (?, ?)");
+        values.extend([Sql::Text(id.to_owned()), Sql::Integer(number)]);
+    }
+    sql.push_str(" ORDER BY c.id DESC, c.checkpoint DESC");
+    let mut statement = connection.prepare_cached(&sql).map_err(&failed)?;
+    let mut rows = statement.query(params_from_iter(values)).map_err(&failed)?;
+    let mut reader = ValueReader::new(connection)?;
+    let (mut page, mut bytes, mut last) = (CheckpointPage::default(), 0, None);
+    while let Some(row) = rows.next().map_err(&failed)? {
+        let stored = StoredCheckpoint::read_row(row).map_err(&failed)?;
+        if !has_all(&stored.metadata, &query.metadata) {
+            continue;
+        }
+        if page.checkpoints.len() == limit || bytes >= PAGE_BYTES {
+            page.next = last;
+            break;
+        }
+        last = Some(format!("{}:{}", stored.number, stored.id));
+        let checkpoint = stored.read(connection, &mut reader)?;
+        bytes += checkpoint.channels.values().map(|value| value.data.len()).sum::<usize>();
+        page.checkpoints.push(checkpoint);
+    }
+    Ok(page)
+}
+
+/// Reads the place after which a page begins.
+fn position(after: &str) -> Result<(i64, &str)> {
+    after
+        .split_once(':')
+        .and_then(|(number, id)| Some((number.parse().ok()?, id)))
+        .ok_or_else(|| Error::invalid("memory.checkpoints.list", "after", "must be the `next` of the page before"))
+}
+
+/// Returns whether all wanted facts are there. 1 and 1.0 are the same number, as they are to those who ask.
+fn has_all(metadata: &Map<String, Value>, wanted: &Map<String, Value>) -> bool {
+    wanted.iter().all(|(key, wanted)| match (metadata.get(key), wanted) {
+        (Some(Value::Number(have)), Value::Number(want)) => have == want || have.as_f64() == want.as_f64(),
+        (have, want) => have.unwrap_or(&Value::Null) == want,
+    })
+}
+
+fn deltas(connection: &Connection, query: DeltaQuery) -> Result<BTreeMap<String, ChannelHistory>> {
+    let mut histories: BTreeMap<_, _> =
+        query.channels.into_iter().map(|name| (name, ChannelHistory::default())).collect();
+    let Some(thread) = find_thread(connection, &query.scope, &query.thread)? else { return Ok(histories) };
+    let start = match &query.id {
+        Some(id) => row(connection, thread, &query.namespace, id)?,
+        None => last(connection, thread, &query.namespace)?,
+    };
+    let mut reader = ValueReader::new(connection)?;
+    let mut open: HashSet<String> = histories.keys().cloned().collect();
+    for ancestor in Ancestors::of(connection, thread, &query.namespace, start) {
+        let ancestor = ancestor?;
+        // Newest first for now; turned round at the end.
+        let writes = writes(connection, &mut reader, thread, &query.namespace, &ancestor.id)?;
+        for write in writes.into_iter().rev().filter(|write| open.contains(&write.channel)) {
+            if let Some(history) = histories.get_mut(&write.channel) {
+                history.writes.push(write);
+            }
+        }
+        for (name, Channel(_, encoding, value)) in ancestor.channels {
+            if open.remove(&name)
+                && let Some(history) = histories.get_mut(&name)
+            {
+                history.seed = Some(Encoded::new(encoding, reader.read(thread, value)?));
+            }
+        }
+        if open.is_empty() {
+            break;
+        }
+    }
+    histories.values_mut().for_each(|history| history.writes.reverse());
+    Ok(histories)
+}
+
+/// The ancestors of a checkpoint, its parent first. Ends where a parent is missing, or was met before.
+struct Ancestors<'a> {
+    connection: &'a Connection,
+    thread: i64,
+    namespace: &'a str,
+    next: Option<String>,
+    met: HashSet<String>,
+}
+
+impl<'a> Ancestors<'a> {
+    fn of(
+        connection: &'a Connection,
+        thread: i64,
+        namespace: &'a str,
+        start: Option<StoredCheckpoint>,
+    ) -> Ancestors<'a> {
+        let (next, met) = start.map_or((None, None), |start| (start.parent, Some(start.id)));
+        Ancestors { connection, thread, namespace, next, met: met.into_iter().collect() }
+    }
+}
+
+impl Iterator for Ancestors<'_> {
+    type Item = Result<StoredCheckpoint>;
+
+    fn next(&mut self) -> Option<Result<StoredCheckpoint>> {
+        let id = self.next.take()?;
+        if !self.met.insert(id.clone()) {
+            return None;
+        }
+        let found = row(self.connection, self.thread, self.namespace, &id).transpose()?;
+        Some(found.inspect(|found| self.next.clone_from(&found.parent)))
+    }
+}
+
+fn delete_for_runs(connection: &Connection, runs: &DeleteRuns) -> Result<u64> {
+    let failed = internal("memory.checkpoints.delete_for_runs");
+    let Some(wall) = filter::find_wall(connection, &runs.scope)? else { return Ok(0) };
+    let mut meant: Vec<(i64, i64, String, String)> = Vec::new();
+    for run in &runs.run_ids {
+        let mut statement = connection
+            .prepare_cached(&format!(
+                "SELECT c.checkpoint, c.thread, c.namespace, c.id FROM {FROM} WHERE c.run = ?1 AND t.wall = ?2"
+            ))
+            .map_err(&failed)?;
+        let found = statement
+            .query_map((run, wall), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+            .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
+            .map_err(&failed)?;
+        meant.extend(found);
+    }
+    for (checkpoint, thread, namespace, id) in &meant {
+        delete(connection, *checkpoint, *thread, namespace, id)?;
+    }
+    let threads: HashSet<i64> = meant.iter().map(|(_, thread, _, _)| *thread).collect();
+    threads.into_iter().try_for_each(|thread| tidy(connection, thread))?;
+    Ok(meant.len() as u64)
+}
+
+/// Removes one checkpoint with its writes.
+fn delete(connection: &Connection, checkpoint: i64, thread: i64, namespace: &str, id: &str) -> Result<()> {
+    connection
+        .prepare_cached("DELETE FROM checkpoints WHERE checkpoint = ?1")
+        .and_then(|mut statement| statement.execute([checkpoint]))
+        .and_then(|_| {
+            connection
+                .prepare_cached("DELETE FROM checkpoint_writes WHERE thread = ?1 AND namespace = ?2 AND id = ?3")?
+                .execute((thread, namespace, id))
+        })
+        .map(drop)
+        .map_err(internal("memory.checkpoints.delete"))
+}
+
+/// Removes the values of a thread that no checkpoint names, and a thread that is empty.
+fn tidy(connection: &Connection, thread: i64) -> Result<()> {
+    let failed = internal("memory.checkpoints.delete");
+    let left: Vec<Channels> = connection
+        .prepare_cached("SELECT channels FROM checkpoints WHERE thread = ?1")
+        .and_then(|mut statement| statement.query_map([thread], |row| read_json(row, 0))?.collect())
+        .map_err(failed)?;
+    if left.is_empty() {
+        return delete_thread(connection, thread).map(drop);
+    }
+    let roots = left.into_iter().flat_map(BTreeMap::into_values).map(|Channel(_, _, value)| value).collect();
+    checkpoint_values::sweep(connection, thread, roots)
+}
+
+fn keep_latest(connection: &Connection, thread: i64) -> Result<u64> {
+    let failed = internal("memory.checkpoints.prune");
+    let all: Vec<(i64, String, String)> = connection
+        .prepare_cached("SELECT checkpoint, namespace, id FROM checkpoints WHERE thread = ?1 ORDER BY namespace, id")
+        .and_then(|mut statement| {
+            statement.query_map([thread], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+        })
+        .map_err(failed)?;
+    let mut keep = HashSet::new();
+    for (place, (number, namespace, _)) in all.iter().enumerate() {
+        if all.get(place + 1).is_some_and(|(_, next, _)| next == namespace) {
+            continue;
+        }
+        keep.insert(*number);
+        let latest = last(connection, thread, namespace)?;
+        let mut open = latest.as_ref().map(|latest| latest.deltas.clone()).unwrap_or_default();
+        let mut ancestors = Ancestors::of(connection, thread, namespace, latest);
+        while !open.is_empty()
+            && let Some(ancestor) = ancestors.next().transpose()?
+        {
+            keep.insert(ancestor.number);
+            open.retain(|name| !ancestor.channels.contains_key(name));
+        }
+    }
+    let removed: Vec<_> = all.into_iter().filter(|(number, _, _)| !keep.contains(number)).collect();
+    for (number, namespace, id) in &removed {
+        delete(connection, *number, thread, namespace, id)?;
+    }
+    if !removed.is_empty() {
+        tidy(connection, thread)?;
+    }
+    Ok(removed.len() as u64)
+}
+
+fn copy_thread(connection: &Connection, copy: &CopyThread) -> Result<u64> {
+    let failed = internal("memory.checkpoints.copy_thread");
+    let Some(source) = find_thread(connection, &copy.scope, &copy.source)? else { return Ok(0) };
+    let target = make_thread(connection, &copy.scope, &copy.target)?;
+    let taken: bool = connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM checkpoints WHERE thread = ?1) \
+             OR EXISTS (SELECT 1 FROM checkpoint_writes WHERE thread = ?1)",
+        )
+        .and_then(|mut statement| statement.query_row([target], |row| row.get(0)))
+        .map_err(&failed)?;
+    if taken {
+        let message = format!("`{}` has checkpoints already: delete that thread first, or name another", copy.target);
+        return Err(Error::new(ErrorKind::Conflict, "memory.checkpoints.copy_thread", message).with("field", "target"));
+    }
+    // In the order of their numbers, which settles the order of equal identifiers.
+    let run = |sql: &str| {
+        connection.prepare_cached(sql).and_then(|mut statement| statement.execute((target, source))).map_err(&failed)
+    };
+    run("INSERT INTO checkpoint_values (thread, value, hash, data) \
+         SELECT ?1, value, hash, data FROM checkpoint_values WHERE thread = ?2")?;
+    run("INSERT INTO checkpoint_writes (thread, namespace, id, task, idx, path, channel, encoding, data) \
+         SELECT ?1, namespace, id, task, idx, path, channel, encoding, data FROM checkpoint_writes WHERE thread = ?2")?;
+    let copied = run("INSERT INTO checkpoints \
+         (thread, namespace, id, parent, run, encoding, body, metadata, channels, deltas, created_at) \
+         SELECT ?1, namespace, id, parent, run, encoding, body, metadata, channels, deltas, created_at \
+         FROM checkpoints WHERE thread = ?2 ORDER BY checkpoint")?;
+    Ok(copied as u64)
+}
+
+fn delete_thread(connection: &Connection, thread: i64) -> Result<u64> {
+    let run = |sql: &str| {
+        connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute([thread]))
+            .map_err(internal("memory.checkpoints.delete_thread"))
+    };
+    run("DELETE FROM checkpoint_writes WHERE thread = ?1")?;
+    run("DELETE FROM checkpoint_values WHERE thread = ?1")?;
+    let removed = run("DELETE FROM checkpoints WHERE thread = ?1")?;
+    run("DELETE FROM checkpoint_threads WHERE thread = ?1")?;
+    Ok(removed as u64)
+}
+
+/// Removes all threads of a wall; returns how many checkpoints they had.
+pub(super) fn forget(connection: &Connection, wall: i64) -> Result<u64> {
+    let threads: Vec<i64> = connection
+        .prepare_cached("SELECT thread FROM checkpoint_threads WHERE wall = ?1")
+        .and_then(|mut statement| statement.query_map([wall], |row| row.get(0))?.collect())
+        .map_err(internal("memory.forget"))?;
+    threads.into_iter().map(|thread| delete_thread(connection, thread)).sum()
+}
+
+fn find_thread(connection: &Connection, scope: &Scope, name: &str) -> Result<Option<i64>> {
+    connection
+        .prepare_cached(
+            "SELECT thread FROM checkpoint_threads WHERE wall = (SELECT wall FROM walls WHERE key = ?1) AND name = ?2",
+        )
+        .and_then(|mut statement| statement.query_row((scope.wall(), name), |row| row.get(0)).optional())
+        .map_err(internal("memory.checkpoints"))
+}
+
+fn make_thread(connection: &Connection, scope: &Scope, name: &str) -> Result<i64> {
+    if let Some(thread) = find_thread(connection, scope, name)? {
+        return Ok(thread);
+    }
+    let wall = filter::make_wall(connection, scope)?;
+    connection
+        .prepare_cached("INSERT INTO checkpoint_threads (wall, name) VALUES (?1, ?2)")
+        .and_then(|mut statement| statement.insert((wall, name)))
+        .map_err(internal("memory.checkpoints"))
+}
+
+fn row(connection: &Connection, thread: i64, namespace: &str, id: &str) -> Result<Option<StoredCheckpoint>> {
+    connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM {FROM} WHERE c.thread = ?1 AND c.namespace = ?2 AND c.id = ?3"))
+        .and_then(|mut statement| statement.query_row((thread, namespace, id), StoredCheckpoint::read_row).optional())
+        .map_err(internal("memory.checkpoints.get"))
+}
+
+fn last(connection: &Connection, thread: i64, namespace: &str) -> Result<Option<StoredCheckpoint>> {
+    connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM {FROM} WHERE c.thread = ?1 AND c.namespace = ?2 ORDER BY c.id DESC LIMIT 1"
+        ))
+        .and_then(|mut statement| statement.query_row((thread, namespace), StoredCheckpoint::read_row).optional())
+        .map_err(internal("memory.checkpoints.get"))
+}
+
+fn writes(
+    connection: &Connection,
+    reader: &mut ValueReader<'_>,
+    thread: i64,
+    namespace: &str,
+    id: &str,
+) -> Result<Vec<PendingWrite>> {
+    let failed = internal("memory.checkpoints.get");
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT task, channel, encoding, data FROM checkpoint_writes \
+             WHERE thread = ?1 AND namespace = ?2 AND id = ?3 ORDER BY path, task, idx",
+        )
+        .map_err(&failed)?;
+    let rows: Vec<(String, String, String, Vec<u8>)> = statement
+        .query_map((thread, namespace, id), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        .and_then(Iterator::collect)
+        .map_err(failed)?;
+    rows.into_iter()
+        .map(|(task, channel, encoding, data)| {
+            Ok(PendingWrite { task, channel, value: Encoded::new(encoding, reader.unpack(&data)?) })
+        })
+        .collect()
+}
+
+/// A row, without the values that it names.
+struct StoredCheckpoint {
+    number: i64,
+    thread: i64,
+    name: String,
+    namespace: String,
+    id: String,
+    parent: Option<String>,
+    encoding: String,
+    body: Vec<u8>,
+    metadata: Map<String, Value>,
+    channels: Channels,
+    created_at: Timestamp,
+    deltas: Vec<String>,
+}
+
+impl StoredCheckpoint {
+    fn read_row(row: &Row<'_>) -> rusqlite::Result<StoredCheckpoint> {
+        Ok(StoredCheckpoint {
+            number: row.get(0)?,
+            thread: row.get(1)?,
+            name: row.get(2)?,
+            namespace: row.get(3)?,
+            id: row.get(4)?,
+            parent: row.get(5)?,
+            encoding: row.get(6)?,
+            body: row.get(7)?,
+            metadata: read_json(row, 8)?,
+            channels: read_json(row, 9)?,
+            created_at: timestamp(row.get(10)?),
+            deltas: match row.get_ref(11)? {
+                ValueRef::Null => Vec::new(),
+                _ => read_json(row, 11)?,
+            },
+        })
+    }
+
+    fn read(self, connection: &Connection, reader: &mut ValueReader<'_>) -> Result<Checkpoint> {
+        let writes = writes(connection, reader, self.thread, &self.namespace, &self.id)?;
+        let channels = self.channels.into_iter().map(|(name, Channel(_, encoding, value))| {
+            Ok((name, Encoded::new(encoding, reader.read(self.thread, value)?)))
+        });
+        Ok(Checkpoint {
+            channels: channels.collect::<Result<_>>()?,
+            body: Encoded::new(self.encoding, reader.unpack(&self.body)?),
+            thread: self.name,
+            namespace: self.namespace,
+            id: self.id,
+            parent: self.parent,
+            metadata: self.metadata,
+            writes,
+            created_at: self.created_at,
+        })
+    }
+}
+
+fn read_json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+    })
+}

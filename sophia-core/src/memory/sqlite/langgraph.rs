@@ -1,0 +1,232 @@
+//! Reading the file of LangGraph's own SQLite saver, of Python (MessagePack) or JavaScript (JSON).
+
+use std::{collections::BTreeMap, path::Path};
+
+use rusqlite::{Connection, OpenFlags, Row};
+use serde_json::{Map, Value, value::RawValue};
+
+use super::internal;
+use crate::{
+    Error, Result, Scope,
+    memory::checkpoint::{Encoded, NewCheckpoint, NewWrite, NewWrites, pieces::message_pack_end},
+};
+
+const OPERATION: &str = "memory.checkpoints.import_langgraph";
+/// The part of a checkpoint that is kept apart from its body.
+const VALUES: &str = "channel_values";
+
+/// One thing to keep.
+pub(crate) enum Imported {
+    Checkpoint(Box<NewCheckpoint>),
+    Writes(NewWrites),
+}
+
+/// Gives every checkpoint, parents first, and every write of the file to `keep`, which says whether to go on.
+pub(crate) fn read(path: &Path, scope: &Scope, keep: &mut dyn FnMut(Imported) -> bool) -> Result<()> {
+    let failed = internal(OPERATION);
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .map_err(|error| not_readable(path, &error.to_string()))?;
+    for table in ["checkpoints", "writes"] {
+        if !connection.table_exists(None, table).map_err(|error| not_readable(path, &error.to_string()))? {
+            return Err(not_readable(path, &format!("it has no table `{table}`")));
+        }
+    }
+    let mut statement = connection
+        .prepare(
+            "SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata \
+             FROM checkpoints ORDER BY thread_id, checkpoint_ns, checkpoint_id",
+        )
+        .map_err(&failed)?;
+    let mut rows = statement.query([]).map_err(&failed)?;
+    while let Some(row) = rows.next().map_err(&failed)? {
+        if !keep(Imported::Checkpoint(Box::new(checkpoint(row, scope)?))) {
+            return Ok(());
+        }
+    }
+    let path_column =
+        if connection.column_exists(None, "writes", "task_path").map_err(&failed)? { "task_path" } else { "''" };
+    let mut statement = connection
+        .prepare(&format!(
+            "SELECT thread_id, checkpoint_ns, checkpoint_id, task_id, {path_column}, channel, idx, type, value \
+             FROM writes ORDER BY thread_id, checkpoint_ns, checkpoint_id, task_id, idx"
+        ))
+        .map_err(&failed)?;
+    let mut rows = statement.query([]).map_err(&failed)?;
+    while let Some(row) = rows.next().map_err(&failed)? {
+        if !keep(Imported::Writes(write(row, scope).map_err(&failed)?)) {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn checkpoint(row: &Row<'_>, scope: &Scope) -> Result<NewCheckpoint> {
+    let failed = internal(OPERATION);
+    let text = |column| row.get::<_, Option<String>>(column).map(Option::unwrap_or_default).map_err(&failed);
+    let (thread, id) = (text(0)?, text(2)?);
+    // The first files had JSON only, and no column that says so.
+    let encoding = match text(4)? {
+        encoding if encoding.is_empty() => "json".to_owned(),
+        encoding => encoding,
+    };
+    let stored = bytes(row, 5).map_err(&failed)?;
+    let damaged = || {
+        Error::invalid(OPERATION, "path", format!("holds the checkpoint `{id}` of `{thread}`, which is not {encoding}"))
+    };
+    let parts = match encoding.as_str() {
+        "msgpack" => Parts::of_message_pack(&stored),
+        "json" => Parts::of_json(&stored),
+        _ => None,
+    }
+    .ok_or_else(damaged)?;
+    let metadata: Map<String, Value> = match bytes(row, 6).map_err(&failed)?.as_slice() {
+        [] => Map::new(),
+        json => serde_json::from_slice(json).map_err(|error| damaged().with_source(error))?,
+    };
+    let channels: BTreeMap<_, _> =
+        parts.channels.into_iter().map(|(name, value)| (name, Encoded::new(encoding.clone(), value))).collect();
+    let counters = metadata.get("counters_since_delta_snapshot").and_then(Value::as_object);
+    let new = NewCheckpoint {
+        scope: scope.clone(),
+        namespace: text(1)?,
+        parent: row.get(3).map_err(&failed)?,
+        run_id: metadata.get("run_id").and_then(Value::as_str).map(str::to_owned),
+        deltas: counters
+            .into_iter()
+            .flat_map(Map::keys)
+            .filter(|name| !channels.contains_key(*name))
+            .cloned()
+            .collect(),
+        versions: parts.versions,
+        channels,
+        metadata,
+        ..NewCheckpoint::new(thread, id, Encoded::new(encoding, parts.body))
+    };
+    Ok(new)
+}
+
+fn write(row: &Row<'_>, scope: &Scope) -> rusqlite::Result<NewWrites> {
+    let text = |column| row.get::<_, Option<String>>(column).map(Option::unwrap_or_default);
+    let encoding = match text(7)? {
+        encoding if encoding.is_empty() => "null".to_owned(),
+        encoding => encoding,
+    };
+    let write = NewWrite { channel: text(5)?, index: row.get(6)?, value: Encoded::new(encoding, bytes(row, 8)?) };
+    Ok(NewWrites {
+        scope: scope.clone(),
+        namespace: text(1)?,
+        path: text(4)?,
+        writes: vec![write],
+        ..NewWrites::new(text(0)?, text(2)?, text(3)?)
+    })
+}
+
+/// Reads a column that is bytes in one version of the file and text in another.
+fn bytes(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<u8>> {
+    use rusqlite::types::ValueRef;
+    Ok(match row.get_ref(column)? {
+        ValueRef::Blob(bytes) | ValueRef::Text(bytes) => bytes.to_vec(),
+        _ => Vec::new(),
+    })
+}
+
+/// A checkpoint, with the values of its channels apart.
+struct Parts {
+    body: Vec<u8>,
+    channels: BTreeMap<String, Vec<u8>>,
+    versions: BTreeMap<String, String>,
+}
+
+impl Parts {
+    fn of_json(stored: &[u8]) -> Option<Parts> {
+        let mut body: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(stored).ok()?;
+        let values = body.remove(VALUES);
+        let values: BTreeMap<String, Box<RawValue>> = match &values {
+            Some(values) => serde_json::from_str(values.get()).ok()?,
+            None => BTreeMap::new(),
+        };
+        let versions: BTreeMap<String, Value> = match body.get("channel_versions") {
+            Some(versions) => serde_json::from_str(versions.get()).ok()?,
+            None => BTreeMap::new(),
+        };
+        let version = |version: Value| match version {
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        Some(Parts {
+            body: serde_json::to_vec(&body).ok()?,
+            channels: values.into_iter().map(|(name, value)| (name, value.get().as_bytes().to_vec())).collect(),
+            versions: versions.into_iter().map(|(name, value)| (name, version(value))).collect(),
+        })
+    }
+
+    fn of_message_pack(stored: &[u8]) -> Option<Parts> {
+        let entries = message_pack_map(stored)?;
+        let part = |name: &str| entries.iter().find(|(key, _)| key == name).map(|(_, value)| message_pack_map(value));
+        let values = part(VALUES).unwrap_or_else(|| Some(Vec::new()))?;
+        let versions = part("channel_versions").unwrap_or_else(|| Some(Vec::new()))?;
+        let kept: Vec<_> = entries.iter().filter(|(key, _)| key != VALUES).collect();
+        // A map of at most fifteen entries has a header of one byte.
+        let mut body = vec![0x80 | u8::try_from(kept.len()).ok().filter(|count| *count < 16)?];
+        for (key, value) in kept {
+            body.push(0xd9);
+            body.push(u8::try_from(key.len()).ok()?);
+            body.extend_from_slice(key.as_bytes());
+            body.extend_from_slice(value);
+        }
+        Some(Parts {
+            body,
+            channels: values.into_iter().map(|(name, value)| (name, value.to_vec())).collect(),
+            versions: versions
+                .into_iter()
+                .map(|(name, value)| Some((name, message_pack_version(value)?)))
+                .collect::<Option<_>>()?,
+        })
+    }
+}
+
+/// Returns the entries of a MessagePack map that is all of `data`; its keys are text.
+fn message_pack_map(data: &[u8]) -> Option<Vec<(String, &[u8])>> {
+    let (count, mut at) = match *data.first()? {
+        tag @ 0x80..=0x8f => (usize::from(tag & 0x0f), 1),
+        0xde => (usize::from(u16::from_be_bytes(data.get(1..3)?.try_into().ok()?)), 3),
+        _ => return None,
+    };
+    let mut entries = Vec::with_capacity(count);
+    for _ in 0..count {
+        let value = message_pack_end(data, at)?;
+        let end = message_pack_end(data, value)?;
+        entries.push((message_pack_text(data.get(at..value)?)?, data.get(value..end)?));
+        at = end;
+    }
+    (at == data.len()).then_some(entries)
+}
+
+fn message_pack_text(value: &[u8]) -> Option<String> {
+    let head = match *value.first()? {
+        0xa0..=0xbf => 1,
+        0xd9 => 2,
+        0xda => 3,
+        _ => return None,
+    };
+    String::from_utf8(value.get(head..)?.to_vec()).ok()
+}
+
+/// Returns a version as its saver would write it as text: text, or a number.
+fn message_pack_version(value: &[u8]) -> Option<String> {
+    let number = |bytes: &[u8]| bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    match *value.first()? {
+        small @ 0x00..=0x7f => Some(small.to_string()),
+        0xcc..=0xcf => Some(number(&value[1..]).to_string()),
+        0xcb => Some(Value::from(f64::from_be_bytes(value.get(1..9)?.try_into().ok()?)).to_string()),
+        _ => message_pack_text(value),
+    }
+}
+
+fn not_readable(path: &Path, why: &str) -> Error {
+    Error::invalid(
+        OPERATION,
+        "path",
+        format!("names `{}`, which is no file of LangGraph's SQLite saver: {why}", path.display()),
+    )
+}
