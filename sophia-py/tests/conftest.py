@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# Haystack would tell its makers that it is used.
+os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 

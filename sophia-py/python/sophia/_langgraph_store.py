@@ -1,0 +1,258 @@
+"""The store of LangGraph on Sophia's records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from langgraph.store.base import (
+    BaseStore,
+    GetOp,
+    IndexConfig,
+    Item,
+    ListNamespacesOp,
+    MatchCondition,
+    Op,
+    PutOp,
+    Result,
+    SearchItem,
+    SearchOp,
+    TTLConfig,
+    get_text_at_path,
+    tokenize_path,
+)
+
+from ._adapters import DEEPEST, PAGE, Steps, all_records, call, run, run_sync
+from ._engine import Sophia
+from .memory import Mode
+from .scope import ScopeLike
+from .types import Hit, Record
+
+__all__ = ["SophiaStore"]
+
+INDEXED = "langgraph.item"
+"""Kind of the records that a query finds."""
+UNINDEXED = "langgraph.item.unindexed"
+"""Kind of the records that only a key, a filter or a listing finds."""
+TTL_TAG = "ttl:"
+"""Begins the tag that says for how many minutes an item lives after it was last read."""
+SECONDS_PER_MINUTE = 60.0
+
+Namespace = tuple[str, ...]
+COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "$eq": lambda have, want: bool(have == want),
+    "$ne": lambda have, want: bool(have != want),
+    "$gt": lambda have, want: bool(have > want),
+    "$gte": lambda have, want: bool(have >= want),
+    "$lt": lambda have, want: bool(have < want),
+    "$lte": lambda have, want: bool(have <= want),
+}
+
+
+class SophiaStore(BaseStore):
+    """Keeps the items of LangGraph as records of Sophia: durable, scoped, found by meaning with no key and no download.
+
+    A query searches the text of `index["fields"]` (the whole value by default) with the engine's own embedder, by meaning
+    and by words; `mode` chooses another way. `index=False` at `put` keeps an item out of queries. `ttl` is in minutes, and
+    begins anew when the item is read.
+    """
+
+    supports_ttl = True
+
+    def __init__(
+        self,
+        sophia: Sophia,
+        *,
+        scope: ScopeLike = None,
+        index: IndexConfig | Mapping[str, Any] | None = None,
+        ttl: TTLConfig | None = None,
+        mode: Mode = "hybrid",
+    ) -> None:
+        self._engine = sophia._engine
+        self._memory = sophia.memory
+        self._scope = scope
+        self._fields = [str(field) for field in (index or {}).get("fields") or ["$"]]
+        self._mode: Mode = mode
+        self.ttl_config = ttl
+
+    def batch(self, ops: Iterable[Op]) -> list[Result]:
+        """Runs operations: what reads sees the store as it was before what writes."""
+        return run_sync(self._engine, self._batch(list(ops)))
+
+    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
+        """Runs operations: what reads sees the store as it was before what writes."""
+        return await run(self._engine, self._batch(list(ops)))
+
+    def _batch(self, ops: list[Op]) -> Steps[list[Result]]:
+        results: list[Result] = []
+        puts: dict[tuple[Namespace, str], PutOp] = {}
+        for op in ops:
+            result: Result = None
+            if isinstance(op, GetOp):
+                result = yield from self._get(op)
+            elif isinstance(op, SearchOp):
+                result = yield from self._search(op)
+            elif isinstance(op, ListNamespacesOp):
+                result = yield from self._namespaces(op)
+            elif isinstance(op, PutOp):
+                puts[op.namespace, op.key] = op
+            else:
+                raise ValueError(f"Unknown operation type: {type(op)}")
+            results.append(result)
+        for put in puts.values():
+            yield from self._put(put)
+        return results
+
+    def _get(self, op: GetOp) -> Steps[Item | None]:
+        found = yield from call(self._memory._get(_id(op.namespace, op.key), scope=self._scope))
+        if found is None:
+            return None
+        if op.refresh_ttl:
+            yield from self._refresh(found)
+        return Item(**_fields(found))
+
+    def _put(self, op: PutOp) -> Steps[None]:
+        if op.value is None:
+            request = self._memory._delete(_id(op.namespace, op.key), scope=self._scope, permanent=True)
+            yield from call(request)
+            return
+        text = "" if op.index is False else self._text(op.value, op.index or self._fields)
+        tags = [_prefix(op.namespace[:depth]) for depth in range(len(op.namespace) + 1)]
+        if op.ttl is not None:
+            tags.append(f"{TTL_TAG}{op.ttl}")
+        request_put = self._memory._store(
+            text or op.key,
+            scope=self._scope,
+            id=_id(op.namespace, op.key),
+            kind=INDEXED if text else UNINDEXED,
+            category=_prefix(op.namespace),
+            tags=tags,
+            metadata=op.value,
+            source=op.key,
+            ttl=None if op.ttl is None else op.ttl * SECONDS_PER_MINUTE,
+        )
+        yield from call(request_put)
+
+    def _text(self, value: Mapping[str, Any], fields: Iterable[str]) -> str:
+        texts = (
+            text for field in fields for text in get_text_at_path(value, field if field == "$" else tokenize_path(field))
+        )
+        return "\n".join(texts).replace("\0", "").strip()
+
+    def _search(self, op: SearchOp) -> Steps[list[SearchItem]]:
+        exact = {name: want for name, want in (op.filter or {}).items() if not _is_comparison(want)}
+        compared = {name: want for name, want in (op.filter or {}).items() if _is_comparison(want)}
+        first, last = op.offset, op.offset + op.limit
+        found: list[Hit] = []
+        # What is found by the query comes first; what is not indexed fills up, without a score.
+        for kind, query in ((INDEXED, op.query or ""), (UNINDEXED, "")) if op.query else (("", ""),):
+            kinds = [kind] if kind else [INDEXED, UNINDEXED]
+            offset = 0
+            while len(found) < last and offset <= DEEPEST:
+                request = self._memory._search(
+                    query,
+                    scope=self._scope,
+                    mode=self._mode,
+                    kinds=kinds,
+                    tags_all=[_prefix(op.namespace_prefix)],
+                    metadata=exact or None,
+                    limit=PAGE if compared else min(max(last - len(found), 1), PAGE),
+                    offset=offset,
+                )
+                page = (yield from call(request)).hits
+                found.extend(hit for hit in page if _passes(hit.record.metadata, compared))
+                offset += len(page)
+                if not page or offset >= DEEPEST + PAGE:
+                    break
+        hits = found[first:last]
+        if op.refresh_ttl:
+            for hit in hits:
+                yield from self._refresh(hit.record)
+        return [
+            SearchItem(**_fields(hit.record), score=hit.score if op.query and hit.record.kind == INDEXED else None)
+            for hit in hits
+        ]
+
+    def _refresh(self, record: Record) -> Steps[None]:
+        """Lets the time to live of an item begin anew, where it has one."""
+        ttl = next((tag.removeprefix(TTL_TAG) for tag in record.tags if tag.startswith(TTL_TAG)), None)
+        if ttl is None:
+            return
+        request = self._memory._store(
+            record.content,
+            scope=self._scope,
+            id=record.id,
+            kind=record.kind,
+            category=record.category,
+            tags=record.tags,
+            metadata=record.metadata,
+            source=record.source,
+            ttl=float(ttl) * SECONDS_PER_MINUTE,
+        )
+        yield from call(request)
+
+    def _namespaces(self, op: ListNamespacesOp) -> Steps[list[Namespace]]:
+        conditions = op.match_conditions or ()
+        tags = [_prefix(c.path) for c in conditions if c.match_type == "prefix" and "*" not in c.path]
+        records = yield from all_records(
+            self._memory, scope=self._scope, kinds=[INDEXED, UNINDEXED], tags_all=tags or None
+        )
+        known = {_namespace(record) for record in records}
+        matching = {namespace for namespace in known if all(_matches(condition, namespace) for condition in conditions)}
+        if op.max_depth is not None:
+            matching = {namespace[: op.max_depth] for namespace in matching}
+        return sorted(matching)[op.offset : op.offset + op.limit]
+
+
+def _id(namespace: Namespace, key: str) -> str:
+    # Of a fixed length, however long the names are; and no two places have the same.
+    return "langgraph:" + hashlib.sha256(json.dumps([*namespace, key]).encode()).hexdigest()
+
+
+def _prefix(namespace: Namespace) -> str:
+    return json.dumps(list(namespace), ensure_ascii=False, separators=(",", ":"))
+
+
+def _namespace(record: Record) -> Namespace:
+    return tuple(json.loads(record.category or "[]"))
+
+
+def _fields(record: Record) -> dict[str, Any]:
+    return {
+        "value": record.metadata,
+        "key": record.source or "",
+        "namespace": _namespace(record),
+        "created_at": datetime.fromisoformat(record.created_at),
+        "updated_at": datetime.fromisoformat(record.updated_at),
+    }
+
+
+def _is_comparison(wanted: Any) -> bool:
+    return isinstance(wanted, Mapping) and any(str(name).startswith("$") for name in wanted)
+
+
+def _passes(value: Mapping[str, Any], compared: Mapping[str, Mapping[str, Any]]) -> bool:
+    return all(
+        _compare(name, value.get(field), want) for field, wanted in compared.items() for name, want in wanted.items()
+    )
+
+
+def _compare(name: str, have: Any, want: Any) -> bool:
+    try:
+        compare = COMPARISONS[name]
+    except KeyError:
+        raise ValueError(f"Unsupported operator: {name}; known are {', '.join(COMPARISONS)}") from None
+    if name not in ("$eq", "$ne") and have is None:
+        return False
+    return compare(have, want)
+
+
+def _matches(condition: MatchCondition, namespace: Namespace) -> bool:
+    path = condition.path
+    if len(namespace) < len(path):
+        return False
+    part = namespace[: len(path)] if condition.match_type == "prefix" else namespace[len(namespace) - len(path) :]
+    return all(want in ("*", have) for have, want in zip(part, path, strict=True))

@@ -1,0 +1,119 @@
+"""LangChain's standard tests on the adapters, and what those do not ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from langchain_core.caches import BaseCache
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.vectorstores import VectorStore
+from langchain_tests.integration_tests import (
+    AsyncCacheTestSuite,
+    BaseStoreAsyncTests,
+    BaseStoreSyncTests,
+    SyncCacheTestSuite,
+    VectorStoreIntegrationTests,
+)
+
+from sophia import Scope, Sophia
+from sophia.langchain import SophiaByteStore, SophiaCache, SophiaChatMessageHistory, SophiaVectorStore
+
+ADA = Scope(tenant="acme", user="ada")
+BOB = Scope(tenant="acme", user="bob")
+
+
+class TestVectorsOfTheEngine(VectorStoreIntegrationTests):
+    @pytest.fixture
+    def vectorstore(self) -> Iterator[VectorStore]:  # type: ignore[override]
+        with Sophia() as s:
+            yield SophiaVectorStore(s, scope=ADA)
+
+
+class TestVectorsOfTheCaller(VectorStoreIntegrationTests):
+    @pytest.fixture
+    def vectorstore(self) -> Iterator[VectorStore]:  # type: ignore[override]
+        with Sophia(memory={"embedder": "none"}) as s:
+            yield SophiaVectorStore(s, self.get_embeddings())
+
+
+class TestCache(SyncCacheTestSuite):
+    @pytest.fixture
+    def cache(self) -> Iterator[BaseCache]:  # type: ignore[override]
+        with Sophia() as s:
+            yield SophiaCache(s)
+
+
+class TestAsyncCache(AsyncCacheTestSuite):
+    @pytest.fixture
+    async def cache(self) -> Any:
+        async with Sophia() as s:
+            yield SophiaCache(s)
+
+
+class TestByteStore(BaseStoreSyncTests[bytes]):
+    @pytest.fixture
+    def kv_store(self) -> Iterator[SophiaByteStore]:  # type: ignore[override]
+        with Sophia() as s:
+            yield SophiaByteStore(s)
+
+    @pytest.fixture
+    def three_values(self) -> tuple[bytes, bytes, bytes]:
+        return b"foo", b"\x00\xff", b""
+
+
+class TestAsyncByteStore(BaseStoreAsyncTests[bytes]):
+    @pytest.fixture
+    async def kv_store(self) -> Any:
+        async with Sophia() as s:
+            yield SophiaByteStore(s)
+
+    @pytest.fixture
+    def three_values(self) -> tuple[bytes, bytes, bytes]:
+        return b"foo", b"\x00\xff", b""
+
+
+def test_scopes_and_collections_are_apart() -> None:
+    with Sophia() as s:
+        stores = [SophiaVectorStore(s, scope=ADA), SophiaVectorStore(s, scope=ADA, collection="b"), SophiaVectorStore(s, scope=BOB)]
+        for place, store in enumerate(stores):
+            store.add_texts([f"tea number {place}"], [{"place": place}], ids=["same"])
+        assert [store.similarity_search("tea")[0].metadata["place"] for store in stores] == [0, 1, 2]
+        assert stores[0].similarity_search("tea", filter={"place": 1}) == []
+        assert stores[0].similarity_search_with_score("zebra")[0][1] == 0.0
+        stores[0].delete()
+        assert [len(store.similarity_search("tea")) for store in stores] == [0, 1, 1]
+        with pytest.raises(ValueError):
+            stores[0].add_texts(["one", "two"], ids=["1"])
+
+
+def test_the_history_keeps_messages_whole_and_in_order() -> None:
+    with Sophia() as s:
+        scope = Scope(tenant="acme", user="ada", session="s1")
+        history = SophiaChatMessageHistory(s, scope)
+        call = AIMessage("", id="2", tool_calls=[{"name": "look", "args": {"x": [1]}, "id": "c"}])
+        said = [HumanMessage("Where is my order?", id="1"), call, ToolMessage("Oslo", tool_call_id="c", id="3")]
+        history.add_messages(said)
+        s.memory.append_sync(scope, "assistant", "It is in Oslo.")
+        assert history.messages[:3] == said and history.messages[3] == AIMessage("It is in Oslo.", role="assistant")
+        assert s.memory.history_sync(scope)[0].role == "user"
+        assert SophiaChatMessageHistory(s, Scope(tenant="acme", user="ada", session="s2")).messages == []
+        history.clear()
+        assert history.messages == []
+        with pytest.raises(ValueError):
+            SophiaChatMessageHistory(s, ADA)
+
+
+def test_keys_of_a_byte_store_are_its_own() -> None:
+    with Sophia() as s:
+        store, other = SophiaByteStore(s, namespace="a"), SophiaByteStore(s, namespace="a/b")
+        store.mset([(f"key/{number:04}", b"x") for number in range(1_005)])
+        other.mset([("key/0000", b"y")])
+        assert len(list(store.yield_keys())) == 1_005 and list(other.yield_keys()) == ["key/0000"]
+        assert list(store.yield_keys(prefix="key/100")) == ["key/1000", "key/1001", "key/1002", "key/1003", "key/1004"]
+
+
+def test_without_langchain_the_error_names_the_extra(program: Any) -> None:
+    ended = program("import sys\nsys.modules['langchain_core'] = None\nimport sophia\nimport sophia.langchain")
+    assert ended.returncode != 0 and "pip install 'sophia-ai[langchain]'" in ended.stderr

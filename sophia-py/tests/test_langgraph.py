@@ -1,0 +1,287 @@
+"""LangGraph's own conformance suite on the saver, and what the suite does not ask."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langgraph.channels.delta import DeltaChannel
+from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.checkpoint.conformance import checkpointer_test, validate
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.message import add_messages
+from langgraph.store.memory import InMemoryStore
+
+from sophia import InvalidInputError, Scope, Sophia
+from sophia.langgraph import SophiaSaver, SophiaStore
+
+ADA = Scope(tenant="acme", user="ada")
+BOB = Scope(tenant="acme", user="bob")
+SUITE = 81
+"""Tests of langgraph-checkpoint-conformance 0.0.2."""
+
+
+def test_the_conformance_suite_passes_whole(tmp_path: Path) -> None:
+    @checkpointer_test(name="SophiaSaver")
+    async def saver() -> AsyncGenerator[SophiaSaver, None]:
+        async with Sophia(data_dir=tmp_path) as s:
+            yield SophiaSaver(s, scope=ADA)
+
+    report = asyncio.run(validate(saver)).to_dict()
+    results = report["results"].values()
+    assert [failure for result in results for failure in result["failures"]] == []
+    assert sum(result["tests_passed"] for result in results) == SUITE
+    assert all(result["detected"] for result in results) and report["conformance_level"] == "FULL"
+
+
+class State(TypedDict):
+    messages: Annotated[list[Any], add_messages]
+    turns: int
+
+
+def chat(saver: SophiaSaver | None, store: SophiaStore | None = None) -> Any:
+    def answer(state: State) -> dict[str, Any]:
+        turn = state.get("turns", 0) + 1
+        return {"messages": [("ai", f"answer {turn}")], "turns": turn}
+
+    graph = StateGraph(State)
+    graph.add_node("answer", answer)
+    graph.add_edge(START, "answer")
+    graph.add_edge("answer", END)
+    return graph.compile(checkpointer=saver, store=store)
+
+
+def said(state: Any) -> list[str]:
+    return [message.content for message in state["messages"]]
+
+
+def test_a_graph_goes_on_after_a_restart_and_can_be_forked(tmp_path: Path) -> None:
+    config: Any = {"configurable": {"thread_id": "t"}}
+    with Sophia(data_dir=tmp_path) as s:
+        chat(SophiaSaver(s)).invoke({"messages": [("user", "one")]}, config)
+    with Sophia(data_dir=tmp_path) as s:
+        graph = chat(SophiaSaver(s))
+        state = graph.invoke({"messages": [("user", "two")]}, config)
+        assert said(state) == ["one", "answer 1", "two", "answer 2"] and state["turns"] == 2
+        history = list(graph.get_state_history(config))
+        before = next(snapshot for snapshot in history if len(snapshot.values.get("messages", [])) == 2)
+        forked = graph.invoke({"messages": [("user", "instead")]}, before.config)
+        assert said(forked) == ["one", "answer 1", "instead", "answer 2"]
+        assert said(graph.get_state(history[0].config).values) == ["one", "answer 1", "two", "answer 2"]
+        copied = graph.update_state(history[0].config, None, as_node="__copy__")
+        assert said(graph.get_state(copied).values) == ["one", "answer 1", "two", "answer 2"]
+
+
+async def test_async_graphs_run_on_it_too() -> None:
+    async with Sophia() as s:
+        graph = chat(SophiaSaver(s))
+        config: Any = {"configurable": {"thread_id": "t"}}
+        await graph.ainvoke({"messages": [("user", "one")]}, config)
+        assert [len(snapshot.values.get("messages", [])) async for snapshot in graph.aget_state_history(config)] == [2, 1, 0]
+
+
+def append(state: list[str], writes: Any) -> list[str]:
+    return [*state, *(item for write in writes for item in write)]
+
+
+class Log(TypedDict):
+    lines: Annotated[list[str], DeltaChannel(append, snapshot_frequency=5)]
+
+
+def test_a_delta_channel_is_rebuilt_and_survives_pruning() -> None:
+    def grow(state: Log) -> dict[str, Any]:
+        return {"lines": [f"line {len(state['lines'])}"]}
+
+    builder = StateGraph(Log)
+    builder.add_node("grow", grow)
+    builder.add_edge(START, "grow")
+    with Sophia() as s:
+        saver = SophiaSaver(s)
+        graph = builder.compile(checkpointer=saver)
+        config: Any = {"configurable": {"thread_id": "t"}}
+        for turn in range(12):
+            graph.invoke({"lines": [f"asked {turn}"]}, config)
+        lines = graph.get_state(config).values["lines"]
+        assert len(lines) == 24 and lines[:2] == ["asked 0", "line 1"]
+        kept = len(list(saver.list(config)))
+        saver.prune(["t"])
+        assert graph.get_state(config).values["lines"] == lines
+        assert 1 < len(list(saver.list(config))) < kept
+        saver.copy_thread("t", "copy")
+        copy: Any = {"configurable": {"thread_id": "copy"}}
+        assert graph.get_state(copy).values["lines"] == lines
+
+
+def test_one_graph_serves_many_users_each_in_their_scope() -> None:
+    with Sophia() as s:
+        saver = SophiaSaver(s, scope=lambda config: Scope(user=config.get("configurable", {}).get("user_id", "nobody")))
+        graph = chat(saver)
+        ada: Any = {"configurable": {"thread_id": "t", "user_id": "ada"}}
+        bob: Any = {"configurable": {"thread_id": "t", "user_id": "bob"}}
+        graph.invoke({"messages": [("user", "of ada")]}, ada)
+        graph.invoke({"messages": [("user", "of bob")]}, bob)
+        assert said(graph.get_state(ada).values)[0] == "of ada" and said(graph.get_state(bob).values)[0] == "of bob"
+        parent = next(iter(graph.get_state_history(ada))).parent_config
+        assert said(graph.get_state(parent).values)[0] == "of ada"
+        s.memory.forget_sync(scope=Scope(user="ada"))
+        assert graph.get_state(ada).values == {} and graph.get_state(bob).values != {}
+
+
+def test_bytes_cross_as_bytes_and_what_is_wrong_is_named() -> None:
+    with Sophia() as s:
+        checkpoints = s.memory.checkpoints
+        blob = bytes(range(256)) * 20
+        body: Any = {"encoding": "raw", "data": blob}
+        checkpoints.put_sync("t", "1", body, channels={"a": body}, versions={"a": "1"}, scope=ADA)
+        found = checkpoints.get_sync("t", scope=ADA)
+        assert found is not None and found.body.data == blob and found.channels["a"].data == blob
+        assert checkpoints.get_sync("t", scope=BOB) is None
+        wrong: Any = {"encoding": "raw", "data": 5}
+        with pytest.raises(InvalidInputError) as raised:
+            checkpoints.put_sync("t", "2", wrong)
+        assert raised.value.context["field"] == "body.data"
+
+
+def test_the_store_answers_as_langgraphs_own() -> None:
+    with Sophia() as s:
+        ours, theirs = SophiaStore(s, scope=ADA), InMemoryStore()
+        for store in (ours, theirs):
+            store.put(("docs", "a"), "1", {"color": "red", "size": 1, "deep": {"x": [1, None]}})
+            store.put(("docs", "a"), "2", {"color": "blue", "size": 2.5})
+            store.put(("docs", "b", "v1"), "1", {"color": "red", "size": 3})
+            store.put(("users",), "1", {"name": "Ada"})
+            store.put(("docs", "a"), "2", {"color": "blue", "size": 7})
+            store.put(("users",), "2", {"name": "gone"})
+            store.delete(("users",), "2")
+
+        def both(ask: Any) -> None:
+            def plain(found: Any) -> Any:
+                if isinstance(found, list):
+                    return sorted((plain(item) for item in found), key=repr)
+                return (found.namespace, found.key, found.value) if hasattr(found, "key") else found
+
+            assert plain(ask(ours)) == plain(ask(theirs))
+
+        both(lambda store: store.get(("docs", "a"), "2"))
+        both(lambda store: store.get(("users",), "2"))
+        for prefix in ((), ("docs",), ("docs", "a"), ("doc",)):
+            both(lambda store, prefix=prefix: store.search(prefix))
+        filters: list[dict[str, Any]] = [
+            {"color": "red"},
+            {"size": {"$gt": 2}},
+            {"size": {"$gte": 3, "$lt": 7}, "color": "red"},
+            {"color": {"$ne": "red"}},
+        ]
+        for wanted in filters:
+            both(lambda store, wanted=wanted: store.search(("docs",), filter=wanted))
+        both(lambda store: store.list_namespaces())
+        both(lambda store: store.list_namespaces(prefix=("docs",), max_depth=2))
+        both(lambda store: store.list_namespaces(suffix=("v1",)))
+        both(lambda store: store.list_namespaces(prefix=("*", "a")))
+        both(lambda store: store.get(("docs",), "2"))
+        assert len(ours.search((), limit=2)) == 2 and len(ours.search((), limit=10, offset=3)) == 1
+        assert SophiaStore(s, scope=BOB).search(()) == []
+        item = ours.get(("docs", "a"), "2")
+        assert item is not None and item.created_at <= item.updated_at
+
+
+def test_the_store_finds_by_meaning_and_leaves_out_what_is_not_indexed() -> None:
+    with Sophia() as s:
+        store = SophiaStore(s, index={"fields": ["text"]})
+        store.put(("m",), "tea", {"text": "Ada drinks green tea.", "other": "bicycle"})
+        store.put(("m",), "bike", {"text": "Her bicycle is broken."})
+        store.put(("m",), "hidden", {"text": "What does she drink? Tea."}, index=False)
+        found = store.search(("m",), query="which beverage does she like?")
+        assert found[0].key == "tea" and found[0].score is not None
+        assert [(item.key, item.score) for item in found][-1] == ("hidden", None)
+        assert store.search(("m",), query="bicycle")[0].key == "bike"
+        whole = SophiaStore(s, scope=ADA)
+        whole.put(("m",), "tea", {"deep": {"text": "Ada drinks green tea."}})
+        whole.put(("m",), "bike", {"deep": {"text": "Her bicycle is broken."}})
+        first = whole.search(("m",), query="which beverage does she like?")[0]
+        assert first.key == "tea" and first.score is not None
+
+
+def test_items_of_the_store_expire_unless_they_are_read(tmp_path: Path) -> None:
+    with Sophia(data_dir=tmp_path) as s:
+        store = SophiaStore(s)
+        store.put(("m",), "short", {"n": 1}, ttl=0.5)
+        record = s.memory.search_sync().hits[0].record
+        first = record.expires_at
+        assert store.get(("m",), "short", refresh_ttl=False) is not None
+        assert s.memory.search_sync().hits[0].record.expires_at == first
+        assert store.get(("m",), "short") is not None
+        later = s.memory.search_sync().hits[0].record.expires_at
+        assert first is not None and later is not None and later > first
+
+
+def test_without_langgraph_the_error_names_the_extra(program: Any) -> None:
+    ended = program("import sys\nsys.modules['langgraph'] = None\nimport sophia\nimport sophia.langgraph")
+    assert ended.returncode != 0 and "pip install 'sophia-ai[langgraph]'" in ended.stderr
+
+
+def test_a_tuple_that_is_decoded_late_is_as_any_other() -> None:
+    with Sophia() as s:
+        saver = SophiaSaver(s)
+        config: Any = {"configurable": {"thread_id": "t"}}
+        chat(saver).invoke({"messages": [("user", "one")]}, config)
+
+        def late() -> CheckpointTuple:
+            found = saver.get_tuple(config)
+            assert found is not None
+            return found
+
+        read = CheckpointTuple(*late())
+        assert said(read.checkpoint["channel_values"]) == ["one", "answer 1"] and type(read.checkpoint) is dict
+        assert late() == read and read == late() and late() == late()
+        assert late()[1] == read[1] and late()[:2] == read[:2] and list(late()) == list(read) and repr(late()) == repr(read)
+        first, second, *_ = late()
+        assert (first, second) == (read.config, read.checkpoint)
+        assert late()._asdict() == read._asdict()
+        changed = late()._replace(metadata={"step": 7})
+        assert changed.metadata == {"step": 7} and changed.checkpoint == read.checkpoint
+        assert copy.deepcopy(late()) == read and pickle.loads(pickle.dumps(late())) == read
+        kept = late()
+        assert kept.checkpoint is kept.checkpoint
+
+
+def test_threads_move_from_and_to_another_saver() -> None:
+    config: Any = {"configurable": {"thread_id": "t"}}
+    with Sophia() as s:
+        saver, other = SophiaSaver(s), InMemorySaver()
+        for source, target in ((saver, other), (other, saver)):
+            chat(source).invoke({"messages": [("user", "one")]}, config)
+            for found in reversed(list(source.list(config))):
+                place = {"thread_id": "moved", "checkpoint_ns": ""}
+                if found.parent_config:
+                    place["checkpoint_id"] = found.parent_config["configurable"]["checkpoint_id"]
+                target.put({"configurable": place}, found.checkpoint, found.metadata, found.checkpoint["channel_versions"])
+            moved = target.get_tuple({"configurable": {"thread_id": "moved"}})
+            assert moved is not None and said(moved.checkpoint["channel_values"]) == ["one", "answer 1"]
+
+
+def test_the_file_of_langgraphs_own_saver_is_taken_over(tmp_path: Path) -> None:
+    config: Any = {"configurable": {"thread_id": "t"}}
+    file = tmp_path / "checkpoints.db"
+    with SqliteSaver.from_conn_string(str(file)) as theirs, Sophia(data_dir=tmp_path / "ours") as s:
+        graph = chat(theirs)
+        for turn in range(20):
+            graph.invoke({"messages": [("user", f"question {turn} " * 20)]}, config)
+        report = s.memory.checkpoints.import_langgraph_sync(file, scope=ADA)
+        saver = SophiaSaver(s, scope=ADA)
+        expected, found = list(theirs.list(None)), list(saver.list(None))
+        assert report.checkpoints == len(expected) == 60 and report.writes > 0
+        for theirs_one, ours in zip(expected, found, strict=True):
+            assert ours == theirs_one
+        assert said(chat(saver).invoke({"messages": [("user", "more")]}, config))[-2:] == ["more", "answer 21"]
+        assert SophiaSaver(s).get_tuple(config) is None
+        with pytest.raises(InvalidInputError) as raised:
+            s.memory.checkpoints.import_langgraph_sync(tmp_path / "ours" / "sophia.db")
+        assert raised.value.context["field"] == "path"
