@@ -125,7 +125,7 @@ def npm_packages() -> None:
     node()
     lock, installed = ROOT / "package-lock.json", NODE_MODULES / ".package-lock.json"
     if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        install([shutil.which("npm") or "npm", "ci", "--no-audit", "--no-fund", "--loglevel", "error"])
+        install([shutil.which("npm") or "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"])
 
 
 def install(command: list[str]) -> None:

@@ -1,0 +1,214 @@
+/** The store of LangGraph.js on Sophia's records. */
+
+import { createHash } from 'node:crypto'
+import {
+  BaseStore,
+  getTextAtPath,
+  type GetOperation,
+  type Item,
+  type ListNamespacesOperation,
+  type MatchCondition,
+  type Operation,
+  type OperationResults,
+  type PutOperation,
+  type SearchItem,
+  type SearchOperation,
+} from '@langchain/langgraph-checkpoint'
+import type { Sophia } from './index.js'
+import type { Memory } from './memory.js'
+import type { Hit, MemoryRecord, Mode, Scope } from './types.js'
+
+/** Kind of the records that a query finds. */
+const INDEXED = 'langgraph.item'
+/** Kind of the records that only a key, a filter or a listing finds. */
+const UNINDEXED = 'langgraph.item.unindexed'
+/** The path of the whole value. */
+const WHOLE = '$'
+/** Records that one call of the engine lists. */
+const PAGE = 1_000
+/** The furthest record that an offset reaches. */
+const DEEPEST = 10_000
+/** Items of a search that names no limit. */
+const DEFAULT_LIMIT = 10
+
+/** Whose items they are, and what of them is searched. */
+export interface StoreOptions {
+  scope?: Scope | null
+  /** The paths of a value whose text is searched; the whole value by default. */
+  index?: { fields?: string[] }
+  /** How a query is answered; `hybrid` by default: by meaning and by words. */
+  mode?: Mode
+}
+
+/** Keeps the items of LangGraph as records of Sophia: durable, scoped, found by meaning with no key and no download. */
+export class SophiaStore extends BaseStore {
+  readonly #memory: Memory
+  readonly #scope: Scope | undefined
+  readonly #fields: string[]
+  readonly #mode: Mode
+
+  constructor(sophia: Sophia, options: StoreOptions = {}) {
+    super()
+    this.#memory = sophia.memory
+    this.#scope = options.scope ?? undefined
+    this.#fields = options.index?.fields ?? [WHOLE]
+    this.#mode = options.mode ?? 'hybrid'
+  }
+
+  /** Runs operations: what reads sees the store as it was before what writes. */
+  async batch<Op extends Operation[]>(operations: Op): Promise<OperationResults<Op>> {
+    const puts = new Map<string, PutOperation>()
+    const results: unknown[] = []
+    for (const operation of operations) {
+      if ('value' in operation) {
+        puts.set(idOf(operation.namespace, operation.key), operation)
+        results.push(undefined)
+      } else if ('key' in operation) results.push(await this.#get(operation))
+      else if ('namespacePrefix' in operation) results.push(await this.#search(operation))
+      else results.push(await this.#namespaces(operation))
+    }
+    for (const put of puts.values()) await this.#put(put)
+    return results as OperationResults<Op>
+  }
+
+  async #get({ namespace, key }: GetOperation): Promise<Item | null> {
+    const record = await this.#memory.get(idOf(namespace, key), { scope: this.#scope })
+    return record && item(record)
+  }
+
+  async #put({ namespace, key, value, index }: PutOperation): Promise<void> {
+    const id = idOf(namespace, key)
+    if (value === null) {
+      await this.#memory.delete(id, { scope: this.#scope, permanent: true })
+      return
+    }
+    const fields = index === false ? [] : (index ?? this.#fields)
+    const texts = fields.flatMap((field) => (field === WHOLE ? [JSON.stringify(value)] : getTextAtPath(value, field)))
+    const text = texts.join('\n').replaceAll('\0', '').trim()
+    await this.#memory.store(text || key, {
+      scope: this.#scope,
+      id,
+      kind: text ? INDEXED : UNINDEXED,
+      category: prefixOf(namespace),
+      tags: Array.from({ length: namespace.length + 1 }, (_, depth) => prefixOf(namespace.slice(0, depth))),
+      metadata: value,
+      source: key,
+    })
+  }
+
+  async #search({ namespacePrefix, filter = {}, query, limit = DEFAULT_LIMIT, offset = 0 }: SearchOperation): Promise<SearchItem[]> {
+    const wanted = Object.entries(filter)
+    const exact = Object.fromEntries(wanted.filter(([, want]) => !isComparison(want)))
+    const compared = wanted.filter(([, want]) => isComparison(want))
+    const found: Hit[] = []
+    // What is found by the query comes first; what is not indexed fills up, without a score.
+    const passes = query ? [{ query, kinds: [INDEXED] }, { query: '', kinds: [UNINDEXED] }] : [{ query: '', kinds: [INDEXED, UNINDEXED] }]
+    for (const { query, kinds } of passes) {
+      for (let at = 0; found.length < offset + limit && at <= DEEPEST; ) {
+        const { hits } = await this.#memory.search(query, {
+          scope: this.#scope,
+          mode: this.#mode,
+          kinds,
+          tagsAll: [prefixOf(namespacePrefix)],
+          metadata: exact,
+          limit: compared.length > 0 ? PAGE : Math.min(offset + limit - found.length, PAGE),
+          offset: at,
+        })
+        if (hits.length === 0) break
+        found.push(...hits.filter(({ record }) => compared.every(([name, want]) => compares(record.metadata[name], want))))
+        at += hits.length
+      }
+    }
+    return found.slice(offset, offset + limit).map(({ record, score }) => {
+      return query && record.kind === INDEXED ? { ...item(record), score } : item(record)
+    })
+  }
+
+  async #namespaces({ matchConditions = [], maxDepth, limit, offset }: ListNamespacesOperation): Promise<string[][]> {
+    const known = new Map<string, string[]>()
+    const seen = new Set<string>()
+    const plain = matchConditions.filter(({ matchType, path }) => matchType === 'prefix' && !path.includes('*'))
+    let until: string | undefined
+    for (;;) {
+      const { hits } = await this.#memory.search('', {
+        scope: this.#scope,
+        kinds: [INDEXED, UNINDEXED],
+        tagsAll: plain.map(({ path }) => prefixOf(path)),
+        limit: PAGE,
+        until: until ?? null,
+      })
+      const fresh = hits.filter(({ record }) => !seen.has(record.id))
+      for (const { record } of fresh) {
+        seen.add(record.id)
+        const namespace = namespaceOf(record)
+        if (!matchConditions.every((condition) => matches(condition, namespace))) continue
+        const cut = namespace.slice(0, maxDepth)
+        known.set(prefixOf(cut), cut)
+      }
+      if (fresh.length === 0 || hits.length < PAGE) break
+      // Pages by time, since an offset does not reach to the end; those of the same millisecond are seen twice.
+      const oldest = hits.map(({ record }) => Date.parse(record.createdAt)).reduce((a, b) => Math.min(a, b))
+      until = new Date(oldest + 1).toISOString()
+    }
+    const sorted = [...known.entries()].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, namespace]) => namespace)
+    return sorted.slice(offset ?? 0, (offset ?? 0) + (limit ?? sorted.length))
+  }
+}
+
+/** An identifier of a fixed length, however long the names are; no two places have the same. */
+function idOf(namespace: readonly string[], key: string): string {
+  return `langgraph:${createHash('sha256').update(JSON.stringify([...namespace, key])).digest('hex')}`
+}
+
+function prefixOf(namespace: readonly string[]): string {
+  return JSON.stringify(namespace)
+}
+
+function namespaceOf(record: MemoryRecord): string[] {
+  return JSON.parse(record.category ?? '[]')
+}
+
+function item(record: MemoryRecord): Item {
+  return {
+    value: record.metadata,
+    key: record.source ?? '',
+    namespace: namespaceOf(record),
+    createdAt: new Date(record.createdAt),
+    updatedAt: new Date(record.updatedAt),
+  }
+}
+
+function isComparison(want: unknown): want is Record<string, unknown> {
+  return typeof want === 'object' && want !== null && Object.keys(want).some((name) => name.startsWith('$'))
+}
+
+function compares(have: unknown, wanted: Record<string, unknown>): boolean {
+  return Object.entries(wanted).every(([name, want]) => {
+    switch (name) {
+      case '$eq':
+        return have === want
+      case '$ne':
+        return have !== want
+      case '$gt':
+        return Number(have) > Number(want)
+      case '$gte':
+        return Number(have) >= Number(want)
+      case '$lt':
+        return Number(have) < Number(want)
+      case '$lte':
+        return Number(have) <= Number(want)
+      case '$in':
+        return Array.isArray(want) && want.includes(have)
+      case '$nin':
+        return !Array.isArray(want) || !want.includes(have)
+      default:
+        throw new Error(`${name} is no comparison; known are $eq, $ne, $gt, $gte, $lt, $lte, $in, $nin`)
+    }
+  })
+}
+
+function matches({ matchType, path }: MatchCondition, namespace: readonly string[]): boolean {
+  if (namespace.length < path.length) return false
+  const part = matchType === 'prefix' ? namespace : namespace.slice(namespace.length - path.length)
+  return path.every((want, at) => want === '*' || want === part[at])
+}

@@ -1,0 +1,130 @@
+import assert from 'node:assert/strict'
+import { mkdtempSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { Annotation, MessagesAnnotation, StateGraph } from '@langchain/langgraph'
+import { InMemoryStore } from '@langchain/langgraph-checkpoint'
+import { Sophia } from '../dist/index.js'
+import { SophiaSaver, SophiaStore } from '../dist/langgraph.js'
+
+const State = Annotation.Root({ ...MessagesAnnotation.spec, turns: Annotation })
+
+function chat(checkpointer) {
+  const answer = ({ turns = 0 }) => ({ messages: [{ role: 'assistant', content: `answer ${turns + 1}` }], turns: turns + 1 })
+  return new StateGraph(State).addNode('answer', answer).addEdge('__start__', 'answer').compile({ checkpointer })
+}
+
+const said = ({ messages = [] }) => messages.map((message) => message.content)
+
+test('a graph goes on after a restart, and can be forked, pruned and copied', async () => {
+  const dataDir = mkdtempSync(join(tmpdir(), 'sophia-'))
+  const config = { configurable: { thread_id: 't' } }
+  const first = new Sophia({ dataDir })
+  await chat(new SophiaSaver(first)).invoke({ messages: [{ role: 'user', content: 'one' }] }, config)
+  await first.close()
+
+  const s = new Sophia({ dataDir })
+  const saver = new SophiaSaver(s)
+  const graph = chat(saver)
+  const state = await graph.invoke({ messages: [{ role: 'user', content: 'two – zwei 二' }] }, config)
+  assert.deepEqual(said(state), ['one', 'answer 1', 'two – zwei 二', 'answer 2'])
+  const history = await all(graph.getStateHistory(config))
+  const before = history.find((snapshot) => said(snapshot.values).length === 2)
+  const forked = await graph.invoke({ messages: [{ role: 'user', content: 'instead' }] }, before.config)
+  assert.deepEqual(said(forked), ['one', 'answer 1', 'instead', 'answer 2'])
+  const [latest] = history
+  assert.deepEqual(said((await graph.getState(latest.config)).values), said(state))
+  const copied = await graph.updateState(latest.config, null, '__copy__')
+  assert.deepEqual(said((await graph.getState(copied)).values), said(state))
+  await saver.copyThread('t', 'copy')
+  await saver.prune(['t'])
+  assert.equal((await all(saver.list(config))).length, 1)
+  const { values } = await graph.getState({ configurable: { thread_id: 'copy' } })
+  assert.deepEqual(said(values), said((await graph.getState(config)).values))
+  await saver.deleteThread('t')
+  assert.equal(await saver.getTuple(config), undefined)
+  await s.close()
+})
+
+test('one graph serves many users, each in a scope of its own', async () => {
+  const s = new Sophia()
+  const graph = chat(new SophiaSaver(s, { scope: ({ configurable }) => ({ user: configurable?.user_id ?? 'nobody' }) }))
+  const of = (user_id) => ({ configurable: { thread_id: 't', user_id } })
+  await graph.invoke({ messages: [{ role: 'user', content: 'of ada' }] }, of('ada'))
+  assert.deepEqual((await graph.getState(of('bob'))).values, {})
+  assert.equal(said((await graph.getState(of('ada'))).values)[0], 'of ada')
+  assert.equal((await s.memory.forget({ scope: { user: 'ada' } })).checkpoints, 3)
+  assert.deepEqual((await graph.getState(of('ada'))).values, {})
+})
+
+test('bytes that are no text come back as base64', async () => {
+  const s = new Sophia()
+  const body = { encoding: 'raw', data: { base64: '/wA=' } }
+  await s.memory.checkpoints.put({ thread: 't', id: '1', body, metadata: { some_key: 1 } })
+  const found = await s.memory.checkpoints.get('t')
+  assert.deepEqual(found.body, body)
+  assert.deepEqual(found.metadata, { some_key: 1 })
+  const wrong = { thread: 't', id: '2', body: { encoding: 'raw', data: { base64: '*' } } }
+  await assert.rejects(s.memory.checkpoints.put(wrong), { code: 'INVALID_INPUT', context: { field: 'body.data' } })
+  await assert.rejects(s.memory.checkpoints.copyThread('t', 't'), { code: 'CONFLICT' })
+  assert.equal(await s.memory.checkpoints.deleteForRuns(['none']), 0)
+  assert.deepEqual((await s.memory.checkpoints.deltas('t', ['a'])).a, { seed: null, writes: [] })
+  assert.equal((await s.memory.checkpoints.list()).checkpoints.length, 1)
+})
+
+test("the store answers as LangGraph's own", async () => {
+  const s = new Sophia()
+  const stores = [new SophiaStore(s), new InMemoryStore()]
+  for (const store of stores) {
+    await store.put(['docs', 'a'], '1', { color: 'red', size: 1, deep: { x: [1, null] } })
+    await store.put(['docs', 'a'], '2', { color: 'blue', size: 2.5 })
+    await store.put(['docs', 'b', 'v1'], '1', { color: 'red', size: 3 })
+    await store.put(['users'], '1', { name: 'Ada' })
+    await store.put(['docs', 'a'], '2', { color: 'blue', size: 7 })
+    await store.put(['users'], '2', { name: 'gone' })
+    await store.delete(['users'], '2')
+  }
+  const plain = (found) => {
+    if (Array.isArray(found)) return found.map(plain).sort((a, b) => (JSON.stringify(a) < JSON.stringify(b) ? -1 : 1))
+    return found && typeof found === 'object' ? { value: found.value, key: found.key, namespace: found.namespace } : found
+  }
+  const both = async (ask) => {
+    const [ours, theirs] = await Promise.all(stores.map(ask))
+    assert.deepEqual(plain(ours), plain(theirs))
+  }
+  await both((store) => store.get(['docs', 'a'], '2'))
+  await both((store) => store.get(['users'], '2'))
+  for (const prefix of [['docs'], ['docs', 'a'], ['doc']]) await both((store) => store.search(prefix))
+  for (const filter of [{ color: 'red' }, { size: { $gt: 2 } }, { size: { $gte: 3, $lt: 7 }, color: 'red' }, { color: { $in: ['blue'] } }]) {
+    await both((store) => store.search(['docs'], { filter }))
+  }
+  const [ours, theirs] = stores
+  assert.deepEqual(await ours.listNamespaces(), await theirs.listNamespaces())
+  assert.deepEqual(await ours.listNamespaces({ prefix: ['docs'], maxDepth: 2 }), await theirs.listNamespaces({ prefix: ['docs'], maxDepth: 2 }))
+  assert.deepEqual(await ours.listNamespaces({ suffix: ['v1'] }), [['docs', 'b', 'v1']])
+})
+
+test('the store finds by meaning, and leaves out what is not indexed', async () => {
+  const s = new Sophia()
+  const store = new SophiaStore(s, { index: { fields: ['text'] } })
+  await store.put(['m'], 'tea', { text: 'Ada drinks green tea.' })
+  await store.put(['m'], 'bike', { text: 'Her bicycle is broken.' })
+  await store.put(['m'], 'hidden', { text: 'What does she drink? Tea.' }, false)
+  const found = await store.search(['m'], { query: 'which beverage does she like?' })
+  assert.equal(found[0].key, 'tea')
+  assert.ok(found[0].score > 0)
+  assert.equal(found.at(-1).key, 'hidden')
+  assert.equal(found.at(-1).score, undefined)
+  const whole = new SophiaStore(s, { scope: { user: 'ada' } })
+  await whole.put(['m'], 'tea', { deep: { text: 'Ada drinks green tea.' } })
+  await whole.put(['m'], 'bike', { deep: { text: 'Her bicycle is broken.' } })
+  const [first] = await whole.search(['m'], { query: 'which beverage does she like?' })
+  assert.ok(first.key === 'tea' && first.score > 0)
+})
+
+async function all(items) {
+  const list = []
+  for await (const item of items) list.push(item)
+  return list
+}
