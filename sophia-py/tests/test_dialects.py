@@ -12,7 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from sophia import ChatResponse, InvalidConfigError, Sophia, UnavailableError, UnsupportedError
+from langchain_core.messages import HumanMessage, ToolMessage
+from pydantic import BaseModel
+from sophia import ChatResponse, InvalidConfigError, Scope, Sophia, UnavailableError, UnsupportedError
+from sophia.langchain_chat import ChatSophia
 
 THINKING = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
 MESSAGE: dict[str, Any] = {
@@ -25,6 +28,7 @@ MESSAGE: dict[str, Any] = {
     "stop_sequence": None,
     "usage": {"input_tokens": 3, "cache_read_input_tokens": 4, "cache_creation_input_tokens": 0, "output_tokens": 5},
 }
+CITY = {"name": "Zurich", "people": 400_000}
 ITEM = {"type": "message", "id": "m", "role": "assistant", "content": [{"type": "output_text", "text": "Hello."}]}
 USAGE = {"input_tokens": 7, "output_tokens": 5, "input_tokens_details": {"cached_tokens": 4}}
 RESPONSE = {"id": "r", "object": "response", "status": "completed", "model": "small", "output": [ITEM], "usage": USAGE}
@@ -56,6 +60,9 @@ def upstream() -> Iterator[tuple[str, list[Any]]]:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             seen.append((self.path, dict(self.headers), body))
             whole = MESSAGE if self.path.endswith("/messages") else RESPONSE
+            if body.get("tools"):
+                call = {"type": "tool_use", "id": "t1", "name": body["tools"][0]["name"], "input": CITY}
+                whole = {**MESSAGE, "content": [THINKING, call], "stop_reason": "tool_use"}
             kind, text = "application/json", json.dumps(whole)
             if body.get("stream"):
                 kind = "text/event-stream"
@@ -136,3 +143,56 @@ async def test_failures_have_their_names() -> None:
         assert len(seen) == 1
     with pytest.raises(InvalidConfigError, match="anthropic"):
         engine("antropic", "http://127.0.0.1:1")
+
+
+class City(BaseModel):
+    """A city."""
+
+    name: str
+    people: int
+
+
+def chat_model(s: Sophia) -> ChatSophia:
+    return ChatSophia(sophia=s, model="small", scope=Scope(user="ada"))
+
+
+def test_langchain_asks_through_the_cache() -> None:
+    with upstream() as (base_url, seen), engine("anthropic", base_url) as s:
+        model = chat_model(s)
+        first, again = model.invoke("Hi"), model.invoke("Hi")
+        assert (first.text, first.response_metadata["finish_reason"]) == ("Hello.", "stop")
+        assert (first.response_metadata["cache"], again.response_metadata["cache"]) == ("miss", "hit")
+        assert first.usage_metadata is not None and first.usage_metadata["total_tokens"] == 12
+        assert first.additional_kwargs["reasoning_content"] == "Hm."
+        other = ChatSophia(sophia=s, model="small", scope=Scope(user="bob"))
+        assert other.invoke("Hi").response_metadata["cache"] == "miss"
+        # Its thoughts go back as they were signed.
+        model.invoke([HumanMessage("Hi"), first, HumanMessage("And?")])
+        assert seen[-1][2]["messages"][1] == {"role": "assistant", "content": MESSAGE["content"]}
+        with pytest.raises(UnavailableError):
+            model.invoke("overloaded")
+
+
+@in_loop
+async def test_langchain_streams() -> None:
+    with upstream() as (base_url, _):
+        async with engine("anthropic", base_url) as s:
+            parts = [part async for part in chat_model(s).astream("Hi")]
+            assert [part.text for part in parts if part.text] == ["Hel", "lo."]
+            whole = functools.reduce(lambda left, right: left + right, parts)
+            assert whole.usage_metadata is not None and whole.usage_metadata["input_tokens"] == 7
+            assert (whole.text, whole.additional_kwargs["reasoning_content"]) == ("Hello.", "Hm.")
+            assert whole.response_metadata["finish_reason"] == "stop"
+            assert (await chat_model(s).ainvoke("Hi")).response_metadata["cache"] == "hit"
+
+
+def test_langchain_binds_tools_and_reads_structured_answers() -> None:
+    with upstream() as (base_url, seen), engine("anthropic", base_url) as s:
+        answer = chat_model(s).bind_tools([City], tool_choice="any").invoke("Where?")
+        assert [(call["name"], call["args"], call["id"]) for call in answer.tool_calls] == [("City", CITY, "t1")]
+        assert seen[0][2]["tool_choice"] == {"type": "any"}
+        asked = [HumanMessage("Where?"), answer, ToolMessage("there", tool_call_id="t1")]
+        chat_model(s).invoke(asked)
+        result = {"type": "tool_result", "tool_use_id": "t1", "content": "there"}
+        assert seen[-1][2]["messages"][2] == {"role": "user", "content": [result]}
+        assert chat_model(s).with_structured_output(City).invoke("Where is it?") == City(name="Zurich", people=400_000)
