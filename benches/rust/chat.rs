@@ -47,6 +47,14 @@ fn chat(criterion: &mut Criterion) {
         let request = ask(250).cache(CacheMode::Bypass);
         bench.to_async(&runtime).iter(async || chat.complete(request.clone()).await.unwrap());
     });
+    group.bench_function("miss", |bench| {
+        // Another question each time, so that the whole way is gone: flight, permit, call, and what is kept of it.
+        let (request, asked) = (ask(250), std::sync::atomic::AtomicU64::new(0));
+        bench.to_async(&runtime).iter(async || {
+            let seed = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            chat.complete(request.clone().provider_field("seed", seed)).await.unwrap()
+        });
+    });
     group.bench_function("reqwest", |bench| {
         // As reqwest asks, where its own TLS is left out; nothing is encrypted here.
         let _ = rustls::crypto::ring::default_provider().install_default();

@@ -66,6 +66,11 @@ pub trait SignalSink: Debug + Send + Sync + 'static {
     /// Takes one point. Never blocks and never fails: a signal is not worth an answer.
     fn signal(&self, signal: Signal);
 
+    /// Takes several points that were measured together, which may cost less than one by one.
+    fn signals(&self, signals: &[Signal]) {
+        signals.iter().for_each(|signal| self.signal(signal.clone()));
+    }
+
     /// Says that `service` calls `dependency`.
     fn depends(&self, service: &str, dependency: &str);
 }

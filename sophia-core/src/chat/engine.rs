@@ -18,7 +18,7 @@ use super::{
     cache::{AnswerCache, Entry, Freshness, Invalidate, Payload},
     config::ChatConfig,
     endpoint::Endpoint,
-    flight::{Flights, Form},
+    flight::{self, Flights, Form},
     keeper::Keeper,
     key::{self, Key},
     limited::{Limited, forever},
@@ -365,6 +365,18 @@ impl Chat {
 
     /// Returns the limits that concern a scope, and how much of each is used.
     ///
+    /// ```
+    /// use sophia_core::{Config, Scope, Sophia, chat::{CostQuery, LimitConfig, Share}};
+    ///
+    /// let mut config = Config::default();
+    /// config.chat.limits.push(LimitConfig::per(Share::User).requests_per_minute(60).daily_usd(5.0));
+    /// let sophia = Sophia::new(config)?;
+    /// let limits = sophia.chat().budget(&Scope::new().tenant("acme").user("ada"))?;
+    /// assert_eq!((limits.len(), limits[0].remaining, limits[1].max), (2, 60.0, 5.0));
+    /// assert_eq!(sophia.chat().costs(&CostQuery::default())?.total.cost_usd, Some(0.0));
+    /// # Ok::<(), sophia_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// InvalidInput for a scope that cannot be.
     pub fn budget(&self, scope: &Scope) -> Result<Vec<LimitStatus>> {
@@ -490,15 +502,20 @@ impl Chat {
         self.refuse_only(OPERATION, request.cache)?;
         let deadline = self.deadline(request.timeout);
         let mut cache = asked(prepared.key);
-        let mut rider = self.join(OPERATION, request, prepared, deadline, Form::Whole)?;
-        if rider.role == Role::Follower {
-            cache.status = CacheStatus::Coalesced;
-        }
-        let completion = deadline.run(OPERATION, rider.outcome()).await?;
+        let completion = if prepared.key.is_none() {
+            let call = self.call(OPERATION, request, prepared, deadline, self.0.cache.epoch())?;
+            deadline.run(OPERATION, flight::alone(&*self.0.provider, &call)).await?
+        } else {
+            let mut rider = self.join(OPERATION, request, prepared, deadline, Form::Whole)?;
+            if rider.role == Role::Follower {
+                cache.status = CacheStatus::Coalesced;
+            }
+            deadline.run(OPERATION, rider.outcome()).await?
+        };
         let cache = cache
             .landed(completion.found, completion.ttl_s, !completion.attempts.is_empty())
             .served(completion.semantic.as_ref());
-        if cache.status == CacheStatus::Coalesced {
+        if cache.status.saves() {
             let scope = request.scope.clone().unwrap_or_default();
             self.0.accounts.account(&completion.answer, &scope).saved(completion.answer.cost_usd);
         }
@@ -520,37 +537,45 @@ impl Chat {
         deadline: Deadline,
         form: Form,
     ) -> Result<super::flight::Rider> {
-        let Prepared { model, key } = prepared;
         let epoch = self.0.cache.epoch();
+        let call = || self.call(operation, request, prepared, deadline, epoch);
+        self.0.flights.join(prepared.key.map(|key| (key, epoch)), deadline, &self.0.provider, form, call)
+    }
+
+    fn call(
+        &self,
+        operation: &'static str,
+        request: &ChatRequest,
+        Prepared { model, key }: Prepared<'_>,
+        deadline: Deadline,
+        epoch: u64,
+    ) -> Result<ProviderCall> {
         let ttl = self.explicit_ttl(operation, request.ttl)?;
         let question = match key {
             Some(_) => self.question(operation, request, model)?.map(Arc::new),
             None => None,
         };
-        let call = || {
-            let context = context_of(request.context.as_deref(), || request.last_text()).to_owned();
-            let keeping = key.map(|key| Keeping {
-                key,
-                scope: narrowed(request.share, request.scope.as_ref()),
-                context: context.clone(),
-                tags: request.tags.clone(),
-                ttl,
-                epoch,
-                look: request.cache != CacheMode::Refresh,
-                question,
-            });
-            ProviderCall {
-                operation,
-                body: request.body(model),
-                model: model.to_owned(),
-                dialect: request.dialect,
-                deadline: SharedDeadline::new(deadline),
-                keeping,
-                context,
-                scope: request.scope.clone().unwrap_or_default(),
-            }
-        };
-        self.0.flights.join(key.map(|key| (key, epoch)), deadline, &self.0.provider, form, call)
+        let context = context_of(request.context.as_deref(), || request.last_text()).to_owned();
+        let keeping = key.map(|key| Keeping {
+            key,
+            scope: narrowed(request.share, request.scope.as_ref()),
+            context: context.clone(),
+            tags: request.tags.clone(),
+            ttl,
+            epoch,
+            look: request.cache != CacheMode::Refresh,
+            question,
+        });
+        Ok(ProviderCall {
+            operation,
+            body: request.body(model),
+            model: model.to_owned(),
+            dialect: request.dialect,
+            deadline: SharedDeadline::new(deadline),
+            keeping,
+            context,
+            scope: request.scope.clone().unwrap_or_default(),
+        })
     }
 
     /// Returns what the semantic tier compares, where it is asked for.

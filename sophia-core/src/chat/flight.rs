@@ -85,13 +85,13 @@ impl Flights {
         deadline: Deadline,
         provider: &Arc<dyn ChatProvider>,
         form: Form,
-        call: impl FnOnce() -> ProviderCall,
+        call: impl FnOnce() -> Result<ProviderCall>,
     ) -> Result<Rider> {
         if let Some(rider) = self.follow(&self.known.lock(), key, deadline) {
             return Ok(rider);
         }
         // Not under the lock: a body may be large.
-        let call = call();
+        let call = call()?;
         let mut known = self.known.lock();
         if let Some(rider) = self.follow(&known, key, deadline) {
             return Ok(rider);
@@ -144,6 +144,17 @@ impl Flights {
     }
 }
 
+/// Asks for a whole answer that nobody else may share: without a task of its own, since dropping the caller ends it.
+pub(crate) async fn alone(provider: &dyn ChatProvider, call: &ProviderCall) -> Result<Completion> {
+    caught(call.operation, provider.complete(call)).await
+}
+
+/// Makes an error of a panic.
+async fn caught<T>(operation: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let outcome = AssertUnwindSafe(work).catch_unwind().await;
+    outcome.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, operation, "the provider panicked")))
+}
+
 async fn fly(landing: Landing, provider: Arc<dyn ChatProvider>, form: Form) {
     let flight = landing.flight.clone();
     let work = async {
@@ -152,11 +163,7 @@ async fn fly(landing: Landing, provider: Arc<dyn ChatProvider>, form: Form) {
             Form::Parts => pull(&flight, &*provider).await,
         }
     };
-    let outcome = AssertUnwindSafe(work).catch_unwind().await;
-    landing.land(
-        outcome
-            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, flight.call.operation, "the provider panicked"))),
-    );
+    landing.land(caught(flight.call.operation, work).await);
 }
 
 async fn pull(flight: &Flight, provider: &dyn ChatProvider) -> Result<Completion> {

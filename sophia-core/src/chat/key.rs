@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::{
     canonical::{Canonical, by_utf16},
     dialect::TOOL_HINTS,
-    request::{ChatRequest, Field, Share},
+    request::{ChatRequest, Field, Share, field},
     semantic::is_instruction,
 };
 use crate::{Error, Result, Scope};
@@ -203,7 +203,7 @@ fn write_fields(operation: &'static str, mut fields: Vec<(&str, Field<'_>)>, tex
 
 /// Writes a message without the markers of the message and of its parts.
 fn unmarked(json: &mut Canonical<'_>, message: &Map<String, Value>) -> Result<()> {
-    match message.get("content") {
+    match field(message, "content") {
         Some(Value::Array(parts)) => {
             json.array(parts, |json, part| match part {
                 Value::Object(part) => json.object(part, &MARKER, 4),

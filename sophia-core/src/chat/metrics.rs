@@ -188,14 +188,15 @@ impl Meter {
                 None
             }
         };
-        if let Some(hit) = found {
-            self.signals.signal(Signal::cache(SERVICE, hit));
-        }
         let endpoint = &self.calls[operation as usize];
         endpoint.ok.inc();
         endpoint.duration.observe(latency.as_secs_f64());
-        self.took(latency);
-        self.signals.signal(Signal::outcome(SERVICE, false));
+        let took = self.took(latency);
+        let well = Signal::outcome(SERVICE, false);
+        match found {
+            Some(hit) => self.signals.signals(&[took, well, Signal::cache(SERVICE, hit)]),
+            None => self.signals.signals(&[took, well]),
+        }
     }
 
     /// Takes a call that failed.
@@ -204,10 +205,11 @@ impl Meter {
         self.telemetry.requests.get_or_create(&request_labels(operation, error.code())).inc();
         self.calls[operation as usize].duration.observe(latency.as_secs_f64());
         self.error(SERVICE, error);
-        self.took(latency);
+        let took = self.took(latency);
         // Who asks for the impossible, for too much, or goes away, says nothing about chat.
-        if is_fault(error) && error.get("limit").is_none() {
-            self.signals.signal(Signal::outcome(SERVICE, true));
+        match is_fault(error) && error.get("limit").is_none() {
+            true => self.signals.signals(&[took, Signal::outcome(SERVICE, true)]),
+            false => self.signals.signal(took),
         }
     }
 
@@ -217,8 +219,10 @@ impl Meter {
             AiLabels { model: call.model.clone(), provider: provider.to_owned(), task_type: call.context.clone() };
         self.telemetry.ai_requests.get_or_create(&labels).inc();
         let service = service_of(provider);
-        self.signals.signal(Signal::latency_ms(service.clone(), latency.as_secs_f64() * 1000.0));
-        self.signals.signal(Signal::outcome(service.clone(), error.is_some_and(is_fault)));
+        self.signals.signals(&[
+            Signal::latency_ms(service.clone(), latency.as_secs_f64() * 1000.0),
+            Signal::outcome(service.clone(), error.is_some_and(is_fault)),
+        ]);
         if let Some(error) = error {
             self.error(&service, error);
         }
@@ -292,10 +296,11 @@ impl Meter {
         }
     }
 
-    fn took(&self, latency: Duration) {
+    /// Takes a response time, and returns it as health is told it.
+    fn took(&self, latency: Duration) -> Signal {
         let ms = latency.as_secs_f64() * 1000.0;
         self.times.lock().push(ms as f32);
-        self.signals.signal(Signal::latency_ms(SERVICE, ms));
+        Signal::latency_ms(SERVICE, ms)
     }
 
     fn error(&self, service: &str, error: &Error) {

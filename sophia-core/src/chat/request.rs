@@ -76,7 +76,7 @@ impl Message {
 
     /// Returns the role, empty if there is none.
     pub fn role(&self) -> &str {
-        self.0.get("role").and_then(Value::as_str).unwrap_or_default()
+        field(&self.0, "role").and_then(Value::as_str).unwrap_or_default()
     }
 
     /// Returns the text of the content: the string itself, or the text parts joined.
@@ -87,6 +87,15 @@ impl Message {
     /// Returns every field.
     pub fn fields(&self) -> &Map<String, Value> {
         &self.0
+    }
+}
+
+/// Returns a field of a message. Most have two or three, among which comparing is faster than hashing.
+pub(crate) fn field<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    const FEW: usize = 4;
+    match fields.len() {
+        ..=FEW => fields.iter().find(|(own, _)| *own == name).map(|(_, value)| value),
+        _ => fields.get(name),
     }
 }
 
@@ -353,7 +362,7 @@ impl ChatRequest {
 
     /// Returns about how much text is asked, in bytes.
     pub(crate) fn text_bytes(&self) -> usize {
-        let content = |message: &Message| match message.0.get("content") {
+        let content = |message: &Message| match field(&message.0, "content") {
             Some(Value::String(text)) => text.len(),
             _ => 0,
         };

@@ -50,6 +50,13 @@ pub enum CacheStatus {
     Bypass,
 }
 
+impl CacheStatus {
+    /// Returns whether the caller was given an answer that nobody was asked for on its behalf.
+    pub(crate) fn saves(self) -> bool {
+        !matches!(self, CacheStatus::Miss | CacheStatus::Bypass)
+    }
+}
+
 /// How an answer relates to the cache, in detail.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[non_exhaustive]

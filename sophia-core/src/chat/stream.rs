@@ -110,11 +110,9 @@ impl ChatStream {
         }
     }
 
-    /// Writes down under `scope` what is saved, if this caller shares what another one asked for.
+    /// Writes down under `scope` what is saved, if it turns out that nobody was asked on this caller's behalf.
     pub(crate) fn saving(mut self, accounts: &Accounts, scope: Option<&Scope>) -> ChatStream {
-        if self.cache.status == CacheStatus::Coalesced {
-            self.savings = Some((accounts.clone(), scope.cloned().unwrap_or_default()));
-        }
+        self.savings = Some((accounts.clone(), scope.cloned().unwrap_or_default()));
         self
     }
 
@@ -198,7 +196,7 @@ impl ChatStream {
         if replay == Replay::Whole {
             dialect::replay(answer).into_iter().for_each(|delta| self.give(ChatChunk::of(delta)));
         }
-        if let Some((accounts, scope)) = self.savings.take() {
+        if let Some((accounts, scope)) = self.savings.take().filter(|_| cache.status.saves()) {
             accounts.account(answer, &scope).saved(answer.cost_usd);
         }
         self.meter.succeeded(Operation::Stream, cache.status, self.start.elapsed());

@@ -356,10 +356,16 @@ fn no_alert(operation: &'static str, id: &str) -> Error {
 
 impl SignalSink for Health {
     fn signal(&self, signal: Signal) {
+        self.signals(&[signal]);
+    }
+
+    fn signals(&self, signals: &[Signal]) {
         let now = self.shared.clock.now().as_microsecond();
-        // What is told of the future is of now: two clocks differ.
-        let at = signal.at.map_or(now, |at| at.as_microsecond().min(now));
-        self.shared.series.record(&signal.service, signal.metric, signal.direction, at, signal.value, now);
+        for signal in signals {
+            // What is told of the future is of now: two clocks differ.
+            let at = signal.at.map_or(now, |at| at.as_microsecond().min(now));
+            self.shared.series.record(&signal.service, signal.metric, signal.direction, at, signal.value, now);
+        }
     }
 
     fn depends(&self, service: &str, dependency: &str) {
