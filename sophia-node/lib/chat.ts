@@ -16,6 +16,7 @@ import type {
   Model,
   RunOptions,
   Scope,
+  SemanticReport,
   Share,
 } from './types.js'
 import type { Bridge, CallOptions, JsonIterator } from './wire.js'
@@ -143,6 +144,11 @@ export class Chat {
   /** Returns the limits that concern a scope, and how much of each is used. */
   budget(scope?: Scope | null): LimitStatus[] {
     return this.#bridge.callSync('chat.budget', { scope })
+  }
+
+  /** Returns what the semantic tier did, or would have done. No text of any question is in it. */
+  semanticReport(): SemanticReport {
+    return this.#bridge.callSync('chat.semantic_report', {})
   }
 
   /** Returns what chat measured. */

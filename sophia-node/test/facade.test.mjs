@@ -134,6 +134,22 @@ test('facts know when they were true', async () => {
   assert.equal((await s.memory.graph.path('ada', 'globex', { scope: ada })).length, 1)
 })
 
+test('a question that means the same is answered, and the answer says by which stage', async (t) => {
+  const { config } = await provider(t)
+  const s = new Sophia({ chat: { ...config.chat, semantic: { enabled: true, mode: 'serve', audit: 0 } } })
+  const ask = (text, options) => s.chat.complete(text, { model: 'small', scope: ada, ...options })
+  const first = await ask('How do I reset my router?')
+  const again = await ask('Please tell me how I can reset my router.', { explain: true })
+  assert.deepEqual([again.cache.status, again.cache.tier, again.cache.key], ['semantic_hit', 'semantic', first.cache.key])
+  assert.ok(again.cache.similarity > 0.75 && first.explain === null)
+  const found = again.explain.stages.find(({ stage }) => stage === 'semantic')
+  assert.deepEqual([found.outcome, found.detail.key], ['served', first.cache.key])
+  assert.equal((await ask('How do I reset my 2 routers?')).cache.status, 'miss')
+  const report = s.chat.semanticReport()
+  assert.deepEqual([report.served, report.entries, report.vetoed.numbers], [1, 2, 1])
+  assert.deepEqual([report.recent[0].outcome, report.recent[0].veto], ['vetoed', 'numbers'])
+})
+
 test('answers are kept for their scope, and streams are replayed', async (t) => {
   const upstream = await provider(t)
   const s = new Sophia(upstream.config)

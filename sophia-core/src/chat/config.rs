@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     accounting::{LimitConfig, Price},
+    prefix::PrefixConfig,
     semantic::SemanticConfig,
 };
 use crate::{Error, Result, Secret, resilience::BreakerConfig};
@@ -39,6 +40,8 @@ pub struct ChatConfig {
     pub cache: CacheConfig,
     /// Answers to questions that mean the same.
     pub semantic: SemanticConfig,
+    /// The providers' own caches of beginnings.
+    pub prefix: PrefixConfig,
     /// How long answers are kept.
     pub ttl: TtlConfig,
     /// Further tries after a failure that may pass.
@@ -268,6 +271,7 @@ impl Default for ChatConfig {
             providers: Vec::new(),
             cache: CacheConfig::default(),
             semantic: SemanticConfig::default(),
+            prefix: PrefixConfig::default(),
             ttl: TtlConfig::default(),
             tools: ToolsConfig::default(),
             retry: RetryConfig::default(),

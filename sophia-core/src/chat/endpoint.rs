@@ -142,6 +142,11 @@ impl Endpoint {
         self.0.fingerprint
     }
 
+    /// Returns the name of the server, empty where the address has none.
+    pub fn host(&self) -> &str {
+        self.0.base_url.host_str().unwrap_or_default()
+    }
+
     /// Drops the pooled connections.
     pub fn close(&self) {
         self.0.client.close();

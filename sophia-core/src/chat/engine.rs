@@ -18,6 +18,7 @@ use super::{
     cache::{AnswerCache, Entry, Freshness, Invalidate, Payload},
     config::ChatConfig,
     endpoint::Endpoint,
+    explain::Trace,
     flight::{self, Flights, Form},
     keeper::Keeper,
     key::{self, Key},
@@ -72,11 +73,11 @@ type Stages = SharedTier<Keeper<Semantic<Limited<Router>>>>;
 type Made = (Arc<Value>, Option<u64>, Found);
 
 /// A request that was checked, and what it is looked up under.
-#[derive(Clone, Copy)]
 struct Prepared<'a> {
     model: &'a str,
     /// `None` where the cache is not used.
     key: Option<Key>,
+    trace: Trace,
 }
 
 impl Chat {
@@ -417,13 +418,20 @@ impl Chat {
     }
 
     fn prepare<'a>(&'a self, operation: &'static str, request: &'a ChatRequest) -> Result<Prepared<'a>> {
+        let (start, trace) = (Instant::now(), Trace::new(request.explain));
         request.validate(operation)?;
         self.explicit_ttl(operation, request.ttl)?;
         let model = self.router().model(operation, request.model.as_deref())?;
         // Made also where it is not used: it bounds and checks the request.
         let key = self.key(operation, request, model)?;
-        let used = request.cache != CacheMode::Bypass && request.unstorable().is_none() && self.0.cache.is_enabled();
-        Ok(Prepared { model, key: used.then_some(key) })
+        let unused = match request.cache {
+            CacheMode::Bypass => Some("the request bypasses the cache"),
+            _ if !self.0.cache.is_enabled() => Some("`chat.cache.enabled` is false"),
+            _ => request.unstorable(),
+        };
+        let outcome = if unused.is_none() { "made" } else { "not_used" };
+        trace.note_with("key", outcome, start, || unused.map(Value::from));
+        Ok(Prepared { model, key: unused.is_none().then_some(key), trace })
     }
 
     fn explicit_ttl(&self, operation: &'static str, ttl: Option<Duration>) -> Result<Option<u64>> {
@@ -441,8 +449,17 @@ impl Chat {
         if request.cache == CacheMode::Refresh {
             return None;
         }
-        let (entry, freshness) = self.0.cache.look(&prepared.key?)?;
-        let response = self.give(&entry, freshness, start)?;
+        let looked = Instant::now();
+        let found = self.0.cache.look(&prepared.key?);
+        let outcome = match &found {
+            Some((_, Freshness::Fresh)) => "hit",
+            Some((_, Freshness::Stale)) => "stale",
+            None => "miss",
+        };
+        prepared.trace.note("l1", outcome, looked);
+        let (entry, freshness) = found?;
+        let mut response = self.give(&entry, freshness, start)?;
+        response.explain = prepared.trace.explanation();
         if freshness == Freshness::Stale && request.cache == CacheMode::Default && self.0.cache.claim_refresh(&entry) {
             self.refresh(request, prepared);
         }
@@ -466,7 +483,8 @@ impl Chat {
     fn refresh(&self, request: &ChatRequest, prepared: &Prepared<'_>) {
         const OPERATION: &str = Operation::Complete.name();
         let deadline = self.deadline(None);
-        let rider = self.join(OPERATION, request, *prepared, deadline, Form::Whole);
+        let prepared = Prepared { model: prepared.model, key: prepared.key, trace: Trace::default() };
+        let rider = self.join(OPERATION, request, prepared, deadline, Form::Whole);
         let waiting = rider.and_then(|mut rider| {
             let refreshed = async move { rider.outcome().await.map(drop) };
             in_background(async move { deadline.run(OPERATION, refreshed).await })
@@ -502,15 +520,21 @@ impl Chat {
         self.refuse_only(OPERATION, request.cache)?;
         let deadline = self.deadline(request.timeout);
         let mut cache = asked(prepared.key);
+        let (flown, trace) = (Instant::now(), prepared.trace.clone());
         let completion = if prepared.key.is_none() {
             let call = self.call(OPERATION, request, prepared, deadline, self.0.cache.epoch())?;
-            deadline.run(OPERATION, flight::alone(&*self.0.provider, &call)).await?
+            let completion = deadline.run(OPERATION, flight::alone(&*self.0.provider, &call)).await?;
+            trace.note("flight", "alone", flown);
+            completion
         } else {
             let mut rider = self.join(OPERATION, request, prepared, deadline, Form::Whole)?;
             if rider.role == Role::Follower {
                 cache.status = CacheStatus::Coalesced;
             }
-            deadline.run(OPERATION, rider.outcome()).await?
+            let completion = deadline.run(OPERATION, rider.outcome()).await?;
+            trace.take_in(rider.trace());
+            trace.note("flight", if rider.role == Role::Follower { "joined" } else { "led" }, flown);
+            completion
         };
         let cache = cache
             .landed(completion.found, completion.ttl_s, !completion.attempts.is_empty())
@@ -524,7 +548,7 @@ impl Chat {
             cache,
             attempts: completion.attempts,
             latency_ms: ms(start),
-            explain: None,
+            explain: trace.explanation(),
             assistance: None,
         })
     }
@@ -538,15 +562,16 @@ impl Chat {
         form: Form,
     ) -> Result<super::flight::Rider> {
         let epoch = self.0.cache.epoch();
+        let key = prepared.key.map(|key| (key, epoch));
         let call = || self.call(operation, request, prepared, deadline, epoch);
-        self.0.flights.join(prepared.key.map(|key| (key, epoch)), deadline, &self.0.provider, form, call)
+        self.0.flights.join(key, deadline, &self.0.provider, form, call)
     }
 
     fn call(
         &self,
         operation: &'static str,
         request: &ChatRequest,
-        Prepared { model, key }: Prepared<'_>,
+        Prepared { model, key, trace }: Prepared<'_>,
         deadline: Deadline,
         epoch: u64,
     ) -> Result<ProviderCall> {
@@ -575,6 +600,7 @@ impl Chat {
             keeping,
             context,
             scope: request.scope.clone().unwrap_or_default(),
+            trace,
         })
     }
 

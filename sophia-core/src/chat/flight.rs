@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use tokio::{runtime::Handle, task::AbortHandle};
 
 use super::{
+    explain::Trace,
     key::Key,
     provider::{ChatProvider, Completion, ProviderCall, ProviderEvent},
     response::Delta,
@@ -255,6 +256,11 @@ impl Rider {
                 Poll::Pending
             }
         }
+    }
+
+    /// Returns what the stages of this flight noted.
+    pub fn trace(&self) -> &Trace {
+        &self.flight.call.trace
     }
 
     /// Returns whether this rider was given any part.

@@ -115,6 +115,7 @@ mod tests {
             keeping: None,
             context: "default".into(),
             scope: crate::Scope::new(),
+            trace: crate::chat::explain::Trace::default(),
         }
     }
 

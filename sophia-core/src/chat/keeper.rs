@@ -111,7 +111,10 @@ impl<P: ChatProvider> ChatProvider for Keeper<P> {
             return Err(refused);
         }
         let completion = self.keep.refuse(call.keeping.as_ref(), self.inner.complete(call).await)?;
-        Ok(self.keep.keep(call.keeping.as_ref(), completion))
+        let start = std::time::Instant::now();
+        let kept = self.keep.keep(call.keeping.as_ref(), completion);
+        call.trace.note("keep", if kept.ttl_s.is_some() { "kept" } else { "not_kept" }, start);
+        Ok(kept)
     }
 
     async fn stream(&self, call: &ProviderCall) -> Result<ProviderStream> {

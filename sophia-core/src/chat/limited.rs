@@ -42,8 +42,10 @@ impl<P: ChatProvider> ChatProvider for Limited<P> {
 
     async fn complete(&self, call: &ProviderCall) -> Result<Completion> {
         // Before the queue: who is over a limit takes nobody's place in it.
+        let start = std::time::Instant::now();
         self.accounts.admit(call.operation, &call.scope)?;
         let _permit = self.limiter.acquire(call.operation, forever()).await?;
+        call.trace.note("admission", "admitted", start);
         let mut completion = self.inner.complete(call).await?;
         self.accounts.settle(call, &mut completion.answer);
         Ok(completion)

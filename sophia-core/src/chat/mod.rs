@@ -18,11 +18,13 @@
 //! | so many calls at once, within limits | `limited.rs` |
 //! | what they cost | [`Costs`], [`LimitConfig`]: `accounting/` |
 //! | who is asked, and who is next | `router.rs`, `hedge.rs` |
+//! | the provider's own cache of beginnings | `prefix/` |
 //! | who answers | [`ChatProvider`]: `provider.rs`; `openai.rs`, `anthropic.rs`, `responses.rs` |
 //! | how a server is reached | `endpoint.rs`, `sse.rs`, `failure.rs` |
 //! | protocols, inward and outward | [`dialect`] |
 //! | memory and tools around a question | [`UseMemory`], [`ToolBox`]: `assist/` |
 //! | any other coroutine | [`Chat::run`]: `run.rs` |
+//! | what each stage did | [`Explanation`]: `explain.rs` |
 //! | what was measured | [`ChatMetrics`]: `metrics.rs` |
 //!
 //! From `shared.rs` down, each stage implements [`ChatProvider`] around the next one.
@@ -36,6 +38,7 @@ mod config;
 pub mod dialect;
 mod endpoint;
 mod engine;
+mod explain;
 mod failure;
 mod flight;
 mod hedge;
@@ -45,6 +48,7 @@ mod limited;
 mod metrics;
 mod openai;
 mod operations;
+mod prefix;
 mod provider;
 mod request;
 mod response;
@@ -68,8 +72,10 @@ pub use config::{
     ToolsConfig, TtlConfig,
 };
 pub use engine::Chat;
+pub use explain::{Explanation, StageNote};
 pub use metrics::ChatMetrics;
 pub(crate) use operations::OPERATIONS;
+pub use prefix::{PrefixConfig, PromptCacheKey};
 pub use provider::{
     ChatProvider, Completion, EmbedCall, Embeddings, Model, ProviderCall, ProviderEvent, ProviderStream, SharedDeadline,
 };

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::{
     dialect::Dialect,
+    explain::Trace,
     key::Key,
     response::{Answer, Attempt, Delta, Found, Usage},
     semantic::{Question, Served},
@@ -81,6 +82,8 @@ pub struct ProviderCall {
     pub context: String,
     /// Whose call it is: of those who share it, the first one's.
     pub scope: Scope,
+    /// Where stages note what they did.
+    pub(crate) trace: Trace,
 }
 
 /// How an answer is kept.

@@ -207,6 +207,8 @@ pub struct ChatRequest {
     pub timeout: Option<Duration>,
     /// Sampling temperature.
     pub temperature: Option<f64>,
+    /// Whether the answer says what each stage did, and how long it took. Default false. Streams do not say it.
+    pub explain: bool,
     /// Most tokens of the answer.
     pub max_tokens: Option<u64>,
     /// Form of the answer, as the provider takes it.
@@ -307,6 +309,13 @@ impl ChatRequest {
     #[must_use]
     pub fn temperature(mut self, temperature: f64) -> ChatRequest {
         self.temperature = Some(temperature);
+        self
+    }
+
+    /// Asks what each stage did, and how long it took.
+    #[must_use]
+    pub fn explain(mut self) -> ChatRequest {
+        self.explain = true;
         self
     }
 

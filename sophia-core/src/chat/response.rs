@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{assist::Assistance, semantic::Served};
+use super::{assist::Assistance, explain::Explanation, semantic::Served};
 
 /// Token counts as the provider gave them; null where it gave none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -246,8 +246,8 @@ pub struct ChatResponse {
     pub attempts: Vec<Attempt>,
     /// How long this call took, in milliseconds.
     pub latency_ms: f64,
-    /// Why it is what it is; null for now.
-    pub explain: Option<Value>,
+    /// What each stage did; null unless the request asks for it.
+    pub explain: Option<Explanation>,
     /// What memory and tools gave to it; null where neither was asked for.
     pub assistance: Option<Assistance>,
 }

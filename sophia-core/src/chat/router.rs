@@ -23,6 +23,7 @@ use super::{
     hedge::Hedger,
     metrics::Meter,
     openai::OpenAiProvider,
+    prefix::{Form, Prefixed},
     provider::{
         ChatProvider, Completion, EmbedCall, Embeddings, Model, ProviderCall, ProviderEvent, ProviderStream,
         SharedDeadline,
@@ -92,7 +93,12 @@ impl Router {
             let path = format!("chat.providers[{index}]");
             let endpoint = Endpoint::new(&path, own, config.max_response_bytes, clock.clone())?;
             let fingerprint = endpoint.fingerprint();
-            let provider = speak(own, endpoint.clone());
+            let form = match own.kind {
+                ProviderKind::Anthropic => Form::Marked,
+                ProviderKind::OpenAi | ProviderKind::Responses => Form::of_openai(&config.prefix, endpoint.host()),
+            };
+            let spoken = speak(own, endpoint.clone());
+            let provider = Arc::new(Prefixed::new(spoken, form, &config.prefix, clock.clone()));
             routes.push(Route { provider, models: own.models.clone().into(), fingerprint });
             endpoints.push(endpoint);
         }
@@ -349,8 +355,10 @@ impl ChatProvider for Router {
     }
 
     async fn complete(&self, call: &ProviderCall) -> Result<Completion> {
+        let start = std::time::Instant::now();
         let (completion, attempts) =
             self.route(call, |route| async move { route.provider.complete(call).await }).await?;
+        call.trace.note_with("router", "answered", start, || serde_json::to_value(&attempts).ok());
         self.meter.answered(call, &completion.answer);
         Ok(Completion { attempts, ..completion })
     }

@@ -60,7 +60,16 @@ impl<P: ChatProvider> SharedTier<P> {
     }
 
     async fn turn(&self, call: &ProviderCall) -> Turn {
-        turn(self.shared.as_ref(), call.operation, call.keeping.as_ref(), call.deadline.get()).await
+        let start = std::time::Instant::now();
+        let turn = turn(self.shared.as_ref(), call.operation, call.keeping.as_ref(), call.deadline.get()).await;
+        let outcome = match &turn {
+            _ if self.shared.is_none() => "off",
+            Turn::Kept(_) => "hit",
+            Turn::Ours(_, found) if found.degraded => "degraded",
+            Turn::Ours(..) => "miss",
+        };
+        call.trace.note("l2", outcome, start);
+        turn
     }
 }
 

@@ -5,6 +5,7 @@ mod asking;
 mod assisted;
 mod battery;
 mod dialects;
+mod explaining;
 mod failing;
 mod freshening;
 mod hedging;

@@ -134,6 +134,7 @@ class Chat:
         timeout: Seconds | None = None,
         temperature: float | None = None,
         max_tokens: int | None = None,
+        explain: bool = False,
         response_format: Mapping[str, Any] | None = None,
         memory: bool | UseMemory | None = None,
         tools: Literal["registry"] | Sequence[Tool] | None = None,
@@ -144,7 +145,7 @@ class Chat:
 
         `share` says who else may be given the answer; `timeout` is 30 s by default. `memory` recalls what the scope knows of
         the question, and can store the exchange. Functions among `tools`, and the tools of the "registry", are called when
-        the model asks for them, and it is asked again with what they returned.
+        the model asks for them, and it is asked again with what they returned. `explain` asks what each stage did.
         """
         name = "prompt" if isinstance(messages, str) else "messages"
         described, functions = split(tools)
@@ -158,6 +159,7 @@ class Chat:
             timeout=timeout,
             temperature=temperature,
             max_tokens=max_tokens,
+            explain=explain,
             response_format=response_format,
             memory=memory,
             tools=described,

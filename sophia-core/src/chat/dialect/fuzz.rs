@@ -213,5 +213,6 @@ fn call(request: &ChatRequest, dialect: Dialect) -> ProviderCall {
         keeping: None,
         context: String::new(),
         scope: crate::Scope::new(),
+        trace: crate::chat::explain::Trace::default(),
     }
 }

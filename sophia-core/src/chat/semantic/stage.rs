@@ -1,9 +1,10 @@
 //! The semantic tier among the stages: below what is kept under its own key, above the permits.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use futures::StreamExt;
+use serde_json::json;
 
 use super::{
     question::Question,
@@ -59,13 +60,21 @@ impl<P: ChatProvider> Semantic<P> {
     }
 
     async fn look(&self, call: &ProviderCall) -> Looked {
-        let Some(learner) = &self.learner else { return Looked::Nothing };
-        let Some(keeping) = &call.keeping else { return Looked::Nothing };
-        let Some(question) = keeping.question.clone() else { return Looked::Nothing };
+        let start = Instant::now();
+        let Some(learner) = &self.learner else {
+            call.trace.note("semantic", "off", start);
+            return Looked::Nothing;
+        };
+        let question = call.keeping.as_ref().and_then(|keeping| Some((keeping, keeping.question.clone()?)));
+        let Some((keeping, question)) = question else {
+            call.trace.note("semantic", "not_compared", start);
+            return Looked::Nothing;
+        };
         let found = match keeping.look {
             true => learner.tier.look(&question).await,
             false => learner.tier.read(&question).await.map(Found::Ask),
         };
+        self.note(call, &found, start);
         match found {
             Ok(Found::Served(served)) => Looked::Served(served),
             Ok(Found::Ask(asked)) => Looked::Ask(Box::new(Lesson {
@@ -81,6 +90,21 @@ impl<P: ChatProvider> Semantic<P> {
                 Looked::Nothing
             }
         }
+    }
+}
+
+impl<P> Semantic<P> {
+    fn note(&self, call: &ProviderCall, found: &Result<Found>, start: Instant) {
+        let (outcome, decision) = match found {
+            Ok(Found::Served(served)) => {
+                let told = || Some(json!({"key": &*served.key, "similarity": served.similarity}));
+                return call.trace.note_with("semantic", "served", start, told);
+            }
+            Ok(Found::Ask(Asked { decision: Some(decision), .. })) => (decision.outcome, Some(decision)),
+            Ok(Found::Ask(_)) => ("miss", None),
+            Err(_) => ("failed", None),
+        };
+        call.trace.note_with("semantic", outcome, start, || serde_json::to_value(decision?).ok());
     }
 }
 

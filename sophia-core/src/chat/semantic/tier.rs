@@ -118,7 +118,7 @@ struct Row {
 
 impl Row {
     fn weight(&self, dimensions: usize) -> usize {
-        ROW_OVERHEAD + dimensions + self.reading.weight()
+        ROW_OVERHEAD + Block::row_bytes(dimensions) + self.reading.weight()
     }
 }
 
@@ -128,6 +128,8 @@ pub(crate) struct Asked {
     vector: Vec<f32>,
     reading: Reading,
     near: Option<Candidate>,
+    /// What was decided, if a question was near.
+    pub decision: Option<SemanticDecision>,
 }
 
 /// A kept answer that may serve, and was not served.
@@ -207,11 +209,20 @@ impl SemanticTier {
         let Some(best) = inner.best(&mut wall, question, &asked) else { return Ok(Found::Ask(asked)) };
         inner.counts.near.fetch_add(1, Relaxed);
         let key = wall.rows[best.place].key;
+        let decide = |outcome: &'static str| SemanticDecision {
+            outcome,
+            key: key.to_hex(),
+            cosine: f64::from(best.cosine),
+            similarity: best.verdict.as_ref().ok().copied(),
+            veto: best.verdict.as_ref().err().map(|veto| veto.name()),
+            right: None,
+        };
         let similarity = match best.verdict {
             Ok(similarity) => similarity,
             Err(veto) => {
                 *inner.counts.vetoed.lock().entry(veto.name()).or_default() += 1;
-                inner.decided("vetoed", key, best.cosine, None, Some(veto));
+                asked.decision = Some(decide("vetoed"));
+                inner.remember(decide("vetoed"));
                 return Ok(Found::Ask(asked));
             }
         };
@@ -223,7 +234,8 @@ impl SemanticTier {
             true if is_audit => "audit",
             true => "served",
         };
-        let decision = inner.decided(outcome, key, best.cosine, Some(similarity), None);
+        let decision = inner.remember(decide(outcome));
+        asked.decision = Some(decide(outcome));
         match outcome {
             "below_threshold" => inner.counts.below.fetch_add(1, Relaxed),
             "served" => {
@@ -253,7 +265,7 @@ impl SemanticTier {
     /// What the embedder says.
     pub async fn read(&self, question: &Question) -> Result<Asked> {
         let vector = self.0.embedder.embed(&[&question.text]).await?.pop().unwrap_or_default();
-        Ok(Asked { vector, reading: Reading::of(&question.last), near: None })
+        Ok(Asked { vector, reading: Reading::of(&question.last), near: None, decision: None })
     }
 
     /// Learns from a new answer: whether the kept one would have been right, and the question itself.
@@ -381,23 +393,9 @@ impl Inner {
         ((z ^ (z >> 31)) as f64 / u64::MAX as f64) < self.config.audit
     }
 
-    fn decided(
-        &self,
-        outcome: &'static str,
-        key: Key,
-        cosine: f32,
-        similarity: Option<f64>,
-        veto: Option<Veto>,
-    ) -> u64 {
+    /// Remembers a decision for the report, and returns its number.
+    fn remember(&self, decision: SemanticDecision) -> u64 {
         let number = self.decisions.fetch_add(1, Relaxed);
-        let decision = SemanticDecision {
-            outcome,
-            key: key.to_hex(),
-            cosine: f64::from(cosine),
-            similarity,
-            veto: veto.map(Veto::name),
-            right: None,
-        };
         let mut recent = self.recent.lock();
         if recent.len() == RECENT {
             recent.pop_front();

@@ -30,7 +30,7 @@ impl ToolBox for Weather {
         assert!(["weather", "look_up"].contains(&tool) && scope.user.as_deref() == Some("ada"), "{tool} {scope:?}");
         match self.fails {
             true => Err(Error::new(ErrorKind::Unavailable, "weather", "the satellite is away")),
-            false => Ok(format!("sunny in {}", arguments["city"].as_str().unwrap_or("nowhere"))),
+            false => Ok(format!("sunny in {}", arguments.get("city").and_then(Value::as_str).unwrap_or("nowhere"))),
         }
     }
 }

@@ -216,14 +216,18 @@ async fn an_audit_that_finds_an_error_demotes_the_entry() {
 }
 
 #[tokio::test]
-async fn a_demoted_entry_is_not_served_but_still_found_by_its_own_key() {
-    let (mock, chat) = started(|config| config.chat.semantic.mode = SemanticMode::Serve).await;
+async fn a_demoted_entry_is_not_considered_again_but_still_found_by_its_own_key() {
+    let (mock, chat) = started(|config| config.chat.semantic.audit = 1.0).await;
     mock.script([says("The lamp costs 40 euro."), says("Ships leave the harbour at dawn.")]);
     chat.complete(ask(KEPT)).await.unwrap();
-    // Asked again on purpose: the new answer differs, which is as good as an audit.
-    let other = chat.complete(ask(SAME).cache(CacheMode::Refresh)).await.unwrap();
-    assert_eq!(other.text, "Ships leave the harbour at dawn.");
-    assert_eq!(chat.complete(ask(KEPT)).await.unwrap().text, "The lamp costs 40 euro.");
+    // Not kept itself, so that the next question has only the demoted one near it.
+    chat.complete(ask(SAME).ttl(Duration::from_secs(1))).await.unwrap();
+    chat.invalidate(&Invalidate::key(chat.cache_key(&ask(SAME)).unwrap())).unwrap();
+    let near = chat.semantic_report().near;
+    let next = chat.complete(ask("how could I reset my router")).await.unwrap();
+    assert_eq!((next.cache.status, chat.semantic_report().near), (CacheStatus::Miss, near));
+    let kept = chat.complete(ask(KEPT)).await.unwrap();
+    assert_eq!((kept.cache.status, kept.text.as_str()), (CacheStatus::Hit, "The lamp costs 40 euro."));
 }
 
 #[tokio::test]
