@@ -26,7 +26,10 @@ pub(super) struct Difference {
 
 /// The last request of each scope and model.
 #[derive(Debug, Default)]
-pub(super) struct Last(Mutex<HashMap<[u8; 32], (Arc<Reading>, Duration)>>);
+pub(super) struct Last(Mutex<HashMap<[u8; 32], Sent>>);
+
+/// A request, and when it was sent.
+type Sent = (Arc<Reading>, Duration);
 
 /// What a provider reads of a request, in its order.
 #[derive(Debug)]
