@@ -106,7 +106,7 @@ impl Lexicon {
                 }
             }
             for (near, word) in near.iter_mut().zip(&self.words) {
-                if word.stem == term.stem {
+                if term.is(&word.stem) {
                     *near = 1.0;
                 }
             }

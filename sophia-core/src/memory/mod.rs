@@ -6,7 +6,7 @@
 //! | know what a record and a query are | `record.rs`, `query.rs`, `arguments.rs` |
 //! | add a store | [`MemoryStore`] (`store.rs`), [`KvTier`] (`kv/tier.rs`), [`GraphStore`] (`graph/store.rs`), [`CheckpointStore`] (`checkpoint/store.rs`) |
 //! | see the SQLite store | `sqlite/` |
-//! | see how matches are ranked | `rank.rs`, `conversation.rs`; their measures: `bm25.rs`, `words.rs`, `lexicon.rs`, `segment.rs`, `kernel.rs` |
+//! | see how matches are ranked | `rank.rs`, `conversation.rs`, `stages.rs`; their measures: `bm25.rs`, `words.rs`, `typos.rs`, `lexicon.rs`, `segment.rs`, `kernel.rs` |
 //! | turn text into vectors | [`embed`] |
 //! | measure how well it finds | `eval/` |
 
@@ -31,7 +31,9 @@ mod record;
 mod segment;
 mod segment_file;
 mod sqlite;
+mod stages;
 mod stem;
+mod typos;
 mod validate;
 mod words;
 
@@ -59,7 +61,7 @@ pub use kv::{
     KvLookUp, KvOptions, KvSet, KvTier, KvValue, Looked, MokaTier, Ticket, TieredKv, Truth,
 };
 pub(crate) use operations::OPERATIONS;
-pub use query::{ConversationExplain, Explain, Hit, MatchType, Mode, Query, SearchResult};
+pub use query::{ConversationExplain, Explain, Fusion, Hit, MatchType, Mode, Query, SearchResult};
 pub use record::{ItemError, NewRecord, Priority, Record, Status, StoreOutcome, StoreResult, Update};
 pub use sqlite::{SqliteBuilder, SqliteStore};
 pub use store::MemoryStore;

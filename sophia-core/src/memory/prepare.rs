@@ -11,7 +11,7 @@ use super::{
     embed::WordVectors,
     query::{Mode, Query},
     record::{DEFAULT_IMPORTANCE, DEFAULT_KIND, NewRecord, Record, Status},
-    store::{Draft, Filter, NamedVector, Plan, SameContent},
+    store::{Draft, Filter, NamedVector, Plan, SameContent, Stages},
     validate,
 };
 use crate::{Error, Result};
@@ -120,15 +120,26 @@ impl Memory {
             return Err(Error::invalid(operation, "offset", format!("is more than {}", validate::MAX_OFFSET)));
         }
         validate::ratio(operation, "min_score", query.min_score)?;
+        validate::ratio(operation, "importance_weight", query.importance_weight)?;
+        if let Some(lambda) = query.mmr_lambda {
+            validate::ratio(operation, "mmr_lambda", lambda)?;
+        }
+        if query.recency_half_life.is_some_and(|age| age.is_zero()) {
+            return Err(Error::invalid(
+                operation,
+                "recency_half_life",
+                "must be above zero; leave it out for no half-life",
+            ));
+        }
         if query.query.len() as u64 > self.max_content_bytes() {
             let message = format!("is longer than {} bytes", self.max_content_bytes());
             return Err(Error::invalid(operation, "query", message));
         }
+        // Likeness among hits is that of their vectors, of the model of the question's.
+        let needs_vector = matches!(query.mode, Mode::Hybrid | Mode::Semantic) || query.mmr_lambda.is_some();
         let vector = match query.embedding {
             Some(vector) => Some(self.own_vector(operation, vector)?),
-            None if matches!(query.mode, Mode::Hybrid | Mode::Semantic) && !query.query.trim().is_empty() => {
-                self.embed_query(&query.query).await
-            }
+            None if needs_vector && !query.query.trim().is_empty() => self.embed_query(&query.query).await,
             None => None,
         };
         let filter = Filter {
@@ -151,6 +162,13 @@ impl Memory {
             limit,
             offset: query.offset,
             min_score: query.min_score,
+            stages: Stages {
+                fusion: query.fusion,
+                recency_half_life: query.recency_half_life,
+                importance_weight: query.importance_weight,
+                mmr_lambda: query.mmr_lambda,
+                typo_tolerant: query.typo_tolerant,
+            },
             words: self.words(),
             ..Plan::new(filter, query.query)
         })

@@ -1,5 +1,7 @@
 //! What is said to search, and what comes back.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,6 +24,18 @@ pub enum Mode {
     Keyword,
     /// The content holds the query as it is written.
     Exact,
+}
+
+/// How the order by words and the order by meaning become one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Fusion {
+    /// A weighted sum of both scores, each brought to 0..1 within the search; messages by their conversations. The default.
+    #[default]
+    Linear,
+    /// Reciprocal ranks (Cormack, Clarke and Büttcher, 2009), k = 60: only the places count, not the scores.
+    Rrf,
 }
 
 /// What to look for. An empty text lists what the filters leave, newest first.
@@ -78,6 +92,22 @@ pub struct Query {
     pub embedding: Option<Vec<f32>>,
     /// Most tokens of content in all hits together, counted as four bytes each. Default no limit.
     pub token_budget: Option<usize>,
+    /// How words and meaning become one order. Default `"linear"`.
+    #[serde(deserialize_with = "or_default")]
+    pub fusion: Fusion,
+    /// Age, in seconds, at which a record counts half, by its `created_at`. Default never.
+    #[serde(with = "crate::duration::option")]
+    #[schemars(with = "Option<crate::duration::DurationSchema>")]
+    pub recency_half_life: Option<Duration>,
+    /// Weight of the importance of records against how well they match, from 0 to 1. Default 0.
+    #[serde(deserialize_with = "or_default")]
+    pub importance_weight: f64,
+    /// Weight of how well a hit matches against how unlike the hits before it is, from 0 to 1 (maximal marginal relevance,
+    /// Carbonell and Goldstein, 1998). Default: it does not matter whether hits are alike.
+    pub mmr_lambda: Option<f64>,
+    /// Whether words that differ by one or two letters count as well. Default no.
+    #[serde(deserialize_with = "or_default")]
+    pub typo_tolerant: bool,
     /// Whether to find what was deleted softly. Default no.
     #[serde(deserialize_with = "or_default")]
     pub include_archived: bool,
@@ -214,6 +244,41 @@ impl Query {
         self
     }
 
+    /// Sets how words and meaning become one order.
+    #[must_use]
+    pub fn fusion(mut self, fusion: Fusion) -> Query {
+        self.fusion = fusion;
+        self
+    }
+
+    /// Sets the age at which a record counts half.
+    #[must_use]
+    pub fn recency_half_life(mut self, age: Duration) -> Query {
+        self.recency_half_life = Some(age);
+        self
+    }
+
+    /// Sets the weight of importance against matching, 0..1.
+    #[must_use]
+    pub fn importance_weight(mut self, weight: f64) -> Query {
+        self.importance_weight = weight;
+        self
+    }
+
+    /// Prefers hits that are unlike those before them; 1 is not at all, 0 is nothing else.
+    #[must_use]
+    pub fn mmr_lambda(mut self, lambda: f64) -> Query {
+        self.mmr_lambda = Some(lambda);
+        self
+    }
+
+    /// Lets words count that differ by one or two letters.
+    #[must_use]
+    pub fn typo_tolerant(mut self) -> Query {
+        self.typo_tolerant = true;
+        self
+    }
+
     /// Finds what was deleted softly, too.
     #[must_use]
     pub fn include_archived(mut self) -> Query {
@@ -312,6 +377,16 @@ pub struct Explain {
     pub fused: f64,
     /// How relevant the best hit of this search is by itself, 0..1.
     pub relevance: f64,
+    /// Place among the matches by words, from 1, where ranks are fused; else null.
+    pub keyword_rank: Option<usize>,
+    /// Place among the matches by meaning, from 1, where ranks are fused; else null.
+    pub semantic_rank: Option<usize>,
+    /// What `fused` was multiplied with for the age of the record, 0..1; null where no half-life was set.
+    pub recency: Option<f64>,
+    /// Importance of the record; null where it has no weight.
+    pub importance: Option<f64>,
+    /// Greatest cosine with the hits before it; null where it did not matter.
+    pub similarity: Option<f64>,
     /// What the conversation around a message adds; null for other records.
     pub conversation: Option<ConversationExplain>,
 }

@@ -4,11 +4,12 @@
 //! Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (2023), find it better than reciprocal
 //! rank fusion, and so it is on conversations.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::HashMap};
 
 use super::{
     conversation::Scale,
     query::{Explain, MatchType, Mode},
+    store::Stages,
 };
 
 /// Weight of words against meaning.
@@ -16,6 +17,9 @@ const KEYWORD_WEIGHT: f64 = 0.5;
 /// Cosine below which a text has nothing to do with the question. With the bundled model, 99 of 100 texts that answer a
 /// question lie above it (measured on LoCoMo's development half), and most texts of another subject below.
 const SEMANTIC_FLOOR: f64 = 0.25;
+
+/// What keeps the first places from outweighing all others, as the authors of reciprocal rank fusion chose it.
+const RRF_K: f64 = 60.0;
 
 /// A record that may match: what its words and its vector say.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -63,6 +67,27 @@ pub(crate) fn fuse(mode: Mode, candidates: &[Candidate], scale: Scale) -> Vec<Ra
             Some(Ranked { seq: candidate.seq, match_type, explain: explain(mode, candidate, scale) })
         })
         .collect()
+}
+
+/// Returns the candidates that match at all, with scores that come from their places by words and by meaning alone.
+pub(crate) fn fuse_by_rank(candidates: &[Candidate], scale: Scale) -> Vec<Ranked> {
+    let mut ranking = fuse(Mode::Hybrid, candidates, scale);
+    let ranks = |of: fn(&Ranked) -> Option<f64>| {
+        let mut places: Vec<_> = ranking.iter().filter_map(|ranked| Some((of(ranked)?, ranked.seq))).collect();
+        places.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
+        places.into_iter().zip(1_usize..).map(|((_, seq), rank)| (seq, rank)).collect::<HashMap<_, _>>()
+    };
+    let by_words = ranks(|ranked| ranked.explain.keyword);
+    let by_meaning = ranks(|ranked| ranked.explain.semantic.filter(|cosine| is_near(*cosine)));
+    for ranked in &mut ranking {
+        let explain = &mut ranked.explain;
+        explain.keyword_rank = by_words.get(&ranked.seq).copied();
+        explain.semantic_rank = by_meaning.get(&ranked.seq).copied();
+        (explain.keyword_weight, explain.semantic_weight) = (1.0, 1.0);
+        let worth = |rank: Option<usize>| rank.map_or(0.0, |rank| 1.0 / (RRF_K + rank as f64));
+        explain.fused = worth(explain.keyword_rank) + worth(explain.semantic_rank);
+    }
+    ranking
 }
 
 /// Puts the best first; of equals the newest.
@@ -114,8 +139,9 @@ pub(crate) fn relevance(best: &Ranked, coverage: f64) -> f64 {
 }
 
 /// Returns the score of a match, 0..1: in the order of the ranking, and comparable between searches.
-pub(crate) fn score(mode: Mode, ranked: &Ranked, best: &Ranked, relevance: f64) -> f64 {
-    if mode == Mode::Semantic {
+pub(crate) fn score(mode: Mode, stages: &Stages, ranked: &Ranked, best: &Ranked, relevance: f64) -> f64 {
+    let is_lifted = stages.recency_half_life.is_some() || stages.importance_weight > 0.0;
+    if mode == Mode::Semantic && !is_lifted {
         return ranked.explain.semantic.unwrap_or(0.0).clamp(0.0, 1.0);
     }
     if best.explain.fused <= 0.0 {
@@ -160,7 +186,19 @@ mod tests {
     fn the_only_match_is_as_good_as_it_is_by_itself() {
         let ranking = ranked(Mode::Hybrid, &[candidate(1, None, 0.3)]);
         let relevance = relevance(&ranking[0], 0.0);
-        assert!((score(Mode::Hybrid, &ranking[0], &ranking[0], relevance) - 0.3).abs() < 1e-9);
+        assert!((score(Mode::Hybrid, &Stages::default(), &ranking[0], &ranking[0], relevance) - 0.3).abs() < 1e-9);
+    }
+
+    #[test]
+    fn ranks_alone_count_where_they_are_asked_for() {
+        let candidates = [candidate(1, 100.0, 0.3), candidate(2, 2.0, 0.9), candidate(3, 1.0, None)];
+        let measures = candidates.iter().map(|candidate| (candidate.keyword, candidate.semantic));
+        let mut ranking = fuse_by_rank(&candidates, scale(measures, None));
+        sort(&mut ranking);
+        assert_eq!(order(&ranking), [2, 1, 3]);
+        let first = ranking[0].explain;
+        assert_eq!((first.keyword_rank, first.semantic_rank), (Some(2), Some(1)));
+        assert!((first.fused - (1.0 / 62.0 + 1.0 / 61.0)).abs() < 1e-12);
     }
 
     #[test]

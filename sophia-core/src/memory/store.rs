@@ -1,6 +1,6 @@
 //! [`MemoryStore`]: what a technology must do to hold records.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -10,7 +10,7 @@ use super::{
     embed::WordVectors,
     forget::{ForgetReceipt, ForgetRequest},
     health::{MemoryStats, Session, TierHealth},
-    query::{Explain, MatchType, Mode},
+    query::{Explain, Fusion, MatchType, Mode},
     record::{Priority, Record, Update},
 };
 use crate::{Result, Scope};
@@ -271,6 +271,8 @@ pub struct Plan {
     pub offset: usize,
     /// Least score.
     pub min_score: f64,
+    /// What else the order is by.
+    pub stages: Stages,
     /// What compares single words, where messages of conversations are ranked by near words, too.
     pub words: Option<Arc<dyn WordVectors>>,
 }
@@ -286,9 +288,26 @@ impl Plan {
             limit: 10,
             offset: 0,
             min_score: 0.0,
+            stages: Stages::default(),
             words: None,
         }
     }
+}
+
+/// What an order is by, beside how well records match.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Stages {
+    /// How words and meaning become one order.
+    pub fusion: Fusion,
+    /// Age at which a record counts half.
+    pub recency_half_life: Option<Duration>,
+    /// Weight of importance, 0..1.
+    pub importance_weight: f64,
+    /// Weight of matching against being unlike the hits before, 0..1.
+    pub mmr_lambda: Option<f64>,
+    /// Whether words count that differ by a letter or two.
+    pub typo_tolerant: bool,
 }
 
 /// What a search found.

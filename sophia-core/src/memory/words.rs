@@ -33,6 +33,15 @@ pub(crate) struct Term {
     pub word: String,
     /// What it is indexed by.
     pub stem: String,
+    /// Stems that count as well: it may have been meant as one of them.
+    pub meant: Vec<String>,
+}
+
+impl Term {
+    /// Returns whether a stem is one of its own.
+    pub fn is(&self, stem: &str) -> bool {
+        self.stem == stem || self.meant.iter().any(|meant| meant == stem)
+    }
 }
 
 /// Returns the words of a question that have distinct stems, without stop words unless there is nothing else.
@@ -43,7 +52,7 @@ pub(crate) fn terms(question: &str) -> Vec<Term> {
         if all.len() < 4 * MAX_TERMS {
             let stem = stemmed(word);
             if seen.insert(stem.clone()) {
-                all.push(Term { word: word.to_owned(), stem });
+                all.push(Term { word: word.to_owned(), stem, meant: Vec::new() });
             }
         }
     });
@@ -82,6 +91,11 @@ pub(crate) fn index_term(wall: i64, stem: &str) -> String {
     format!("{wall}w{stem}")
 }
 
+/// Returns what the indexed words of a wall begin with.
+pub(crate) fn index_prefix(wall: i64) -> String {
+    index_term(wall, "")
+}
+
 /// Returns how often each term stands in a record, and how many words the record has.
 pub(crate) fn frequencies(terms: &[Term], record: &Record) -> (Vec<u32>, u32) {
     let mut counts = vec![0; terms.len()];
@@ -90,7 +104,7 @@ pub(crate) fn frequencies(terms: &[Term], record: &Record) -> (Vec<u32>, u32) {
         for_each_word(text, |_, word| {
             length += 1;
             let stem = stemmed(word);
-            if let Some(place) = terms.iter().position(|term| term.stem == stem) {
+            if let Some(place) = terms.iter().position(|term| term.is(&stem)) {
                 counts[place] += 1;
             }
         });
@@ -112,7 +126,7 @@ pub(crate) fn highlight(terms: &[Term], text: &str) -> Option<String> {
     let mut words: Vec<(Range<usize>, Option<usize>)> = Vec::new();
     for_each_word(text, |range, word| {
         let stem = stemmed(word);
-        words.push((range, terms.iter().position(|term| term.stem == stem)));
+        words.push((range, terms.iter().position(|term| term.is(&stem))));
     });
     let distinct = |from: usize| {
         let part = words[from..].iter().take(HIGHLIGHT_WORDS);

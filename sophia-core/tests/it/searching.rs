@@ -1,10 +1,12 @@
 //! How memory finds: conversations, walls, bounds, files of older builds.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc, time::Duration};
 
 use sophia_core::{
-    Config, Scope, Sophia,
-    memory::{AppendMessage, EmbedderKind, Explain, MatchType, Mode, NewRecord, Query, SearchResult, store::Atomicity},
+    Config, ErrorKind, ManualClock, Scope, Sophia,
+    memory::{
+        AppendMessage, EmbedderKind, Explain, Fusion, MatchType, Mode, NewRecord, Query, SearchResult, store::Atomicity,
+    },
 };
 
 fn ada() -> Scope {
@@ -153,4 +155,63 @@ async fn a_file_of_an_older_format_is_brought_up_to_date() {
         file.query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'record_text'", [], |row| row.get(0)).unwrap();
     let format: i64 = file.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
     assert_eq!((old, format), (0, 2));
+}
+
+#[tokio::test]
+async fn the_order_can_be_by_age_importance_and_variety() {
+    let clock = Arc::new(ManualClock::default());
+    let sophia = Sophia::builder().clock(clock.clone()).start().await.unwrap();
+    let store = async |text: &str, importance: f64| {
+        let record = NewRecord::new(text).scope(ada()).importance(importance);
+        sophia.memory().store(record).await.unwrap();
+        clock.advance(Duration::from_secs(3600));
+    };
+    store("The bakery sells rye bread.", 0.1).await;
+    store("The bakery sells rye bread daily.", 0.1).await;
+    store("Flour for bread costs more now.", 1.0).await;
+    let ask = async |query: Query| sophia.memory().search(query.scope(ada()).explain()).await.unwrap();
+    let plain = ask(Query::new("rye bread bakery")).await;
+    assert!(texts(&plain)[0].contains("bakery") && texts(&plain)[1].contains("bakery"), "{:?}", texts(&plain));
+    let varied = ask(Query::new("rye bread bakery").mmr_lambda(0.3)).await;
+    assert!(texts(&varied)[1].contains("Flour"), "{:?}", texts(&varied));
+    assert!(varied.hits[1].explain.unwrap().similarity.is_some());
+    let recent = ask(Query::new("rye bread bakery").recency_half_life(Duration::from_secs(600))).await;
+    assert!(texts(&recent)[0].contains("Flour"), "{:?}", texts(&recent));
+    let recency: Vec<_> = recent.hits.iter().map(|hit| hit.explain.unwrap().recency.unwrap()).collect();
+    assert!((recency[0] - 2f64.powf(-6.0)).abs() < 1e-9, "{recency:?}");
+    let important = ask(Query::new("rye bread bakery").importance_weight(0.9)).await;
+    assert!(texts(&important)[0].contains("Flour"), "{:?}", texts(&important));
+    assert_eq!(important.hits[0].explain.unwrap().importance, Some(1.0));
+    for scored in [&varied, &recent, &important] {
+        assert!(scored.hits.iter().all(|hit| (0.0..=1.0).contains(&hit.score)), "{scored:#?}");
+    }
+    let ranked = ask(Query::new("rye bread bakery").fusion(Fusion::Rrf)).await.hits[0].explain.unwrap();
+    assert_eq!(ranked.keyword_rank, Some(1), "{ranked:?}");
+}
+
+#[tokio::test]
+async fn typos_are_tolerated_where_they_are_asked_for() {
+    let sophia = Sophia::builder().start().await.unwrap();
+    sophia.memory().store(NewRecord::new("The quarterly report is late.").scope(ada())).await.unwrap();
+    sophia.memory().store(NewRecord::new("A quarterly raport.").scope(Scope::new().user("bob"))).await.unwrap();
+    let query = || Query::new("qaurterly reprot").scope(ada()).mode(Mode::Keyword);
+    assert_eq!(sophia.memory().search(query()).await.unwrap().total, 0);
+    let found = sophia.memory().search(query().typo_tolerant()).await.unwrap();
+    assert_eq!(found.hits.len(), 1, "{found:#?}");
+    assert_eq!(found.hits[0].highlights, ["The **quarterly** **report** is late."]);
+}
+
+#[tokio::test]
+async fn options_out_of_range_are_named() {
+    let sophia = Sophia::builder().start().await.unwrap();
+    let refused = [
+        (Query::new("x").mmr_lambda(1.5), "mmr_lambda"),
+        (Query::new("x").importance_weight(-0.1), "importance_weight"),
+        (Query::new("x").importance_weight(f64::NAN), "importance_weight"),
+        (Query::new("x").recency_half_life(Duration::ZERO), "recency_half_life"),
+    ];
+    for (query, field) in refused {
+        let error = sophia.memory().search(query).await.unwrap_err();
+        assert_eq!((error.kind(), error.get("field")), (ErrorKind::InvalidInput, Some(field)));
+    }
 }

@@ -31,6 +31,7 @@ __all__ = ["Graph", "KeyValue", "KvOptions", "Memory"]
 
 T = TypeVar("T")
 Mode = Literal["hybrid", "semantic", "keyword", "exact"]
+Fusion = Literal["linear", "rrf"]
 Seconds = float | str
 """Seconds, or text such as "15m"."""
 Time = str | datetime
@@ -331,13 +332,20 @@ class Memory:
         until: Time | None = None,
         embedding: Sequence[float] | None = None,
         token_budget: int | None = None,
+        fusion: Fusion = "linear",
+        recency_half_life: Seconds | None = None,
+        importance_weight: float = 0.0,
+        mmr_lambda: float | None = None,
+        typo_tolerant: bool = False,
         include_archived: bool = False,
         include_expired: bool = False,
         explain: bool = False,
     ) -> Request[SearchResult]:
         """Finds records by meaning and by words, best first. Filters are exact; results are deterministic.
 
-        `scopes` searches several at once; `tags` wants one of them, `tags_all` every one.
+        `scopes` searches several at once; `tags` wants one of them, `tags_all` every one. With `recency_half_life` a
+        record counts half at that age; `importance_weight` weighs importance against matching; `mmr_lambda` below 1
+        prefers hits that are unlike those before them; `typo_tolerant` lets words differ by a letter or two.
         """
         arguments = given(
             query=query,
@@ -358,6 +366,11 @@ class Memory:
             until=until,
             embedding=embedding,
             token_budget=token_budget,
+            fusion=fusion,
+            recency_half_life=recency_half_life,
+            importance_weight=importance_weight,
+            mmr_lambda=mmr_lambda,
+            typo_tolerant=typo_tolerant,
             include_archived=include_archived,
             include_expired=include_expired,
             explain=explain,

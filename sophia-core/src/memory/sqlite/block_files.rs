@@ -181,3 +181,153 @@ fn paths(folder: &Path) -> impl Iterator<Item = PathBuf> {
     // No folder, no files.
     fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        ManualClock, Scope,
+        memory::{
+            ForgetRequest, MemoryStore, SqliteStore,
+            record::Record,
+            segment::{Keep, Needle},
+            sqlite::{open::open_reader, vectors::Blocks},
+            store::{Atomicity, Depth, Draft, Filter, NamedVector},
+        },
+    };
+
+    const WALL: Key = Key { wall: 1, model: 1 };
+
+    /// A store in a file with a few records, and what reads it.
+    struct Fixture {
+        directory: tempfile::TempDir,
+        store: SqliteStore,
+        files: BlockFiles,
+        connection: Connection,
+    }
+
+    impl Fixture {
+        async fn new() -> Fixture {
+            let directory = tempfile::tempdir().unwrap();
+            let clock = Arc::new(ManualClock::default());
+            let store = SqliteStore::in_directory(directory.path()).clock(clock).build();
+            let database = directory.path().join("sophia.db");
+            store.open().await.unwrap();
+            let connection = open_reader(&database).unwrap();
+            let fixture = Fixture { directory, store, files: BlockFiles::beside(database), connection };
+            for id in ["a", "b", "c"] {
+                fixture.put(id).await;
+            }
+            fixture
+        }
+
+        async fn put(&self, id: &str) {
+            let record: Record = serde_json::from_value(serde_json::json!({
+                "id": id, "seq": 0, "version": 1, "content": id, "kind": "note", "category": null, "tags": [],
+                "metadata": {}, "summary": null, "source": null, "role": null, "importance": 0.5, "priority": "medium",
+                "status": "active", "scope": {"user": "ada"}, "created_at": "2026-01-01T00:00:00Z",
+                "updated_at": "2026-01-01T00:00:00Z", "expires_at": null
+            }))
+            .unwrap();
+            let vector = Some(NamedVector { model: "m".into(), values: vec![0.6, 0.8] });
+            let draft = Draft { vector, ..Draft::new(record) };
+            self.store.insert(vec![draft], Atomicity::Together).await.unwrap().remove(0).unwrap();
+        }
+
+        /// Returns the block as a new process would have it, and whether it came from a file.
+        fn block(&self) -> (Vec<i64>, bool) {
+            let is_loaded = self.files.load(&self.connection, WALL, 2).unwrap().is_some();
+            let block = Blocks::new(1 << 20, Some(self.files.clone())).current(&self.connection, WALL, 2).unwrap();
+            let segment = &block.read().segment;
+            let near = segment.scan(&Needle::new(&[0.6, 0.8]), 9, &Keep::Active(0)).near;
+            (near.iter().rev().map(|near| segment.row(near.place).seq).collect(), is_loaded)
+        }
+
+        fn save(&self) -> bool {
+            let block = Blocks::new(1 << 20, None).current(&self.connection, WALL, 2).unwrap();
+            let block = block.read();
+            self.files.save(&block.segment, WALL, block.last_change()).unwrap()
+        }
+
+        fn blocks(&self) -> Vec<PathBuf> {
+            paths(&self.directory.path().join(FOLDER)).collect()
+        }
+
+        async fn erase(&self, id: &str) {
+            let now = "2026-01-01T00:00:00Z".parse().unwrap();
+            let filter = Filter { ids: Some(vec![id.into()]), ..Filter::new(vec![Scope::new().user("ada")], now) };
+            assert_eq!(self.store.delete(filter, Depth::Erase).await.unwrap(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_block_is_read_from_its_file_and_caught_up() {
+        let fixture = Fixture::new().await;
+        assert_eq!(fixture.block(), (vec![1, 2, 3], false));
+        assert!(fixture.save());
+        fixture.put("d").await;
+        assert_eq!(fixture.block(), (vec![1, 2, 3, 4], true));
+        assert!(fixture.save());
+        assert_eq!(fixture.blocks().len(), 1, "the older file is gone");
+        assert_eq!(fixture.block(), (vec![1, 2, 3, 4], true));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_or_missing_file_is_made_anew() {
+        let fixture = Fixture::new().await;
+        assert!(fixture.save());
+        let path = fixture.blocks().remove(0);
+        let whole = fs::read(&path).unwrap();
+        for at in [0, 40, whole.len() / 2, whole.len() - 1] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            fs::write(&path, &damaged).unwrap();
+            assert_eq!(fixture.block(), (vec![1, 2, 3], false), "changed at {at}");
+            fs::write(&path, &whole[..at]).unwrap();
+            assert_eq!(fixture.block(), (vec![1, 2, 3], false), "cut at {at}");
+        }
+        fs::remove_file(&path).unwrap();
+        assert_eq!(fixture.block(), (vec![1, 2, 3], false));
+    }
+
+    #[tokio::test]
+    async fn a_file_of_another_state_of_the_data_is_not_read() {
+        let fixture = Fixture::new().await;
+        assert!(fixture.save());
+        let (path, older) = (fixture.blocks().remove(0), fs::read(&fixture.blocks()[0]).unwrap());
+        fixture.put("d").await;
+        assert!(fixture.save());
+        let newer = fixture.blocks().remove(0);
+        assert_ne!(path, newer);
+        fs::write(&newer, &older).unwrap();
+        assert_eq!(fixture.block(), (vec![1, 2, 3, 4], false));
+    }
+
+    #[tokio::test]
+    async fn what_is_erased_or_forgotten_leaves_no_file() {
+        let fixture = Fixture::new().await;
+        assert!(fixture.save());
+        fixture.erase("b").await;
+        assert_eq!(fixture.blocks(), Vec::<PathBuf>::new());
+        assert_eq!(fixture.block(), (vec![1, 3], false));
+        assert!(fixture.save());
+        fs::write(fixture.directory.path().join(FOLDER).join("1-1.abc.new"), "what another process was writing")
+            .unwrap();
+        fixture.store.forget(ForgetRequest::subject("ada")).await.unwrap();
+        assert_eq!(fixture.blocks(), Vec::<PathBuf>::new());
+    }
+
+    #[tokio::test]
+    async fn a_block_that_holds_what_was_erased_meanwhile_gets_no_file() {
+        let fixture = Fixture::new().await;
+        let block = Blocks::new(1 << 20, None).current(&fixture.connection, WALL, 2).unwrap();
+        let block = block.read();
+        fixture.erase("b").await;
+        assert!(!fixture.files.save(&block.segment, WALL, block.last_change()).unwrap());
+        assert_eq!(fixture.blocks(), Vec::<PathBuf>::new());
+        fixture.store.forget(ForgetRequest::subject("ada")).await.unwrap();
+        assert!(!fixture.files.save(&block.segment, WALL, block.last_change()).unwrap());
+    }
+}

@@ -17,6 +17,9 @@ const MAX_RECORDS_OF_A_WORD: usize = 16_384;
 /// Most records that are looked at for all words of one question together.
 const MAX_RECORDS: usize = 65_536;
 
+/// Most words of a wall among which those are looked for that a typo may have been meant as.
+const MAX_VOCABULARY: usize = 200_000;
+
 /// The records of a wall in which words of a question stand.
 #[derive(Debug, Default)]
 pub(super) struct Postings {
@@ -117,13 +120,39 @@ impl Postings {
     }
 }
 
+/// Returns the words of a wall, as stems, and whether these are all: the first ones are read.
+pub(super) fn vocabulary(connection: &Connection, wall: i64) -> Result<(Vec<String>, bool)> {
+    let failed = internal("memory.search");
+    connection
+        .execute_batch(
+            "CREATE VIRTUAL TABLE IF NOT EXISTS temp.record_vocabulary USING fts5vocab (main, record_words, row)",
+        )
+        .map_err(&failed)?;
+    let prefix = words::index_prefix(wall);
+    // No stem begins with what comes after `w`.
+    let end = format!("{wall}x");
+    let stems: Vec<String> = connection
+        .prepare_cached("SELECT term FROM temp.record_vocabulary WHERE term >= ?1 AND term < ?2 LIMIT ?3")
+        .and_then(|mut statement| {
+            let stem = |row: &rusqlite::Row<'_>| {
+                let term = row.get_ref(0)?.as_str()?;
+                Ok(term.strip_prefix(&prefix).unwrap_or(term).to_owned())
+            };
+            statement.query_map((&prefix, &end, MAX_VOCABULARY as i64 + 1), stem)?.collect()
+        })
+        .map_err(&failed)?;
+    let is_all = stems.len() <= MAX_VOCABULARY;
+    Ok((stems, is_all))
+}
+
 /// Bits for the number of a term in a key that is sorted; a set of terms has 64.
 const TERM_BITS: u32 = 6;
 
 /// Returns the newest records in which a word stands.
 fn records_of(connection: &Connection, wall: i64, term: &Term, most: usize) -> Result<Vec<i64>> {
     // Quoted, so that nothing in it is a command.
-    let query = format!("\"{}\"", words::index_term(wall, &term.stem));
+    let quoted = |stem: &String| format!("\"{}\"", words::index_term(wall, stem));
+    let query = std::iter::once(&term.stem).chain(&term.meant).map(quoted).collect::<Vec<_>>().join(" OR ");
     connection
         .prepare_cached("SELECT rowid FROM record_words WHERE record_words MATCH ?1 ORDER BY rowid DESC LIMIT ?2")
         .and_then(|mut statement| statement.query_map((query, most as i64), |row| row.get(0))?.collect())

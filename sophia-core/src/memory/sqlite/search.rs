@@ -1,15 +1,15 @@
 //! Search: candidates by words and by vectors, settled by what stands in the file, and one page of them read whole.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use parking_lot::RwLockReadGuard;
-use rusqlite::{Connection, params_from_iter, types::Value as Sql};
+use rusqlite::{Connection, OptionalExtension, params_from_iter, types::Value as Sql};
 
 use super::{
     filter::{self, Condition},
     internal, micros,
-    postings::Postings,
-    read,
+    postings::{self, Postings},
+    read, timestamp,
     turns::{self, Gathered},
     vectors::{self, Block, Blocks, Key},
 };
@@ -17,11 +17,13 @@ use crate::{
     Result,
     memory::{
         conversation,
-        query::{Explain, MatchType, Mode},
+        query::{Explain, Fusion, MatchType, Mode},
         rank::{self, Candidate, Ranked},
         record::Record,
         segment::{Keep, Needle, Segment},
+        stages::{self, Facts},
         store::{Found, Match, Plan},
+        typos,
         words::{self, Term},
     },
 };
@@ -87,6 +89,8 @@ pub(super) struct Part<'a> {
     pub wall: i64,
     pub block: RwLockReadGuard<'a, Block>,
     pub keep: Keep,
+    /// The words of the question, with what they may have been meant as in this wall.
+    pub terms: Vec<Term>,
     pub postings: Postings,
     /// Least and greatest cosine.
     range: Option<(f32, f32)>,
@@ -111,13 +115,13 @@ impl<'a> Search<'a> {
             warnings: Vec::new(),
         };
         match &plan.vector {
-            _ if plan.mode == Mode::Keyword => {}
             Some(vector) => {
                 search.model = vectors::find_model(connection, &vector.model)?.unwrap_or(NO_MODEL);
                 // Nothing that the model knows stands in the query: nothing is near it.
                 let is_zero = vector.values.iter().all(|value| *value == 0.0);
-                search.needle = (!is_zero).then(|| Needle::new(&vector.values));
+                search.needle = (plan.mode != Mode::Keyword && !is_zero).then(|| Needle::new(&vector.values));
             }
+            None if plan.mode == Mode::Keyword => {}
             None => search.warnings.push("semantic: the query has no vector; answered by words alone".to_owned()),
         }
         Ok(search)
@@ -139,14 +143,35 @@ impl<'a> Search<'a> {
                 None => Keep::Active(micros(self.plan.filter.now)),
                 Some(seqs) => Keep::Only(places(&block.segment, seqs.remove(wall).unwrap_or_default())),
             };
-            let postings = Postings::read(self.connection, *wall, &self.terms, &block.segment, &keep)?;
-            parts.push(Part { wall: *wall, block, keep, postings, range: None, candidates: BTreeSet::new() });
+            let terms = self.terms_of(*wall)?;
+            let postings = Postings::read(self.connection, *wall, &terms, &block.segment, &keep)?;
+            parts.push(Part { wall: *wall, block, keep, terms, postings, range: None, candidates: BTreeSet::new() });
         }
         self.choose_candidates(&mut parts);
         self.warn(&parts);
-        let ranking = self.rank(&parts)?;
+        let mut ranking = self.rank(&parts)?;
+        for term in parts.iter().flat_map(|part| part.terms.iter().enumerate()) {
+            self.terms[term.0].meant.extend(term.1.meant.iter().cloned());
+        }
         drop(parts);
+        self.reorder(&mut ranking)?;
         self.page(ranking)
+    }
+
+    /// Returns the words of the question, with those words of a wall that typos may have been meant as.
+    fn terms_of(&mut self, wall: i64) -> Result<Vec<Term>> {
+        let mut terms = self.terms.clone();
+        if self.plan.stages.typo_tolerant && !terms.is_empty() {
+            let (vocabulary, is_all) = postings::vocabulary(self.connection, wall)?;
+            for term in &mut terms {
+                term.meant = typos::meant(&term.stem, vocabulary.iter().map(String::as_str));
+            }
+            if !is_all {
+                self.warnings
+                    .push("keyword: there are very many words; typos were compared with a part of them".into());
+            }
+        }
+        Ok(terms)
     }
 
     /// Returns the numbers that a condition lets through, for each wall in ascending order.
@@ -206,7 +231,8 @@ impl<'a> Search<'a> {
 
     /// Ranks messages by their conversations, and all else by itself.
     fn rank(&self, parts: &[Part<'_>]) -> Result<Vec<Ranked>> {
-        let in_conversation = self.plan.mode == Mode::Hybrid && !self.terms.is_empty();
+        let is_linear = self.plan.stages.fusion == Fusion::Linear;
+        let in_conversation = self.plan.mode == Mode::Hybrid && is_linear && !self.terms.is_empty();
         let mut candidates = Vec::new();
         let mut gathered = Gathered::default();
         for part in parts {
@@ -221,7 +247,10 @@ impl<'a> Search<'a> {
         self.settle(&mut candidates, range)?;
         let candidates: Vec<_> = candidates.into_iter().map(|(_, _, candidate)| candidate).collect();
         let scale = rank::scale(candidates.iter().map(|c| (c.keyword, c.semantic)).chain(gathered.measures()), range);
-        let mut ranking = rank::fuse(self.plan.mode, &candidates, scale);
+        let mut ranking = match self.plan.mode {
+            Mode::Hybrid if !is_linear => rank::fuse_by_rank(&candidates, scale),
+            mode => rank::fuse(mode, &candidates, scale),
+        };
         let weighed = conversation::weigh(&gathered.turns, scale);
         ranking.extend(gathered.rank(weighed));
         rank::sort(&mut ranking);
@@ -253,7 +282,7 @@ impl<'a> Search<'a> {
             if candidate.keyword.is_some()
                 && let Some(record) = read::text_by_seq(self.connection, candidate.seq)?
             {
-                let (times, length) = words::frequencies(&self.terms, &record);
+                let (times, length) = words::frequencies(&part.terms, &record);
                 candidate.keyword = part.postings.exact(&times, length).or(candidate.keyword);
             }
             candidate.semantic = self.exact_cosine(candidate.seq)?.or(candidate.semantic);
@@ -271,6 +300,42 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// Lets age, importance and likeness change the order, where they are to.
+    fn reorder(&self, ranking: &mut [Ranked]) -> Result<()> {
+        let stages = &self.plan.stages;
+        if stages::needs_facts(stages) {
+            let mut facts = HashMap::with_capacity(ranking.len());
+            for ranked in ranking.iter() {
+                if let Some(known) = self.facts(ranked.seq)? {
+                    facts.insert(ranked.seq, known);
+                }
+            }
+            stages::lift(ranking, &facts, stages, self.plan.filter.now);
+        }
+        if let Some(lambda) = stages.mmr_lambda {
+            let wanted = self.plan.limit + self.plan.offset;
+            let mut known = HashMap::new();
+            for ranked in ranking.iter().take(stages::mmr_pool(wanted)) {
+                if let Some(vector) = vectors::vector(self.connection, self.model, ranked.seq)? {
+                    known.insert(ranked.seq, vector);
+                }
+            }
+            stages::diversify(ranking, &known, lambda, wanted);
+        }
+        Ok(())
+    }
+
+    fn facts(&self, seq: i64) -> Result<Option<Facts>> {
+        self.connection
+            .prepare_cached("SELECT created_at, importance FROM records WHERE seq = ?1")
+            .and_then(|mut statement| {
+                let of =
+                    |row: &rusqlite::Row<'_>| Ok(Facts { created_at: timestamp(row.get(0)?), importance: row.get(1)? });
+                statement.query_row([seq], of).optional()
+            })
+            .map_err(internal("memory.search"))
+    }
+
     /// Reads one page of a ranking.
     fn page(self, ranking: Vec<Ranked>) -> Result<Found> {
         let plan = self.plan;
@@ -280,7 +345,7 @@ impl<'a> Search<'a> {
         let relevance = rank::relevance(first, words::coverage(&self.terms, &best));
         let scored: Vec<_> = ranking
             .iter()
-            .map(|ranked| (ranked, rank::score(plan.mode, ranked, first, relevance)))
+            .map(|ranked| (ranked, rank::score(plan.mode, &plan.stages, ranked, first, relevance)))
             .filter(|(_, score)| *score >= plan.min_score)
             .collect();
         let total = scored.len();

@@ -77,7 +77,7 @@ pub(super) fn gather(search: &Search<'_>, part: &Part<'_>, places: &[u32], gathe
             entry.insert(turn);
         }
     }
-    let nearness = lexicon.nearness(&search.terms, words);
+    let nearness = lexicon.nearness(&part.terms, words);
     drop(lexicon);
     let measure = Measure::new(part, &texts, &sample, &nearness);
 

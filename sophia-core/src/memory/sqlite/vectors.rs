@@ -108,6 +108,11 @@ impl Block {
             .map_err(internal("memory.search"))
     }
 
+    #[cfg(test)]
+    pub(super) fn last_change(&self) -> i64 {
+        self.change
+    }
+
     fn is_worth_a_file(&self) -> bool {
         let rows = self.segment.len();
         rows >= block_files::MIN_ROWS && self.unsaved > block_files::MIN_ROWS.min(rows - 1).max(rows / 10)
@@ -255,6 +260,16 @@ pub(super) fn cosine(connection: &Connection, model: i64, seq: i64, query: &[f32
                     Ok(halves.zip(query).map(|(a, b)| a * b).sum())
                 })
                 .optional()
+        })
+        .map_err(internal("memory.search"))
+}
+
+/// Returns the vector of a record.
+pub(super) fn vector(connection: &Connection, model: i64, seq: i64) -> Result<Option<Vec<f32>>> {
+    connection
+        .prepare_cached("SELECT data FROM vectors WHERE seq = ?1 AND model = ?2")
+        .and_then(|mut statement| {
+            statement.query_row((seq, model), |row| Ok(decode(row.get_ref(0)?.as_blob()?))).optional()
         })
         .map_err(internal("memory.search"))
 }
