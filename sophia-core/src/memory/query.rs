@@ -95,7 +95,7 @@ pub struct Query {
     /// How words and meaning become one order. Default `"linear"`.
     #[serde(deserialize_with = "or_default")]
     pub fusion: Fusion,
-    /// Age, in seconds, at which a record counts half, by its `created_at`. Default never.
+    /// Age at which a record counts half, by its `created_at`, in seconds. Default never.
     #[serde(with = "crate::duration::option")]
     #[schemars(with = "Option<crate::duration::DurationSchema>")]
     pub recency_half_life: Option<Duration>,

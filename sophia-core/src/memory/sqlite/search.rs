@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Least candidates of each kind, whatever the page: what a fused order can choose from.
-const MIN_CANDIDATES: usize = 128;
+const MIN_CANDIDATES: usize = 256;
 /// Records that are compared exactly, whatever the page: the best by what is in memory.
 const MIN_SETTLED: usize = 40;
 /// A model that no vector has.

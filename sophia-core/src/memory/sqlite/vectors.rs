@@ -3,7 +3,7 @@
 //! A block is read with the first search of its wall. After that, each search first takes in what the change log says
 //! was written since, by this process or another one.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use moka::sync::Cache;
 use parking_lot::{Mutex, RwLock};
@@ -29,6 +29,8 @@ const MANY_CHANGES: usize = 10_000;
 pub(super) struct Blocks {
     blocks: Cache<Key, Shared>,
     files: Option<BlockFiles>,
+    /// Blocks that are worth a new file.
+    due: Mutex<BTreeSet<Key>>,
 }
 
 /// Which block: the wall, and the model of its vectors.
@@ -55,7 +57,7 @@ pub(super) struct Block {
 impl Blocks {
     pub(super) fn new(max_bytes: u64, files: Option<BlockFiles>) -> Blocks {
         let weigh = |_: &Key, block: &Shared| u32::try_from(block.read().segment.bytes()).unwrap_or(u32::MAX).max(1024);
-        Blocks { blocks: Cache::builder().weigher(weigh).max_capacity(max_bytes).build(), files }
+        Blocks { blocks: Cache::builder().weigher(weigh).max_capacity(max_bytes).build(), files, due: Mutex::default() }
     }
 
     pub(super) fn clear(&self) {
@@ -70,6 +72,9 @@ impl Blocks {
         if !block.read().is_current(connection, key.wall)? {
             let before = block.read().segment.bytes();
             block.write().catch_up(connection, key, self.files.as_ref())?;
+            if self.files.is_some() && block.read().is_worth_a_file() {
+                self.due.lock().insert(key);
+            }
             if block.read().segment.bytes() != before {
                 // Weighs it again.
                 self.blocks.insert(key, block.clone());
@@ -80,9 +85,7 @@ impl Blocks {
 
     /// Returns a block that is worth a new file, if there is one.
     pub(super) fn unsaved(&self) -> Option<Key> {
-        self.files.as_ref()?;
-        let is_due = |block: &Shared| block.try_read().is_some_and(|block| block.is_worth_a_file());
-        self.blocks.iter().find(|(_, block)| is_due(block)).map(|(key, _)| *key)
+        self.due.lock().pop_first()
     }
 
     /// Writes a block to its file. What fails is tried again after the next changes.
