@@ -133,7 +133,7 @@ async fn channels_keep_the_value_of_their_version(store: &impl CheckpointStore, 
 
 async fn long_lists_come_back_as_they_were(store: &impl CheckpointStore, clock: &ManualClock) {
     for count in 1..=200 {
-        put(store, clock, step("t", &format!("{count:03}")).channel("messages", &count.to_string(), messages(count)))
+        put(store, clock, step("t", &format!("{count:03}")).channel("messages", count.to_string(), messages(count)))
             .await;
     }
     for count in [1, 2, 100, 199, 200] {

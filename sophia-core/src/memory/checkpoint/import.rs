@@ -76,7 +76,7 @@ impl Checkpoints {
                 }
                 Imported::Writes(writes) => {
                     report.writes += writes.writes.len() as u64;
-                    self.put_writes(writes).await?;
+                    self.put_writes(*writes).await?;
                 }
             }
         }

@@ -2,24 +2,24 @@
 //!
 //! | to see | open |
 //! |---|---|
-//! | what a checkpoint is, and what is asked | `checkpoint.rs`, `encoded.rs` |
+//! | what a checkpoint is, and what is asked | `step.rs`, `encoded.rs` |
 //! | what a technology must do | `store.rs` |
 //! | what users call | `handle.rs` |
 //! | how those of LangGraph are taken over | `import.rs` |
 //! | how a list is cut, so that a longer one shares the parts of a shorter one | `pieces.rs` |
 
-mod checkpoint;
 mod encoded;
 mod handle;
 mod import;
 pub(super) mod pieces;
+mod step;
 mod store;
 
-pub use checkpoint::{
-    ChannelHistory, Checkpoint, CheckpointPage, CopyThread, DeleteRuns, DeleteThread, DeltaQuery, GetCheckpoint,
-    ListCheckpoints, NewCheckpoint, NewWrite, NewWrites, PendingWrite, Prune, PruneStrategy,
-};
 pub use encoded::Encoded;
 pub use handle::Checkpoints;
 pub use import::{ImportLangGraph, ImportedCheckpoints};
+pub use step::{
+    ChannelHistory, Checkpoint, CheckpointPage, CopyThread, DeleteRuns, DeleteThread, DeltaQuery, GetCheckpoint,
+    ListCheckpoints, NewCheckpoint, NewWrite, NewWrites, PendingWrite, Prune, PruneStrategy,
+};
 pub use store::CheckpointStore;

@@ -323,11 +323,14 @@ mod tests {
     async fn a_block_that_holds_what_was_erased_meanwhile_gets_no_file() {
         let fixture = Fixture::new().await;
         let block = Blocks::new(1 << 20, None).current(&fixture.connection, WALL, 2).unwrap();
-        let block = block.read();
+        let save = || {
+            let block = block.read();
+            fixture.files.save(&block.segment, WALL, block.last_change()).unwrap()
+        };
         fixture.erase("b").await;
-        assert!(!fixture.files.save(&block.segment, WALL, block.last_change()).unwrap());
+        assert!(!save());
         assert_eq!(fixture.blocks(), Vec::<PathBuf>::new());
         fixture.store.forget(ForgetRequest::subject("ada")).await.unwrap();
-        assert!(!fixture.files.save(&block.segment, WALL, block.last_change()).unwrap());
+        assert!(!save());
     }
 }

@@ -18,7 +18,7 @@ const VALUES: &str = "channel_values";
 /// One thing to keep.
 pub(crate) enum Imported {
     Checkpoint(Box<NewCheckpoint>),
-    Writes(NewWrites),
+    Writes(Box<NewWrites>),
 }
 
 /// Gives every checkpoint, parents first, and every write of the file to `keep`, which says whether to go on.
@@ -53,7 +53,7 @@ pub(crate) fn read(path: &Path, scope: &Scope, keep: &mut dyn FnMut(Imported) ->
         .map_err(&failed)?;
     let mut rows = statement.query([]).map_err(&failed)?;
     while let Some(row) = rows.next().map_err(&failed)? {
-        if !keep(Imported::Writes(write(row, scope).map_err(&failed)?)) {
+        if !keep(Imported::Writes(Box::new(write(row, scope).map_err(&failed)?))) {
             return Ok(());
         }
     }
