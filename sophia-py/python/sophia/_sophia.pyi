@@ -1,5 +1,5 @@
 # The native module, as `mypy.stubtest` checks it against the built one.
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any, final
 
 __all__ = [

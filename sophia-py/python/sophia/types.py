@@ -49,6 +49,7 @@ __all__ = [
     "Encoded",
     "Entity",
     "Explain",
+    "Explanation",
     "Fact",
     "ForgetReceipt",
     "Found",
@@ -84,6 +85,10 @@ __all__ = [
     "SearchResult",
     "Secret",
     "Section",
+    "SemanticDecision",
+    "SemanticGroup",
+    "SemanticMode",
+    "SemanticReport",
     "SeriesPoint",
     "SeriesView",
     "Server",
@@ -96,6 +101,7 @@ __all__ = [
     "Severity",
     "SignalName",
     "Source",
+    "StageNote",
     "Status",
     "StoreResult",
     "SystemHealth",
@@ -173,6 +179,9 @@ Risk = Literal["low", "medium", "high", "critical"]
 
 Secret = str
 """A credential. Debug and serialization show `***`; only `Secret::expose` gives the value."""
+
+SemanticMode = Literal["shadow", "auto", "serve"]
+"""When the semantic tier serves."""
 
 ServerHealth = Literal["healthy", "degraded", "unhealthy", "unknown"]
 """How a server is."""
@@ -340,7 +349,8 @@ class CacheInfo:
     status: CacheStatus
     """How it relates."""
     tier: str | None
-    """Where it was found: `"l1"` in this process, `"l2"` in the cache that processes share; null where it was not."""
+    """Where it was found: `"l1"` in this process, `"l2"` in the cache that processes share, `"semantic"` under
+    another question that means the same; null where it was not."""
     key: str | None
     """Key that it is kept under, in hexadecimal; null where the cache was not used."""
     ttl_s: int | None
@@ -486,8 +496,8 @@ class ChatResponse:
     """What was tried for this call; empty for a hit."""
     latency_ms: float
     """How long this call took, in milliseconds."""
-    explain: Any
-    """Why it is what it is; null for now."""
+    explain: Explanation | None
+    """What each stage did; null unless the request asks for it."""
     assistance: Assistance | None
     """What memory and tools gave to it; null where neither was asked for."""
 
@@ -714,8 +724,26 @@ class Explain:
     """Weighted sum of the two normalised parts, with what lifts a message: what the order is by."""
     relevance: float
     """How relevant the best hit of this search is by itself, 0..1."""
+    keyword_rank: int | None
+    """Place among the matches by words, from 1, where ranks are fused; else null."""
+    semantic_rank: int | None
+    """Place among the matches by meaning, from 1, where ranks are fused; else null."""
+    recency: float | None
+    """What `fused` was multiplied with for the age of the record, 0..1; null where no half-life was set."""
+    importance: float | None
+    """Importance of the record; null where it has no weight."""
+    similarity: float | None
+    """Greatest cosine with the hits before it; null where it did not matter."""
     conversation: ConversationExplain | None
     """What the conversation around a message adds; null for other records."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What each stage did, in the order in which they were done with."""
+
+    stages: list[StageNote]
+    """The stages that the call passed."""
 
 
 @dataclass(frozen=True)
@@ -1186,6 +1214,95 @@ class Section:
 
 
 @dataclass(frozen=True)
+class SemanticDecision:
+    """What was decided for one question that had a near one."""
+
+    outcome: str
+    """`"served"`, `"shadow"`, `"audit"`, `"below_threshold"` or `"vetoed"`."""
+    key: str
+    """Key of the kept answer."""
+    cosine: float
+    """Cosine of the two embeddings."""
+    similarity: float | None
+    """How alike the questions are, 0..1; null where it was vetoed."""
+    veto: str | None
+    """Why it was vetoed; null otherwise."""
+    right: bool | None
+    """Whether a new answer said the same as the kept one; null where none was asked for, or it could not be told."""
+
+
+@dataclass(frozen=True)
+class SemanticGroup:
+    """Questions that are compared with each other: one scope as far as it is shared, one model, one system prompt."""
+
+    scope: Scope
+    """Scope as far as it is shared."""
+    model: str
+    """Model."""
+    system: str | None
+    """Beginning of the hash of the system prompt; null where there is none."""
+    entries: int
+    """Questions that are kept."""
+    lookups: int
+    """Questions for which it looked."""
+    served: int
+    """Those that were answered."""
+    would_have_served: int
+    """Those that would have been."""
+    threshold: float | None
+    """Similarity from which it serves; null in shadow mode."""
+    error_bound: float | None
+    """Bound on the share of wrong hits at this threshold, or at the floor in shadow mode; null where nothing is
+    known."""
+    labels: int
+    """Comparisons that this rests on."""
+
+
+@dataclass(frozen=True)
+class SemanticReport:
+    """What the semantic tier did since the engine was made, or would have done. No text of any question is in it."""
+
+    enabled: bool
+    """Whether it is asked for, by `chat.semantic.enabled`."""
+    mode: SemanticMode
+    """When it serves."""
+    floor: float
+    """Least similarity that is ever served, 0..1."""
+    max_error: float
+    """Largest share of wrong hits that is accepted, 0..1."""
+    lookups: int
+    """Questions for which it looked: no answer was kept under their own key."""
+    near: int
+    """Those for which a kept question was near enough to be read."""
+    served: int
+    """Those that were answered from it."""
+    would_have_served: int
+    """Those that would have been served, but were asked: in shadow mode, or as an audit."""
+    audited: int
+    """Of these, the audits of a threshold that serves."""
+    below_threshold: int
+    """Those whose nearest question was like them, but too little."""
+    vetoed: dict[str, int]
+    """Those whose nearest questions were all ruled out, by why."""
+    right: int
+    """Comparisons with a new answer in which the kept one said the same."""
+    wrong: int
+    """Those in which it said something else."""
+    unknown: int
+    """Those in which it could not be told; they count as wrong in every bound."""
+    demoted: int
+    """Entries that are not served any more, since a new answer differed."""
+    entries: int
+    """Questions that are kept."""
+    bytes: int
+    """Memory that they take, about, in bytes."""
+    groups: list[SemanticGroup]
+    """The walls with the most look-ups, at most 20."""
+    recent: list[SemanticDecision]
+    """The last decisions, newest first, at most 50."""
+
+
+@dataclass(frozen=True)
 class SeriesPoint:
     """One part of a history."""
 
@@ -1398,6 +1515,21 @@ class SignalName:
     """The service."""
     metric: str
     """The metric."""
+
+
+@dataclass(frozen=True)
+class StageNote:
+    """What one stage did."""
+
+    stage: str
+    """`"key"`, `"l1"`, `"flight"`, `"l2"`, `"semantic"`, `"admission"`, `"prefix"`, `"router"` or `"keep"`."""
+    outcome: str
+    """What came of it, such as `"hit"`, `"miss"`, `"joined"` or `"kept"`."""
+    took_ms: float
+    """How long it took, in milliseconds. A router takes as long as its providers, a flight as long as all that is in
+    it."""
+    detail: Any
+    """What else there is to know; null where there is nothing."""
 
 
 @dataclass(frozen=True)
