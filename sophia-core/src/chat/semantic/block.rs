@@ -24,6 +24,8 @@ pub(super) struct Block {
     rests: Vec<i16>,
     /// Length of the rest of each vector.
     rest_norms: Vec<f32>,
+    /// What each vector may only be compared within.
+    fences: Vec<u64>,
 }
 
 /// A vector that was found.
@@ -41,17 +43,18 @@ impl Block {
 
     /// Returns how many bytes a vector takes.
     pub fn row_bytes(dimensions: usize) -> usize {
-        dimensions * size_of::<i16>() + size_of::<f32>()
+        dimensions * size_of::<i16>() + size_of::<f32>() + size_of::<u64>()
     }
 
-    /// Puts a vector of unit length at the end.
-    pub fn push(&mut self, vector: &[f32]) {
+    /// Puts a vector of unit length at the end, within a fence.
+    pub fn push(&mut self, vector: &[f32], fence: u64) {
         let mut values = quantize(vector);
         values.resize(self.dimensions, 0);
         let (lead, rest) = values.split_at(self.leading);
         self.leads.extend_from_slice(lead);
         self.rests.extend_from_slice(rest);
         self.rest_norms.push(norm(rest));
+        self.fences.push(fence);
     }
 
     /// Removes a vector; the last one takes its place.
@@ -59,17 +62,18 @@ impl Block {
         swap_remove_row(&mut self.leads, self.leading, place);
         swap_remove_row(&mut self.rests, self.dimensions - self.leading, place);
         self.rest_norms.swap_remove(place);
+        self.fences.swap_remove(place);
     }
 
-    /// Finds the `count` nearest of at least this cosine, best first.
-    pub fn nearest(&self, query: &[f32], count: usize, least: f32) -> Vec<Near> {
+    /// Finds the `count` nearest of at least this cosine, best first: those within a fence, or all.
+    pub fn nearest(&self, query: &[f32], fence: Option<u64>, count: usize, least: f32) -> Vec<Near> {
         if query.len() != self.dimensions || self.dimensions == 0 {
             return Vec::new();
         }
         let query = quantize(query);
         let (lead, rest) = query.split_at(self.leading);
         let mut found: Vec<Near> = self
-            .promising(lead, norm(rest), least)
+            .promising(lead, norm(rest), fence, least)
             .into_iter()
             .map(|(place, partial)| Near { place, cosine: partial + dot(rest, self.rest(place)) })
             .filter(|near| near.cosine >= least)
@@ -80,10 +84,13 @@ impl Block {
     }
 
     /// Returns the places whose cosine may be highest, and the part of it that the leading dimensions make.
-    fn promising(&self, lead: &[i16], rest_norm: f32, least: f32) -> Vec<(usize, f32)> {
+    fn promising(&self, lead: &[i16], rest_norm: f32, fence: Option<u64>, least: f32) -> Vec<(usize, f32)> {
         let mut best: Vec<(f32, usize, f32)> = Vec::with_capacity(2 * EXAMINED);
         let mut least = least;
         for (place, (own, own_rest)) in self.leads.chunks_exact(self.leading).zip(&self.rest_norms).enumerate() {
+            if fence.is_some_and(|fence| fence != self.fences[place]) {
+                continue;
+            }
             let partial = dot(lead, own);
             let bound = partial + rest_norm * own_rest;
             if bound < least {
@@ -145,12 +152,13 @@ mod tests {
     #[test]
     fn the_nearest_come_first_and_the_far_not_at_all() {
         let mut block = Block::new(4);
-        [0.1, 3.0, 0.3, 0.2, 1.5].into_iter().for_each(|angle| block.push(&unit(angle)));
-        let found = block.nearest(&unit(0.0), 2, 0.5);
+        [0.1, 3.0, 0.3, 0.2, 1.5].into_iter().for_each(|angle| block.push(&unit(angle), 0));
+        let found = block.nearest(&unit(0.0), Some(0), 2, 0.5);
         assert_eq!(found.iter().map(|near| near.place).collect::<Vec<_>>(), [0, 3]);
         assert!((found[0].cosine - 0.1_f32.cos()).abs() < 0.001);
-        assert_eq!(block.nearest(&unit(0.0), 9, 0.5).len(), 3);
-        assert!(block.nearest(&[0.0; 4], 9, 0.5).is_empty(), "a text without words is near nothing");
+        assert_eq!(block.nearest(&unit(0.0), None, 9, 0.5).len(), 3);
+        assert!(block.nearest(&unit(0.0), Some(1), 9, 0.5).is_empty(), "nothing is within that fence");
+        assert!(block.nearest(&[0.0; 4], None, 9, 0.5).is_empty(), "a text without words is near nothing");
     }
 
     #[test]
@@ -174,12 +182,12 @@ mod tests {
         let mut block = Block::new(256);
         let others: Vec<_> = (0..2000).map(|_| vector(&[], 0.0)).collect();
         let mut found = 0;
-        others.iter().for_each(|other| block.push(other));
+        others.iter().for_each(|other| block.push(other, 0));
         for place in (0..2000).step_by(20) {
             let scaled: Vec<f32> = others[place].iter().map(|value| value * 4.0).collect();
             let near = vector(&scaled, 0.5);
             let exact: f32 = near.iter().zip(&others[place]).map(|(a, b)| a * b).sum();
-            let first = block.nearest(&near, 4, 0.5).first().copied();
+            let first = block.nearest(&near, Some(0), 4, 0.5).first().copied();
             assert!(exact > 0.5, "{exact}");
             found +=
                 usize::from(first.is_some_and(|first| first.place == place && (first.cosine - exact).abs() < 0.005));
@@ -190,11 +198,11 @@ mod tests {
     #[test]
     fn the_last_takes_the_place_of_what_is_removed() {
         let mut block = Block::new(4);
-        [0.0, 1.0, 2.0].into_iter().for_each(|angle| block.push(&unit(angle)));
+        [0.0, 1.0, 2.0].into_iter().for_each(|angle| block.push(&unit(angle), 0));
         block.swap_remove(0);
-        assert_eq!(block.nearest(&unit(2.0), 1, 0.9)[0].place, 0);
+        assert_eq!(block.nearest(&unit(2.0), Some(0), 1, 0.9)[0].place, 0);
         block.swap_remove(1);
         block.swap_remove(0);
-        assert!(block.nearest(&unit(2.0), 1, -1.0).is_empty());
+        assert!(block.nearest(&unit(2.0), Some(0), 1, -1.0).is_empty());
     }
 }

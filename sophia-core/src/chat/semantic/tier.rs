@@ -160,6 +160,15 @@ pub(crate) enum Found {
     Ask(Asked),
 }
 
+/// Returns what must be equal for one answer to serve two questions, as a hash: only such are compared, so that a thousand
+/// questions about other numbers do not hide the one about the same.
+fn fence(history: &[u8; 16], reading: &Reading) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    (history, &reading.numbers, reading.is_negated()).hash(&mut hasher);
+    hasher.finish()
+}
+
 /// How alike two questions are, and whether the kept answer would be served.
 struct Match {
     place: usize,
@@ -345,7 +354,12 @@ impl Inner {
     /// Returns the nearest question that no veto rules out, or else the nearest one.
     fn best(&self, wall: &mut Wall, question: &Question, asked: &Asked) -> Option<Match> {
         let now = self.clock.monotonic();
-        let near = wall.block.nearest(&asked.vector, MAX_READ, MIN_COSINE);
+        let fence = fence(&question.history, &asked.reading);
+        let mut near = wall.block.nearest(&asked.vector, Some(fence), MAX_READ, MIN_COSINE);
+        if near.is_empty() {
+            // It will be ruled out; the report says by what.
+            near = wall.block.nearest(&asked.vector, None, 1, MIN_COSINE);
+        }
         let mut best: Option<Match> = None;
         for near in near {
             let row = &wall.rows[near.place];
@@ -548,7 +562,7 @@ impl Wall {
     }
 
     fn put(&mut self, row: Row, vector: &[f32]) {
-        self.block.push(vector);
+        self.block.push(vector, fence(&row.history, &row.reading));
         self.places.insert(row.key, self.rows.len());
         self.rows.push(row);
     }

@@ -126,6 +126,22 @@ async fn conversations_that_end_in_the_same_words_are_not_the_same() {
 }
 
 #[tokio::test]
+async fn questions_about_other_numbers_do_not_hide_the_one_about_the_same() {
+    let (_mock, chat) = started(|_| {}).await;
+    let mut keys = Vec::new();
+    for part in 0..40 {
+        let kept = chat.complete(ask(&format!("What does part {part} of the machine cost?"))).await.unwrap();
+        assert_eq!(kept.cache.status, CacheStatus::Miss);
+        keys.push(kept.cache.key.unwrap());
+    }
+    for part in [7, 31] {
+        let again =
+            chat.complete(ask(&format!("Please tell me what part {part} of the machine costs."))).await.unwrap();
+        assert_eq!((again.cache.status, again.cache.key.as_ref()), (CacheStatus::SemanticHit, Some(&keys[part])));
+    }
+}
+
+#[tokio::test]
 async fn invalidation_and_expiry_reach_it() {
     let mock = MockProvider::start().await.unwrap();
     let clock = Arc::new(ManualClock::default());
