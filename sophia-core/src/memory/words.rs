@@ -75,10 +75,12 @@ pub(crate) fn texts(record: &Record) -> impl Iterator<Item = &str> {
 
 /// Writes the words of a record as they are indexed: each with its wall, so that a word of one wall is no word of another.
 pub(crate) fn index_text(wall: i64, record: &Record) -> String {
+    let prefix = index_prefix(wall);
     let mut written = String::with_capacity(record.content.len() * 2);
     for text in texts(record) {
-        for_each_word(text, |_, word| {
-            written.push_str(&index_term(wall, &stemmed(word)));
+        for_each_stem(text, |_, stem| {
+            written.push_str(&prefix);
+            written.push_str(stem);
             written.push(' ');
         });
     }
@@ -101,10 +103,9 @@ pub(crate) fn frequencies(terms: &[Term], record: &Record) -> (Vec<u32>, u32) {
     let mut counts = vec![0; terms.len()];
     let mut length = 0;
     for text in texts(record) {
-        for_each_word(text, |_, word| {
+        for_each_stem(text, |_, stem| {
             length += 1;
-            let stem = stemmed(word);
-            if let Some(place) = terms.iter().position(|term| term.is(&stem)) {
+            if let Some(place) = terms.iter().position(|term| term.is(stem)) {
                 counts[place] += 1;
             }
         });
@@ -124,10 +125,7 @@ pub(crate) fn coverage(terms: &[Term], record: &Record) -> f64 {
 /// Returns the part of a text where most of the terms stand together, with them between `**`.
 pub(crate) fn highlight(terms: &[Term], text: &str) -> Option<String> {
     let mut words: Vec<(Range<usize>, Option<usize>)> = Vec::new();
-    for_each_word(text, |range, word| {
-        let stem = stemmed(word);
-        words.push((range, terms.iter().position(|term| term.is(&stem))));
-    });
+    for_each_stem(text, |range, stem| words.push((range, terms.iter().position(|term| term.is(stem)))));
     let distinct = |from: usize| {
         let part = words[from..].iter().take(HIGHLIGHT_WORDS);
         part.filter_map(|(_, term)| *term).fold(0_u64, |seen, term| seen | 1 << term).count_ones()
@@ -176,6 +174,17 @@ pub(crate) fn stemmed(word: &str) -> String {
     let mut stemmed = word.to_owned();
     stem(&mut stemmed);
     stemmed
+}
+
+/// Cuts a text into words, and gives each with its stem.
+fn for_each_stem(text: &str, mut take: impl FnMut(Range<usize>, &str)) {
+    let mut stemmed = String::new();
+    for_each_word(text, |range, word| {
+        stemmed.clear();
+        stemmed.push_str(word);
+        stem(&mut stemmed);
+        take(range, &stemmed);
+    });
 }
 
 /// Cuts a text into words: lower case, without diacritics, each with where it stands. Scripts that put no space between

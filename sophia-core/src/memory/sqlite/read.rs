@@ -1,5 +1,6 @@
 //! Reading records by name, by filter, and their counts.
 
+use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter, types::Value as Sql};
 
 use super::{filter, internal, micros, timestamp};
@@ -7,7 +8,7 @@ use crate::{
     Result, Scope,
     memory::{
         health::{MemoryStats, Session},
-        record::{MESSAGE_KIND, Record, Status},
+        record::{MESSAGE_KIND, Priority, Record, Status},
         store::{Filter, Key, Listing, Lookup},
     },
 };
@@ -60,7 +61,34 @@ pub(super) fn by_seq(connection: &Connection, seq: i64) -> Result<Option<Record>
 
 /// Returns what of a record is searched by words, and who speaks; all else is left empty.
 pub(super) fn text_by_seq(connection: &Connection, seq: i64) -> Result<Option<Record>> {
-    by_seq(connection, seq)
+    connection
+        .prepare_cached("SELECT content, summary, tags, role, metadata FROM records WHERE seq = ?1")
+        .and_then(|mut statement| statement.query_row([seq], |row| text(seq, row)).optional())
+        .map_err(internal("memory.search"))
+}
+
+fn text(seq: i64, row: &Row<'_>) -> rusqlite::Result<Record> {
+    Ok(Record {
+        seq,
+        id: String::new(),
+        version: 0,
+        scope: Scope::default(),
+        content: row.get(0)?,
+        kind: String::new(),
+        category: None,
+        // Written by this store: always JSON.
+        tags: serde_json::from_str(row.get_ref(2)?.as_str()?).unwrap_or_default(),
+        metadata: serde_json::from_str(row.get_ref(4)?.as_str()?).unwrap_or_default(),
+        summary: row.get(1)?,
+        source: None,
+        role: row.get(3)?,
+        importance: 0.0,
+        priority: Priority::default(),
+        status: Status::Active,
+        created_at: Timestamp::UNIX_EPOCH,
+        updated_at: Timestamp::UNIX_EPOCH,
+        expires_at: None,
+    })
 }
 
 /// Returns the record of this name in the wall of `scope`, whatever its session, agent or status.
