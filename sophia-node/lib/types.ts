@@ -249,7 +249,10 @@ export interface CacheConfig {
 export interface CacheInfo {
   /** How it relates. */
   status: CacheStatus
-  /** Where it was found: `"l1"` in this process, `"l2"` in the cache that processes share; null where it was not. */
+  /**
+   * Where it was found: `"l1"` in this process, `"l2"` in the cache that processes share, `"semantic"` under another
+   * question that means the same; null where it was not.
+   */
   tier: string | null
   /** Key that it is kept under, in hexadecimal; null where the cache was not used. */
   key: string | null
@@ -340,6 +343,10 @@ export interface ChatConfig {
   providers?: readonly ProviderConfig[]
   /** The cache of answers. */
   cache?: CacheConfig
+  /** Answers to questions that mean the same. */
+  semantic?: SemanticConfig
+  /** The providers' own caches of beginnings. */
+  prefix?: PrefixConfig
   /** How long answers are kept. */
   ttl?: TtlConfig
   /** Further tries after a failure that may pass. */
@@ -434,6 +441,8 @@ export interface ChatRequest {
   timeoutMs?: number | null
   /** Sampling temperature. */
   temperature?: number | null
+  /** Whether the answer says what each stage did, and how long it took. Default false. Streams do not say it. */
+  explain?: boolean
   /** Most tokens of the answer. */
   maxTokens?: number | null
   /** Form of the answer, as the provider takes it. */
@@ -482,8 +491,8 @@ export interface ChatResponse {
   attempts: Attempt[]
   /** How long this call took, in milliseconds. */
   latencyMs: number
-  /** Why it is what it is; null for now. */
-  explain: unknown
+  /** What each stage did; null unless the request asks for it. */
+  explain: Explanation | null
   /** What memory and tools gave to it; null where neither was asked for. */
   assistance: Assistance | null
 }
@@ -870,8 +879,24 @@ export interface Explain {
   fused: number
   /** How relevant the best hit of this search is by itself, 0..1. */
   relevance: number
+  /** Place among the matches by words, from 1, where ranks are fused; else null. */
+  keywordRank: number | null
+  /** Place among the matches by meaning, from 1, where ranks are fused; else null. */
+  semanticRank: number | null
+  /** What `fused` was multiplied with for the age of the record, 0..1; null where no half-life was set. */
+  recency: number | null
+  /** Importance of the record; null where it has no weight. */
+  importance: number | null
+  /** Greatest cosine with the hits before it; null where it did not matter. */
+  similarity: number | null
   /** What the conversation around a message adds; null for other records. */
   conversation: ConversationExplain | null
+}
+
+/** What each stage did, in the order in which they were done with. */
+export interface Explanation {
+  /** The stages that the call passed. */
+  stages: StageNote[]
 }
 
 /** The arguments of `registry.export`. */
@@ -952,6 +977,9 @@ export interface ForgetRequest {
   /** Everything about this person: all scopes, of any tenant, whose user it is. With `scope`, of that tenant only. */
   subject?: string | null
 }
+
+/** How the order by words and the order by meaning become one. */
+export type Fusion = "linear" | "rrf"
 
 /** Which checkpoint to get. */
 export interface GetCheckpoint {
@@ -1754,6 +1782,14 @@ export interface Prediction {
   confidence: number
 }
 
+/** What is done so that providers find the beginning of a request in their own caches. */
+export interface PrefixConfig {
+  /** Whether anything is done. Default true. Marks of the caller's own are always left alone. */
+  enabled?: boolean
+  /** Whether `prompt_cache_key` is sent to servers that speak OpenAI's protocols. Default auto. */
+  promptCacheKey?: PromptCacheKey
+}
+
 /** What one model costs, in US dollars per million tokens. */
 export interface Price {
   /** Tokens of the request. */
@@ -1787,6 +1823,9 @@ export type ProbeSpec = {
   /** Port. */
   port: number
 }
+
+/** To whom `prompt_cache_key` is sent. */
+export type PromptCacheKey = "auto" | "always" | "never"
 
 /** One server of models. */
 export interface ProviderConfig {
@@ -1886,6 +1925,19 @@ export interface Query {
   embedding?: readonly number[] | null
   /** Most tokens of content in all hits together, counted as four bytes each. Default no limit. */
   tokenBudget?: number | null
+  /** How words and meaning become one order. Default `"linear"`. */
+  fusion?: Fusion
+  /** Age at which a record counts half, by its `created_at`. Default never. In milliseconds. */
+  recencyHalfLifeMs?: number | null
+  /** Weight of the importance of records against how well they match, from 0 to 1. Default 0. */
+  importanceWeight?: number
+  /**
+   * Weight of how well a hit matches against how unlike the hits before it is, from 0 to 1 (maximal marginal relevance,
+   * Carbonell and Goldstein, 1998). Default: it does not matter whether hits are alike.
+   */
+  mmrLambda?: number | null
+  /** Whether words that differ by one or two letters count as well. Default no. */
+  typoTolerant?: boolean
   /** Whether to find what was deleted softly. Default no. */
   includeArchived?: boolean
   /** Whether to find what has expired and is not purged yet. Default no. */
@@ -2200,6 +2252,120 @@ export interface Select {
   prefer?: string | null
   /** Servers to leave out. */
   avoid?: readonly string[]
+}
+
+/**
+ * Answers to questions that mean the same as one that was asked before.
+ *
+ * Off by default. Questions are compared only inside of one scope, model, system prompt and set of options; numbers,
+ * names, negations and the like must agree; the rest is served above a threshold that comparisons with new answers have
+ * earned.
+ */
+export interface SemanticConfig {
+  /** Whether it looks at all. Default false. */
+  enabled?: boolean
+  /** When it serves. Default auto. */
+  mode?: SemanticMode
+  /** How careful it is where the next two fields say nothing. Default default. */
+  profile?: SemanticProfile
+  /** Least similarity that is ever served, 0.5 to 1. Default 0.75; 0.9 if strict. */
+  threshold?: number | null
+  /** Largest share of wrong hits that is accepted, 0.001 to 0.5. Default 0.05; 0.02 if strict. */
+  maxError?: number | null
+  /** Share of hits that are asked all the same, to compare the answers, 0..1. Default 0.03. */
+  audit?: number
+  /** Most questions of one scope, model and system prompt. Default 10,000. */
+  maxEntries?: number
+  /** Most memory that all questions take, in bytes; the answers are counted by the cache. Default 32 MiB. */
+  maxBytes?: number
+}
+
+/** What was decided for one question that had a near one. */
+export interface SemanticDecision {
+  /** `"served"`, `"shadow"`, `"audit"`, `"below_threshold"` or `"vetoed"`. */
+  outcome: string
+  /** Key of the kept answer. */
+  key: string
+  /** Cosine of the two embeddings. */
+  cosine: number
+  /** How alike the questions are, 0..1; null where it was vetoed. */
+  similarity: number | null
+  /** Why it was vetoed; null otherwise. */
+  veto: string | null
+  /** Whether a new answer said the same as the kept one; null where none was asked for, or it could not be told. */
+  right: boolean | null
+}
+
+/** Questions that are compared with each other: one scope as far as it is shared, one model, one system prompt. */
+export interface SemanticGroup {
+  /** Scope as far as it is shared. */
+  scope: Scope
+  /** Model. */
+  model: string
+  /** Beginning of the hash of the system prompt; null where there is none. */
+  system: string | null
+  /** Questions that are kept. */
+  entries: number
+  /** Questions for which it looked. */
+  lookups: number
+  /** Those that were answered. */
+  served: number
+  /** Those that would have been. */
+  wouldHaveServed: number
+  /** Similarity from which it serves; null in shadow mode. */
+  threshold: number | null
+  /** Bound on the share of wrong hits at this threshold, or at the floor in shadow mode; null where nothing is known. */
+  errorBound: number | null
+  /** Comparisons that this rests on. */
+  labels: number
+}
+
+/** When the semantic tier serves. */
+export type SemanticMode = "shadow" | "auto" | "serve"
+
+/** How careful the semantic tier is. */
+export type SemanticProfile = "default" | "strict"
+
+/** What the semantic tier did since the engine was made, or would have done. No text of any question is in it. */
+export interface SemanticReport {
+  /** Whether it is asked for, by `chat.semantic.enabled`. */
+  enabled: boolean
+  /** When it serves. */
+  mode: SemanticMode
+  /** Least similarity that is ever served, 0..1. */
+  floor: number
+  /** Largest share of wrong hits that is accepted, 0..1. */
+  maxError: number
+  /** Questions for which it looked: no answer was kept under their own key. */
+  lookups: number
+  /** Those for which a kept question was near enough to be read. */
+  near: number
+  /** Those that were answered from it. */
+  served: number
+  /** Those that would have been served, but were asked: in shadow mode, or as an audit. */
+  wouldHaveServed: number
+  /** Of these, the audits of a threshold that serves. */
+  audited: number
+  /** Those whose nearest question was like them, but too little. */
+  belowThreshold: number
+  /** Those whose nearest questions were all ruled out, by why. */
+  vetoed: Record<string, number>
+  /** Comparisons with a new answer in which the kept one said the same. */
+  right: number
+  /** Those in which it said something else. */
+  wrong: number
+  /** Those in which it could not be told; they count as wrong in every bound. */
+  unknown: number
+  /** Entries that are not served any more, since a new answer differed. */
+  demoted: number
+  /** Questions that are kept. */
+  entries: number
+  /** Memory that they take, about, in bytes. */
+  bytes: number
+  /** The walls with the most look-ups, at most 20. */
+  groups: SemanticGroup[]
+  /** The last decisions, newest first, at most 50. */
+  recent: SemanticDecision[]
 }
 
 /** One part of a history. */
@@ -2537,6 +2703,18 @@ export interface Silence {
 
 /** Where what is known of a service comes from. */
 export type Source = "probe" | "signals"
+
+/** What one stage did. */
+export interface StageNote {
+  /** `"key"`, `"l1"`, `"flight"`, `"l2"`, `"semantic"`, `"admission"`, `"prefix"`, `"router"` or `"keep"`. */
+  stage: string
+  /** What came of it, such as `"hit"`, `"miss"`, `"joined"` or `"kept"`. */
+  outcome: string
+  /** How long it took, in milliseconds. A router takes as long as its providers, a flight as long as all that is in it. */
+  tookMs: number
+  /** What else there is to know; null where there is nothing. */
+  detail: unknown
+}
 
 /** How a service is. */
 export type Status = "healthy" | "degraded" | "unhealthy" | "unknown"
