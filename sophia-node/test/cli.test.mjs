@@ -8,7 +8,9 @@ const run = promisify(execFile)
 const cli = new URL('../dist/cli.js', import.meta.url).pathname
 
 test('the command line answers, and fails with a message that names the fix', async () => {
-  const { stdout } = await run(process.execPath, [cli, 'check', '--json'])
+  // Without the variables of whoever runs the tests: those of the engine are its configuration.
+  const env = { PATH: process.env.PATH }
+  const { stdout } = await run(process.execPath, [cli, 'check', '--json'], { env })
   assert.equal(typeof JSON.parse(stdout), 'object')
   const failed = await run(process.execPath, [cli, 'chek']).catch((error) => error)
   assert.notEqual(failed.code, 0)

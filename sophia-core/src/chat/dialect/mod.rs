@@ -11,7 +11,7 @@
 //! what has none keeps its own name and form, as a field, as a part of a content, or beside it (`content_blocks`,
 //! `output_items`, `input_items`). So it comes back whole to a provider of the dialect it came from, and a provider of
 //! another one refuses it by name. An answer keeps the provider's own body, and a part of a stream its own event
-//! ([`NATIVE`]), where the common form is not all of it.
+//! (`NATIVE`), where the common form is not all of it.
 //!
 //! Some things are hints that no answer depends on, and are dropped where the other protocol lacks them: markers and keys of
 //! prompt caches, how finely a tool's input is streamed, and the flag that a tool failed, since the tool's text says it.

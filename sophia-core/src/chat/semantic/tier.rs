@@ -179,6 +179,7 @@ struct Match {
 }
 
 impl SemanticTier {
+    #[cfg_attr(not(feature = "static-embedder"), allow(dead_code, reason = "there is nothing to embed with"))]
     pub fn new(
         config: &SemanticConfig,
         embedder: Arc<dyn Embedder>,
