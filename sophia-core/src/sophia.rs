@@ -95,6 +95,7 @@ impl Builder {
         let registry = Registry::new(&config.registry, &context)?;
         let assistants = Assistants { memory: memory.clone(), registry: registry.clone() };
         let chat = Chat::new(&config.chat, &context, assistants)?;
+        memory.also_forget(chat.forgets());
         Ok(Sophia(Arc::new(Engine {
             config,
             telemetry,

@@ -964,6 +964,8 @@ export interface ForgetReceipt {
   checkpoints: number
   /** Values under keys. */
   cached: number
+  /** Answers of chat that this process kept for the scope. */
+  answers: number
   /** Vectors. */
   embeddings: number
   /** Tiers that were cleared. */

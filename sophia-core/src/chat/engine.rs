@@ -37,6 +37,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Result, Scope,
     context::Context,
+    memory::AlsoForgets,
     resilience::{Deadline, Limiter, Role, SingleFlight},
 };
 
@@ -349,6 +350,16 @@ impl Chat {
         }
         self.0.meter.invalidated();
         Ok(removed)
+    }
+
+    /// Returns what forgets the answers that are kept for a scope, for as long as this chat lives.
+    pub(crate) fn forgets(&self) -> AlsoForgets {
+        let chat = Arc::downgrade(&self.0);
+        AlsoForgets::new(move |scope| {
+            let chat = chat.upgrade().map(Chat);
+            // A scope that was forgotten is one that can be.
+            chat.and_then(|chat| chat.invalidate(&Invalidate::scope(scope)).ok()).unwrap_or(0)
+        })
     }
 
     /// Returns what was measured.

@@ -1,5 +1,7 @@
 //! Forgetting: what is asked, and the receipt of what was removed.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +44,8 @@ pub struct ForgetReceipt {
     pub checkpoints: u64,
     /// Values under keys.
     pub cached: u64,
+    /// Answers of chat that this process kept for the scope.
+    pub answers: u64,
     /// Vectors.
     pub embeddings: u64,
     /// Tiers that were cleared.
@@ -49,4 +53,23 @@ pub struct ForgetReceipt {
     /// Walls that were forgotten, for tiers that cannot look for them.
     #[serde(skip)]
     pub(crate) walls: Vec<Scope>,
+}
+
+/// Who else holds something of a scope, and forgets it: returns how much it held.
+pub(crate) struct AlsoForgets(Box<dyn Fn(&Scope) -> u64 + Send + Sync>);
+
+impl AlsoForgets {
+    pub fn new(forget: impl Fn(&Scope) -> u64 + Send + Sync + 'static) -> AlsoForgets {
+        AlsoForgets(Box::new(forget))
+    }
+
+    pub fn forget(&self, scope: &Scope) -> u64 {
+        (self.0)(scope)
+    }
+}
+
+impl fmt::Debug for AlsoForgets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AlsoForgets")
+    }
 }

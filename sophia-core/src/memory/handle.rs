@@ -1,6 +1,9 @@
 //! [`Memory`]: what users call. It validates, makes vectors, takes the time, and leaves the rest to the store.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
@@ -12,7 +15,7 @@ use super::{
     checkpoint::Checkpoints,
     config::{EmbedderKind, MemoryConfig},
     embed::Embedder,
-    forget::{ForgetReceipt, ForgetRequest},
+    forget::{AlsoForgets, ForgetReceipt, ForgetRequest},
     graph::Graph,
     health::{MemoryHealth, MemoryStats, RecentOperation, Session, TierHealth, TierStatus},
     kv::{Alone, Invalidation, Kv, KvIndex, KvKeys, KvTier, MokaTier, TieredKv},
@@ -50,6 +53,8 @@ struct Inner {
     kv_index: Arc<dyn KvIndex>,
     graph: Graph,
     checkpoints: Checkpoints,
+    /// Chat, whose answers are forgotten as well.
+    also: OnceLock<AlsoForgets>,
     metrics: SharedMetrics,
 }
 
@@ -70,6 +75,7 @@ impl Memory {
             kv: Kv::new(tiers, alone, config, metrics.clone()),
             graph: Graph::new(Arc::new(store.clone()), clock.clone(), metrics.clone()),
             kv_index: Arc::new(store.clone()),
+            also: OnceLock::new(),
             checkpoints: Checkpoints::new(Arc::new(store.clone()), clock.clone(), metrics.clone()),
             store: Arc::new(store),
             embedder: ArcSwapOption::new(embedder),
@@ -406,23 +412,25 @@ impl Memory {
                 near.clear_wall(|key| is_meant(&request, &key.scope()));
                 receipt.tiers.insert(0, "l1");
             }
-            if self.0.kv.tiers().has_shared() && self.forget_shared(&request, &receipt).await {
+            let walls = forgotten_walls(&request, &receipt);
+            if self.0.kv.tiers().has_shared() && !walls.is_empty() {
+                for wall in &walls {
+                    self.0.kv.tiers().forget_shared(&Invalidation::prefix(wall, "")).await;
+                }
                 receipt.tiers.push("l2");
+            }
+            if let Some(also) = self.0.also.get() {
+                receipt.answers = walls.iter().map(|wall| also.forget(wall)).sum();
             }
             Ok(receipt)
         };
         self.0.metrics.timed(OPERATION, call).await
     }
 
-    /// Removes the keys of forgotten walls from what processes share; returns whether there were walls to remove.
-    async fn forget_shared(&self, request: &ForgetRequest, receipt: &ForgetReceipt) -> bool {
-        let mut walls = receipt.walls.clone();
-        walls.extend(request.scope.clone().filter(|_| request.subject.is_none()));
-        walls.retain(|wall| is_meant(request, wall));
-        for wall in &walls {
-            self.0.kv.tiers().forget_shared(&Invalidation::prefix(wall, "")).await;
-        }
-        !walls.is_empty()
+    /// Names who else holds something of a scope; the first one counts.
+    pub(crate) fn also_forget(&self, also: AlsoForgets) {
+        // There is one engine, and it says so once.
+        let _ = self.0.also.set(also);
     }
 
     /// Counts what is held.
@@ -529,6 +537,18 @@ fn need_session(operation: &'static str, scope: &Scope) -> Result<()> {
         Some(_) => Ok(()),
         None => Err(Error::invalid(operation, "scope.session", "must name the conversation")),
     }
+}
+
+/// Returns the walls that were forgotten whole, for those who cannot look for them.
+fn forgotten_walls(request: &ForgetRequest, receipt: &ForgetReceipt) -> Vec<Scope> {
+    let mut walls = receipt.walls.clone();
+    if let (Some(scope), None) = (&request.scope, &request.subject)
+        && !walls.contains(scope)
+    {
+        walls.push(scope.clone());
+    }
+    walls.retain(|wall| is_meant(request, wall));
+    walls
 }
 
 /// Returns whether a wall is to be forgotten; keys belong to walls.

@@ -50,6 +50,7 @@ pub use checkpoint::{
 };
 pub use config::{EmbedderKind, L1Config, L2Config, MemoryConfig};
 pub use embed::Embedder;
+pub(crate) use forget::AlsoForgets;
 pub use forget::{ForgetReceipt, ForgetRequest};
 pub use graph::{Entity, Fact, FactQuery, Graph, GraphStore, Neighbor, NeighborQuery, NewEntity, NewFact, PathQuery};
 pub use handle::Memory;

@@ -788,6 +788,8 @@ class ForgetReceipt:
     """Checkpoints."""
     cached: int
     """Values under keys."""
+    answers: int
+    """Answers of chat that this process kept for the scope."""
     embeddings: int
     """Vectors."""
     tiers: list[str]

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use serde_json::Map;
 use sophia_core::{
     chat::{ToolBox, UseMemory},
-    memory::{History, NewRecord},
+    memory::{ForgetRequest, History, NewRecord},
     resilience::Deadline,
 };
 
@@ -143,6 +143,18 @@ async fn what_is_recalled_stands_before_the_question_and_is_of_the_scope_alone()
     assert_eq!((recalled.ids.len(), recalled.stored.len(), recalled.error), (1, 2, None));
     let history = sophia.memory().history(History::new(&monday)).await.unwrap();
     assert_eq!(history.last().unwrap().content, response.text);
+}
+
+#[tokio::test]
+async fn what_is_forgotten_is_forgotten_by_the_cache_of_answers_too() {
+    let (mock, sophia) = start_engine().await;
+    sophia.chat().complete(coat()).await.unwrap();
+    sophia.chat().complete(coat().scope(bob())).await.unwrap();
+    let receipt = sophia.memory().forget(ForgetRequest::scope(ada())).await.unwrap();
+    assert_eq!(receipt.answers, 1);
+    assert_eq!(sophia.chat().complete(coat()).await.unwrap().cache.status, CacheStatus::Miss);
+    assert_eq!(sophia.chat().complete(coat().scope(bob())).await.unwrap().cache.status, CacheStatus::Hit);
+    assert_eq!(mock.calls(), 3);
 }
 
 #[tokio::test]
