@@ -52,8 +52,9 @@ class LiterLlm(Client):
     def __init__(self, base_url: str) -> None:
         import liter_llm
 
-        client = liter_llm.LlmClient(api_key="none", base_url=base_url)
-        self.ask = lambda: client.chat(model="openai/bench", messages=MESSAGES)
+        client = liter_llm.create_client("none", base_url=base_url)
+        request = liter_llm.ChatCompletionRequest(model="openai/bench", messages=MESSAGES)
+        self.ask = lambda: liter_llm.chat(client, request)
 
 
 class OpenAi(Client):
