@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{
     dialect::anthropic::{self, Assembler, Outbound},
-    endpoint::{Assemble, Endpoint, Heard, is_whole, stream_of},
+    endpoint::{Assemble, Endpoint, Heard},
     openai::list_models,
     provider::{ChatProvider, Completion, EmbedCall, Embeddings, Model, ProviderCall, ProviderStream, unsupported},
     response::Answer,
@@ -47,12 +47,6 @@ impl AnthropicProvider {
         }
         self.endpoint.post(call.operation, "/messages", &body, headers).await
     }
-
-    async fn read_answer(&self, call: &ProviderCall, response: Response) -> Result<Completion> {
-        let body = self.endpoint.object(call.operation, response, "content").await?;
-        let quote = || self.endpoint.failure(call.operation).garbage(b"no list in `content`");
-        anthropic::answer(body, self.endpoint.name(), &call.model).map(Completion::new).ok_or_else(quote)
-    }
 }
 
 #[async_trait]
@@ -63,15 +57,12 @@ impl ChatProvider for AnthropicProvider {
 
     async fn complete(&self, call: &ProviderCall) -> Result<Completion> {
         let response = self.ask(call, false).await?;
-        self.read_answer(call, response).await
+        self.endpoint.answer::<Assembler>(call, response).await
     }
 
     async fn stream(&self, call: &ProviderCall) -> Result<ProviderStream> {
         let response = self.ask(call, true).await?;
-        if is_whole(&response) {
-            return Ok(stream_of(self.read_answer(call, response).await?));
-        }
-        Ok(self.endpoint.events::<Assembler>(call, response))
+        self.endpoint.stream::<Assembler>(call, response).await
     }
 
     async fn models(&self) -> Result<Vec<Model>> {
@@ -84,6 +75,13 @@ impl ChatProvider for AnthropicProvider {
 }
 
 impl Assemble for Assembler {
+    const ANSWER: &'static str = "content";
+    const NO_ANSWER: &'static str = "no list in `content`";
+
+    fn read(body: Map<String, Value>, provider: &str, model: &str) -> Option<Answer> {
+        anthropic::answer(body, provider, model)
+    }
+
     fn hear(&mut self, data: &str) -> Heard {
         let Ok(mut event) = serde_json::from_str::<Map<String, Value>>(data) else { return Heard::Garbage };
         let kind = event.get("type").and_then(Value::as_str).unwrap_or_default();

@@ -58,8 +58,16 @@ pub(crate) enum Heard {
     Garbage,
 }
 
-/// Puts an answer together out of the events of one protocol.
+/// Reads the answers of one protocol: whole ones, and those that are put together out of events.
 pub(crate) trait Assemble: Default + Send + 'static {
+    /// Field of a body that holds the answer.
+    const ANSWER: &'static str;
+    /// What is said of a body in which that field holds none.
+    const NO_ANSWER: &'static str;
+
+    /// Reads a whole answer out of a body; `None` where it holds none.
+    fn read(body: Map<String, Value>, provider: &str, model: &str) -> Option<Answer>;
+
     /// Takes the data of one event.
     fn hear(&mut self, data: &str) -> Heard;
 
@@ -225,8 +233,22 @@ impl Endpoint {
         }
     }
 
-    /// Reads the events of a stream.
-    pub fn events<A: Assemble>(&self, call: &ProviderCall, response: Response) -> ProviderStream {
+    /// Reads a whole answer.
+    pub async fn answer<A: Assemble>(&self, call: &ProviderCall, response: Response) -> Result<Completion> {
+        let body = self.object(call.operation, response, A::ANSWER).await?;
+        let garbage = || self.failure(call.operation).garbage(A::NO_ANSWER.as_bytes());
+        A::read(body, self.name(), &call.model).map(Completion::new).ok_or_else(garbage)
+    }
+
+    /// Reads a streamed answer, also of a server that was asked for a stream and has answered at once.
+    pub async fn stream<A: Assemble>(&self, call: &ProviderCall, response: Response) -> Result<ProviderStream> {
+        match is_whole(&response) {
+            true => Ok(stream_of(self.answer::<A>(call, response).await?)),
+            false => Ok(self.events::<A>(call, response)),
+        }
+    }
+
+    fn events<A: Assemble>(&self, call: &ProviderCall, response: Response) -> ProviderStream {
         let reader = StreamReader {
             endpoint: self.clone(),
             operation: call.operation,
@@ -275,13 +297,13 @@ impl Endpoint {
 }
 
 /// Returns whether a server that was asked for a stream has answered at once.
-pub(crate) fn is_whole(response: &Response) -> bool {
+fn is_whole(response: &Response) -> bool {
     let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     kind.starts_with("application/json")
 }
 
 /// Returns an answer that came at once as a stream.
-pub(crate) fn stream_of(completion: Completion) -> ProviderStream {
+fn stream_of(completion: Completion) -> ProviderStream {
     let deltas = super::dialect::replay(&completion.answer).into_iter().map(ProviderEvent::Delta);
     let events: Vec<_> = deltas.chain([ProviderEvent::Done(completion)]).map(Ok).collect();
     stream::iter(events).boxed()

@@ -101,11 +101,7 @@ impl Failure<'_> {
         if let Some(key) = self.api_key.map(Secret::expose).filter(|key| !key.is_empty()) {
             text = text.replace(key, "***");
         }
-        let mut end = text.len().min(max_bytes);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
+        text.truncate(text.floor_char_boundary(max_bytes));
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     dialect::openai::{self, Assembler, DONE},
-    endpoint::{Assemble, Endpoint, Heard, is_whole, stream_of},
+    endpoint::{Assemble, Endpoint, Heard},
     provider::{ChatProvider, Completion, EmbedCall, Embeddings, Model, ProviderCall, ProviderStream},
     response::Answer,
 };
@@ -25,12 +25,6 @@ impl OpenAiProvider {
     pub fn new(endpoint: Endpoint, stream_usage: bool) -> OpenAiProvider {
         OpenAiProvider { endpoint, stream_usage }
     }
-
-    async fn read_answer(&self, call: &ProviderCall, response: Response) -> Result<Completion> {
-        let body = self.endpoint.object(call.operation, response, "choices").await?;
-        let quote = || self.endpoint.failure(call.operation).garbage(b"no message in `choices`");
-        openai::answer(body, self.endpoint.name(), &call.model).map(Completion::new).ok_or_else(quote)
-    }
 }
 
 #[async_trait]
@@ -42,7 +36,7 @@ impl ChatProvider for OpenAiProvider {
     async fn complete(&self, call: &ProviderCall) -> Result<Completion> {
         let body = openai::write_request(call, self.name())?;
         let response = self.endpoint.post(call.operation, "/chat/completions", &body, HeaderMap::new()).await?;
-        self.read_answer(call, response).await
+        self.endpoint.answer::<Assembler>(call, response).await
     }
 
     async fn stream(&self, call: &ProviderCall) -> Result<ProviderStream> {
@@ -54,10 +48,7 @@ impl ChatProvider for OpenAiProvider {
             options.insert("include_usage".to_owned(), Value::Bool(true));
         }
         let response = self.endpoint.post(call.operation, "/chat/completions", &body, HeaderMap::new()).await?;
-        if is_whole(&response) {
-            return Ok(stream_of(self.read_answer(call, response).await?));
-        }
-        Ok(self.endpoint.events::<Assembler>(call, response))
+        self.endpoint.stream::<Assembler>(call, response).await
     }
 
     async fn models(&self) -> Result<Vec<Model>> {
@@ -70,6 +61,13 @@ impl ChatProvider for OpenAiProvider {
 }
 
 impl Assemble for Assembler {
+    const ANSWER: &'static str = "choices";
+    const NO_ANSWER: &'static str = "no message in `choices`";
+
+    fn read(body: Map<String, Value>, provider: &str, model: &str) -> Option<Answer> {
+        openai::answer(body, provider, model)
+    }
+
     fn hear(&mut self, data: &str) -> Heard {
         if data == DONE {
             return Heard::End;

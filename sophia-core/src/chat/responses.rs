@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{
     dialect::responses::{self, Assembler},
-    endpoint::{Assemble, Endpoint, Heard, is_whole, stream_of},
+    endpoint::{Assemble, Endpoint, Heard},
     openai::{embed, list_models},
     provider::{ChatProvider, Completion, EmbedCall, Embeddings, Model, ProviderCall, ProviderStream},
     response::Answer,
@@ -32,12 +32,6 @@ impl ResponsesProvider {
         }
         self.endpoint.post(call.operation, "/responses", &body, HeaderMap::new()).await
     }
-
-    async fn read_answer(&self, call: &ProviderCall, response: Response) -> Result<Completion> {
-        let body = self.endpoint.object(call.operation, response, "output").await?;
-        let quote = || self.endpoint.failure(call.operation).garbage(b"no list in `output`");
-        responses::answer(body, self.endpoint.name(), &call.model).map(Completion::new).ok_or_else(quote)
-    }
 }
 
 #[async_trait]
@@ -48,15 +42,12 @@ impl ChatProvider for ResponsesProvider {
 
     async fn complete(&self, call: &ProviderCall) -> Result<Completion> {
         let response = self.ask(call, false).await?;
-        self.read_answer(call, response).await
+        self.endpoint.answer::<Assembler>(call, response).await
     }
 
     async fn stream(&self, call: &ProviderCall) -> Result<ProviderStream> {
         let response = self.ask(call, true).await?;
-        if is_whole(&response) {
-            return Ok(stream_of(self.read_answer(call, response).await?));
-        }
-        Ok(self.endpoint.events::<Assembler>(call, response))
+        self.endpoint.stream::<Assembler>(call, response).await
     }
 
     async fn models(&self) -> Result<Vec<Model>> {
@@ -69,6 +60,13 @@ impl ChatProvider for ResponsesProvider {
 }
 
 impl Assemble for Assembler {
+    const ANSWER: &'static str = "output";
+    const NO_ANSWER: &'static str = "no list in `output`";
+
+    fn read(body: Map<String, Value>, provider: &str, model: &str) -> Option<Answer> {
+        responses::answer(body, provider, model)
+    }
+
     fn hear(&mut self, data: &str) -> Heard {
         let Ok(mut event) = serde_json::from_str::<Map<String, Value>>(data) else { return Heard::Garbage };
         match event.get("type").and_then(Value::as_str).unwrap_or_default() {

@@ -155,10 +155,7 @@ pub(super) async fn step(
 
 fn shortened(mut text: String) -> String {
     if text.len() > MAX_RESULT_BYTES {
-        let mut end = MAX_RESULT_BYTES;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
+        let end = text.floor_char_boundary(MAX_RESULT_BYTES);
         let left_out = text.len() - end;
         text.truncate(end);
         text += &format!("\n[{left_out} bytes more were left out]");

@@ -33,10 +33,7 @@ pub(crate) fn cause(error: &(dyn std::error::Error + 'static)) -> String {
 /// Shortens what a server said, to stand in an error.
 pub(crate) fn excerpt(text: &str) -> String {
     let text = text.trim();
-    let mut end = text.len().min(MAX_ERROR_TEXT);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
+    let end = text.floor_char_boundary(MAX_ERROR_TEXT);
     let more = if end < text.len() { "…" } else { "" };
     text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>() + more
 }
