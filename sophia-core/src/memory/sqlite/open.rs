@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 
 use super::{block_files, read};
 use crate::{Error, ErrorKind, Result, memory::words};
@@ -30,6 +30,8 @@ const SETTLE_TRIES: usize = 5;
 const SETTLE_DELAY: Duration = Duration::from_millis(20);
 /// Statements that a connection keeps prepared.
 const PREPARED_STATEMENTS: usize = 128;
+/// Pages that a connection may keep in memory, in KiB: SQLite's own 2 MiB hold less than one search reads of a large store.
+const CACHE_KIB: i64 = 16 * 1024;
 /// Size that the write-ahead log is cut to after it was merged, in bytes.
 const LOG_SIZE_LIMIT: i64 = 64 * 1024 * 1024;
 
@@ -87,6 +89,9 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection> {
 
 pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    // Else SQLite plans a statement anew whenever another value is bound to it, those of FTS5 among them.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.set_prepared_statement_cache_capacity(PREPARED_STATEMENTS);
     connection.pragma_update(None, "foreign_keys", "ON")?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
