@@ -35,8 +35,9 @@ pub(crate) struct Segment {
 struct Counts {
     gone: usize,
     words: u64,
-    /// Active records without a vector.
+    /// Active records without a vector, and with one.
     missing: usize,
+    with_vector: usize,
 }
 
 /// What is known of a record beside its vector.
@@ -130,6 +131,7 @@ impl Segment {
         for (row, scale) in segment.rows.iter().zip(&segment.scales) {
             segment.counts.words += u64::from(row.words);
             segment.counts.missing += usize::from(*scale == NO_VECTOR && !row.archived);
+            segment.counts.with_vector += usize::from(*scale != NO_VECTOR && !row.archived);
         }
         segment.group_sessions();
         segment.make_signs();
@@ -171,6 +173,11 @@ impl Segment {
     /// Active rows without a vector.
     pub fn missing(&self) -> usize {
         self.counts.missing
+    }
+
+    /// Active rows with a vector.
+    pub fn with_vector(&self) -> usize {
+        self.counts.with_vector
     }
 
     /// Places of rows, also of those that were removed: every place is below.
@@ -227,6 +234,7 @@ impl Segment {
         }
         self.counts.words += u64::from(row.words);
         self.counts.missing += usize::from(scale == NO_VECTOR && !row.archived);
+        self.counts.with_vector += usize::from(scale != NO_VECTOR && !row.archived);
         self.keep_signs(row.seq, &values);
     }
 
@@ -364,6 +372,7 @@ impl Segment {
         if !row.is_gone() {
             self.counts.words -= u64::from(row.words);
             self.counts.missing -= usize::from(self.scales[place] == NO_VECTOR && !row.archived);
+            self.counts.with_vector -= usize::from(self.scales[place] != NO_VECTOR && !row.archived);
         }
     }
 

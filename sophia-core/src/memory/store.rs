@@ -52,6 +52,20 @@ pub trait MemoryStore: Debug + Send + Sync + 'static {
     /// Removes all traces of a scope or of a subject.
     async fn forget(&self, request: ForgetRequest) -> Result<ForgetReceipt>;
 
+    /// Counts all records by the model of their vector; those that have none count under `None`.
+    async fn vector_models(&self) -> Result<Vec<ModelUse>>;
+
+    /// Returns records, of every scope, that have no vector of `model`: the `limit` with the greatest `seq` below `before`, the
+    /// greatest first.
+    async fn stale_vectors(&self, model: &str, before: Option<i64>, limit: usize) -> Result<Vec<StaleVector>>;
+
+    /// Sets the vectors of records that still have the version which they were made of; returns how many that were.
+    async fn set_vectors(&self, vectors: Vec<NewVector>) -> Result<u64>;
+
+    /// Takes the right to do something alone for `lasts` from now, or prolongs it where `holder` has it; for a time of zero
+    /// gives it up. Returns false where another has it. Processes that share the data share the right.
+    async fn lease(&self, name: &str, holder: &str, lasts: Duration) -> Result<bool>;
+
     /// Counts what is held.
     async fn stats(&self) -> Result<MemoryStats>;
 
@@ -98,8 +112,41 @@ pub enum SameContent {
 pub struct NamedVector {
     /// Model.
     pub model: String,
-    /// Values.
+    /// Values. All are zero for a text without a direction: it is near nothing, and there is nothing left to be made of it.
     pub values: Vec<f32>,
+}
+
+/// How many records have a vector of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelUse {
+    /// Model; `None` is no vector.
+    pub model: Option<String>,
+    /// Records.
+    pub records: u64,
+}
+
+/// A record whose vector is to be made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StaleVector {
+    /// Its number.
+    pub seq: i64,
+    /// Its version.
+    pub version: i64,
+    /// Whose it is.
+    pub scope: Scope,
+    /// What it says.
+    pub content: String,
+}
+
+/// A vector that was made for a record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewVector {
+    /// The number of the record.
+    pub seq: i64,
+    /// The version of the record that it was made of.
+    pub version: i64,
+    /// The vector.
+    pub vector: NamedVector,
 }
 
 /// Whether the items of a batch stand or fall together.
@@ -265,6 +312,8 @@ pub struct Plan {
     pub mode: Mode,
     /// What to be near to.
     pub vector: Option<NamedVector>,
+    /// The same in other models, for records that have a vector of theirs: those that are not embedded anew yet.
+    pub former: Vec<NamedVector>,
     /// Most hits.
     pub limit: usize,
     /// Hits to skip.
@@ -285,6 +334,7 @@ impl Plan {
             text: text.into(),
             mode: Mode::Hybrid,
             vector: None,
+            former: Vec::new(),
             limit: 10,
             offset: 0,
             min_score: 0.0,

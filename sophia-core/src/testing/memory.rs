@@ -10,7 +10,10 @@ use crate::{
     memory::{
         ForgetRequest, Invalidation, KvEntry, KvKey, KvTier, KvValue, MatchType, MemoryStore, Mode, Priority, Record,
         Status, Update,
-        store::{Atomicity, Change, Depth, Draft, Filter, Key, Listing, Lookup, NamedVector, Plan, SameContent},
+        store::{
+            Atomicity, Change, Depth, Draft, Filter, Key, Listing, Lookup, ModelUse, NamedVector, NewVector, Plan,
+            SameContent,
+        },
     },
 };
 
@@ -33,6 +36,8 @@ where
     filters_are_exact(&store().await, &clock).await;
     search_finds_by_words_by_meaning_and_as_written(&store().await, &clock).await;
     vectors_of_different_models_are_not_compared(&store().await, &clock).await;
+    vectors_are_made_anew_one_by_one(&store().await, &clock).await;
+    a_lease_has_one_holder(&store().await, &clock).await;
     what_is_deleted_or_expired_is_not_found(&store().await, &clock).await;
     listings_keep_the_order_and_have_pages(&store().await, &clock).await;
     forgetting_leaves_nothing(&store().await, &clock).await;
@@ -284,6 +289,66 @@ async fn vectors_of_different_models_are_not_compared(store: &impl MemoryStore, 
     let found = store.search(plan).await.expect("search");
     assert_eq!(found.matches.iter().map(|found| found.record.id.as_str()).collect::<Vec<_>>(), ["new"]);
     assert_eq!(found.warnings.len(), 1, "it must say that a record could not be compared");
+}
+
+async fn vectors_are_made_anew_one_by_one(store: &impl MemoryStore, clock: &ManualClock) {
+    let now = clock.now();
+    let mut seqs = Vec::new();
+    for (id, scope, model) in
+        [("none", ada(), None), ("old", ada().session("s"), Some("m1")), ("bob", bob(), Some("m1"))]
+    {
+        let vector = model.and_then(|model| vector(model, [0.6, 0.8, 0.0]));
+        seqs.push(put_with(store, Draft { vector, ..Draft::new(record(&scope, id, id, now)) }).await);
+    }
+    put_with(store, Draft { vector: vector("m2", [0.8, 0.6, 0.0]), ..Draft::new(record(&ada(), "new", "x", now)) })
+        .await;
+    let models = async || {
+        let mut used = store.vector_models().await.expect("models");
+        used.sort_by(|a, b| a.model.cmp(&b.model));
+        used.into_iter().map(|ModelUse { model, records }| (model.unwrap_or_default(), records)).collect::<Vec<_>>()
+    };
+    assert_eq!(models().await, [("".into(), 1), ("m1".into(), 2), ("m2".into(), 1)]);
+
+    // Those of the former model are found by their own vectors, among the others.
+    let aim = |model| vector(model, [1.0, 0.0, 0.0]);
+    let plan = Plan { mode: Mode::Semantic, vector: aim("m2"), ..Plan::new(here(clock), "q") };
+    let both = Plan { former: aim("m1").into_iter().collect(), ..plan.clone() };
+    assert_eq!(ids(store, plan).await, ["new"]);
+    let found = store.search(both.clone()).await.expect("search");
+    assert_eq!(found.matches.iter().map(|found| found.record.id.as_str()).collect::<Vec<_>>(), ["new", "old"]);
+    assert_eq!(found.warnings.len(), 1, "one record has no vector at all");
+
+    let stale = store.stale_vectors("m2", None, 2).await.expect("stale");
+    let found: Vec<_> = stale.iter().map(|stale| (stale.seq, stale.content.as_str(), stale.scope.clone())).collect();
+    assert_eq!(found, [(seqs[2], "bob", bob()), (seqs[1], "old", ada().session("s"))]);
+    let rest = store.stale_vectors("m2", Some(seqs[1]), 2).await.expect("stale");
+    assert_eq!(rest.iter().map(|stale| stale.seq).collect::<Vec<_>>(), [seqs[0]]);
+    let made = |seq, version, values| NewVector {
+        seq,
+        version,
+        vector: NamedVector { model: "m2".into(), values: Vec::from(values) },
+    };
+    let of_version_2 = made(seqs[1], 2, [1.0, 0.0, 0.0]);
+    let anew = vec![made(seqs[1], 1, [1.0, 0.0, 0.0]), made(seqs[0], 1, [0.0; 3]), of_version_2];
+    assert_eq!(store.set_vectors(anew).await.expect("set"), 2, "what has changed meanwhile keeps what it has");
+    assert_eq!(models().await, [("m1".into(), 1), ("m2".into(), 3)]);
+    assert_eq!(ids(store, both).await, ["old", "new"], "a vector of zeros is near nothing");
+    let left = store.stale_vectors("m2", None, 9).await.expect("stale");
+    assert_eq!(left.iter().map(|stale| stale.seq).collect::<Vec<_>>(), [seqs[2]]);
+    assert_eq!(store.stale_vectors("m3", None, 9).await.expect("stale").len(), 4);
+}
+
+async fn a_lease_has_one_holder(store: &impl MemoryStore, clock: &ManualClock) {
+    let take = async |holder, seconds| store.lease("work", holder, Duration::from_secs(seconds)).await.expect("lease");
+    assert!(take("a", 10).await);
+    assert!(!take("b", 10).await && take("a", 10).await, "its holder prolongs it");
+    assert!(store.lease("other work", "b", Duration::from_secs(10)).await.expect("lease"));
+    clock.advance(Duration::from_secs(9));
+    assert!(!take("b", 10).await);
+    clock.advance(Duration::from_secs(1));
+    assert!(take("b", 10).await, "it ends by itself");
+    assert!(!take("a", 0).await, "nobody gives up what is another's");
+    assert!(take("b", 0).await && take("a", 10).await);
 }
 
 async fn what_is_deleted_or_expired_is_not_found(store: &impl MemoryStore, clock: &ManualClock) {

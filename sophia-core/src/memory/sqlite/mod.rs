@@ -7,6 +7,7 @@
 //! | who runs the statements | `threads.rs` |
 //! | records: write, read, search | `write.rs`, `read.rs`, `search.rs`, `filter.rs`, `postings.rs`, `turns.rs` |
 //! | vectors in memory, kept up to date, and as files | `vectors.rs`, `block_files.rs` |
+//! | records that are to be embedded anew, and who does it | `stale.rs`, `leases.rs` |
 //! | keys and values | `kv.rs`, `kv_keys.rs` |
 //! | the graph | `graph.rs` |
 //! | checkpoints, and their values | `checkpoints.rs`, `checkpoint_values.rs` |
@@ -22,10 +23,12 @@ mod graph;
 mod kv;
 mod kv_keys;
 pub(super) mod langgraph;
+mod leases;
 mod open;
 mod postings;
 mod read;
 mod search;
+mod stale;
 mod store;
 mod threads;
 mod turns;

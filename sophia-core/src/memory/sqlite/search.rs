@@ -79,9 +79,17 @@ pub(super) struct Search<'a> {
     pub connection: &'a Connection,
     pub plan: &'a Plan,
     pub terms: Vec<Term>,
-    pub needle: Option<Needle>,
+    needle: Option<Needle>,
     model: i64,
+    former: Vec<Former<'a>>,
     warnings: Vec<String>,
+}
+
+/// The question in a model of which some records still have their vectors.
+struct Former<'a> {
+    model: i64,
+    values: &'a [f32],
+    needle: Needle,
 }
 
 /// One wall of a search, and what was found in it.
@@ -89,6 +97,8 @@ pub(super) struct Part<'a> {
     pub wall: i64,
     pub block: RwLockReadGuard<'a, Block>,
     pub keep: Keep,
+    /// The vectors of each former model, and which of them may be found.
+    former: Vec<(Keep, RwLockReadGuard<'a, Block>)>,
     /// The words of the question, with what they may have been meant as in this wall.
     pub terms: Vec<Term>,
     pub postings: Postings,
@@ -102,6 +112,23 @@ impl Part<'_> {
     pub(super) fn segment(&self) -> &Segment {
         &self.block.segment
     }
+
+    /// Returns the approximate cosine with the vector at a place, whichever model made it.
+    pub(super) fn cosine(&self, search: &Search<'_>, place: u32) -> Option<f64> {
+        let of = |(block, former): (&RwLockReadGuard<'_, Block>, &Former<'_>)| {
+            let place = block.segment.find(self.segment().row(place).seq)?;
+            block.segment.cosine(&former.needle, place)
+        };
+        let own = search.needle.as_ref().and_then(|needle| self.segment().cosine(needle, place));
+        let blocks = self.former.iter().map(|(_, block)| block);
+        own.or_else(|| blocks.zip(&search.former).find_map(of)).map(f64::from)
+    }
+
+    /// Counts active records that have no vector of any model of the search.
+    fn missing(&self) -> usize {
+        let former: usize = self.former.iter().map(|(_, block)| block.segment.with_vector()).sum();
+        self.segment().missing().saturating_sub(former)
+    }
 }
 
 impl<'a> Search<'a> {
@@ -112,17 +139,25 @@ impl<'a> Search<'a> {
             terms: if plan.mode == Mode::Semantic { Vec::new() } else { words::terms(&plan.text) },
             needle: None,
             model: NO_MODEL,
+            former: Vec::new(),
             warnings: Vec::new(),
         };
         match &plan.vector {
             Some(vector) => {
                 search.model = vectors::find_model(connection, &vector.model)?.unwrap_or(NO_MODEL);
-                // Nothing that the model knows stands in the query: nothing is near it.
-                let is_zero = vector.values.iter().all(|value| *value == 0.0);
-                search.needle = (plan.mode != Mode::Keyword && !is_zero).then(|| Needle::new(&vector.values));
+                search.needle = needle(plan.mode, &vector.values);
             }
             None if plan.mode == Mode::Keyword => {}
             None => search.warnings.push("semantic: the query has no vector; answered by words alone".to_owned()),
+        }
+        for vector in &plan.former {
+            if let Some(model) = vectors::find_model(connection, &vector.model)?
+                && let Some(needle) = needle(plan.mode, &vector.values)
+                && model != search.model
+                && search.former.iter().all(|known| known.model != model)
+            {
+                search.former.push(Former { model, values: &vector.values, needle });
+            }
         }
         Ok(search)
     }
@@ -135,17 +170,26 @@ impl<'a> Search<'a> {
             .iter()
             .map(|wall| blocks.current(self.connection, Key { wall: *wall, model: self.model }, dimensions))
             .collect::<Result<Vec<_>>>()?;
+        let held_former = self.blocks_of_former(blocks, &walls)?;
         let mut allowed = if condition.is_narrow { Some(self.allowed(condition)?) } else { None };
         let mut parts = Vec::with_capacity(held.len());
-        for (wall, block) in walls.iter().zip(&held) {
-            let block = block.read();
-            let keep = match &mut allowed {
+        for ((wall, block), former) in walls.iter().zip(&held).zip(&held_former) {
+            let models: Vec<_> = self.former.iter().map(|former| former.model).collect();
+            let blocks: BTreeMap<_, _> = models.iter().copied().zip(former).chain([(self.model, block)]).collect();
+            let mut blocks: BTreeMap<_, _> = blocks.into_iter().map(|(model, block)| (model, block.read())).collect();
+            let Some(block) = blocks.remove(&self.model) else { continue };
+            let seqs = allowed.as_mut().map(|seqs| seqs.remove(wall).unwrap_or_default());
+            let keep = |block: &Block| match &seqs {
                 None => Keep::Active(micros(self.plan.filter.now)),
-                Some(seqs) => Keep::Only(places(&block.segment, seqs.remove(wall).unwrap_or_default())),
+                Some(seqs) => Keep::Only(places(&block.segment, seqs)),
             };
+            let former = models.iter().filter_map(|model| blocks.remove(model));
+            let former = former.map(|block| (keep(&block), block)).collect();
+            let keep = keep(&block);
             let terms = self.terms_of(*wall)?;
             let postings = Postings::read(self.connection, *wall, &terms, &block.segment, &keep)?;
-            parts.push(Part { wall: *wall, block, keep, terms, postings, range: None, candidates: BTreeSet::new() });
+            let (range, candidates) = (None, BTreeSet::new());
+            parts.push(Part { wall: *wall, block, keep, former, terms, postings, range, candidates });
         }
         self.choose_candidates(&mut parts);
         self.warn(&parts);
@@ -156,6 +200,14 @@ impl<'a> Search<'a> {
         drop(parts);
         self.reorder(&mut ranking)?;
         self.page(ranking)
+    }
+
+    /// Returns the blocks of the former models, for each wall.
+    fn blocks_of_former(&self, blocks: &Blocks, walls: &BTreeSet<i64>) -> Result<Vec<Vec<vectors::Shared>>> {
+        let of = |wall: &i64, former: &Former<'_>| {
+            blocks.current(self.connection, Key { wall: *wall, model: former.model }, former.values.len())
+        };
+        walls.iter().map(|wall| self.former.iter().map(|former| of(wall, former)).collect()).collect()
     }
 
     /// Returns the words of the question, with those words of a wall that typos may have been meant as.
@@ -198,12 +250,23 @@ impl<'a> Search<'a> {
             let segment = &part.block.segment;
             let best = part.postings.best(segment, count);
             by_words.extend(best.into_iter().map(|(place, score)| (score, segment.row(place).seq, number, place)));
-            let Some(needle) = &self.needle else { continue };
-            let scan = segment.scan(needle, count, &part.keep);
-            by_meaning.extend(
-                scan.near.iter().map(|near| (f64::from(near.cosine), segment.row(near.place).seq, number, near.place)),
-            );
-            part.range = scan.range;
+            if let Some(needle) = &self.needle {
+                let scan = segment.scan(needle, count, &part.keep);
+                by_meaning.extend(
+                    scan.near
+                        .iter()
+                        .map(|near| (f64::from(near.cosine), segment.row(near.place).seq, number, near.place)),
+                );
+                part.range = scan.range;
+            }
+            for ((keep, block), former) in part.former.iter().zip(&self.former) {
+                let scan = block.segment.scan(&former.needle, count, keep);
+                by_meaning.extend(scan.near.iter().filter_map(|near| {
+                    let seq = block.segment.row(near.place).seq;
+                    Some((f64::from(near.cosine), seq, number, segment.find(seq)?))
+                }));
+                part.range = part.range.into_iter().chain(scan.range).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
+            }
         }
         for found in [&mut by_words, &mut by_meaning] {
             found.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
@@ -214,7 +277,7 @@ impl<'a> Search<'a> {
     }
 
     fn warn(&mut self, parts: &[Part<'_>]) {
-        let missing: usize = parts.iter().map(|part| part.segment().missing()).sum();
+        let missing: usize = parts.iter().map(Part::missing).sum();
         if let Some(vector) = self.plan.vector.as_ref().filter(|_| self.needle.is_some() && missing > 0) {
             self.warnings.push(format!(
                 "semantic: {missing} records have no vector of the model {}; found by words alone",
@@ -262,7 +325,7 @@ impl<'a> Search<'a> {
         Candidate {
             seq: segment.row(place).seq,
             keyword: part.postings.score(segment, place),
-            semantic: self.needle.as_ref().and_then(|needle| segment.cosine(needle, place)).map(f64::from),
+            semantic: part.cosine(self, place),
         }
     }
 
@@ -292,12 +355,14 @@ impl<'a> Search<'a> {
 
     /// Returns the cosine with the vector in the file.
     pub(super) fn exact_cosine(&self, seq: i64) -> Result<Option<f64>> {
-        match (&self.plan.vector, &self.needle) {
-            (Some(vector), Some(_)) => {
-                vectors::cosine(self.connection, self.model, seq, &vector.values).map(|cosine| cosine.map(f64::from))
+        let own = self.plan.vector.as_ref().filter(|_| self.needle.is_some());
+        let own = own.map(|vector| (self.model, vector.values.as_slice()));
+        for (model, values) in own.into_iter().chain(self.former.iter().map(|former| (former.model, former.values))) {
+            if let Some(cosine) = vectors::cosine(self.connection, model, seq, values)? {
+                return Ok(Some(f64::from(cosine)));
             }
-            _ => Ok(None),
         }
+        Ok(None)
     }
 
     /// Lets age, importance and likeness change the order, where they are to.
@@ -360,6 +425,12 @@ impl<'a> Search<'a> {
     }
 }
 
-fn places(segment: &Segment, seqs: Vec<i64>) -> Vec<u32> {
-    seqs.into_iter().filter_map(|seq| segment.find(seq)).collect()
+/// Returns what to compare vectors with; `None` where nothing that the model knows stands in the question, so that nothing is
+/// near it.
+fn needle(mode: Mode, values: &[f32]) -> Option<Needle> {
+    (mode != Mode::Keyword && values.iter().any(|value| *value != 0.0)).then(|| Needle::new(values))
+}
+
+fn places(segment: &Segment, seqs: &[i64]) -> Vec<u32> {
+    seqs.iter().filter_map(|seq| segment.find(*seq)).collect()
 }

@@ -16,9 +16,9 @@ use rusqlite::Connection;
 
 use super::{
     block_files::{self, BlockFiles},
-    forget, kv,
+    forget, kv, leases,
     open::Place,
-    read, search,
+    read, search, stale,
     threads::{Sender, Threads},
     vectors::Blocks,
     write,
@@ -29,7 +29,10 @@ use crate::{
         forget::{ForgetReceipt, ForgetRequest},
         health::{MemoryStats, Session, TierHealth, TierStatus},
         record::Record,
-        store::{Atomicity, Change, Depth, Draft, Filter, Found, Inserted, Listing, Lookup, MemoryStore, Plan},
+        store::{
+            Atomicity, Change, Depth, Draft, Filter, Found, Inserted, Listing, Lookup, MemoryStore, ModelUse,
+            NewVector, Plan, StaleVector,
+        },
     },
 };
 
@@ -222,6 +225,24 @@ impl MemoryStore for SqliteStore {
         self.sweep().await?;
         self.sender()?.bare(forget::compact).await?;
         Ok(receipt)
+    }
+
+    async fn vector_models(&self) -> Result<Vec<ModelUse>> {
+        self.read(stale::models).await
+    }
+
+    async fn stale_vectors(&self, model: &str, before: Option<i64>, limit: usize) -> Result<Vec<StaleVector>> {
+        let model = model.to_owned();
+        self.read(move |connection| stale::find(connection, &model, before, limit)).await
+    }
+
+    async fn set_vectors(&self, vectors: Vec<NewVector>) -> Result<u64> {
+        self.write(move |connection| stale::set(connection, vectors)).await
+    }
+
+    async fn lease(&self, name: &str, holder: &str, lasts: Duration) -> Result<bool> {
+        let (name, holder, now) = (name.to_owned(), holder.to_owned(), self.0.clock.now());
+        self.write(move |connection| leases::take(connection, &name, &holder, lasts, now)).await
     }
 
     async fn stats(&self) -> Result<MemoryStats> {

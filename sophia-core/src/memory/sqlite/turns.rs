@@ -90,16 +90,14 @@ pub(super) fn gather(search: &Search<'_>, part: &Part<'_>, places: &[u32], gathe
         let row = segment.row(*place);
         let neighbors = segment.neighbors(&part.keep, *place);
         let window: Vec<u32> = neighbors.iter().flatten().copied().chain([*place]).collect();
-        let cosine =
-            |place: u32| search.needle.as_ref().and_then(|needle| segment.cosine(needle, place)).map(f64::from);
-        let cosines: Vec<f64> = window.iter().filter_map(|place| cosine(*place)).collect();
+        let cosines: Vec<f64> = window.iter().filter_map(|place| part.cosine(search, *place)).collect();
         let exact = if places.binary_search(place).is_ok() { search.exact_cosine(row.seq)? } else { None };
         let speaker = texts.get(place).map(|turn| &turn.speaker);
         gathered.turns.push(Turn {
             session: (part.wall, row.session),
             keyword: measure.score(&[*place]),
             window_keyword: measure.score(&window),
-            semantic: exact.or_else(|| cosine(*place)),
+            semantic: exact.or_else(|| part.cosine(search, *place)),
             window_semantic: (!cosines.is_empty()).then(|| cosines.iter().sum::<f64>() / cosines.len() as f64),
             is_by_the_named: named.is_some() && speaker == named.as_ref(),
             neighbors: neighbors.map(|beside| beside.and_then(|beside| numbers.get(&beside).copied())),

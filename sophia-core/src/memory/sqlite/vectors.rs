@@ -40,7 +40,7 @@ pub(super) struct Key {
     pub model: i64,
 }
 
-type Shared = Arc<RwLock<Block>>;
+pub(super) type Shared = Arc<RwLock<Block>>;
 
 /// What searches need of one wall.
 #[derive(Debug, Default)]

@@ -318,7 +318,7 @@ fn change_index(sql: &str, connection: &Connection, wall: i64, record: &Record) 
 }
 
 /// Sets or removes the vector of a record, and notes that it changed.
-fn set_vector(connection: &Connection, wall: i64, seq: i64, vector: Option<&NamedVector>) -> Result<()> {
+pub(super) fn set_vector(connection: &Connection, wall: i64, seq: i64, vector: Option<&NamedVector>) -> Result<()> {
     let failed = internal("memory.store");
     match vector {
         Some(vector) => {
