@@ -12,6 +12,9 @@ pub(crate) struct Context {
     pub telemetry: Telemetry,
     /// Where durable state lives; `None` keeps it in process.
     pub data_dir: Option<PathBuf>,
+    /// Where it lives in place of the directory, if anywhere.
+    #[cfg(feature = "postgres")]
+    pub postgres: Option<crate::memory::PostgresStore>,
     /// What several processes share, if anything.
     #[cfg(feature = "redis")]
     pub redis: Option<crate::redis::Redis>,
@@ -24,6 +27,8 @@ impl Default for Context {
             signals: Arc::new(NoSignals),
             telemetry: Telemetry::default(),
             data_dir: None,
+            #[cfg(feature = "postgres")]
+            postgres: None,
             #[cfg(feature = "redis")]
             redis: None,
         }

@@ -83,6 +83,8 @@ impl Builder {
         let context = Context {
             #[cfg(feature = "redis")]
             redis: crate::redis::Redis::new(&config.redis, signals.clone())?,
+            #[cfg(feature = "postgres")]
+            postgres: postgres(&config, clock.clone(), signals.clone())?,
             clock,
             signals,
             telemetry: telemetry.clone(),
@@ -117,6 +119,12 @@ impl Builder {
         sophia.start().await?;
         Ok(sophia)
     }
+}
+
+#[cfg(feature = "postgres")]
+fn postgres(config: &Config, clock: Arc<dyn Clock>, signals: Signals) -> Result<Option<crate::memory::PostgresStore>> {
+    let store = || crate::memory::PostgresStore::with_signals(&config.postgres, clock, signals);
+    config.postgres.is_set().then(store).transpose()
 }
 
 impl Sophia {

@@ -550,6 +550,8 @@ export interface ClearSession {
 export interface Config {
   /** Directory of durable state. Without it, everything stays in this process and is gone at its end. */
   dataDir?: string | null
+  /** Where durable state lives in place of the directory, for more than one machine. */
+  postgres?: PostgresConfig
   /** What several processes share, beside the directory. */
   redis?: RedisConfig
   /** Records, key-value, search. */
@@ -1758,6 +1760,26 @@ export interface PendingWrite {
   channel: string
   /** What. */
   value: Encoded
+}
+
+/** Connection to Postgres, 14 or newer, with pgvector 0.8 or newer if it is there: where records, values, facts and checkpoints are kept in place of `data_dir`. Without `url` there is none. */
+export interface PostgresConfig {
+  /** The database: `postgres://user:password@host[:port]/database[?sslmode=…]`, several hosts with commas between; over a Unix socket `postgres://user@/database?host=/run/postgresql`. `sslmode` is as libpq knows it, `prefer` by default; `verify-full` is what protects. Default none. */
+  url?: string | null
+  /** File with the certificates (PEM) that `sslmode=verify-ca` and `verify-full` trust. Default those of the system. */
+  caFile?: string | null
+  /** Schema that holds the tables; made if it is not there. Engines with different data need different ones. Default `"sophia"`. */
+  schema?: string
+  /** Most connections at once, beside one that listens. Default 10. */
+  poolSize?: number
+  /** Time in which a call must be answered, waiting for a connection included. Default 10 s. In milliseconds. */
+  timeoutMs?: number
+  /** The same as text, such as `"15m"`. */
+  timeout?: string
+  /** Time in which a connection must be there. Default 5 s. In milliseconds. */
+  connectTimeoutMs?: number
+  /** The same as text, such as `"15m"`. */
+  connectTimeout?: string
 }
 
 /** When a level will reach a threshold. */

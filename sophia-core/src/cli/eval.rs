@@ -21,6 +21,7 @@ pub(super) async fn run(output: Output, mut config: Config, file: &Path) -> Resu
     let questions: usize = conversations.iter().map(|conversation| conversation.questions.len()).sum();
     // A memory of its own: what is replayed is not remembered.
     config.data_dir = None;
+    config.postgres = crate::memory::PostgresConfig::default();
     let sophia = Sophia::new(config)?;
     let report = eval::run(sophia.memory(), &conversations, |asked| show_progress(asked, questions)).await;
     sophia.shutdown().await?;

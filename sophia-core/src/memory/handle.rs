@@ -12,11 +12,11 @@ use jiff::Timestamp;
 use super::kv::{RedisTier, Truth};
 use super::{
     arguments::{AppendMessage, Delete, DeleteWhere, GetRecord, History},
-    checkpoint::Checkpoints,
+    checkpoint::{CheckpointStore, Checkpoints},
     config::{EmbedderKind, MemoryConfig},
     embed::Embedder,
     forget::{AlsoForgets, ForgetReceipt, ForgetRequest},
-    graph::Graph,
+    graph::{Graph, GraphStore},
     health::{MemoryHealth, MemoryStats, RecentOperation, Session, TierHealth, TierStatus},
     kv::{Alone, Invalidation, Kv, KvIndex, KvKeys, KvTier, MokaTier, TieredKv},
     metrics::{Metrics, SharedMetrics},
@@ -60,24 +60,20 @@ struct Inner {
 
 impl Memory {
     pub(crate) fn new(config: &MemoryConfig, context: &Context) -> Result<Memory> {
-        let store = match &context.data_dir {
-            Some(directory) => SqliteStore::in_directory(directory),
-            None => SqliteStore::in_memory(),
-        };
         let clock = context.clock.clone();
-        let store = store.clock(clock.clone()).max_vector_bytes(config.max_vector_bytes).build();
+        let durable = Durable::new(config, context);
         let metrics = Arc::new(Metrics::new(context));
         let l1 = &config.l1;
         let near = (l1.max_bytes > 0).then(|| MokaTier::new(l1.max_bytes, l1.ttl, clock.clone()));
-        let (tiers, alone) = tiers(config, context, near, &store);
+        let (tiers, alone) = tiers(config, context, near, &durable);
         let embedder = default_embedder(config.embedder)?.map(Arc::new);
         Ok(Memory(Arc::new(Inner {
             kv: Kv::new(tiers, alone, config, metrics.clone()),
-            graph: Graph::new(Arc::new(store.clone()), clock.clone(), metrics.clone()),
-            kv_index: Arc::new(store.clone()),
+            graph: Graph::new(durable.graph, clock.clone(), metrics.clone()),
+            kv_index: durable.kv_index,
             also: OnceLock::new(),
-            checkpoints: Checkpoints::new(Arc::new(store.clone()), clock.clone(), metrics.clone()),
-            store: Arc::new(store),
+            checkpoints: Checkpoints::new(durable.checkpoints, clock.clone(), metrics.clone()),
+            store: durable.records,
             embedder: ArcSwapOption::new(embedder),
             config: config.clone(),
             clock,
@@ -493,24 +489,64 @@ impl Memory {
     }
 }
 
+/// The durable tier: one technology, by all that it does.
+struct Durable {
+    records: Arc<dyn MemoryStore>,
+    kv: Arc<dyn KvTier>,
+    kv_index: Arc<dyn KvIndex>,
+    graph: Arc<dyn GraphStore>,
+    checkpoints: Arc<dyn CheckpointStore>,
+    /// Whether all processes of a configuration have the same one.
+    is_common: bool,
+}
+
+impl Durable {
+    fn new(config: &MemoryConfig, context: &Context) -> Durable {
+        #[cfg(feature = "postgres")]
+        if let Some(store) = &context.postgres {
+            return Durable::of(store.clone(), true);
+        }
+        let store = match &context.data_dir {
+            Some(directory) => SqliteStore::in_directory(directory),
+            None => SqliteStore::in_memory(),
+        };
+        let store = store.clock(context.clock.clone()).max_vector_bytes(config.max_vector_bytes).build();
+        Durable::of(store, context.data_dir.is_some())
+    }
+
+    fn of<S>(store: S, is_common: bool) -> Durable
+    where
+        S: MemoryStore + KvTier + KvIndex + GraphStore + CheckpointStore + Clone,
+    {
+        Durable {
+            records: Arc::new(store.clone()),
+            kv: Arc::new(store.clone()),
+            kv_index: Arc::new(store.clone()),
+            graph: Arc::new(store.clone()),
+            checkpoints: Arc::new(store),
+            is_common,
+        }
+    }
+}
+
 #[cfg(not(feature = "redis"))]
-fn tiers(_: &MemoryConfig, context: &Context, near: Option<MokaTier>, store: &SqliteStore) -> (TieredKv, Alone) {
-    (TieredKv::new(near, vec![Arc::new(store.clone())], context.clock.clone()), Alone::default())
+fn tiers(_: &MemoryConfig, context: &Context, near: Option<MokaTier>, durable: &Durable) -> (TieredKv, Alone) {
+    (TieredKv::new(near, vec![durable.kv.clone()], context.clock.clone()), Alone::default())
 }
 
 #[cfg(feature = "redis")]
-fn tiers(config: &MemoryConfig, context: &Context, near: Option<MokaTier>, store: &SqliteStore) -> (TieredKv, Alone) {
-    let (durable, clock): (Arc<dyn KvTier>, _) = (Arc::new(store.clone()), context.clock.clone());
+fn tiers(config: &MemoryConfig, context: &Context, near: Option<MokaTier>, durable: &Durable) -> (TieredKv, Alone) {
+    let (last, clock) = (durable.kv.clone(), context.clock.clone());
     let Some(redis) = context.redis.as_ref().filter(|_| config.l2.enabled) else {
-        return (TieredKv::new(near, vec![durable], clock), Alone::default());
+        return (TieredKv::new(near, vec![last], clock), Alone::default());
     };
     context.signals.depends("memory", "redis");
     let shared = RedisTier::new(redis, config.l2.ttl, clock.clone());
-    // Without a directory each process has a last tier of its own: then what they share is right.
-    let truth = if context.data_dir.is_some() { Truth::Durable } else { Truth::Shared };
+    // Where each process has a last tier of its own, what they share is right.
+    let truth = if durable.is_common { Truth::Durable } else { Truth::Shared };
     let tiers = shared.clone().over(TieredKv::with_truth(
         near,
-        vec![Arc::new(shared), durable],
+        vec![Arc::new(shared), last],
         truth,
         context.data_dir.as_deref(),
         clock,

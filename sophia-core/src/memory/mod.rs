@@ -5,8 +5,8 @@
 //! | call it | [`Memory`] (`handle.rs`, `prepare.rs`), [`Kv`] (`kv/`), [`Graph`] (`graph/`), [`Checkpoints`] (`checkpoint/`) |
 //! | know what a record and a query are | `record.rs`, `query.rs`, `arguments.rs` |
 //! | add a store | [`MemoryStore`] (`store.rs`), [`KvTier`] (`kv/tier.rs`), [`GraphStore`] (`graph/store.rs`), [`CheckpointStore`] (`checkpoint/store.rs`) |
-//! | see the SQLite store | `sqlite/` |
-//! | see how matches are ranked | `rank.rs`, `conversation.rs`, `stages.rs`; their measures: `bm25.rs`, `words.rs`, `typos.rs`, `lexicon.rs`, `segment.rs`, `kernel.rs` |
+//! | see the SQLite store, the Postgres store | `sqlite/`, `postgres/` |
+//! | see how matches are ranked | `search.rs`, `turns.rs`, `rank.rs`, `conversation.rs`, `stages.rs`; their measures: `bm25.rs`, `words.rs`, `typos.rs`, `lexicon.rs`, `segment.rs`, `kernel.rs` |
 //! | turn text into vectors | [`embed`] |
 //! | measure how well it finds | `eval/` |
 
@@ -17,6 +17,7 @@ mod config;
 mod conversation;
 mod forget;
 mod graph;
+mod half;
 mod handle;
 mod health;
 mod kernel;
@@ -24,15 +25,19 @@ mod kv;
 mod lexicon;
 mod metrics;
 mod operations;
+mod postgres;
 mod prepare;
 mod query;
 mod rank;
 mod record;
+mod revise;
+mod search;
 mod segment;
 mod segment_file;
 mod sqlite;
 mod stages;
 mod stem;
+mod turns;
 mod typos;
 mod validate;
 mod words;
@@ -62,6 +67,9 @@ pub use kv::{
     KvLookUp, KvOptions, KvSet, KvTier, KvValue, Looked, MokaTier, Ticket, TieredKv, Truth,
 };
 pub(crate) use operations::OPERATIONS;
+pub use postgres::PostgresConfig;
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresStore;
 pub use query::{ConversationExplain, Explain, Fusion, Hit, MatchType, Mode, Query, SearchResult};
 pub use record::{ItemError, NewRecord, Priority, Record, Status, StoreOutcome, StoreResult, Update};
 pub use sqlite::{SqliteBuilder, SqliteStore};

@@ -6,8 +6,12 @@ pub mod checkpoint;
 pub mod memory;
 pub mod mock_provider;
 #[cfg(unix)]
+mod postgres;
+#[cfg(unix)]
 mod redis;
 
 pub use mock_provider::{Fault, MockProvider};
+#[cfg(unix)]
+pub use postgres::{PostgresServer, SilentServer};
 #[cfg(unix)]
 pub use redis::{RedisCluster, RedisServer};

@@ -6,6 +6,8 @@ mod health;
 #[cfg(feature = "http-server")]
 mod http;
 mod memory;
+#[cfg(all(feature = "postgres", unix))]
+mod postgres;
 mod registry;
 mod searching;
 #[cfg(all(feature = "redis", unix))]

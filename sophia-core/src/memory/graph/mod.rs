@@ -5,7 +5,9 @@
 //! | what a fact is, and what is asked | `fact.rs` |
 //! | what a technology must do | `store.rs` |
 //! | what users call | `handle.rs` |
+//! | what becomes of what was believed before | `believe.rs` |
 
+pub(super) mod believe;
 mod fact;
 mod handle;
 mod store;

@@ -8,7 +8,7 @@ use rusqlite::{
     Connection, OptionalExtension, Row, params, params_from_iter,
     types::{Value as Sql, ValueRef},
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{
@@ -18,15 +18,13 @@ use super::{
     write::json,
 };
 use crate::{
-    Error, ErrorKind, Result, Scope,
+    Result, Scope,
     memory::checkpoint::{
         ChannelHistory, Checkpoint, CheckpointPage, CheckpointStore, CopyThread, DeleteRuns, DeleteThread, DeltaQuery,
         Encoded, GetCheckpoint, ListCheckpoints, NewCheckpoint, NewWrites, PendingWrite, Prune, PruneStrategy,
+        channels::{self, Channel, Channels, Wanted},
     },
 };
-
-/// A page ends when its values have reached this size.
-const PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 const COLUMNS: &str = "c.checkpoint, c.thread, t.name, c.namespace, c.id, c.parent, c.encoding, c.body, c.metadata, \
                        c.channels, c.created_at, c.deltas";
@@ -86,13 +84,6 @@ impl CheckpointStore for SqliteStore {
     }
 }
 
-/// The values of a checkpoint's channels.
-type Channels = BTreeMap<String, Channel>;
-
-/// Where the value of a channel is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Channel(/** Version. */ String, /** Encoding. */ String, /** Number of the value. */ i64);
-
 fn put(connection: &Connection, new: NewCheckpoint, now: Timestamp) -> Result<()> {
     let thread = make_thread(connection, &new.scope, &new.thread)?;
     let mut values = ValueWriter::new(connection, thread)?;
@@ -133,40 +124,27 @@ fn put(connection: &Connection, new: NewCheckpoint, now: Timestamp) -> Result<()
 
 /// Returns the channels that have a version and no new value, with the values that they have at this version.
 fn kept(connection: &Connection, thread: i64, new: &NewCheckpoint) -> Result<Channels> {
-    let mut wanted: BTreeMap<&String, &String> =
-        new.versions.iter().filter(|(name, _)| !new.channels.contains_key(*name)).collect();
-    let mut found = Channels::new();
-    if wanted.is_empty() {
-        return Ok(found);
+    let mut wanted = Wanted::of(new);
+    if wanted.is_done() {
+        return Ok(wanted.found);
     }
-    let mut take = |wanted: &mut BTreeMap<&String, &String>, channels: Channels| {
-        for (name, channel) in channels {
-            if wanted.get(&name).is_some_and(|version| **version == channel.0) {
-                wanted.remove(&name);
-                found.insert(name, channel);
-            }
-        }
-    };
     let parent = new.parent.as_deref().map(|parent| row(connection, thread, &new.namespace, parent)).transpose()?;
-    if let Some(parent) = parent.flatten() {
-        take(&mut wanted, parent.channels);
-        // At a step with new versions, what has none at its parent was emptied: looking through the thread for it would
-        // find nothing, slowly. A step without may be a copy, whose values are those of another checkpoint.
-        if new.channels.keys().any(|name| new.versions.contains_key(name)) {
-            return Ok(found);
-        }
+    if let Some(parent) = parent.flatten()
+        && !wanted.take_of_parent(parent.channels)
+    {
+        return Ok(wanted.found);
     }
     let failed = internal("memory.checkpoints.put");
     let mut statement = connection
         .prepare_cached("SELECT channels FROM checkpoints WHERE thread = ?1 AND namespace = ?2 ORDER BY id DESC")
         .map_err(&failed)?;
     let mut rows = statement.query((thread, &new.namespace)).map_err(&failed)?;
-    while !wanted.is_empty()
+    while !wanted.is_done()
         && let Some(row) = rows.next().map_err(&failed)?
     {
-        take(&mut wanted, read_json(row, 0).map_err(&failed)?);
+        wanted.take(read_json(row, 0).map_err(&failed)?);
     }
-    Ok(found)
+    Ok(wanted.found)
 }
 
 fn put_writes(connection: &Connection, new: &NewWrites) -> Result<()> {
@@ -226,7 +204,7 @@ fn list(connection: &Connection, query: &ListCheckpoints, limit: usize) -> Resul
         }
     }
     if let Some(after) = &query.after {
-        let (number, id) = position(after)?;
+        let (number, id) = channels::read_place(after)?;
         sql.push_str(" AND (c.id, c.checkpoint) < (?, ?)");
         values.extend([Sql::Text(id.to_owned()), Sql::Integer(number)]);
     }
@@ -237,35 +215,19 @@ fn list(connection: &Connection, query: &ListCheckpoints, limit: usize) -> Resul
     let (mut page, mut bytes, mut last) = (CheckpointPage::default(), 0, None);
     while let Some(row) = rows.next().map_err(&failed)? {
         let stored = StoredCheckpoint::read_row(row).map_err(&failed)?;
-        if !has_all(&stored.metadata, &query.metadata) {
+        if !channels::has_all(&stored.metadata, &query.metadata) {
             continue;
         }
-        if page.checkpoints.len() == limit || bytes >= PAGE_BYTES {
+        if page.checkpoints.len() == limit || bytes >= channels::PAGE_BYTES {
             page.next = last;
             break;
         }
-        last = Some(format!("{}:{}", stored.number, stored.id));
+        last = Some(channels::place(stored.number, &stored.id));
         let checkpoint = stored.read(connection, &mut reader)?;
         bytes += checkpoint.channels.values().map(|value| value.data.len()).sum::<usize>();
         page.checkpoints.push(checkpoint);
     }
     Ok(page)
-}
-
-/// Reads the place after which a page begins.
-fn position(after: &str) -> Result<(i64, &str)> {
-    after
-        .split_once(':')
-        .and_then(|(number, id)| Some((number.parse().ok()?, id)))
-        .ok_or_else(|| Error::invalid("memory.checkpoints.list", "after", "must be the `next` of the page before"))
-}
-
-/// Returns whether all wanted facts are there. 1 and 1.0 are the same number, as they are to those who ask.
-fn has_all(metadata: &Map<String, Value>, wanted: &Map<String, Value>) -> bool {
-    wanted.iter().all(|(key, wanted)| match (metadata.get(key), wanted) {
-        (Some(Value::Number(have)), Value::Number(want)) => have == want || have.as_f64() == want.as_f64(),
-        (have, want) => have.unwrap_or(&Value::Null) == want,
-    })
 }
 
 fn deltas(connection: &Connection, query: DeltaQuery) -> Result<BTreeMap<String, ChannelHistory>> {
@@ -434,8 +396,7 @@ fn copy_thread(connection: &Connection, copy: &CopyThread) -> Result<u64> {
         .and_then(|mut statement| statement.query_row([target], |row| row.get(0)))
         .map_err(&failed)?;
     if taken {
-        let message = format!("`{}` has checkpoints already: delete that thread first, or name another", copy.target);
-        return Err(Error::new(ErrorKind::Conflict, "memory.checkpoints.copy_thread", message).with("field", "target"));
+        return Err(channels::is_taken(&copy.target));
     }
     // In the order of their numbers, which settles the order of equal identifiers.
     let run = |sql: &str| {

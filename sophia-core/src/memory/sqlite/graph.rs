@@ -10,7 +10,10 @@ use serde_json::{Map, Value};
 use super::{SqliteStore, filter, internal, micros, timestamp, write::json};
 use crate::{
     Result,
-    memory::graph::{Entity, Fact, FactQuery, GraphStore, Neighbor, NeighborQuery, NewEntity, NewFact, PathQuery},
+    memory::graph::{
+        Entity, Fact, FactQuery, GraphStore, Neighbor, NeighborQuery, NewEntity, NewFact, PathQuery,
+        believe::{Statement, state},
+    },
 };
 
 const DEFAULT_NEIGHBORS: usize = 100;
@@ -113,50 +116,10 @@ fn find_entity(connection: &Connection, wall: i64, name: &str) -> Result<Entity>
 
 fn relate(connection: &Connection, new: NewFact, now: Timestamp) -> Result<Fact> {
     let wall = filter::make_wall(connection, &new.scope)?;
-    let valid_at = new.valid_at.unwrap_or(now);
-    let mut invalid_at = new.invalid_at;
-    for old in believed(connection, wall, &new)? {
-        let is_open_at = |fact: &Fact, at| fact.valid_at <= at && fact.invalid_at.is_none_or(|end| end > at);
-        if old.object == new.object
-            && is_open_at(&old, valid_at)
-            && invalid_at.is_none_or(|end| old.invalid_at == Some(end))
-        {
-            return Ok(old);
-        }
-        if !new.functional || old.object == new.object {
-            continue;
-        }
-        if is_open_at(&old, valid_at) && old.valid_at < valid_at {
-            // What was believed stays on the other axis; what is believed from now on ends in time.
-            expire(connection, &old, now)?;
-            let ended = Fact { id: new_id(), invalid_at: Some(valid_at), created_at: now, ..old };
-            insert(connection, wall, &ended)?;
-        } else if old.valid_at == valid_at {
-            expire(connection, &old, now)?;
-        } else if old.valid_at > valid_at {
-            // News of the past: it was true until what is known of later.
-            invalid_at = Some(invalid_at.map_or(old.valid_at, |end| end.min(old.valid_at)));
-        }
-    }
-    let fact = Fact {
-        id: new_id(),
-        subject: new.subject,
-        predicate: new.predicate,
-        object: new.object,
-        valid_at,
-        invalid_at,
-        created_at: now,
-        expired_at: None,
-        functional: new.functional,
-        source: new.source,
-        metadata: new.metadata,
-    };
-    insert(connection, wall, &fact)?;
+    let Statement { fact, expired, believed } = state(believed(connection, wall, &new)?, new, now);
+    expired.iter().try_for_each(|old| expire(connection, old, now))?;
+    believed.iter().try_for_each(|new| insert(connection, wall, new))?;
     Ok(fact)
-}
-
-fn new_id() -> String {
-    uuid::Uuid::now_v7().to_string()
 }
 
 /// Returns the facts of the same subject and predicate that the store believes.

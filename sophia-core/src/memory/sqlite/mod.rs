@@ -5,7 +5,7 @@
 //! | the tables | `schema.sql`, `derived.sql` |
 //! | how a file is opened, and which are refused | `open.rs` |
 //! | who runs the statements | `threads.rs` |
-//! | records: write, read, search | `write.rs`, `read.rs`, `search.rs`, `filter.rs`, `postings.rs`, `turns.rs` |
+//! | records: write, read, search | `write.rs`, `read.rs`, `search.rs`, `filter.rs`, `postings.rs` |
 //! | vectors in memory, kept up to date, and as files | `vectors.rs`, `block_files.rs` |
 //! | records that are to be embedded anew, and who does it | `stale.rs`, `leases.rs` |
 //! | keys and values | `kv.rs`, `kv_keys.rs` |
@@ -31,7 +31,6 @@ mod search;
 mod stale;
 mod store;
 mod threads;
-mod turns;
 mod vectors;
 mod write;
 

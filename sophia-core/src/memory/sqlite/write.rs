@@ -5,9 +5,10 @@ use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
 use super::{block_files, filter, internal, micros, read, vectors};
 use crate::{
-    Error, ErrorKind, Result,
+    Result,
     memory::{
-        record::{Record, Status, Update},
+        record::{Record, Status},
+        revise::{self, Revision, content_hash, revise},
         store::{Atomicity, Change, Depth, Draft, Filter, Inserted, Key, NamedVector, SameContent},
         words,
     },
@@ -53,13 +54,7 @@ fn insert(connection: &Connection, draft: Draft) -> Result<Inserted> {
         return Ok(inserted(&existing, false));
     }
     if let Some(existing) = read::in_wall(connection, &record.scope, &Key::Id(record.id.clone()))? {
-        if !record.scope.covers(&existing.scope) {
-            let message = "the id belongs to a record of another session or agent of this user";
-            return Err(Error::new(ErrorKind::Conflict, "memory.store", message).with("id", &record.id));
-        }
-        record.seq = existing.seq;
-        record.version = existing.version + 1;
-        record.created_at = existing.created_at;
+        let record = revise::replace(&existing, record)?;
         replace(connection, wall, &existing, &record)?;
         set_vector(connection, wall, record.seq, draft.vector.as_ref())?;
         return Ok(inserted(&record, false));
@@ -91,7 +86,7 @@ fn insert(connection: &Connection, draft: Draft) -> Result<Inserted> {
                 micros(record.created_at),
                 micros(record.updated_at),
                 read::expiry(&record),
-                hash(&record.content),
+                content_hash(&record.content),
             ])
         })
         .map_err(&failed)?;
@@ -116,7 +111,7 @@ fn find_same(connection: &Connection, wall: i64, record: &Record) -> Result<Opti
         .and_then(|mut statement| {
             let values = params![
                 wall,
-                hash(&record.content),
+                content_hash(&record.content),
                 record.kind,
                 record.scope.session,
                 record.scope.agent,
@@ -130,27 +125,10 @@ fn find_same(connection: &Connection, wall: i64, record: &Record) -> Result<Opti
 
 pub(super) fn update(connection: &Connection, change: Change) -> Result<Record> {
     let Change { update, vector, now } = change;
-    let absent = || {
-        Error::new(ErrorKind::NotFound, "memory.update", "there is no record of this id in this scope")
-            .with("id", &update.id)
-    };
-    let old = read::in_wall(connection, &update.scope, &Key::Id(update.id.clone()))?
-        .filter(|record| update.scope.covers(&record.scope))
-        .filter(|record| record.expires_at.is_none_or(|expires_at| expires_at > now))
-        .filter(|record| record.status == Status::Active || update.status == Some(Status::Active))
-        .ok_or_else(absent)?;
-    if let Some(expected) = update.if_version
-        && expected != old.version
-    {
-        return Err(Error::new(ErrorKind::Conflict, "memory.update", "the record has changed meanwhile")
-            .with("id", &update.id)
-            .with("expected", expected)
-            .with("found", old.version));
-    }
-    let content_changes = update.content.as_ref().is_some_and(|content| *content != old.content);
-    let mut new = patched(&old, update);
-    new.version = old.version + 1;
-    new.updated_at = now;
+    let found = read::in_wall(connection, &update.scope, &Key::Id(update.id.clone()))?;
+    let revision = revise(found, update, now)?;
+    let content_changes = revision.is_of_content();
+    let Revision { old, new } = revision;
     let wall = filter::make_wall(connection, &new.scope)?;
     replace(connection, wall, &old, &new)?;
     if content_changes {
@@ -159,39 +137,6 @@ pub(super) fn update(connection: &Connection, change: Change) -> Result<Record> 
         note_change(connection, wall, new.seq)?;
     }
     Ok(new)
-}
-
-fn patched(old: &Record, update: Update) -> Record {
-    let mut new = old.clone();
-    if let Some(content) = update.content {
-        new.content = content;
-    }
-    if let Some(category) = update.category {
-        new.category = category;
-    }
-    if let Some(tags) = update.tags {
-        new.tags = tags.unwrap_or_default();
-    }
-    match update.metadata {
-        None => {}
-        Some(None) => new.metadata.clear(),
-        Some(Some(facts)) => {
-            for (key, value) in facts {
-                if value.is_null() {
-                    new.metadata.shift_remove(&key);
-                } else {
-                    new.metadata.insert(key, value);
-                }
-            }
-        }
-    }
-    new.priority = update.priority.unwrap_or(old.priority);
-    new.importance = update.importance.unwrap_or(old.importance);
-    if let Some(summary) = update.summary {
-        new.summary = summary;
-    }
-    new.status = update.status.unwrap_or(old.status);
-    new
 }
 
 /// Keeps the old state as a version and writes the new one in its place.
@@ -227,7 +172,7 @@ fn replace(connection: &Connection, wall: i64, old: &Record, new: &Record) -> Re
                 status_name(new.status),
                 micros(new.updated_at),
                 read::expiry(new),
-                hash(&new.content),
+                content_hash(&new.content),
             ])
         })
         .map_err(&failed)?;
@@ -249,10 +194,7 @@ pub(super) fn delete(connection: &Connection, filter: &Filter, depth: Depth) -> 
                 block_files::disown(connection, filter::make_wall(connection, &old.scope)?)?;
             }
             Depth::Archive => {
-                let mut new = old.clone();
-                new.status = Status::Archived;
-                new.version += 1;
-                new.updated_at = filter.now;
+                let new = revise::archive(old, filter.now);
                 let wall = filter::make_wall(connection, &old.scope)?;
                 replace(connection, wall, old, &new)?;
                 note_change(connection, wall, old.seq)?;
@@ -351,12 +293,6 @@ fn status_name(status: Status) -> &'static str {
         Status::Active => "active",
         Status::Archived => "archived",
     }
-}
-
-fn hash(content: &str) -> [u8; 16] {
-    let mut short = [0; 16];
-    short.copy_from_slice(&blake3::hash(content.as_bytes()).as_bytes()[..16]);
-    short
 }
 
 /// Writes what always can be written as JSON: text, numbers that were validated, and maps with text keys.
