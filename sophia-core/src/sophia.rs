@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use crate::{
     Clock, Config, Result, Signals, SystemClock,
-    chat::{Assistants, Chat},
+    chat::{Assistants, Chat, HttpEmbedder},
     context::Context,
     health::Health,
-    memory::{Embedder, Memory},
+    memory::{Embedder, EmbedderConfig, EmbedderKind, Embedders, Memory, MemoryConfig},
     registry::Registry,
     telemetry::Telemetry,
 };
@@ -88,10 +88,7 @@ impl Builder {
             telemetry: telemetry.clone(),
             data_dir: config.data_dir.clone(),
         };
-        let memory = Memory::new(&config.memory, &context)?;
-        if let Some(embedder) = self.embedder {
-            memory.set_embedder(embedder);
-        }
+        let memory = Memory::new(&config.memory, embedders(&config.memory, self.embedder, &context)?, &context)?;
         let registry = Registry::new(&config.registry, &context)?;
         let assistants = Assistants { memory: memory.clone(), registry: registry.clone() };
         let chat = Chat::new(&config.chat, &context, assistants)?;
@@ -117,6 +114,35 @@ impl Builder {
         sophia.start().await?;
         Ok(sophia)
     }
+}
+
+/// Returns what turns text into vectors: `given`, or what the configuration names, and what did so before.
+fn embedders(config: &MemoryConfig, given: Option<Arc<dyn Embedder>>, context: &Context) -> Result<Embedders> {
+    let current = match given {
+        Some(given) => Some(given),
+        None => embedder("memory.embedder", &config.embedder, context)?,
+    };
+    let mut former = Vec::new();
+    if let Some(config) = &config.former_embedder {
+        former.extend(embedder("memory.former_embedder", config, context)?);
+    }
+    // Costs nothing until it is asked.
+    former.extend(embedder("memory.former_embedder", &EmbedderConfig::from(EmbedderKind::Static), context)?);
+    let is_former = |embedder: &Arc<dyn Embedder>| current.as_ref().is_none_or(|of| of.model() != embedder.model());
+    former.retain(is_former);
+    Ok(Embedders { current, former })
+}
+
+fn embedder(path: &str, config: &EmbedderConfig, context: &Context) -> Result<Option<Arc<dyn Embedder>>> {
+    Ok(match config.kind {
+        #[cfg(feature = "static-embedder")]
+        EmbedderKind::Static => Some(Arc::new(crate::memory::embed::StaticEmbedder::bundled())),
+        EmbedderKind::Http => Some(Arc::new(HttpEmbedder::new(path, config, context.clock.clone())?)),
+        #[cfg(feature = "minilm")]
+        EmbedderKind::Minilm => Some(Arc::new(crate::memory::embed::MiniLmEmbedder::configured(path, config)?)),
+        // Another build would have it; the configuration was checked for that.
+        _ => None,
+    })
 }
 
 impl Sophia {

@@ -28,6 +28,8 @@ import type {
   PathQuery,
   Query,
   RecentOperation,
+  Reembed,
+  Reembedded,
   Scope,
   SearchResult,
   Session,
@@ -132,6 +134,32 @@ export class Memory {
     return this.#bridge.call('memory.forget', {}, options)
   }
 
+  /**
+   * Turns text into vectors with a function, from the next call on: sync or async, of a list of texts. It gives one vector for
+   * each. `model` names what it does: give it another name when it gives other vectors; what was stored before is then embedded
+   * anew in the background. What it throws never reaches who stores or searches: records are kept and embedded later, and a
+   * search says so in its `warnings`.
+   *
+   * @throws InvalidInputError that names the field
+   */
+  setEmbedder(
+    embed: (texts: string[], context: { signal: AbortSignal }) => Vectors | PromiseLike<Vectors>,
+    options: EmbedderOptions,
+  ): void {
+    const kept = this.#bridge.keep(async (texts: string[], signal: AbortSignal) =>
+      Array.from(await embed(texts, { signal }), (vector) => Array.from(vector)),
+    )
+    this.#bridge.runSync<null>('memory.set_embedder', options, (engine, text) => engine.setEmbedder(text, kept))
+  }
+
+  /**
+   * Embeds anew what has no vector of the embedder's model, and waits for the end: 30 s at most, or `timeoutMs`. It happens in
+   * the background anyway; this is for scripts that want to see it done.
+   */
+  reembed(options?: Reembed & CallOptions): Promise<Reembedded> {
+    return this.#bridge.call('memory.reembed', {}, options)
+  }
+
   /** Counts what is held. */
   stats(options?: CallOptions): Promise<MemoryStats> {
     return this.#bridge.call('memory.stats', {}, options)
@@ -146,6 +174,19 @@ export class Memory {
   recentOperations(n?: number, options?: CallOptions): Promise<RecentOperation[]> {
     return this.#bridge.call('memory.recent_operations', { n }, options)
   }
+}
+
+/** One vector for each text. */
+export type Vectors = ArrayLike<ArrayLike<number>>
+
+/** What a function that embeds does. */
+export interface EmbedderOptions {
+  /** Names the model. */
+  model: string
+  /** How long its vectors are. */
+  dimensions: number
+  /** Time in which one call must have answered, in milliseconds. 30,000 by default. */
+  timeoutMs?: number
 }
 
 /** Whose value it is, and what to return where there is none. */

@@ -218,6 +218,13 @@ impl Engine {
         self.begin(id, "memory.kv.get_or_set", |sophia| methods::get_or_set(&sophia, key, &options, load))
     }
 
+    /// Turns text into vectors with the function `embed`.
+    #[napi]
+    pub fn set_embedder(&self, arguments: String, embed: u32) -> Reply {
+        let embed = self.callbacks.function(embed);
+        reply(self.sophia().and_then(|sophia| methods::set_embedder(&sophia, &arguments, embed)))
+    }
+
     /// Drops the work of the promise `id`, which is then never settled.
     #[napi]
     pub fn cancel(&self, id: u32) {

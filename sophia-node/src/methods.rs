@@ -1,6 +1,6 @@
 //! What cannot be called by name, since it takes a function or gives a stream.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, TryFutureExt, future::BoxFuture};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -9,7 +9,7 @@ use sophia_core::{
     Error, ErrorKind, Result, Sophia,
     chat::{CallbackTools, ChatRequest, Produced, RunOptions, ToolBox},
     health::{Action, CallbackHealer, CallbackProbe, ProbeOutcome, Registration},
-    memory::KvOptions,
+    memory::{KvOptions, embed::CallbackEmbedder},
     operations,
 };
 
@@ -161,6 +161,41 @@ pub fn get_or_set(sophia: &Sophia, key: String, options: &str, load: JsFunction)
     let kv = sophia.memory().kv().clone();
     let load = move || async move { answer(OPERATION, &load.call(OPERATION, NONE).await?) };
     Ok(Box::pin(async move { Ok(kv.get_or_set(&key, options, load).await?.json().to_owned()) }))
+}
+
+/// Turns text into vectors with the function `embed`.
+///
+/// # Errors
+/// As [`CallbackEmbedder::new`].
+pub fn set_embedder(sophia: &Sophia, arguments: &str, embed: JsFunction) -> Result<String> {
+    const OPERATION: &str = "memory.embed";
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Options {
+        model: String,
+        dimensions: usize,
+        /// In seconds: the facade takes `timeoutMs`.
+        #[serde(default)]
+        timeout: Option<f64>,
+    }
+    let options: Options = read("memory.set_embedder", arguments)?;
+    let call = move |texts: Vec<String>| -> BoxFuture<'static, Result<Vec<Vec<f32>>>> {
+        let embed = embed.clone();
+        Box::pin(async move {
+            // JSON has null for what is not a number.
+            let made: Vec<Vec<Option<f32>>> = answer(OPERATION, &embed.call(OPERATION, [texts]).await?)?;
+            let whole = |vector: Vec<Option<f32>>| vector.into_iter().map(|value| value.unwrap_or(f32::NAN)).collect();
+            Ok(made.into_iter().map(whole).collect())
+        })
+    };
+    let made = CallbackEmbedder::new(options.model, options.dimensions, call)?;
+    let embedder = match options.timeout {
+        Some(seconds) => made.timeout(Duration::try_from_secs_f64(seconds).unwrap_or_default()),
+        None => made,
+    };
+    let _entered = runtime()?.enter();
+    sophia.memory().set_embedder(Arc::new(embedder));
+    done()
 }
 
 /// The arguments of what takes none.

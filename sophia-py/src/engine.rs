@@ -14,7 +14,7 @@ use sophia_core::{
     Config, Error, ErrorKind, Result, Scope, Sophia,
     chat::{CallbackTools, ChatRequest, Produced, RunOptions, ToolBox},
     health::{Action, CallbackHealer, CallbackProbe, ProbeOutcome, Registration},
-    memory::KvOptions,
+    memory::{Embedder, EmbedderKind, KvOptions, embed::CallbackEmbedder},
 };
 
 use crate::{
@@ -32,6 +32,8 @@ pub struct Engine {
     config: Config,
     live: RwLock<Live>,
     home: Home,
+    /// Set by a function: given again to an engine that is built anew.
+    embedder: RwLock<Option<Arc<dyn Embedder>>>,
 }
 
 struct Live {
@@ -50,6 +52,9 @@ impl Engine {
             }
         }
         let sophia = build(py, self.config.clone())?;
+        if let Some(embedder) = &*self.embedder.read() {
+            sophia.memory().set_embedder(embedder.clone());
+        }
         let stale = std::mem::replace(&mut *self.live.write(), Live { sophia: sophia.clone(), generation });
         // Its threads are not in this process, so closing it would wait for ever; its files belong to the parent.
         std::mem::forget(stale);
@@ -111,12 +116,17 @@ impl Engine {
             let mapping = mapping.map(convert::config_layer).transpose()?;
             Config::from_layers(file.into_iter().chain(mapping))
         };
-        let config = read().map_err(|failure| error::to_python(py, &failure))?;
+        let mut config = read().map_err(|failure| error::to_python(py, &failure))?;
+        let embedder = &mut config.memory.embedder;
+        if embedder.kind == EmbedderKind::Minilm && embedder.path.is_none() {
+            embedder.path = py.import("sophia._models")?.call_method0("minilm_folder")?.extract()?;
+        }
         let sophia = build(py, config.clone())?;
         Ok(Engine {
             config,
             live: RwLock::new(Live { sophia, generation: runtime::generation() }),
             home: Home::default(),
+            embedder: RwLock::default(),
         })
     }
 
@@ -184,6 +194,32 @@ impl Engine {
         let load = move || async move { callback.call::<(), Value>(None).await };
         let sophia = self.sophia(py)?;
         pending::run(py, pending::reply(async move { sophia.memory().kv().get_or_set(&key, options, load).await }))
+    }
+
+    /// Embeds with a Python function of a list of texts.
+    fn memory_set_embedder(
+        &self,
+        py: Python<'_>,
+        function: Bound<'_, PyAny>,
+        model: String,
+        dimensions: usize,
+        timeout: Option<f64>,
+    ) -> PyResult<()> {
+        let callback = Arc::new(Callback::new("memory.embed", function, &self.home)?);
+        let embed = move |texts: Vec<String>| {
+            let callback = callback.clone();
+            async move { callback.call::<_, Vec<Vec<f32>>>(Some(texts)).await }.boxed()
+        };
+        let made = CallbackEmbedder::new(model, dimensions, embed).map(|made| match timeout {
+            Some(seconds) => made.timeout(std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default()),
+            None => made,
+        });
+        let embedder: Arc<dyn Embedder> = Arc::new(made.map_err(|failure| error::to_python(py, &failure))?);
+        *self.embedder.write() = Some(embedder.clone());
+        let sophia = self.sophia(py)?;
+        let _entered = runtime::get()?.enter();
+        sophia.memory().set_embedder(embedder);
+        Ok(())
     }
 
     /// Returns the HTTP surface of this engine.

@@ -21,6 +21,7 @@
 //! | the provider's own cache of beginnings | `prefix/` |
 //! | who answers | [`ChatProvider`]: `provider.rs`; `openai.rs`, `anthropic.rs`, `responses.rs` |
 //! | how a server is reached | `endpoint.rs`, `sse.rs`, `failure.rs` |
+//! | the memory's embedder over HTTP | `embedder.rs` |
 //! | protocols, inward and outward | [`dialect`] |
 //! | memory and tools around a question | [`UseMemory`], [`ToolBox`]: `assist/` |
 //! | any other coroutine | [`Chat::run`]: `run.rs` |
@@ -36,6 +37,7 @@ mod cache;
 mod canonical;
 mod config;
 pub mod dialect;
+mod embedder;
 mod endpoint;
 mod engine;
 mod explain;
@@ -71,6 +73,7 @@ pub use config::{
     CacheConfig, ChatConfig, ContextTtl, HedgeConfig, ProviderConfig, ProviderKind, RetryConfig, SharedCacheConfig,
     ToolsConfig, TtlConfig,
 };
+pub(crate) use embedder::HttpEmbedder;
 pub use engine::Chat;
 pub use explain::{Explanation, StageNote};
 pub use metrics::ChatMetrics;

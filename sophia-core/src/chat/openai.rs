@@ -56,7 +56,7 @@ impl ChatProvider for OpenAiProvider {
     }
 
     async fn embed(&self, call: &EmbedCall) -> Result<Embeddings> {
-        embed(&self.endpoint, call).await
+        embed("chat.embed", &self.endpoint, call).await
     }
 }
 
@@ -105,15 +105,14 @@ pub(crate) async fn list_models(endpoint: &Endpoint, path: &str) -> Result<Vec<M
 }
 
 /// Turns texts into vectors.
-pub(crate) async fn embed(endpoint: &Endpoint, call: &EmbedCall) -> Result<Embeddings> {
-    const OPERATION: &str = "chat.embed";
+pub(crate) async fn embed(operation: &'static str, endpoint: &Endpoint, call: &EmbedCall) -> Result<Embeddings> {
     let mut request = call.provider_fields.clone();
     request.insert("input".to_owned(), call.texts.clone().into());
     request.insert("model".to_owned(), call.model.clone().into());
-    let response = endpoint.post(OPERATION, "/embeddings", &request, HeaderMap::new()).await?;
-    let body = endpoint.object(OPERATION, response, "data").await?;
+    let response = endpoint.post(operation, "/embeddings", &request, HeaderMap::new()).await?;
+    let body = endpoint.object(operation, response, "data").await?;
     read_embeddings(&body, endpoint.name(), call)
-        .ok_or_else(|| endpoint.failure(OPERATION).garbage(b"no finite vector for each text"))
+        .ok_or_else(|| endpoint.failure(operation).garbage(b"no finite vector for each text"))
 }
 
 /// Reads vectors in the order of the texts. `None` unless there is a finite one for each text.

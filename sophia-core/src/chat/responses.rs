@@ -55,7 +55,7 @@ impl ChatProvider for ResponsesProvider {
     }
 
     async fn embed(&self, call: &EmbedCall) -> Result<Embeddings> {
-        embed(&self.endpoint, call).await
+        embed("chat.embed", &self.endpoint, call).await
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::embed::EmbedderConfig;
 use crate::{Error, Result};
 
 const MIB: u64 = 1024 * 1024;
@@ -27,8 +28,16 @@ pub struct MemoryConfig {
     /// Share by which the TTL of a value that `get_or_set` makes is shortened at random, at most, 0..0.5. Default 0.05: what
     /// was made together does not expire together.
     pub ttl_jitter: f64,
-    /// What turns text into vectors. Default `static`: the model inside the library.
-    pub embedder: EmbedderKind,
+    /// What turns text into vectors: its kind, or a table of what is set of it. Default `static`: the model inside the
+    /// library.
+    #[serde(deserialize_with = "super::embed::config::name_or_table")]
+    #[schemars(with = "super::embed::config::EmbedderSetting")]
+    pub embedder: EmbedderConfig,
+    /// What turned text into vectors before: while records are embedded anew, it makes the vectors of questions for those
+    /// that still wait. Default none; the model inside the library is always at hand.
+    #[serde(deserialize_with = "super::embed::config::maybe_name_or_table")]
+    #[schemars(with = "Option<super::embed::config::EmbedderSetting>")]
+    pub former_embedder: Option<EmbedderConfig>,
     /// Longest accepted content of a record and value of a key, in bytes. Default 1 MiB.
     pub max_content_bytes: u64,
     /// Memory that vectors may take in this process, in bytes. Default 512 MiB; beyond it, the vectors of scopes that
@@ -62,24 +71,14 @@ pub struct L2Config {
     pub ttl: Duration,
 }
 
-/// What turns text into vectors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum EmbedderKind {
-    /// The 256-dimension model inside the library: no download, no key, microseconds a text.
-    Static,
-    /// None: search is by keyword, and by the vectors that the caller gives.
-    None,
-}
-
 impl Default for MemoryConfig {
     fn default() -> Self {
         MemoryConfig {
             l1: L1Config::default(),
             l2: L2Config::default(),
             ttl_jitter: 0.05,
-            embedder: EmbedderKind::Static,
+            embedder: EmbedderConfig::default(),
+            former_embedder: None,
             max_content_bytes: MIB,
             max_vector_bytes: 512 * MIB,
         }
@@ -116,6 +115,7 @@ impl MemoryConfig {
         if self.l2.ttl < Duration::from_secs(1) || self.l2.ttl > MAX_L2_TTL {
             return Err(Error::invalid_config("memory.l2.ttl", "must be from 1 s to 1 year"));
         }
-        Ok(())
+        self.embedder.validate("memory.embedder")?;
+        self.former_embedder.iter().try_for_each(|former| former.validate("memory.former_embedder"))
     }
 }

@@ -4,20 +4,37 @@
 //! neighbours lend it some of their worth, so do the best messages of its conversation, and so does being said by the one
 //! person that the question names. The weights come from two-person chats (LoCoMo, Maharana et al., 2024).
 
-use super::query::{ConversationExplain, Explain};
+use super::{
+    embed::ModelClass,
+    query::{ConversationExplain, Explain},
+};
 
 /// Weight of a message against its window.
 const OWN_WEIGHT: f64 = 0.6;
-/// Weight of words against meaning, for the bundled model.
-pub(crate) const KEYWORD_WEIGHT: f64 = 0.7;
-/// Share of its neighbours' worth that a message gets.
-const NEIGHBOR_SHARE: f64 = 0.2;
 /// Share of the worth of its conversation that a message gets.
 const SESSION_SHARE: f64 = 0.3;
 /// Messages that make the worth of a conversation: its best.
 const SESSION_BEST: usize = 3;
-/// What being said by the one who is named in the question is worth.
-const SPEAKER_BOOST: f64 = 0.15;
+
+/// What depends on how well the model reads.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Weights {
+    /// Of words against meaning.
+    pub keyword: f64,
+    /// Share of its neighbours' worth that a message gets.
+    neighbors: f64,
+    /// What being said by the one who is named in the question is worth.
+    speaker: f64,
+}
+
+impl Weights {
+    pub fn of(class: ModelClass) -> Weights {
+        match class {
+            ModelClass::Static => Weights { keyword: 0.7, neighbors: 0.2, speaker: 0.15 },
+            ModelClass::Contextual => Weights { keyword: 0.4, neighbors: 0.15, speaker: 0.1 },
+        }
+    }
+}
 
 /// A message that may be found, with what was measured of it.
 #[derive(Debug, Clone, Default)]
@@ -59,16 +76,16 @@ impl Scale {
 }
 
 /// Weighs messages; the results are in the order of the messages.
-pub(crate) fn weigh(turns: &[Turn], scale: Scale) -> Vec<Explain> {
+pub(crate) fn weigh(turns: &[Turn], scale: Scale, weights: Weights) -> Vec<Explain> {
     let windows = window_scale(turns);
-    let mut explained: Vec<_> = turns.iter().map(|turn| by_itself(turn, scale, windows)).collect();
+    let mut explained: Vec<_> = turns.iter().map(|turn| by_itself(turn, scale, windows, weights.keyword)).collect();
     let own: Vec<f64> = explained.iter().map(|(explain, _)| explain.fused).collect();
     let sessions = session_worth(turns, &own);
     for ((turn, (explain, parts)), session) in turns.iter().zip(&mut explained).zip(sessions) {
         parts.own = explain.fused;
-        parts.neighbors = NEIGHBOR_SHARE * turn.neighbors.iter().flatten().map(|place| own[*place]).sum::<f64>();
+        parts.neighbors = weights.neighbors * turn.neighbors.iter().flatten().map(|place| own[*place]).sum::<f64>();
         parts.session = SESSION_SHARE * session;
-        parts.speaker = if turn.is_by_the_named { SPEAKER_BOOST } else { 0.0 };
+        parts.speaker = if turn.is_by_the_named { weights.speaker } else { 0.0 };
         explain.fused += parts.neighbors + parts.session + parts.speaker;
     }
     // What lifts messages orders them among themselves: against other records the best counts as much as by itself.
@@ -93,7 +110,7 @@ fn window_scale(turns: &[Turn]) -> Scale {
 }
 
 /// Weighs a message with its window, without what lifts it.
-fn by_itself(turn: &Turn, scale: Scale, windows: Scale) -> (Explain, ConversationExplain) {
+fn by_itself(turn: &Turn, scale: Scale, windows: Scale, keyword_weight: f64) -> (Explain, ConversationExplain) {
     let window = |own: f64, window: f64| OWN_WEIGHT * own + (1.0 - OWN_WEIGHT) * window;
     let parts = ConversationExplain {
         window_keyword_normalized: windows.keyword(turn.window_keyword),
@@ -109,9 +126,9 @@ fn by_itself(turn: &Turn, scale: Scale, windows: Scale) -> (Explain, Conversatio
         keyword_normalized,
         semantic: turn.semantic,
         semantic_normalized,
-        keyword_weight: KEYWORD_WEIGHT,
-        semantic_weight: 1.0 - KEYWORD_WEIGHT,
-        fused: KEYWORD_WEIGHT * words + (1.0 - KEYWORD_WEIGHT) * meaning,
+        keyword_weight,
+        semantic_weight: 1.0 - keyword_weight,
+        fused: keyword_weight * words + (1.0 - keyword_weight) * meaning,
         ..Explain::default()
     };
     (explain, parts)
@@ -135,6 +152,7 @@ mod tests {
     use super::*;
 
     const SCALE: Scale = Scale { keyword: 2.0, semantic: (0.0, 1.0) };
+    const WEIGHTS: Weights = Weights { keyword: 0.7, neighbors: 0.2, speaker: 0.15 };
 
     fn turn(session: u64, keyword: f64, neighbors: [Option<usize>; 2]) -> Turn {
         Turn { session: (1, session), keyword, window_keyword: keyword, neighbors, ..Turn::default() }
@@ -148,16 +166,16 @@ mod tests {
             turn(2, 0.1, [None, Some(3)]),
             turn(2, 0.1, [Some(2), None]),
         ];
-        let fused: Vec<_> = weigh(&turns, SCALE).iter().map(|explain| explain.fused).collect();
+        let fused: Vec<_> = weigh(&turns, SCALE, WEIGHTS).iter().map(|explain| explain.fused).collect();
         assert!(fused[0] > fused[1] && fused[1] > fused[2] && fused[2] == fused[3], "{fused:?}");
     }
 
     #[test]
     fn who_is_named_comes_first_of_equals() {
         let by_named = Turn { is_by_the_named: true, ..turn(1, 1.0, [None, None]) };
-        let explained = weigh(&[turn(2, 1.0, [None, None]), by_named], SCALE);
+        let explained = weigh(&[turn(2, 1.0, [None, None]), by_named], SCALE, WEIGHTS);
         assert!(explained[1].fused > explained[0].fused);
-        assert_eq!(explained[1].conversation.map(|parts| parts.speaker), Some(SPEAKER_BOOST));
+        assert_eq!(explained[1].conversation.map(|parts| parts.speaker), Some(WEIGHTS.speaker));
     }
 
     #[test]
@@ -165,7 +183,7 @@ mod tests {
         let mut turns = [turn(1, 2.0, [None, Some(1)]), turn(1, 1.0, [Some(0), None])];
         turns[0].semantic = Some(0.5);
         turns[0].window_semantic = Some(0.4);
-        for explain in weigh(&turns, SCALE) {
+        for explain in weigh(&turns, SCALE, WEIGHTS) {
             let parts = explain.conversation.unwrap();
             let words = 0.6 * explain.keyword_normalized + 0.4 * parts.window_keyword_normalized;
             let meaning = 0.6 * explain.semantic_normalized + 0.4 * parts.window_semantic_normalized;
@@ -178,7 +196,7 @@ mod tests {
 
     #[test]
     fn the_best_message_counts_as_much_as_by_itself() {
-        let explained = weigh(&[turn(1, 2.0, [None, None]), turn(1, 1.0, [None, None])], SCALE);
+        let explained = weigh(&[turn(1, 2.0, [None, None]), turn(1, 1.0, [None, None])], SCALE, WEIGHTS);
         let parts = explained[0].conversation.unwrap();
         assert!((explained[0].fused - parts.own).abs() < 1e-12);
     }

@@ -5,23 +5,26 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
+use tokio::sync::OnceCell;
 
 #[cfg(feature = "redis")]
 use super::kv::{RedisTier, Truth};
 use super::{
     arguments::{AppendMessage, Delete, DeleteWhere, GetRecord, History},
     checkpoint::Checkpoints,
-    config::{EmbedderKind, MemoryConfig},
+    config::MemoryConfig,
     embed::Embedder,
+    embeddings::Embeddings,
     forget::{AlsoForgets, ForgetReceipt, ForgetRequest},
     graph::Graph,
-    health::{MemoryHealth, MemoryStats, RecentOperation, Session, TierHealth, TierStatus},
-    kv::{Alone, Invalidation, Kv, KvIndex, KvKeys, KvTier, MokaTier, TieredKv},
+    health::{EmbedderHealth, MemoryHealth, MemoryStats, RecentOperation, Session, TierHealth, TierStatus},
+    kv::{Alone, EMBEDDING_KEYS, Invalidation, Kv, KvIndex, KvKeys, KvTier, MokaTier, TieredKv},
     metrics::{Metrics, SharedMetrics},
+    prepare::Prepared,
     query::{Hit, Query, SearchResult},
     record::{MESSAGE_KIND, NewRecord, Record, StoreOutcome, StoreResult, Update},
+    reembed::{self, Reembedding},
     sqlite::SqliteStore,
     store::{Atomicity, Change, Depth, Filter, Inserted, Key, Listing, Lookup, MemoryStore},
     validate,
@@ -48,7 +51,10 @@ struct Inner {
     config: MemoryConfig,
     clock: Arc<dyn Clock>,
     store: Arc<dyn MemoryStore>,
-    embedder: ArcSwapOption<Arc<dyn Embedder>>,
+    embeddings: Embeddings,
+    reembedding: Reembedding,
+    /// Filled when it is known whose vectors there are.
+    models_known: OnceCell<()>,
     kv: Kv,
     kv_index: Arc<dyn KvIndex>,
     graph: Graph,
@@ -58,8 +64,17 @@ struct Inner {
     metrics: SharedMetrics,
 }
 
+/// What turns text into vectors.
+#[derive(Debug, Default)]
+pub(crate) struct Embedders {
+    /// The one in use.
+    pub current: Option<Arc<dyn Embedder>>,
+    /// Former ones that are at hand.
+    pub former: Vec<Arc<dyn Embedder>>,
+}
+
 impl Memory {
-    pub(crate) fn new(config: &MemoryConfig, context: &Context) -> Result<Memory> {
+    pub(crate) fn new(config: &MemoryConfig, embedders: Embedders, context: &Context) -> Result<Memory> {
         let store = match &context.data_dir {
             Some(directory) => SqliteStore::in_directory(directory),
             None => SqliteStore::in_memory(),
@@ -70,15 +85,18 @@ impl Memory {
         let l1 = &config.l1;
         let near = (l1.max_bytes > 0).then(|| MokaTier::new(l1.max_bytes, l1.ttl, clock.clone()));
         let (tiers, alone) = tiers(config, context, near, &store);
-        let embedder = default_embedder(config.embedder)?.map(Arc::new);
+        let kv = Kv::new(tiers, alone, config, metrics.clone());
+        let embeddings = Embeddings::new(embedders, kv.clone(), context);
         Ok(Memory(Arc::new(Inner {
-            kv: Kv::new(tiers, alone, config, metrics.clone()),
+            reembedding: Reembedding::new(Arc::new(store.clone()), embeddings.clone()),
+            embeddings,
+            models_known: OnceCell::new(),
+            kv,
             graph: Graph::new(Arc::new(store.clone()), clock.clone(), metrics.clone()),
             kv_index: Arc::new(store.clone()),
             also: OnceLock::new(),
             checkpoints: Checkpoints::new(Arc::new(store.clone()), clock.clone(), metrics.clone()),
             store: Arc::new(store),
-            embedder: ArcSwapOption::new(embedder),
             config: config.clone(),
             clock,
             metrics,
@@ -86,16 +104,43 @@ impl Memory {
     }
 
     pub(crate) async fn start(&self) -> Result<()> {
-        self.0.store.open().await
+        self.0.store.open().await?;
+        self.know_models().await?;
+        self.0.reembedding.wake();
+        Ok(())
     }
 
     pub(crate) async fn shutdown(&self) -> Result<()> {
+        self.0.reembedding.stop();
         self.0.store.close().await
     }
 
-    /// Sets what turns text into vectors, from the next call on. Vectors of another model are not compared with its own.
+    /// Sets what turns text into vectors, from the next call on.
+    ///
+    /// Vectors of another model are not compared with its own: records are embedded anew in the background, the newest first,
+    /// and until then found by the embedder before this one, which stays at hand.
     pub fn set_embedder(&self, embedder: Arc<dyn Embedder>) {
-        self.0.embedder.store(Some(Arc::new(embedder)));
+        self.0.embeddings.set(embedder);
+        self.0.reembedding.wake();
+    }
+
+    /// Finds out whose vectors there are, and sets to work on those that are to be made anew; once.
+    pub(super) async fn know_models(&self) -> Result<()> {
+        let first = || async {
+            let outcome = self.0.reembedding.models().await.map(drop);
+            self.0.reembedding.wake();
+            outcome
+        };
+        self.0.models_known.get_or_try_init(first).await.map(drop)
+    }
+
+    /// Stores what was prepared. What could not be embedded is embedded later.
+    async fn insert(&self, prepared: Prepared, atomicity: Atomicity) -> Result<Vec<Result<Inserted>>> {
+        let results = self.0.store.insert(prepared.drafts, atomicity).await;
+        if prepared.late > 0 {
+            self.0.reembedding.wake();
+        }
+        results
     }
 
     /// Returns the values under keys.
@@ -138,8 +183,8 @@ impl Memory {
         const OPERATION: &str = "memory.store";
         let call = async {
             let draft = self.draft(OPERATION, record)?;
-            let drafts = self.with_vectors(vec![draft]).await;
-            let mut results = self.0.store.insert(drafts, Atomicity::Together).await?;
+            let prepared = self.with_vectors(vec![draft]).await;
+            let mut results = self.insert(prepared, Atomicity::Together).await?;
             results.pop().unwrap_or_else(|| Err(no_answer(OPERATION))).map(stored)
         };
         self.0.metrics.timed(OPERATION, call).await
@@ -170,8 +215,8 @@ impl Memory {
                     Err(error) => outcomes.push(Some(Err(error))),
                 }
             }
-            let drafts = self.with_vectors(drafts).await;
-            let mut results = self.0.store.insert(drafts, atomicity).await?.into_iter();
+            let prepared = self.with_vectors(drafts).await;
+            let mut results = self.insert(prepared, atomicity).await?.into_iter();
             let outcomes = outcomes.into_iter().map(|outcome| {
                 outcome
                     .unwrap_or_else(|| results.next().unwrap_or_else(|| Err(no_answer(OPERATION))).map(stored))
@@ -210,8 +255,9 @@ impl Memory {
         let call = async {
             let start = self.0.clock.monotonic();
             let (explain, budget) = (query.explain, query.token_budget);
-            let plan = self.plan(OPERATION, query).await?;
-            let found = self.0.store.search(plan).await?;
+            let (plan, warnings) = self.plan(OPERATION, query).await?;
+            let mut found = self.0.store.search(plan).await?;
+            found.warnings.extend(warnings);
             let mut left = budget.unwrap_or(usize::MAX);
             let hits = found
                 .matches
@@ -269,10 +315,15 @@ impl Memory {
                 validate::content(OPERATION, "summary", summary, max_bytes)?;
             }
             let vector = match &update.content {
-                Some(content) => self.embed(&[content]).await.and_then(|mut vectors| vectors.pop().flatten()),
+                Some(content) => self.vector(&update.scope, content).await.ok(),
                 None => None,
             };
-            self.0.store.update(Change { vector, ..Change::new(update, self.now()) }).await
+            let is_late = update.content.is_some() && vector.is_none();
+            let changed = self.0.store.update(Change { vector, ..Change::new(update, self.now()) }).await;
+            if is_late {
+                self.0.reembedding.wake();
+            }
+            changed
         };
         self.0.metrics.timed(OPERATION, call).await
     }
@@ -338,8 +389,8 @@ impl Memory {
                 draft.record.created_at = validate::whole_micros(at);
             }
             let mut record = draft.record.clone();
-            let drafts = self.with_vectors(vec![draft]).await;
-            let mut results = self.0.store.insert(drafts, Atomicity::Together).await?;
+            let prepared = self.with_vectors(vec![draft]).await;
+            let mut results = self.insert(prepared, Atomicity::Together).await?;
             let inserted = results.pop().unwrap_or_else(|| Err(no_answer(OPERATION)))?;
             (record.seq, record.version) = (inserted.seq, inserted.version);
             Ok(record)
@@ -412,6 +463,11 @@ impl Memory {
                 near.clear_wall(|key| is_meant(&request, &key.scope()));
                 receipt.tiers.insert(0, "l1");
             }
+            if let Some(scope) = request.scope.as_ref().filter(|scope| scope.session.is_some() || scope.agent.is_some())
+            {
+                // Of a part of a wall, the records are forgotten, and with them what was kept of their texts.
+                self.forget_kept_vectors(scope).await?;
+            }
             let walls = forgotten_walls(&request, &receipt);
             if self.0.kv.tiers().has_shared() && !walls.is_empty() {
                 for wall in &walls {
@@ -427,6 +483,11 @@ impl Memory {
         self.0.metrics.timed(OPERATION, call).await
     }
 
+    /// Removes the vectors that are kept for the texts of a wall, in every tier.
+    async fn forget_kept_vectors(&self, scope: &Scope) -> Result<u64> {
+        self.0.kv.tiers().invalidate(&Invalidation::prefix(scope, EMBEDDING_KEYS)).await
+    }
+
     /// Names who else holds something of a scope; the first one counts.
     pub(crate) fn also_forget(&self, also: AlsoForgets) {
         // There is one engine, and it says so once.
@@ -438,7 +499,11 @@ impl Memory {
     /// # Errors
     /// What the data file says.
     pub async fn stats(&self) -> Result<MemoryStats> {
-        self.0.store.stats().await
+        let stale_vectors = match self.0.embeddings.source() {
+            Some(source) => Some(reembed::stale(&self.0.reembedding.models().await?, source.model())),
+            None => None,
+        };
+        Ok(MemoryStats { stale_vectors, ..self.0.store.stats().await? })
     }
 
     /// Asks every tier how it is.
@@ -451,7 +516,11 @@ impl Memory {
         let l2 = self.0.kv.tiers().shared_health().await.unwrap_or_else(disabled);
         let l3 = self.0.store.health().await;
         let tiers = BTreeMap::from([("l1", l1), ("l2", l2), ("l3", l3)]);
-        let any = |status| tiers.values().any(|tier| tier.status == status);
+        let embedder = self.embedder_health();
+        let any = |status| {
+            let own = embedder.iter().map(|embedder| embedder.status);
+            tiers.values().map(|tier| tier.status).chain(own).any(|of| of == status)
+        };
         let own = |name| tiers.get(name).is_some_and(|tier: &TierHealth| tier.status == TierStatus::Unhealthy);
         let status = if own("l1") || own("l3") {
             TierStatus::Unhealthy
@@ -460,7 +529,20 @@ impl Memory {
         } else {
             TierStatus::Healthy
         };
-        MemoryHealth { status, tiers }
+        MemoryHealth { status, tiers, embedder }
+    }
+
+    fn embedder_health(&self) -> Option<EmbedderHealth> {
+        let source = self.0.embeddings.source()?;
+        let (failure, progress) = (source.failure(), self.0.reembedding.progress());
+        Some(EmbedderHealth {
+            model: source.model().to_owned(),
+            dimensions: source.embedder.dimensions(),
+            status: if failure.is_some() { TierStatus::Degraded } else { TierStatus::Healthy },
+            detail: failure.map(|failure| failure.to_string()),
+            reembedding: progress.running && progress.left > 0,
+            stale: progress.left,
+        })
     }
 
     /// Returns the last calls, the newest first; 1,000 are remembered.
@@ -472,8 +554,16 @@ impl Memory {
         self.0.config.max_content_bytes
     }
 
-    pub(super) fn embedder(&self) -> Option<Arc<Arc<dyn Embedder>>> {
-        self.0.embedder.load_full()
+    pub(super) fn embeddings(&self) -> &Embeddings {
+        &self.0.embeddings
+    }
+
+    pub(super) fn reembedding(&self) -> &Reembedding {
+        &self.0.reembedding
+    }
+
+    pub(super) fn metrics(&self) -> &SharedMetrics {
+        &self.0.metrics
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -489,7 +579,17 @@ impl Memory {
         // What is hidden already can still be erased.
         filter.include_archived = permanent;
         filter.include_expired = permanent;
-        self.0.store.delete(filter, if permanent { Depth::Erase } else { Depth::Archive }).await
+        if !permanent {
+            return self.0.store.delete(filter, Depth::Archive).await;
+        }
+        let scopes = filter.scopes.clone();
+        let count = self.0.store.delete(filter, Depth::Erase).await?;
+        if self.0.embeddings.keeps_vectors() {
+            for scope in &scopes {
+                self.forget_kept_vectors(scope).await?;
+            }
+        }
+        Ok(count)
     }
 }
 
@@ -516,19 +616,6 @@ fn tiers(config: &MemoryConfig, context: &Context, near: Option<MokaTier>, store
         clock,
     ));
     (tiers, Alone::shared(redis))
-}
-
-#[cfg(feature = "static-embedder")]
-fn default_embedder(kind: EmbedderKind) -> Result<Option<Arc<dyn Embedder>>> {
-    Ok(match kind {
-        EmbedderKind::Static => Some(Arc::new(super::embed::StaticEmbedder::bundled())),
-        EmbedderKind::None => None,
-    })
-}
-
-#[cfg(not(feature = "static-embedder"))]
-fn default_embedder(_: EmbedderKind) -> Result<Option<Arc<dyn Embedder>>> {
-    Ok(None)
 }
 
 fn need_session(operation: &'static str, scope: &Scope) -> Result<()> {

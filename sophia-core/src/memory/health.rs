@@ -61,6 +61,26 @@ pub struct MemoryHealth {
     pub status: TierStatus,
     /// `l1` in this process, `l2` shared cache, `l3` durable.
     pub tiers: BTreeMap<&'static str, TierHealth>,
+    /// What turns text into vectors; null where nothing does.
+    pub embedder: Option<EmbedderHealth>,
+}
+
+/// What turns text into vectors.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct EmbedderHealth {
+    /// Its model.
+    pub model: String,
+    /// Length of its vectors; null where that is not known yet.
+    pub dimensions: Option<usize>,
+    /// Whether its last call succeeded; healthy before the first.
+    pub status: TierStatus,
+    /// Why it did not.
+    pub detail: Option<String>,
+    /// Whether records are being embedded anew.
+    pub reembedding: bool,
+    /// Records that were still to be embedded when that was last looked at.
+    pub stale: u64,
 }
 
 /// Counts of what is held.
@@ -83,6 +103,8 @@ pub struct MemoryStats {
     pub facts: u64,
     /// Size of the data, in bytes.
     pub bytes: u64,
+    /// Records that have no vector of the embedder's model: they are embedded in the background. Null without an embedder.
+    pub stale_vectors: Option<u64>,
 }
 
 /// One conversation.

@@ -7,7 +7,7 @@
 //! | add a store | [`MemoryStore`] (`store.rs`), [`KvTier`] (`kv/tier.rs`), [`GraphStore`] (`graph/store.rs`), [`CheckpointStore`] (`checkpoint/store.rs`) |
 //! | see the SQLite store | `sqlite/` |
 //! | see how matches are ranked | `rank.rs`, `conversation.rs`, `stages.rs`; their measures: `bm25.rs`, `words.rs`, `typos.rs`, `lexicon.rs`, `segment.rs`, `kernel.rs` |
-//! | turn text into vectors | [`embed`] |
+//! | turn text into vectors | [`embed`]; what was made, and making it anew: `embeddings.rs`, `reembed.rs` |
 //! | measure how well it finds | `eval/` |
 
 mod arguments;
@@ -15,8 +15,10 @@ mod bm25;
 mod checkpoint;
 mod config;
 mod conversation;
+mod embeddings;
 mod forget;
 mod graph;
+mod half;
 mod handle;
 mod health;
 mod kernel;
@@ -28,6 +30,7 @@ mod prepare;
 mod query;
 mod rank;
 mod record;
+mod reembed;
 mod segment;
 mod segment_file;
 mod sqlite;
@@ -48,13 +51,14 @@ pub use checkpoint::{
     DeltaQuery, Encoded, GetCheckpoint, ImportLangGraph, ImportedCheckpoints, ListCheckpoints, NewCheckpoint, NewWrite,
     NewWrites, PendingWrite, Prune, PruneStrategy,
 };
-pub use config::{EmbedderKind, L1Config, L2Config, MemoryConfig};
-pub use embed::Embedder;
+pub use config::{L1Config, L2Config, MemoryConfig};
+pub use embed::{Embedder, EmbedderConfig, EmbedderKind, ModelClass};
 pub(crate) use forget::AlsoForgets;
 pub use forget::{ForgetReceipt, ForgetRequest};
 pub use graph::{Entity, Fact, FactQuery, Graph, GraphStore, Neighbor, NeighborQuery, NewEntity, NewFact, PathQuery};
+pub(crate) use handle::Embedders;
 pub use handle::Memory;
-pub use health::{MemoryHealth, MemoryStats, RecentOperation, Session, TierHealth, TierStatus};
+pub use health::{EmbedderHealth, MemoryHealth, MemoryStats, RecentOperation, Session, TierHealth, TierStatus};
 #[cfg(feature = "redis")]
 pub use kv::RedisTier;
 pub use kv::{
@@ -64,5 +68,6 @@ pub use kv::{
 pub(crate) use operations::OPERATIONS;
 pub use query::{ConversationExplain, Explain, Fusion, Hit, MatchType, Mode, Query, SearchResult};
 pub use record::{ItemError, NewRecord, Priority, Record, Status, StoreOutcome, StoreResult, Update};
+pub use reembed::{Reembed, Reembedded};
 pub use sqlite::{SqliteBuilder, SqliteStore};
 pub use store::MemoryStore;

@@ -11,8 +11,8 @@ use super::{
     DeleteWhere, DeltaQuery, Entity, Fact, FactQuery, ForgetReceipt, ForgetRequest, GetCheckpoint, GetRecord, History,
     ImportLangGraph, ImportedCheckpoints, KvDelete, KvFound, KvGet, KvInvalidate, KvKeys, KvLookUp, KvOptions, KvSet,
     ListCheckpoints, MemoryHealth, MemoryStats, Neighbor, NeighborQuery, NewCheckpoint, NewEntity, NewFact, NewRecord,
-    NewWrites, PathQuery, Prune, Query, RecentOperation, Record, SearchResult, Session, StoreOutcome, StoreResult,
-    Update, kv::KvValue, record::or_default, store::Atomicity,
+    NewWrites, PathQuery, Prune, Query, RecentOperation, Record, Reembed, Reembedded, SearchResult, Session,
+    StoreOutcome, StoreResult, Update, kv::KvValue, record::or_default, store::Atomicity,
 };
 use crate::{Scope, operations::NoArguments};
 
@@ -142,6 +142,9 @@ crate::operations::operations! {
 
     /// Removes all traces of a scope or a person and returns a receipt.
     "memory.forget"(sophia, request: ForgetRequest) -> ForgetReceipt { sophia.memory().forget(request).await }
+
+    /// Embeds anew what has no vector of the embedder's model, and waits for the end.
+    "memory.reembed"(sophia, arguments: Reembed) -> Reembedded { sophia.memory().reembed(arguments).await }
 
     /// Counts what is held.
     "memory.stats"(sophia, _arguments: NoArguments) -> MemoryStats { sophia.memory().stats().await }

@@ -8,13 +8,31 @@ use uuid::Uuid;
 use super::embed::StaticEmbedder;
 use super::{
     Memory,
-    embed::WordVectors,
+    embed::{ModelClass, WordVectors},
+    embeddings::{Source, Text},
     query::{Mode, Query},
     record::{DEFAULT_IMPORTANCE, DEFAULT_KIND, NewRecord, Record, Status},
     store::{Draft, Filter, NamedVector, Plan, SameContent, Stages},
     validate,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, Scope};
+
+/// Records that are about to be stored.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub drafts: Vec<Draft>,
+    /// How many have no vector because the embedder failed.
+    pub late: usize,
+}
+
+/// The vectors of a question.
+#[derive(Debug, Default)]
+struct Asked {
+    vector: Option<NamedVector>,
+    /// Those of former models.
+    former: Vec<NamedVector>,
+    warnings: Vec<String>,
+}
 
 /// Hits of a search that names no limit.
 const DEFAULT_HITS: usize = 10;
@@ -64,57 +82,54 @@ impl Memory {
 
     /// Takes a vector that the caller made: of the embedder's model, or of a model of the caller's own where there is none.
     fn own_vector(&self, operation: &'static str, vector: Vec<f32>) -> Result<NamedVector> {
-        let embedder = self.embedder();
-        let dimensions = embedder.as_ref().map(|embedder| embedder.dimensions());
+        let source = self.embeddings().source();
+        let dimensions = source.as_ref().and_then(|source| source.embedder.dimensions());
         let values = validate::vector(operation, vector, dimensions)?;
-        let model = match embedder.as_ref() {
-            Some(embedder) => embedder.model().to_owned(),
+        let model = match source {
+            Some(source) => source.model().to_owned(),
             None => format!("caller-{}", values.len()),
         };
         Ok(NamedVector { model, values })
     }
 
-    pub(super) async fn with_vectors(&self, mut drafts: Vec<Draft>) -> Vec<Draft> {
-        let wanting: Vec<_> = drafts.iter().filter(|draft| draft.vector.is_none()).collect();
-        let texts: Vec<_> = wanting.iter().map(|draft| draft.record.content.as_str()).collect();
-        if let Some(vectors) = self.embed(&texts).await {
-            let wanting = drafts.iter_mut().filter(|draft| draft.vector.is_none());
-            for (draft, vector) in wanting.zip(vectors) {
-                draft.vector = vector;
+    /// Makes the vectors of those that have none, as far as it can be done: a record is worth keeping without one.
+    pub(super) async fn with_vectors(&self, mut drafts: Vec<Draft>) -> Prepared {
+        let Some(source) = self.embeddings().source() else { return Prepared { drafts, late: 0 } };
+        let wanting = drafts.iter().filter(|draft| draft.vector.is_none());
+        let texts: Vec<_> =
+            wanting.map(|draft| Text { scope: &draft.record.scope, text: &draft.record.content }).collect();
+        let made = self.embeddings().embed(&source, &texts).await;
+        let mut late = 0;
+        for (draft, made) in drafts.iter_mut().filter(|draft| draft.vector.is_none()).zip(made) {
+            match made {
+                Ok(values) => draft.vector = Some(source.named(&values)),
+                Err(error) => {
+                    tracing::debug!(code = error.code(), model = source.model(), "a record is embedded later");
+                    late += 1;
+                }
             }
         }
-        drafts
+        if late > 0 {
+            tracing::warn!(late, model = source.model(), "the embedder failed; records are embedded later");
+        }
+        Prepared { drafts, late }
     }
 
-    /// Makes vectors, as far as it can be done: a record is worth keeping without one, and a search without one has words.
-    pub(super) async fn embed(&self, texts: &[&str]) -> Option<Vec<Option<NamedVector>>> {
-        if texts.is_empty() {
-            return None;
-        }
-        let embedder = self.embedder()?;
-        match embedder.embed(texts).await {
-            Ok(vectors) if vectors.len() == texts.len() => Some(
-                vectors
-                    .into_iter()
-                    .map(|vector| {
-                        // A text without a known word has no direction, and so no vector.
-                        let values = validate::vector("memory.embed", vector, Some(embedder.dimensions())).ok()?;
-                        Some(NamedVector { model: embedder.model().to_owned(), values })
-                    })
-                    .collect(),
-            ),
-            Ok(vectors) => {
-                tracing::warn!(expected = texts.len(), found = vectors.len(), "the embedder lost texts");
-                None
-            }
-            Err(error) => {
-                tracing::warn!(code = error.code(), model = embedder.model(), "the embedder failed");
-                None
-            }
-        }
+    /// Makes the vector of one text. Fails also where there is no embedder.
+    pub(super) async fn vector(&self, scope: &Scope, text: &str) -> Result<NamedVector> {
+        let none = || Error::new(crate::ErrorKind::Unsupported, "memory.embed", "there is no embedder");
+        let source = self.embeddings().source().ok_or_else(none)?;
+        self.vector_of(&source, scope, text).await
     }
 
-    pub(super) async fn plan(&self, operation: &'static str, query: Query) -> Result<Plan> {
+    async fn vector_of(&self, source: &Arc<Source>, scope: &Scope, text: &str) -> Result<NamedVector> {
+        let made = self.embeddings().embed(source, &[Text { scope, text }]).await.pop();
+        let lost = || Err(Error::new(crate::ErrorKind::Internal, "memory.embed", "a text was lost"));
+        made.unwrap_or_else(lost).map(|values| source.named(&values))
+    }
+
+    /// Returns what a store is to look for, and what could not be done for it.
+    pub(super) async fn plan(&self, operation: &'static str, query: Query) -> Result<(Plan, Vec<String>)> {
         let limit = validate::limit(operation, query.limit, DEFAULT_HITS)?;
         if query.offset > validate::MAX_OFFSET {
             return Err(Error::invalid(operation, "offset", format!("is more than {}", validate::MAX_OFFSET)));
@@ -137,11 +152,17 @@ impl Memory {
         }
         // Likeness among hits is that of their vectors, of the model of the question's.
         let needs_vector = matches!(query.mode, Mode::Hybrid | Mode::Semantic) || query.mmr_lambda.is_some();
-        let vector = match query.embedding {
-            Some(vector) => Some(self.own_vector(operation, vector)?),
-            None if needs_vector && !query.query.trim().is_empty() => self.embed_query(&query.query).await,
-            None => None,
+        let scopes = query.scopes.unwrap_or_else(|| vec![query.scope]);
+        let asked = match query.embedding {
+            Some(vector) => Asked { vector: Some(self.own_vector(operation, vector)?), ..Asked::default() },
+            None if needs_vector && !query.query.trim().is_empty() => {
+                self.know_models().await?;
+                // It is kept with the first who is asked for, where it is kept.
+                self.embed_query(scopes.first().unwrap_or(&Scope::default()), &query.query).await
+            }
+            None => Asked::default(),
         };
+        let source = self.embeddings().source();
         let filter = Filter {
             kinds: query.kinds,
             categories: query.categories,
@@ -154,11 +175,13 @@ impl Memory {
             until: query.until,
             include_archived: query.include_archived,
             include_expired: query.include_expired,
-            ..self.filter(operation, query.scopes.unwrap_or_else(|| vec![query.scope]))?
+            ..self.filter(operation, scopes)?
         };
-        Ok(Plan {
+        let plan = Plan {
             mode: query.mode,
-            vector,
+            vector: asked.vector,
+            former: asked.former,
+            class: source.map_or(ModelClass::default(), |source| source.embedder.class()),
             limit,
             offset: query.offset,
             min_score: query.min_score,
@@ -171,13 +194,14 @@ impl Memory {
             },
             words: self.words(),
             ..Plan::new(filter, query.query)
-        })
+        };
+        Ok((plan, asked.warnings))
     }
 
     /// Returns what compares words: the bundled model, whatever model embeds texts, unless vectors are not wanted at all.
     #[cfg(feature = "static-embedder")]
     fn words(&self) -> Option<Arc<dyn WordVectors>> {
-        self.embedder().map(|_| Arc::new(StaticEmbedder::bundled()) as Arc<dyn WordVectors>)
+        self.embeddings().source().map(|_| Arc::new(StaticEmbedder::bundled()) as Arc<dyn WordVectors>)
     }
 
     #[cfg(not(feature = "static-embedder"))]
@@ -185,14 +209,27 @@ impl Memory {
         None
     }
 
-    /// Makes the vector of a question. One without a known word gets the zero vector: near nothing, and nothing failed.
-    async fn embed_query(&self, text: &str) -> Option<NamedVector> {
-        let embedder = self.embedder()?;
-        let nowhere = || NamedVector { model: embedder.model().to_owned(), values: vec![0.0; embedder.dimensions()] };
+    /// Makes the vectors of a question, those of former models too. One without a known word gets a vector of zeros: near
+    /// nothing, and nothing failed.
+    async fn embed_query(&self, scope: &Scope, text: &str) -> Asked {
+        let mut asked = Asked::default();
+        let Some(source) = self.embeddings().source() else { return asked };
         if !text.contains(char::is_alphanumeric) {
             // Punctuation has a vector, too, and it means nothing.
-            return Some(nowhere());
+            asked.vector = Some(source.named(&vec![0.0; source.embedder.dimensions().unwrap_or(1)]));
+            return asked;
         }
-        Some(self.embed(&[text]).await?.pop()?.unwrap_or_else(nowhere))
+        match self.vector_of(&source, scope, text).await {
+            Ok(vector) => asked.vector = Some(vector),
+            Err(error) => asked.warnings.push(format!("embedder: {error}")),
+        }
+        for former in self.embeddings().former().iter() {
+            match self.vector_of(former, scope, text).await {
+                Ok(vector) if asked.vector.is_none() => asked.vector = Some(vector),
+                Ok(vector) => asked.former.push(vector),
+                Err(error) => asked.warnings.push(format!("former embedder: {error}")),
+            }
+        }
+        asked
     }
 }

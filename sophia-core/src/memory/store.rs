@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::{
-    embed::WordVectors,
+    embed::{ModelClass, WordVectors},
     forget::{ForgetReceipt, ForgetRequest},
     health::{MemoryStats, Session, TierHealth},
     query::{Explain, Fusion, MatchType, Mode},
@@ -314,6 +314,8 @@ pub struct Plan {
     pub vector: Option<NamedVector>,
     /// The same in other models, for records that have a vector of theirs: those that are not embedded anew yet.
     pub former: Vec<NamedVector>,
+    /// How the model of `vector` comes to its vectors: what reads the whole text weighs more.
+    pub class: ModelClass,
     /// Most hits.
     pub limit: usize,
     /// Hits to skip.
@@ -335,6 +337,7 @@ impl Plan {
             mode: Mode::Hybrid,
             vector: None,
             former: Vec::new(),
+            class: ModelClass::default(),
             limit: 10,
             offset: 0,
             min_score: 0.0,

@@ -94,6 +94,11 @@ where
         self.flights.lock().len()
     }
 
+    /// Returns whether work of this key is under way.
+    pub fn is_under_way(&self, key: &K) -> bool {
+        self.flights.lock().contains_key(key)
+    }
+
     /// Waits for the work under `key`, beginning it with `work` if nobody has.
     ///
     /// # Errors

@@ -329,7 +329,7 @@ async fn one_bad_item_of_a_batch_harms_no_other() {
 #[tokio::test]
 async fn vectors_of_the_callers_own_model_are_searched_where_there_is_no_embedder() {
     let config = Config::from_json(r#"{"memory": {"embedder": "none"}}"#).unwrap();
-    assert_eq!(config.memory.embedder, EmbedderKind::None);
+    assert_eq!(config.memory.embedder.kind, EmbedderKind::None);
     let sophia = Sophia::builder().config(config).start().await.unwrap();
     sophia.memory().store(NewRecord::new("north").embedding([0.0, 2.0])).await.unwrap();
     sophia.memory().store(NewRecord::new("east").embedding([3.0, 0.0])).await.unwrap();

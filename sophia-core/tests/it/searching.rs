@@ -110,7 +110,7 @@ async fn what_others_store_changes_no_score() {
 async fn a_word_that_is_everywhere_is_bounded_and_said_so() {
     const RECORDS: usize = 16_600;
     let mut config = Config::default();
-    config.memory.embedder = EmbedderKind::None;
+    config.memory.embedder = EmbedderKind::None.into();
     let sophia = Sophia::builder().config(config).start().await.unwrap();
     let records = (0..RECORDS).map(|n| NewRecord::new(if n % 2 == 0 { "common" } else { "common ground" }));
     let records: Vec<_> = records.chain([NewRecord::new("common rarity")]).collect();

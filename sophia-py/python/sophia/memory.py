@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from inspect import isawaitable
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 from ._sophia import Engine
@@ -22,6 +23,7 @@ from .types import (
     Priority,
     RecentOperation,
     Record,
+    Reembedded,
     SearchResult,
     Session,
     StoreResult,
@@ -36,6 +38,15 @@ Seconds = float | str
 """Seconds, or text such as "15m"."""
 Time = str | datetime
 """RFC 3339 text, or a datetime with a time zone."""
+Vectors = Sequence[Sequence[float]] | Any
+"""One vector for each text: lists, or a numpy array."""
+
+
+def _plain(vectors: Vectors) -> Any:
+    """Returns vectors as lists: an array as a whole, or one by one."""
+    if hasattr(vectors, "tolist"):
+        return vectors.tolist()
+    return [vector.tolist() if hasattr(vector, "tolist") else vector for vector in vectors]
 
 
 def _stored(outcomes: list[dict[str, Any]]) -> list[StoreResult | SophiaError]:
@@ -489,6 +500,41 @@ class Memory:
 
     forget = awaited(_forget)
     forget_sync = blocking(_forget)
+
+    def set_embedder(
+        self,
+        function: Callable[[list[str]], Vectors | Awaitable[Vectors]],
+        *,
+        model: str,
+        dimensions: int,
+        timeout: float | None = None,
+    ) -> None:
+        """Turns text into vectors with a function, from the next call on: sync or async, of a list of texts.
+
+        It returns one vector for each text, as lists or as a numpy array. `model` names what it does: give it another name
+        when it gives other vectors; what was stored before is then embedded anew in the background. What it raises never
+        reaches who stores or searches: records are kept and embedded later, and a search says so in its `warnings`.
+        `timeout` is in seconds, 30 by default.
+        """
+
+        async def later(made: Awaitable[Vectors]) -> Any:
+            return _plain(await made)
+
+        def embed(texts: list[str]) -> Any:
+            made = function(texts)
+            return later(made) if isawaitable(made) else _plain(made)
+
+        self._engine.memory_set_embedder(embed, model, dimensions, timeout)
+
+    def _reembed(self, *, timeout: Seconds | None = None) -> Request[Reembedded]:
+        """Embeds anew what has no vector of the embedder's model, and waits for the end: 30 s at most, or `timeout`.
+
+        It happens in the background anyway; this is for scripts that want to see it done.
+        """
+        return Request("memory.reembed", given(timeout=timeout), reader(Reembedded))
+
+    reembed = awaited(_reembed)
+    reembed_sync = blocking(_reembed)
 
     def _stats(self) -> Request[MemoryStats]:
         """Returns counts of what is stored."""

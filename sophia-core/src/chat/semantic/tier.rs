@@ -352,6 +352,10 @@ impl SemanticReport {
 }
 
 impl Inner {
+    fn dimensions(&self) -> usize {
+        self.embedder.dimensions().unwrap_or_default()
+    }
+
     /// Returns the nearest question that no veto rules out, or else the nearest one.
     fn best(&self, wall: &mut Wall, question: &Question, asked: &Asked) -> Option<Match> {
         let now = self.clock.monotonic();
@@ -445,7 +449,7 @@ impl Inner {
     }
 
     fn keep(&self, question: &Question, asked: Asked, keeping: &Keeping, model: &str) {
-        let dimensions = self.embedder.dimensions();
+        let dimensions = self.dimensions();
         if asked.vector.len() != dimensions || asked.vector.iter().all(|value| *value == 0.0) {
             return;
         }
@@ -488,7 +492,7 @@ impl Inner {
         let gone =
             |row: &Row| row.expires_at <= now || (row.kept_at + grace <= now && self.cache.get(&row.key).is_none());
         let keys: Vec<_> = wall.rows.iter().filter(|row| gone(row)).map(|row| row.key).collect();
-        keys.iter().map(|key| wall.remove(key, self.embedder.dimensions())).sum()
+        keys.iter().map(|key| wall.remove(key, self.dimensions())).sum()
     }
 
     fn group(&self, wall: &Wall) -> SemanticGroup {

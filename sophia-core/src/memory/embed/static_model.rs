@@ -13,7 +13,7 @@ use std::task::Poll;
 
 use async_trait::async_trait;
 
-use super::{Embedder, VocabularyError, WordPiece, WordVectors};
+use super::{Embedder, ModelClass, VocabularyError, WordPiece, WordVectors};
 
 /// Identifier of the bundled model. Vectors are stored under it: a changed table needs a new one.
 const BUNDLED_MODEL: &str = "sophia-static-256-v1";
@@ -152,8 +152,12 @@ impl Embedder for StaticEmbedder {
         &self.shared.model
     }
 
-    fn dimensions(&self) -> usize {
-        self.shared.table.layout.dimensions
+    fn dimensions(&self) -> Option<usize> {
+        Some(self.shared.table.layout.dimensions)
+    }
+
+    fn class(&self) -> ModelClass {
+        ModelClass::Static
     }
 
     /// Computes in place and lets other tasks run every 16 KiB of text, between two texts.
@@ -385,7 +389,7 @@ mod tests {
         let loaded = StaticEmbedder::new("same", BUNDLED_TABLE, BUNDLED_VOCAB).unwrap();
         let bundled = StaticEmbedder::bundled();
         assert_eq!(loaded.embed_one("memory"), bundled.embed_one("memory"));
-        assert_eq!(bundled.dimensions(), 256);
+        assert_eq!(bundled.dimensions(), Some(256));
         assert_eq!(bundled.model(), BUNDLED_MODEL);
     }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{
     alone::{Alone, Turn},
+    keys::is_reserved,
     tier::{Invalidation, KvEntry, KvKey, KvKeyRef, KvTier, KvValue},
     tiered::TieredKv,
 };
@@ -463,6 +464,9 @@ fn null() -> Arc<KvValue> {
 
 fn check(operation: &'static str, key: &str, scope: &Scope) -> Result<()> {
     scope.validate(operation)?;
+    if is_reserved(key) {
+        return Err(Error::invalid(operation, "key", "begins with the character U+0001, which is reserved"));
+    }
     validate::name(operation, "key", key)
 }
 

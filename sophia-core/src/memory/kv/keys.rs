@@ -9,6 +9,16 @@ use serde::Deserialize;
 
 use crate::{Result, Scope, memory::record::or_default};
 
+/// What keys of the engine's own begin with: users can neither name nor list them.
+const RESERVED: char = '\u{1}';
+/// What the keys of kept vectors begin with.
+pub(crate) const EMBEDDING_KEYS: &str = "\u{1}embedding/";
+
+/// Returns whether a key is the engine's own.
+pub(crate) fn is_reserved(key: &str) -> bool {
+    key.starts_with(RESERVED)
+}
+
 /// Which keys to list.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

@@ -26,6 +26,7 @@ mod wire;
 
 pub(crate) use alone::Alone;
 pub use handle::{Kv, KvDelete, KvFound, KvGet, KvInvalidate, KvLookUp, KvOptions, KvSet};
+pub(crate) use keys::{EMBEDDING_KEYS, is_reserved};
 pub use keys::{KvIndex, KvKeys};
 pub use moka::MokaTier;
 #[cfg(feature = "redis")]

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::{
+    keys::is_reserved,
     seal::{Seal, Seals},
     tier::{Invalidation, KvEntry, KvKey, KvKeyRef, KvTier},
 };
@@ -118,7 +119,7 @@ impl MokaTier {
         for (key, Copy { entry, .. }) in &self.cache {
             if is_meant(&key, &entry) {
                 self.cache.invalidate(&*key);
-                removed += u64::from(entry.value.is_some() && !entry.is_dead(now));
+                removed += u64::from(entry.value.is_some() && !entry.is_dead(now) && !is_reserved(key.key()));
             }
         }
         removed

@@ -7,6 +7,7 @@ use crate::{
     Result, Scope,
     memory::{
         forget::{ForgetReceipt, ForgetRequest},
+        kv::is_reserved,
         record::Record,
     },
 };
@@ -39,13 +40,15 @@ pub(super) fn forget(connection: &Connection, request: &ForgetRequest, origin: i
         }
         receipt.records += records.len() as u64;
         block_files::disown(connection, wall)?;
+        // Vectors of texts are kept for the whole wall: whose text was forgotten is not told by them.
+        for key in keys(connection, wall)?.into_iter().filter(|key| is_reserved(key)) {
+            kv::remove(connection, wall, &key, origin)?;
+            receipt.embeddings += 1;
+        }
         if scope.session.is_some() || scope.agent.is_some() {
             continue;
         }
-        let keys: Vec<String> = connection
-            .prepare("SELECT key FROM kv WHERE wall = ?1")
-            .and_then(|mut statement| statement.query_map([wall], |row| row.get(0))?.collect())
-            .map_err(&failed)?;
+        let keys = keys(connection, wall)?;
         for key in &keys {
             kv::remove(connection, wall, key, origin)?;
         }
@@ -63,6 +66,13 @@ pub(super) fn forget(connection: &Connection, request: &ForgetRequest, origin: i
         kv::note_all_changed(connection)?;
     }
     Ok(receipt)
+}
+
+fn keys(connection: &Connection, wall: i64) -> Result<Vec<String>> {
+    connection
+        .prepare("SELECT key FROM kv WHERE wall = ?1")
+        .and_then(|mut statement| statement.query_map([wall], |row| row.get(0))?.collect())
+        .map_err(internal("memory.forget"))
 }
 
 /// Returns the walls that are meant.

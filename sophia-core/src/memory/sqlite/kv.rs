@@ -19,7 +19,7 @@ use crate::{
     Result, Scope,
     memory::{
         health::{TierHealth, TierStatus},
-        kv::{Elsewhere, Invalidation, KvEntry, KvKey, KvTier, KvValue},
+        kv::{Elsewhere, Invalidation, KvEntry, KvKey, KvTier, KvValue, is_reserved},
     },
 };
 
@@ -170,7 +170,7 @@ fn invalidate(connection: &Connection, what: &Invalidation, origin: i64, now: Ti
     for (key, _) in &keys {
         remove(connection, wall, key, origin)?;
     }
-    Ok(keys.iter().filter(|(_, alive)| *alive).count() as u64)
+    Ok(keys.iter().filter(|(key, alive)| *alive && !is_reserved(key)).count() as u64)
 }
 
 /// Removes some of what has expired, and old changes.
@@ -199,7 +199,7 @@ pub(super) fn purge(connection: &Connection, now: Timestamp) -> Result<()> {
 
 fn count(connection: &Connection) -> Result<u64> {
     connection
-        .prepare_cached("SELECT count(*) FROM kv")
+        .prepare_cached("SELECT count(*) FROM kv WHERE key >= char(2)")
         .and_then(|mut statement| statement.query_row([], |row| row.get::<_, i64>(0)))
         .map(i64::unsigned_abs)
         .map_err(internal("memory.health"))

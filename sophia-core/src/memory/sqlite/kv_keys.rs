@@ -22,7 +22,7 @@ fn keys(connection: &Connection, query: &KvKeys, limit: usize, now: Timestamp) -
     // From the prefix on in the order of the index; the first key that does not begin so ends the walk.
     let mut statement = connection
         .prepare_cached(
-            "SELECT key FROM kv WHERE wall = ?1 AND key >= ?2 AND (?3 IS NULL OR key > ?3) \
+            "SELECT key FROM kv WHERE wall = ?1 AND key >= ?2 AND key >= char(2) AND (?3 IS NULL OR key > ?3) \
              AND (stale_until IS NULL OR stale_until > ?4) ORDER BY key",
         )
         .map_err(internal("memory.kv.keys"))?;

@@ -212,9 +212,11 @@ pub(super) fn stats(connection: &Connection) -> Result<MemoryStats> {
         scopes: count("SELECT count(*) FROM walls")?,
         versions: count("SELECT count(*) FROM versions")?,
         vectors: count("SELECT count(*) FROM vectors")?,
-        keys: count("SELECT count(*) FROM kv")?,
+        // Those of the engine itself are not told.
+        keys: count("SELECT count(*) FROM kv WHERE key >= char(2)")?,
         facts: count("SELECT count(*) FROM facts")?,
         bytes: count("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")?,
+        stale_vectors: None,
     })
 }
 

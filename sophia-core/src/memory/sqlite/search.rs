@@ -16,7 +16,7 @@ use super::{
 use crate::{
     Result,
     memory::{
-        conversation,
+        conversation::{self, Weights},
         query::{Explain, Fusion, MatchType, Mode},
         rank::{self, Candidate, Ranked},
         record::Record,
@@ -314,7 +314,7 @@ impl<'a> Search<'a> {
             Mode::Hybrid if !is_linear => rank::fuse_by_rank(&candidates, scale),
             mode => rank::fuse(mode, &candidates, scale),
         };
-        let weighed = conversation::weigh(&gathered.turns, scale);
+        let weighed = conversation::weigh(&gathered.turns, scale, Weights::of(self.plan.class));
         ranking.extend(gathered.rank(weighed));
         rank::sort(&mut ranking);
         Ok(ranking)

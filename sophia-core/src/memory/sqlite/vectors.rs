@@ -16,6 +16,7 @@ use super::{
 use crate::{
     Result,
     memory::{
+        half,
         lexicon::Lexicon,
         segment::{Row, Segment, session_key},
     },
@@ -208,7 +209,7 @@ fn entry(row: &SqlRow<'_>) -> rusqlite::Result<(Row, Option<Vec<f32>>)> {
         session: row.get_ref(3)?.as_str_or_null()?.map_or(0, session_key),
         words: row.get_ref(4)?.as_blob_or_null()?.map_or(0, first_varint),
     };
-    Ok((of, row.get_ref(5)?.as_blob_or_null()?.map(decode)))
+    Ok((of, row.get_ref(5)?.as_blob_or_null()?.map(half::decode)))
 }
 
 /// Reads the number of words that FTS5 keeps of a text: a number in SQLite's form of seven bits a byte, the highest first.
@@ -258,9 +259,7 @@ pub(super) fn cosine(connection: &Connection, model: i64, seq: i64, query: &[f32
         .and_then(|mut statement| {
             statement
                 .query_row((seq, model), |row| {
-                    let vector = row.get_ref(0)?.as_blob()?;
-                    let halves = vector.chunks_exact(2).map(|half| from_half(u16::from_le_bytes([half[0], half[1]])));
-                    Ok(halves.zip(query).map(|(a, b)| a * b).sum())
+                    Ok(half::values(row.get_ref(0)?.as_blob()?).zip(query).map(|(a, b)| a * b).sum())
                 })
                 .optional()
         })
@@ -272,45 +271,7 @@ pub(super) fn vector(connection: &Connection, model: i64, seq: i64) -> Result<Op
     connection
         .prepare_cached("SELECT data FROM vectors WHERE seq = ?1 AND model = ?2")
         .and_then(|mut statement| {
-            statement.query_row((seq, model), |row| Ok(decode(row.get_ref(0)?.as_blob()?))).optional()
+            statement.query_row((seq, model), |row| Ok(half::decode(row.get_ref(0)?.as_blob()?))).optional()
         })
         .map_err(internal("memory.search"))
-}
-
-/// Writes values as little-endian half precision.
-pub(super) fn encode(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| to_half(*value).to_le_bytes()).collect()
-}
-
-fn decode(bytes: &[u8]) -> Vec<f32> {
-    bytes.chunks_exact(2).map(|half| from_half(u16::from_le_bytes([half[0], half[1]]))).collect()
-}
-
-/// Rounds to IEEE 754 half precision, to the nearest; values of a vector of length one never overflow it.
-fn to_half(value: f32) -> u16 {
-    let bits = value.to_bits();
-    let sign = ((bits >> 16) & 0x8000) as u16;
-    let magnitude = f32::from_bits(bits & 0x7fff_ffff);
-    // Multiplying by 2^-112 puts the exponent where a half has it; subnormals come out by the way.
-    let scaled = (magnitude * f32::from_bits(0x0780_0000)).to_bits();
-    let rounded = scaled + 0x0fff + ((scaled >> 13) & 1);
-    sign | (rounded >> 13).min(0x7c00) as u16
-}
-
-fn from_half(half: u16) -> f32 {
-    let magnitude = f32::from_bits(u32::from(half & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
-    if half & 0x8000 == 0 { magnitude } else { -magnitude }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn half_precision_keeps_three_digits() {
-        for value in [0.0, 1.0, -1.0, 0.5, 0.333_333, -0.062_5, 0.001, 0.000_06, -0.000_000_06] {
-            let back = from_half(to_half(value));
-            assert!((back - value).abs() <= value.abs() * 0.000_5 + 0.000_000_06, "{value} became {back}");
-        }
-    }
 }

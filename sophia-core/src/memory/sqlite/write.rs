@@ -7,6 +7,7 @@ use super::{block_files, filter, internal, micros, read, vectors};
 use crate::{
     Error, ErrorKind, Result,
     memory::{
+        half,
         record::{Record, Status, Update},
         store::{Atomicity, Change, Depth, Draft, Filter, Inserted, Key, NamedVector, SameContent},
         words,
@@ -325,7 +326,7 @@ pub(super) fn set_vector(connection: &Connection, wall: i64, seq: i64, vector: O
             let model = vectors::make_model(connection, &vector.model, vector.values.len())?;
             connection
                 .prepare_cached("INSERT OR REPLACE INTO vectors (seq, model, data) VALUES (?1, ?2, ?3)")
-                .and_then(|mut statement| statement.execute(params![seq, model, vectors::encode(&vector.values)]))
+                .and_then(|mut statement| statement.execute(params![seq, model, half::encode(&vector.values)]))
                 .map_err(failed)?;
         }
         None => {
