@@ -67,7 +67,7 @@ impl Config {
     /// # Errors
     /// As [`Config::read`]; also where the text is not TOML.
     pub fn from_toml(text: &str) -> Result<Config> {
-        Config::read(parse_toml(text, "the text")?)
+        Config::read(Config::written_out(parse_toml(text, "the text")?))
     }
 
     /// Reads JSON text.
@@ -75,7 +75,7 @@ impl Config {
     /// # Errors
     /// As [`Config::read`]; also where the text is not JSON.
     pub fn from_json(text: &str) -> Result<Config> {
-        Config::read(parse_json(text, "the text")?)
+        Config::read(Config::written_out(parse_json(text, "the text")?))
     }
 
     /// Reads a `.toml` or `.json` file.
@@ -83,7 +83,7 @@ impl Config {
     /// # Errors
     /// As [`Config::read`]; also where the file cannot be read.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Config> {
-        Config::read(read_file(path.as_ref())?)
+        Config::read(Config::written_out(read_file(path.as_ref())?))
     }
 
     /// Reads the file that `SOPHIA_CONFIG` names, if it is set, and then the variables `SOPHIA_…` over it.
@@ -106,7 +106,7 @@ impl Config {
     pub fn from_layers(layers: impl IntoIterator<Item = Value>) -> Result<Config> {
         let mut root = Value::Object(Map::new());
         for layer in layers {
-            merge(&mut root, Value::Object(object(layer, "config")?));
+            merge(&mut root, Value::Object(object(Config::written_out(layer), "config")?));
         }
         Config::read(root)
     }
@@ -139,7 +139,22 @@ impl Config {
             let path: Vec<_> = field.split("__").collect();
             set(&mut root, &path, value)?;
         }
-        Config::read(Value::Object(root))
+        Config::read(Config::written_out(Value::Object(root)))
+    }
+
+    /// Writes out what may be written short: the kind of an embedder stands for a table with that kind.
+    ///
+    /// For those who call [`Config::read`] with what a user wrote; the other readers do it themselves.
+    #[must_use]
+    pub fn written_out(mut written: Value) -> Value {
+        for path in ["/memory/embedder", "/memory/former_embedder", "/memory/formerEmbedder"] {
+            if let Some(embedder) = written.pointer_mut(path)
+                && embedder.is_string()
+            {
+                *embedder = Value::Object(Map::from_iter([("kind".to_owned(), embedder.take())]));
+            }
+        }
+        written
     }
 
     /// Returns the JSON Schema of the configuration.

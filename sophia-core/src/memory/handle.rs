@@ -15,7 +15,7 @@ use super::{
     checkpoint::Checkpoints,
     config::MemoryConfig,
     embed::Embedder,
-    embeddings::Embeddings,
+    embeddings::{Embeddings, told},
     forget::{AlsoForgets, ForgetReceipt, ForgetRequest},
     graph::Graph,
     health::{EmbedderHealth, MemoryHealth, MemoryStats, RecentOperation, Session, TierHealth, TierStatus},
@@ -539,7 +539,7 @@ impl Memory {
             model: source.model().to_owned(),
             dimensions: source.embedder.dimensions(),
             status: if failure.is_some() { TierStatus::Degraded } else { TierStatus::Healthy },
-            detail: failure.map(|failure| failure.to_string()),
+            detail: failure.as_ref().map(told),
             reembedding: progress.running && progress.left > 0,
             stale: progress.left,
         })

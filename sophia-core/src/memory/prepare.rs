@@ -9,7 +9,7 @@ use super::embed::StaticEmbedder;
 use super::{
     Memory,
     embed::{ModelClass, WordVectors},
-    embeddings::{Source, Text},
+    embeddings::{Source, Text, told},
     query::{Mode, Query},
     record::{DEFAULT_IMPORTANCE, DEFAULT_KIND, NewRecord, Record, Status},
     store::{Draft, Filter, NamedVector, Plan, SameContent, Stages},
@@ -221,13 +221,13 @@ impl Memory {
         }
         match self.vector_of(&source, scope, text).await {
             Ok(vector) => asked.vector = Some(vector),
-            Err(error) => asked.warnings.push(format!("embedder: {error}")),
+            Err(error) => asked.warnings.push(format!("embedder: {}", told(&error))),
         }
         for former in self.embeddings().former().iter() {
             match self.vector_of(former, scope, text).await {
                 Ok(vector) if asked.vector.is_none() => asked.vector = Some(vector),
                 Ok(vector) => asked.former.push(vector),
-                Err(error) => asked.warnings.push(format!("former embedder: {error}")),
+                Err(error) => asked.warnings.push(format!("former embedder: {}", told(&error))),
             }
         }
         asked

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     Memory,
-    embeddings::{Embeddings, Source, Text},
+    embeddings::{Embeddings, Source, Text, told},
     store::{MemoryStore, ModelUse, NewVector, StaleVector},
 };
 use crate::{ErrorKind, Result, resilience::Backoff};
@@ -185,7 +185,7 @@ impl Work {
                 Err(error) => Some(error.clone()),
                 Ok(_) => self.embeddings.source().and_then(|source| source.failure()),
             };
-            self.progress.send_modify(|progress| progress.failure = failure.map(|failure| failure.to_string()));
+            self.progress.send_modify(|progress| progress.failure = failure.as_ref().map(told));
             let delay = match next {
                 Ok(Next::Again) => {
                     delays = BACKOFF.delays();

@@ -34,18 +34,23 @@ fn vector(text: &str) -> Vec<f32> {
     vector
 }
 
+/// What a model does with a text.
+type Reply = fn(&str) -> Result<Vec<f32>>;
+/// What a server answers: to which request in order, with which vectors.
+type Answer = fn(usize, Vec<Vec<f32>>) -> ResponseTemplate;
+
 /// An embedder that is told what to do, and remembers what it was asked.
 #[derive(Clone)]
 struct Model {
     asked: Arc<Mutex<Vec<Vec<String>>>>,
     /// Calls that it may still answer.
     answers: Arc<Semaphore>,
-    reply: Arc<Mutex<fn(&str) -> Result<Vec<f32>>>>,
+    reply: Arc<Mutex<Reply>>,
 }
 
 impl Model {
     fn new(answers: usize) -> Model {
-        let reply: fn(&str) -> Result<Vec<f32>> = |text| Ok(vector(text));
+        let reply: Reply = |text| Ok(vector(text));
         Model { asked: Arc::default(), answers: Arc::new(Semaphore::new(answers)), reply: Arc::new(Mutex::new(reply)) }
     }
 
@@ -71,7 +76,7 @@ impl Model {
         self.asked.lock().iter().map(Vec::len).sum()
     }
 
-    fn replies(&self, reply: fn(&str) -> Result<Vec<f32>>) {
+    fn replies(&self, reply: Reply) {
         *self.reply.lock() = reply;
     }
 }
@@ -118,7 +123,7 @@ async fn until(what: &str, condition: impl AsyncFn() -> bool) {
 /// A server of `/embeddings`.
 struct Embeddings {
     requests: Arc<AtomicUsize>,
-    reply: fn(usize, Vec<Vec<f32>>) -> ResponseTemplate,
+    reply: Answer,
 }
 
 impl Respond for Embeddings {
@@ -135,7 +140,7 @@ fn answer(vectors: Vec<Vec<f32>>) -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({"data": data, "model": "m"}))
 }
 
-async fn server(reply: fn(usize, Vec<Vec<f32>>) -> ResponseTemplate) -> (MockServer, Arc<AtomicUsize>) {
+async fn server(reply: Answer) -> (MockServer, Arc<AtomicUsize>) {
     let (server, requests) = (MockServer::start().await, Arc::new(AtomicUsize::new(0)));
     Mock::given(matchers::method("POST"))
         .and(matchers::path("/v1/embeddings"))
@@ -209,7 +214,7 @@ async fn a_server_that_stumbles_is_asked_again_and_one_that_is_down_delays_nothi
 
 #[tokio::test]
 async fn what_a_server_says_wrong_is_typed_and_the_search_answers_by_words() {
-    let cases: [(fn(usize, Vec<Vec<f32>>) -> ResponseTemplate, &str); 4] = [
+    let cases: [(Answer, &str); 4] = [
         (|_, _| ResponseTemplate::new(200).set_body_string("<html>"), "answered with garbage"),
         (|_, _| ResponseTemplate::new(401), "refused our credential"),
         (|_, mut vectors| answer(vectors.split_off(1)), "no finite vector for each text"),
@@ -253,7 +258,7 @@ async fn texts_that_are_asked_for_at_once_are_embedded_once() {
 #[tokio::test]
 async fn what_a_function_gives_wrong_is_said() {
     let model = Model::new(MANY);
-    let cases: [(fn(&str) -> Result<Vec<f32>>, &str); 3] = [
+    let cases: [(Reply, &str); 3] = [
         (|_| Ok(vec![f32::NAN; 5]), "every value must be finite"),
         (|_| Ok(vec![1.0; 3]), "gave a vector of 3 dimensions; 5 are expected"),
         (|_| Err(Error::new(ErrorKind::RateLimited, "test", "later")), "later"),
@@ -313,6 +318,47 @@ async fn the_model_inside_the_library_stays_at_hand() {
     sophia.shutdown().await.unwrap();
     let sophia = Sophia::builder().config(config).start().await.unwrap();
     assert_eq!(sophia.memory().stats().await.unwrap().stale_vectors, None);
+}
+
+#[cfg(all(feature = "redis", unix))]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_process_had_made_the_others_know_by_redis() {
+    let redis = sophia_core::testing::RedisServer::start();
+    let mut config = Config::default();
+    config.redis = sophia_core::redis::RedisConfig::url(redis.url());
+    let begin = async |model: &Model| {
+        let builder = Sophia::builder().config(config.clone()).embedder(model.embedder("m"));
+        let sophia = builder.start().await.unwrap();
+        sophia.memory().kv().get("warm-up", &Scope::new()).await.unwrap();
+        until("Redis is there", async || sophia.memory().health().await.tiers["l2"].status == TierStatus::Healthy)
+            .await;
+        sophia
+    };
+    let (first, second) = (Model::new(MANY), Model::new(MANY));
+    let (one, two) = (begin(&first).await, begin(&second).await);
+    assert_eq!(find(&one, "a kitten").await.warnings, Vec::<String>::new());
+    assert_eq!(find(&two, "a kitten").await.warnings, Vec::<String>::new());
+    assert_eq!((first.calls(), second.calls()), (1, 0));
+    one.memory().forget(ForgetRequest::scope(ada())).await.unwrap();
+    let three = Model::new(MANY);
+    find(&begin(&three).await, "a kitten").await;
+    assert_eq!(three.calls(), 1, "what was forgotten is in no tier");
+}
+
+#[tokio::test]
+async fn a_former_server_answers_for_what_it_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let (old, _) = server(|_, vectors| answer(vectors)).await;
+    let (new, _) = server(|_, _| ResponseTemplate::new(400)).await;
+    let mut config = http(&old, directory.path());
+    let sophia = Sophia::builder().config(config.clone()).start().await.unwrap();
+    store(&sophia, "a car").await;
+    sophia.shutdown().await.unwrap();
+    config.memory.former_embedder = Some(config.memory.embedder.clone());
+    config.memory.embedder = EmbedderConfig::http(format!("{}/v1", new.uri()), "other").api_key("sk-secret");
+    let sophia = Sophia::builder().config(config).start().await.unwrap();
+    assert_eq!(contents(&find(&sophia, "an automobile").await), ["a car"]);
+    assert_eq!(sophia.memory().stats().await.unwrap().stale_vectors, Some(1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -45,6 +45,7 @@ __all__ = [
     "DurationSchema",
     "EdgeSource",
     "Effect",
+    "EmbedderHealth",
     "Embeddings",
     "Encoded",
     "Entity",
@@ -79,6 +80,7 @@ __all__ = [
     "Recommendation",
     "Record",
     "RecordStatus",
+    "Reembedded",
     "RestRoute",
     "Risk",
     "RootCause",
@@ -665,6 +667,24 @@ class Dependency:
 
 
 @dataclass(frozen=True)
+class EmbedderHealth:
+    """What turns text into vectors."""
+
+    model: str
+    """Its model."""
+    dimensions: int | None
+    """Length of its vectors; null where that is not known yet."""
+    status: TierStatus
+    """Whether its last call succeeded; healthy before the first."""
+    detail: str | None
+    """Why it did not."""
+    reembedding: bool
+    """Whether records are being embedded anew."""
+    stale: int
+    """Records that were still to be embedded when that was last looked at."""
+
+
+@dataclass(frozen=True)
 class Embeddings:
     """Vectors, one for each text, in order."""
 
@@ -960,6 +980,8 @@ class MemoryHealth:
     """The worst of what is configured; where the shared tier alone is away, it is degraded."""
     tiers: dict[str, TierHealth]
     """`l1` in this process, `l2` shared cache, `l3` durable."""
+    embedder: EmbedderHealth | None
+    """What turns text into vectors; null where nothing does."""
 
 
 @dataclass(frozen=True)
@@ -982,6 +1004,9 @@ class MemoryStats:
     """Facts of the graph."""
     bytes: int
     """Size of the data, in bytes."""
+    stale_vectors: int | None
+    """Records that have no vector of the embedder's model: they are embedded in the background. Null without an
+    embedder."""
 
 
 @dataclass(frozen=True)
@@ -1163,6 +1188,22 @@ class Record:
     """When it changed last."""
     expires_at: str | None
     """When it stops to be found; `None` is never."""
+
+
+@dataclass(frozen=True)
+class Reembedded:
+    """How far embedding anew has come."""
+
+    model: str | None
+    """Model that records are embedded with; null without an embedder."""
+    done: int
+    """Records that this process has embedded anew since it began."""
+    left: int
+    """Records that are still to be embedded."""
+    running: bool
+    """Whether it is under way."""
+    failure: str | None
+    """Why the last try failed; null where it did not."""
 
 
 @dataclass(frozen=True)

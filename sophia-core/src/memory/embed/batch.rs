@@ -4,7 +4,7 @@ use super::Embedder;
 use crate::{Error, ErrorKind, Result, memory::validate};
 
 /// Cuts texts into runs of at most `most` texts and `max_bytes` bytes; a text that is longer by itself gets a run of its own.
-pub(crate) fn runs<'t, T: AsRef<str>>(texts: &'t [T], most: usize, max_bytes: usize) -> impl Iterator<Item = &'t [T]> {
+pub(crate) fn runs<T: AsRef<str>>(texts: &[T], most: usize, max_bytes: usize) -> impl Iterator<Item = &[T]> {
     let mut rest = texts;
     std::iter::from_fn(move || {
         let mut bytes = 0;

@@ -1,12 +1,9 @@
 //! Which embedder, and what is set of it.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use schemars::JsonSchema;
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{IntoDeserializer, MapAccess, Visitor, value::MapAccessDeserializer},
-};
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, Secret};
 
@@ -35,7 +32,7 @@ pub enum EmbedderKind {
     Minilm,
 }
 
-/// An embedder, and what is set of it.
+/// An embedder, and what is set of it. Where that is nothing, its kind alone will do: `embedder = "none"`.
 ///
 /// ```
 /// use sophia_core::{Config, memory::EmbedderKind};
@@ -178,7 +175,7 @@ impl EmbedderConfig {
     }
 }
 
-/// An embedder: its kind, or a table of what is set of it.
+/// An embedder: a table of what is set of it, or its kind, which [`Config`](crate::Config) writes out as such a table.
 #[derive(JsonSchema)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "for its schema")]
@@ -187,40 +184,6 @@ pub(crate) enum EmbedderSetting {
     Table(EmbedderConfig),
     /// Its kind.
     Kind(EmbedderKind),
-}
-
-/// Reads an embedder: the name of its kind, or a table.
-pub(crate) fn name_or_table<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> std::result::Result<EmbedderConfig, D::Error> {
-    struct Either;
-
-    impl<'de> Visitor<'de> for Either {
-        type Value = EmbedderConfig;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("the kind of an embedder, or a table")
-        }
-
-        fn visit_str<E: serde::de::Error>(self, name: &str) -> std::result::Result<EmbedderConfig, E> {
-            EmbedderKind::deserialize(name.into_deserializer()).map(EmbedderConfig::from)
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<EmbedderConfig, A::Error> {
-            EmbedderConfig::deserialize(MapAccessDeserializer::new(map))
-        }
-    }
-
-    deserializer.deserialize_any(Either)
-}
-
-/// The same, or nothing.
-pub(crate) fn maybe_name_or_table<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> std::result::Result<Option<EmbedderConfig>, D::Error> {
-    #[derive(Deserialize)]
-    struct Wrapped(#[serde(deserialize_with = "name_or_table")] EmbedderConfig);
-    Ok(Option::<Wrapped>::deserialize(deserializer)?.map(|wrapped| wrapped.0))
 }
 
 #[cfg(test)]
