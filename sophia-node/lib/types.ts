@@ -1024,6 +1024,8 @@ export interface ForgetReceipt {
   embeddings: number
   /** Tiers that were cleared. */
   tiers: string[]
+  /** Tiers that are away: this process clears them when they are back. */
+  pending: string[]
 }
 
 /** What to forget. One of the two is required. */

@@ -183,24 +183,33 @@ impl Invalidate {
             }
             None => None,
         };
-        Ok(Filter { key, context: self.context.clone(), tags: self.tags.clone(), scope: self.scope.clone() })
+        let (context, tags, scope) = (self.context.clone(), self.tags.clone(), self.scope.clone());
+        Ok(Filter { key, context, tags, scope, person: None })
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Filter {
     key: Option<Key>,
     context: Option<String>,
     tags: Option<Vec<String>>,
     scope: Option<Scope>,
+    /// The user, in any tenant.
+    person: Option<String>,
 }
 
 impl Filter {
+    /// Matches what is kept for this user, in any tenant.
+    pub(super) fn person(name: &str) -> Filter {
+        Filter { person: Some(name.to_owned()), ..Filter::default() }
+    }
+
     pub(super) fn matches(&self, key: &Key, scope: &Scope, context: &str, tags: &[String]) -> bool {
         self.key.is_none_or(|own| own == *key)
             && self.context.as_deref().is_none_or(|own| own == context)
             && self.tags.as_ref().is_none_or(|own| own.iter().any(|tag| tags.contains(tag)))
             && self.scope.as_ref().is_none_or(|own| own.covers(scope))
+            && self.person.as_ref().is_none_or(|own| scope.user.as_ref() == Some(own))
     }
 }
 
@@ -395,8 +404,7 @@ impl AnswerCache {
     }
 
     /// Removes what matches, and returns how many entries of this process could have been served.
-    pub fn invalidate(&self, which: &Invalidate) -> Result<u64> {
-        let filter = which.filter()?;
+    pub(super) fn remove(&self, filter: Filter) -> u64 {
         let mut invalidations = self.0.invalidations.lock();
         let now = self.0.clock.monotonic();
         self.0.refusals.invalidate_all();
@@ -417,7 +425,7 @@ impl AnswerCache {
         }
         invalidations.push_back((epoch, filter));
         self.0.epoch.store(epoch, Ordering::Release);
-        Ok(removed)
+        removed
     }
 
     /// Returns how many entries there are, and how many bytes they take.
@@ -491,6 +499,10 @@ mod tests {
         }
     }
 
+    fn invalidate(cache: &AnswerCache, which: &Invalidate) -> u64 {
+        cache.remove(which.filter().unwrap())
+    }
+
     fn put(cache: &AnswerCache, message: &str, scope: &Scope) -> Key {
         let keeping = keeping(message, scope, cache);
         assert_eq!(cache.put(&keeping, Payload::Value(Arc::new(json!(message))), ""), Some(60));
@@ -505,7 +517,7 @@ mod tests {
         assert!(cache.get(&key).is_some());
         clock.advance(Duration::from_secs(1));
         assert!(cache.get(&key).is_none());
-        assert_eq!(cache.invalidate(&Invalidate::all()).unwrap(), 0);
+        assert_eq!(invalidate(&cache, &Invalidate::all()), 0);
     }
 
     #[test]
@@ -563,7 +575,7 @@ mod tests {
         assert!(cache.refusal(&keeping("a").key).is_none());
         refuse();
         let before = keeping("b");
-        cache.invalidate(&Invalidate::tag("any")).unwrap();
+        invalidate(&cache, &Invalidate::tag("any"));
         cache.put_refusal(&before, &Error::new(ErrorKind::InvalidInput, "t", "t"));
         assert!(cache.refusal(&keeping("a").key).is_none() && cache.refusal(&before.key).is_none());
     }
@@ -592,7 +604,7 @@ mod tests {
         };
         let removes = |which: Invalidate, count: u64| {
             let key = fill();
-            assert_eq!(cache.invalidate(&which).unwrap(), count, "{which:?}");
+            assert_eq!(invalidate(&cache, &which), count, "{which:?}");
             key
         };
         let key = removes(Invalidate::scope(&ada), 2);
@@ -603,8 +615,8 @@ mod tests {
         removes(Invalidate { scope: Some(bob.clone()), ..Invalidate::tag("tag-b") }, 0);
         removes(Invalidate::scope(Scope::new().tenant("t")), 0);
         removes(Invalidate::all(), 3);
-        assert_eq!(cache.invalidate(&Invalidate::default()).unwrap_err().code(), "INVALID_INPUT");
-        assert_eq!(cache.invalidate(&Invalidate::key("x")).unwrap_err().code(), "INVALID_INPUT");
+        assert_eq!(Invalidate::default().filter().unwrap_err().code(), "INVALID_INPUT");
+        assert_eq!(Invalidate::key("x").filter().unwrap_err().code(), "INVALID_INPUT");
     }
 
     #[test]
@@ -612,12 +624,12 @@ mod tests {
         let (cache, _) = cache(1 << 20);
         let (ada, bob) = (Scope::new().user("ada"), Scope::new().user("bob"));
         let (hers, his) = (keeping("a", &ada, &cache), keeping("a", &bob, &cache));
-        cache.invalidate(&Invalidate::scope(&ada)).unwrap();
+        invalidate(&cache, &Invalidate::scope(&ada));
         let payload = || Payload::Value(Arc::new(json!(1)));
         assert_eq!(cache.put(&hers, payload(), ""), None);
         assert_eq!(cache.put(&his, payload(), ""), Some(60));
         for _ in 0..=REMEMBERED_INVALIDATIONS {
-            cache.invalidate(&Invalidate::tag("other")).unwrap();
+            invalidate(&cache, &Invalidate::tag("other"));
         }
         assert_eq!(cache.put(&his, payload(), ""), None, "what is not remembered counts as invalidated");
     }

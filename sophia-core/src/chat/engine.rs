@@ -30,14 +30,14 @@ use super::{
     router::Router,
     run::{self, Produced, RunOptions, RunResult},
     semantic::{Question, Semantic, SemanticReport, SemanticTier},
-    shared::{self, Held, Kept, SharedCache, SharedTier, Turn},
+    shared::{self, Held, Kept, Removal, SharedCache, SharedTier, Turn},
     stream::ChatStream,
     ttl,
 };
 use crate::{
     Error, ErrorKind, Result, Scope,
     context::Context,
-    memory::AlsoForgets,
+    memory::{AlsoForgets, AlsoForgotten},
     resilience::{Deadline, Limiter, Role, SingleFlight},
 };
 
@@ -343,8 +343,10 @@ impl Chat {
     /// # Errors
     /// InvalidInput where nothing is named.
     pub fn invalidate(&self, which: &Invalidate) -> Result<u64> {
-        let removed = self.0.cache.invalidate(which)?;
+        let filter = which.filter()?;
+        // First: from now on this process reads nothing shared that could bring an answer back.
         self.0.shared.iter().for_each(|shared| shared.invalidate(which));
+        let removed = self.0.cache.remove(filter);
         if let Some(tier) = self.0.stages.inner().inner().tier() {
             tier.sweep();
         }
@@ -352,14 +354,34 @@ impl Chat {
         Ok(removed)
     }
 
-    /// Returns what forgets the answers that are kept for a scope, for as long as this chat lives.
+    /// Returns what forgets the answers that are kept for somebody, for as long as this chat lives.
     pub(crate) fn forgets(&self) -> AlsoForgets {
         let chat = Arc::downgrade(&self.0);
-        AlsoForgets::new(move |scope| {
+        AlsoForgets::new(move |what| {
             let chat = chat.upgrade().map(Chat);
-            // A scope that was forgotten is one that can be.
-            chat.and_then(|chat| chat.invalidate(&Invalidate::scope(scope)).ok()).unwrap_or(0)
+            Box::pin(async move {
+                match chat {
+                    Some(chat) => chat.forget(Removal::of(what)).await,
+                    None => AlsoForgotten::default(),
+                }
+            })
         })
+    }
+
+    async fn forget(&self, what: Removal) -> AlsoForgotten {
+        // A scope that was forgotten is one that can be.
+        let Ok(filter) = what.filter() else { return AlsoForgotten::default() };
+        let forgetting = self.0.shared.as_ref().map(|shared| shared.forget(what));
+        let answers = self.0.cache.remove(filter);
+        if let Some(tier) = self.0.stages.inner().inner().tier() {
+            tier.sweep();
+        }
+        self.0.meter.invalidated();
+        let is_pending = match forgetting {
+            Some(forgetting) => !forgetting.await,
+            None => false,
+        };
+        AlsoForgotten { answers, is_pending }
     }
 
     /// Returns what was measured.

@@ -2,17 +2,18 @@
 
 use async_trait::async_trait;
 use futures::StreamExt;
+use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "redis")]
 pub(super) use super::shared_redis::{Held, SharedCache};
 use super::{
-    cache::Payload,
+    cache::{Filter, Invalidate, Payload},
     provider::{
         ChatProvider, Completion, EmbedCall, Embeddings, Keeping, Model, ProviderCall, ProviderEvent, ProviderStream,
     },
     response::Found,
 };
-use crate::{Result, resilience::Deadline};
+use crate::{Result, memory::Whole, resilience::Deadline};
 
 /// What is known before a question is asked.
 #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "nothing is shared in this build"))]
@@ -28,6 +29,32 @@ pub(super) struct Kept {
     pub payload: Payload,
     pub ttl_s: u64,
     pub found: Found,
+}
+
+/// What is removed for all processes, as it is told to them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Removal {
+    /// What is kept for a user, in any tenant.
+    Person { person: String },
+    /// What matches.
+    Which(Invalidate),
+}
+
+impl Removal {
+    pub fn of(what: Whole) -> Removal {
+        match what {
+            Whole::Wall(scope) => Removal::Which(Invalidate::scope(scope)),
+            Whole::Person(person) => Removal::Person { person },
+        }
+    }
+
+    pub fn filter(&self) -> Result<Filter> {
+        match self {
+            Removal::Person { person } => Ok(Filter::person(person)),
+            Removal::Which(which) => which.filter(),
+        }
+    }
 }
 
 /// Looks in the shared cache, and waits while another process asks the same; without one, it is always ours to ask.
@@ -177,7 +204,11 @@ impl SharedCache {
         match *self {}
     }
 
-    pub fn invalidate(&self, _: &super::cache::Invalidate) {
+    pub fn invalidate(&self, _: &Invalidate) {
+        match *self {}
+    }
+
+    pub fn forget(&self, _: Removal) -> std::future::Ready<bool> {
         match *self {}
     }
 }

@@ -1,6 +1,7 @@
 //! The shared cache in Redis.
 //!
-//! An answer is stored with the time of the server and its labels. Invalidations are a short log beside it: an answer that
+//! An answer is stored with the time of the server and its labels, and listed under its user, so that it can be found when
+//! the user is forgotten. Invalidations are a short log beside it: an answer that
 //! is older than an invalidation that means it is not there any more. Every process hears of changes of the log, and takes
 //! them over into its own cache. What this process could not write into the log, because Redis was away, keeps it from
 //! reading answers until it is written.
@@ -22,7 +23,7 @@ use super::{
     config::ChatConfig,
     provider::Keeping,
     response::{Answer, Delta, Found, Usage},
-    shared::{Kept, Turn},
+    shared::{Kept, Removal, Turn},
 };
 use crate::{
     Result, Scope,
@@ -37,6 +38,10 @@ const TIER: &str = "l2";
 const LOG_LENGTH: i64 = 256;
 /// How long the log outlives the last answer that it speaks of, in seconds.
 const LOG_SLACK_S: u64 = 60;
+/// Digits of the hash of a user in the name of a list.
+const LIST_DIGITS: usize = 32;
+/// Answers of a list that are looked at together.
+const ERASED_AT_ONCE: usize = 256;
 /// First and longest wait before the log is written again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -54,6 +59,15 @@ static KEEP: LazyLock<Script> = LazyLock::new(|| {
         "local now = redis.call('TIME') \
          local ms = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000)) \
          redis.call('SET', KEYS[1], ms .. '\\n' .. ARGV[1], 'EX', ARGV[2]) return 1",
+    )
+});
+/// KEYS list; ARGV name of an answer, ttl. Drops those that have expired.
+static LIST: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local now = tonumber(redis.call('TIME')[1]) \
+         redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1]) \
+         redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now) \
+         if redis.call('TTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('EXPIRE', KEYS[1], ARGV[2]) end return 1",
     )
 });
 /// KEYS log; ARGV origin, invalidation, length, ttl.
@@ -79,6 +93,7 @@ pub(super) struct SharedCache(Arc<Inner>);
 struct Inner {
     redis: Redis,
     answers: Area,
+    lists: Area,
     leases: Leases,
     turns: Area,
     budget: Duration,
@@ -106,15 +121,48 @@ struct Log {
 struct Logged {
     at_ms: u64,
     origin: String,
-    which: Invalidate,
     filter: Filter,
 }
 
-/// Invalidations that are still to be written into the log.
+/// Removals that are still to be written into the log.
 #[derive(Debug, Default)]
 struct Unwritten {
-    which: Vec<Invalidate>,
+    removals: Vec<Due>,
     is_writing: bool,
+}
+
+/// A removal, and how thorough it is.
+#[derive(Debug, Clone, PartialEq)]
+enum Due {
+    /// What is meant is not given any more, and expires.
+    Invalidate(Removal),
+    /// Nor is it there any more.
+    Forget(Removal),
+}
+
+impl Due {
+    fn removal(&self) -> &Removal {
+        match self {
+            Due::Invalidate(removal) | Due::Forget(removal) => removal,
+        }
+    }
+}
+
+impl Unwritten {
+    fn push(&mut self, due: Due) {
+        if self.removals.len() >= LOG_LENGTH as usize {
+            self.removals.retain(|due| matches!(due, Due::Forget(_)));
+            self.removals.push(Due::Invalidate(Removal::Which(Invalidate::all())));
+        }
+        self.removals.push(due);
+    }
+
+    fn done(&mut self, due: &Due) {
+        // It may have been replaced by one of everything meanwhile.
+        if let Some(at) = self.removals.iter().position(|other| other == due) {
+            self.removals.remove(at);
+        }
+    }
 }
 
 /// Our turn to ask, while it lasts.
@@ -185,6 +233,7 @@ impl SharedCache {
         };
         let inner = Arc::new(Inner {
             answers: redis.area("chat"),
+            lists: redis.area("chatlist"),
             leases: Leases::new(redis, "chatlease", budget),
             turns: redis.area("chatlease"),
             budget,
@@ -254,21 +303,36 @@ impl SharedCache {
             answer,
         };
         let Ok(stored) = serde_json::to_vec(&stored) else { return };
-        let call = KEEP.call().key(self.0.name(keeping, &keeping.key.to_hex())).arg(stored).arg(ttl_s.to_string());
-        self.ask(self.0.redis.run_within::<i64>(operation, self.0.budget, &KEEP, &call)).await;
+        let (name, ttl_s) = (self.0.name(keeping, &keeping.key.to_hex()), ttl_s.to_string());
+        let list = LIST.call().key(self.0.list(keeping.scope.user.as_deref())).arg(name.clone()).arg(ttl_s.clone());
+        // Before the answer is there: what is not listed cannot be forgotten.
+        if self.ask(self.0.redis.run_within::<i64>(operation, self.0.budget, &LIST, &list)).await.is_some() {
+            let call = KEEP.call().key(name).arg(stored).arg(ttl_s);
+            self.ask(self.0.redis.run_within::<i64>(operation, self.0.budget, &KEEP, &call)).await;
+        }
     }
 
     /// Removes answers for all processes. Does not wait; until it is done, this process reads none.
     pub fn invalidate(&self, which: &Invalidate) {
-        {
-            let mut unwritten = self.0.unwritten.lock();
-            if unwritten.which.len() < LOG_LENGTH as usize {
-                unwritten.which.push(which.clone());
-            } else {
-                unwritten.which = vec![Invalidate::all()];
-            }
-        }
+        self.0.unwritten.lock().push(Due::Invalidate(Removal::Which(which.clone())));
         self.write_log();
+    }
+
+    /// Removes answers for all processes, so that Redis does not have them any more; from the call on, this process reads
+    /// none until it is done. Returns whether it is done; if not, it is tried until it is.
+    pub fn forget(&self, removal: Removal) -> impl Future<Output = bool> + Send + use<> {
+        let due = Due::Forget(removal);
+        self.0.unwritten.lock().push(due.clone());
+        let shared = self.clone();
+        async move {
+            let done = shared.ask(shared.0.remove(&due)).await.is_some();
+            if done {
+                shared.0.unwritten.lock().done(&due);
+            } else {
+                shared.write_log();
+            }
+            done
+        }
     }
 
     /// Returns what is kept, if anything; `None` where Redis is stepped over.
@@ -294,7 +358,7 @@ impl SharedCache {
     fn is_in_step(&self) -> bool {
         let is_in_step = {
             let unwritten = self.0.unwritten.lock();
-            unwritten.which.is_empty() && !unwritten.is_writing
+            unwritten.removals.is_empty() && !unwritten.is_writing
         };
         if !is_in_step {
             self.write_log();
@@ -307,7 +371,7 @@ impl SharedCache {
         let Ok(runtime) = Handle::try_current() else { return };
         {
             let mut unwritten = self.0.unwritten.lock();
-            if unwritten.is_writing || unwritten.which.is_empty() {
+            if unwritten.is_writing || unwritten.removals.is_empty() {
                 return;
             }
             unwritten.is_writing = true;
@@ -348,23 +412,15 @@ async fn write(writing: Writing) {
         let Some(inner) = writing.0.upgrade() else { return };
         let next = {
             let mut unwritten = inner.unwritten.lock();
-            let next = unwritten.which.first().cloned();
+            let next = unwritten.removals.first().cloned();
             // Under the lock: who looks now either sees more to write or that all is written.
             unwritten.is_writing = next.is_some();
             next
         };
-        let Some(which) = next else { return };
-        let Ok(text) = serde_json::to_string(&which) else { return };
-        let call = INVALIDATE.call().key(inner.log_key.clone()).arg(inner.origin.clone()).arg(text);
-        let call = call.int(LOG_LENGTH).arg(inner.log_ttl_s.to_string());
-        match inner.redis.run::<i64>("chat.invalidate", &INVALIDATE, &call).await {
-            Ok(_) => {
-                inner.forget_log();
-                let mut unwritten = inner.unwritten.lock();
-                // It may have been replaced by one of everything meanwhile.
-                if unwritten.which.first() == Some(&which) {
-                    unwritten.which.remove(0);
-                }
+        let Some(due) = next else { return };
+        match inner.remove(&due).await {
+            Ok(()) => {
+                inner.unwritten.lock().done(&due);
                 wait = RETRY.0;
             }
             Err(_) => {
@@ -379,6 +435,56 @@ async fn write(writing: Writing) {
 impl Inner {
     fn name(&self, keeping: &Keeping, hex: &str) -> String {
         self.answers.single(keeping.scope.tenant.as_deref(), hex)
+    }
+
+    /// Returns the key of what lists the answers of a user.
+    fn list(&self, user: Option<&str>) -> String {
+        match user {
+            Some(user) => self.lists.key(&blake3::hash(user.as_bytes()).to_hex()[..LIST_DIGITS]),
+            None => self.lists.key("-"),
+        }
+    }
+
+    /// Tells all processes that answers are removed, and removes them if it is to be thorough.
+    async fn remove(&self, due: &Due) -> Result<()> {
+        const OPERATION: &str = "chat.invalidate";
+        // Text and numbers: what was read as JSON can be written.
+        let text = serde_json::to_string(due.removal()).unwrap_or_default();
+        let call = INVALIDATE.call().key(self.log_key.clone()).arg(self.origin.clone()).arg(text);
+        let call = call.int(LOG_LENGTH).arg(self.log_ttl_s.to_string());
+        self.redis.run::<i64>(OPERATION, &INVALIDATE, &call).await?;
+        self.forget_log();
+        match due {
+            Due::Invalidate(_) => Ok(()),
+            Due::Forget(Removal::Person { person }) => self.erase(OPERATION, Some(person), None).await,
+            Due::Forget(Removal::Which(which)) => {
+                let scope = which.scope.clone().unwrap_or_default();
+                let start = self.answers.single(scope.tenant.as_deref(), "");
+                self.erase(OPERATION, scope.user.as_deref(), Some(&start)).await
+            }
+        }
+    }
+
+    /// Removes the answers that are listed for a user, or those of them whose names begin so.
+    async fn erase(&self, operation: &'static str, user: Option<&str>, start: Option<&str>) -> Result<()> {
+        let (list, mut others) = (self.list(user), 0);
+        loop {
+            let mut page = cmd("ZRANGE");
+            page.arg(&list).arg(others).arg(others + ERASED_AT_ONCE - 1);
+            let names: Vec<String> = self.redis.query(operation, &page).await?;
+            if names.is_empty() {
+                return Ok(());
+            }
+            for name in names {
+                if start.is_some_and(|start| !name.starts_with(start)) {
+                    others += 1;
+                    continue;
+                }
+                // One by one: in a Cluster each is in a slot of its own.
+                self.redis.query::<i64>(operation, cmd("DEL").arg(&name)).await?;
+                self.redis.query::<i64>(operation, cmd("ZREM").arg(&list).arg(&name)).await?;
+            }
+        }
     }
 
     /// Puts an answer into the cache of this process.
@@ -437,7 +543,7 @@ impl Inner {
             since
         };
         for logged in entries.iter().filter(|logged| logged.at_ms >= since && logged.origin != self.origin) {
-            let _ = self.cache.invalidate(&logged.which);
+            self.cache.remove(logged.filter.clone());
         }
     }
 }
@@ -470,8 +576,8 @@ impl Logged {
         let mut parts = line.splitn(3, ' ');
         let at_ms = parts.next()?.parse().ok()?;
         let origin = parts.next()?.to_owned();
-        let which: Invalidate = serde_json::from_str(parts.next()?).ok()?;
-        Some(Logged { at_ms, origin, filter: which.filter().ok()?, which })
+        let removal: Removal = serde_json::from_str(parts.next()?).ok()?;
+        Some(Logged { at_ms, origin, filter: removal.filter().ok()? })
     }
 }
 

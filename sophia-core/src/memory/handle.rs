@@ -16,7 +16,7 @@ use super::{
     config::MemoryConfig,
     embed::Embedder,
     embeddings::{Embeddings, told},
-    forget::{AlsoForgets, ForgetReceipt, ForgetRequest},
+    forget::{AlsoForgets, ForgetReceipt, ForgetRequest, Whole},
     graph::Graph,
     health::{EmbedderHealth, MemoryHealth, MemoryStats, RecentOperation, Session, TierHealth, TierStatus},
     kv::{Alone, EMBEDDING_KEYS, Invalidation, Kv, KvIndex, KvKeys, KvTier, MokaTier, TieredKv},
@@ -362,6 +362,9 @@ impl Memory {
     pub async fn delete_where(&self, delete: DeleteWhere) -> Result<u64> {
         const OPERATION: &str = "memory.delete_where";
         let call = async {
+            for (field, values) in [("kinds", &delete.kinds), ("tags", &delete.tags)] {
+                validate::filter(OPERATION, field, values.as_ref().map_or(0, Vec::len))?;
+            }
             let filter = Filter {
                 kinds: delete.kinds,
                 tags: delete.tags,
@@ -458,25 +461,37 @@ impl Memory {
                 (None, Some(_)) => {}
             }
             validate::optional_name(OPERATION, "subject", request.subject.as_ref())?;
-            let mut receipt = self.0.store.forget(request.clone()).await?;
-            if let Some(near) = self.0.kv.tiers().near() {
-                near.clear_wall(|key| is_meant(&request, &key.scope()));
-                receipt.tiers.insert(0, "l1");
-            }
-            if let Some(scope) = request.scope.as_ref().filter(|scope| scope.session.is_some() || scope.agent.is_some())
-            {
+            let whole = request.whole();
+            let is_shared = whole.is_some() && self.0.kv.tiers().has_shared();
+            // What is shared goes before what alone knows whose it is, and after: a crash in between leaves nothing that the
+            // next call would not find.
+            let mut walls = self.walls(whole.as_ref()).await?;
+            let mut is_pending = !self.forget_shared(&walls).await;
+            let durable = self.0.store.forget(request.clone()).await;
+            if let (None, Some(scope)) = (&whole, &request.scope) {
                 // Of a part of a wall, the records are forgotten, and with them what was kept of their texts.
                 self.forget_kept_vectors(scope).await?;
             }
-            let walls = forgotten_walls(&request, &receipt);
-            if self.0.kv.tiers().has_shared() && !walls.is_empty() {
-                for wall in &walls {
-                    self.0.kv.tiers().forget_shared(&Invalidation::prefix(wall, "")).await;
+            let (mut answers, mut near_tier) = (0, None);
+            if let Some(whole) = whole {
+                if let Some(near) = self.0.kv.tiers().near() {
+                    near.clear_wall(|key| whole.covers(&key.scope()));
+                    near_tier = Some("l1");
                 }
-                receipt.tiers.push("l2");
+                walls.extend(durable.iter().flat_map(|receipt| receipt.walls.iter().cloned()));
+                is_pending |= !self.forget_shared(&walls).await;
+                if let Some(also) = self.0.also.get() {
+                    let also = also.forget(whole).await;
+                    (answers, is_pending) = (also.answers, is_pending || also.is_pending);
+                }
             }
-            if let Some(also) = self.0.also.get() {
-                receipt.answers = walls.iter().map(|wall| also.forget(wall)).sum();
+            let mut receipt = durable?;
+            receipt.answers = answers;
+            receipt.tiers.splice(0..0, near_tier);
+            if is_pending {
+                receipt.pending.push("l2");
+            } else if is_shared {
+                receipt.tiers.push("l2");
             }
             Ok(receipt)
         };
@@ -486,6 +501,24 @@ impl Memory {
     /// Removes the vectors that are kept for the texts of a wall, in every tier.
     async fn forget_kept_vectors(&self, scope: &Scope) -> Result<u64> {
         self.0.kv.tiers().invalidate(&Invalidation::prefix(scope, EMBEDDING_KEYS)).await
+    }
+
+    /// Returns the pairs of tenant and user whose shared values are forgotten.
+    async fn walls(&self, whole: Option<&Whole>) -> Result<Vec<Scope>> {
+        match whole {
+            Some(Whole::Person(name)) if self.0.kv.tiers().has_shared() => self.0.store.scopes_of(name).await,
+            Some(Whole::Wall(wall)) => Ok(vec![wall.clone()]),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Removes the shared values of these pairs of tenant and user; returns whether they are gone already.
+    async fn forget_shared(&self, walls: &[Scope]) -> bool {
+        let mut is_gone = true;
+        for wall in walls {
+            is_gone &= self.0.kv.tiers().forget_shared(&Invalidation::prefix(wall, "")).await.is_some();
+        }
+        is_gone
     }
 
     /// Names who else holds something of a scope; the first one counts.
@@ -571,6 +604,7 @@ impl Memory {
     }
 
     pub(super) fn filter(&self, operation: &'static str, scopes: Vec<Scope>) -> Result<Filter> {
+        validate::filter(operation, "scopes", scopes.len())?;
         scopes.iter().try_for_each(|scope| scope.validate(operation))?;
         Ok(Filter::new(scopes, self.now()))
     }
@@ -623,28 +657,6 @@ fn need_session(operation: &'static str, scope: &Scope) -> Result<()> {
     match scope.session {
         Some(_) => Ok(()),
         None => Err(Error::invalid(operation, "scope.session", "must name the conversation")),
-    }
-}
-
-/// Returns the walls that were forgotten whole, for those who cannot look for them.
-fn forgotten_walls(request: &ForgetRequest, receipt: &ForgetReceipt) -> Vec<Scope> {
-    let mut walls = receipt.walls.clone();
-    if let (Some(scope), None) = (&request.scope, &request.subject)
-        && !walls.contains(scope)
-    {
-        walls.push(scope.clone());
-    }
-    walls.retain(|wall| is_meant(request, wall));
-    walls
-}
-
-/// Returns whether a wall is to be forgotten; keys belong to walls.
-fn is_meant(request: &ForgetRequest, wall: &Scope) -> bool {
-    match (&request.scope, &request.subject) {
-        (Some(scope), None) => scope.session.is_none() && scope.agent.is_none() && scope.wall() == wall.wall(),
-        (Some(scope), Some(subject)) => wall.tenant == scope.tenant && wall.user.as_ref() == Some(subject),
-        (None, Some(subject)) => wall.user.as_ref() == Some(subject),
-        (None, None) => false,
     }
 }
 

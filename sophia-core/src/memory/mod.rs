@@ -53,7 +53,7 @@ pub use checkpoint::{
 };
 pub use config::{L1Config, L2Config, MemoryConfig};
 pub use embed::{Embedder, EmbedderConfig, EmbedderKind, ModelClass};
-pub(crate) use forget::AlsoForgets;
+pub(crate) use forget::{AlsoForgets, AlsoForgotten, Whole};
 pub use forget::{ForgetReceipt, ForgetRequest};
 pub use graph::{Entity, Fact, FactQuery, Graph, GraphStore, Neighbor, NeighborQuery, NewEntity, NewFact, PathQuery};
 pub(crate) use handle::Embedders;

@@ -150,6 +150,15 @@ impl Memory {
             let message = format!("is longer than {} bytes", self.max_content_bytes());
             return Err(Error::invalid(operation, "query", message));
         }
+        for (field, values) in [
+            ("kinds", &query.kinds),
+            ("categories", &query.categories),
+            ("tags", &query.tags),
+            ("tags_all", &query.tags_all),
+        ] {
+            validate::filter(operation, field, values.as_ref().map_or(0, Vec::len))?;
+        }
+        validate::filter(operation, "metadata", query.metadata.as_ref().map_or(0, |facts| facts.len()))?;
         // Likeness among hits is that of their vectors, of the model of the question's.
         let needs_vector = matches!(query.mode, Mode::Hybrid | Mode::Semantic) || query.mmr_lambda.is_some();
         let scopes = query.scopes.unwrap_or_else(|| vec![query.scope]);

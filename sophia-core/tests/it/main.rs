@@ -3,6 +3,7 @@
 
 mod chat;
 mod embedders;
+mod faults;
 mod health;
 #[cfg(feature = "http-server")]
 mod http;

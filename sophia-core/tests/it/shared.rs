@@ -21,6 +21,7 @@ use sophia_core::{
 
 mod chat;
 mod faults;
+mod forgetting;
 mod modes;
 mod processes;
 

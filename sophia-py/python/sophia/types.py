@@ -814,6 +814,8 @@ class ForgetReceipt:
     """Vectors."""
     tiers: list[str]
     """Tiers that were cleared."""
+    pending: list[str]
+    """Tiers that are away: this process clears them when they are back."""
 
 
 @dataclass(frozen=True)

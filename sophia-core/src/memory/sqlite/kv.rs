@@ -246,9 +246,8 @@ impl Watch {
             }
             *connection = open::open_reader(path).ok();
         }
-        let Some(connection) = connection.as_ref() else { return };
         // What cannot be told may have changed.
-        if self.look_with(connection, drop).is_err() {
+        if connection.as_ref().is_none_or(|connection| self.look_with(connection, drop).is_err()) {
             drop(Elsewhere::Everything);
         }
     }

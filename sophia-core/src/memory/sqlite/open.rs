@@ -31,6 +31,8 @@ const SETTLE_TRIES: usize = 5;
 const SETTLE_DELAY: Duration = Duration::from_millis(20);
 /// Statements that a connection keeps prepared.
 const PREPARED_STATEMENTS: usize = 128;
+/// What to do about a file that cannot be read.
+pub(super) const RESTORE: &str = "move it away and put a backup in its place";
 /// Size that the write-ahead log is cut to after it was merged, in bytes.
 const LOG_SIZE_LIMIT: i64 = 64 * 1024 * 1024;
 
@@ -117,8 +119,8 @@ fn read_marks(path: &Path) -> Result<()> {
     }
     let shown = path.display();
     let foreign = |why: String| {
-        Error::invalid_config("data_dir", format!("holds `{shown}`, which is not a data file of Sophia: {why}"))
-            .with("path", shown.to_string())
+        let message = format!("holds `{shown}`, which is not a data file of Sophia: {why}. If it was one, {RESTORE}");
+        Error::invalid_config("data_dir", message).with("path", shown.to_string())
     };
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     let (application, format) = Connection::open_with_flags(immutable_uri(path), flags)
@@ -130,20 +132,33 @@ fn read_marks(path: &Path) -> Result<()> {
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => foreign(error.to_string()),
             _ => cannot_open(shown.to_string(), error),
         })?;
+    // A newer build that is at work, or was killed, has its own format in the log only.
+    let format = if application == APPLICATION_ID { format_in_log(path).unwrap_or(format) } else { format };
     match (application, format) {
         (APPLICATION_ID, OLDEST_FORMAT..=FORMAT) => Ok(()),
-        (APPLICATION_ID, found) if found > FORMAT => Err(Error::new(
-            ErrorKind::Unsupported,
-            "memory.open",
-            format!("`{shown}` was written by a newer version: its format is {found}, this build reads up to {FORMAT}"),
-        )
-        .with("path", shown)
-        .with("found", found)
-        .with("expected", FORMAT)),
+        (APPLICATION_ID, found) if found > FORMAT => Err(newer(&shown.to_string(), found)),
         // The first process has made the file and is about to mark it.
         (0, 0) if is_blank(path) => Ok(()),
         (found, _) => Err(foreign(format!("its application id is {found}, expected {APPLICATION_ID}"))),
     }
+}
+
+/// Returns the format that a file has with its write-ahead log; `None` where there is none, or it cannot be read.
+fn format_in_log(path: &Path) -> Option<i64> {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    std::fs::metadata(log).ok().filter(|log| log.len() > 0)?;
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
+    connection.pragma_query_value(None, "user_version", |row| row.get(0)).ok()
+}
+
+fn newer(shown: &str, found: i64) -> Error {
+    let message =
+        format!("`{shown}` was written by a newer version: its format is {found}, this build reads up to {FORMAT}");
+    Error::new(ErrorKind::Unsupported, "memory.open", message)
+        .with("path", shown)
+        .with("found", found)
+        .with("expected", FORMAT)
 }
 
 /// Returns whether a database has no tables.
@@ -269,8 +284,11 @@ fn cannot_open(shown: impl std::fmt::Display, error: rusqlite::Error) -> Error {
         }
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Error::invalid_config(
             "data_dir",
-            format!("holds `{shown}`, which is damaged or not a data file of Sophia: {error}"),
+            format!("holds `{shown}`, which is damaged or not a data file of Sophia: {error}. Stop all that use it, {RESTORE}"),
         ),
+        Some(ErrorCode::DiskFull) => {
+            Error::new(ErrorKind::Unavailable, "memory.open", format!("the disk is full where `{shown}` is"))
+        }
         _ => Error::invalid_config("data_dir", format!("holds `{shown}`, which cannot be opened: {error}")),
     }
     .with("path", shown)

@@ -17,14 +17,14 @@ use rusqlite::Connection;
 use super::{
     block_files::{self, BlockFiles},
     forget, kv, leases,
-    open::Place,
+    open::{self, Place},
     read, search, stale,
     threads::{Sender, Threads},
     vectors::Blocks,
     write,
 };
 use crate::{
-    Clock, Error, ErrorKind, Result, SystemClock,
+    Clock, Error, ErrorKind, Result, Scope, SystemClock,
     memory::{
         forget::{ForgetReceipt, ForgetRequest},
         health::{MemoryStats, Session, TierHealth, TierStatus},
@@ -219,6 +219,11 @@ impl MemoryStore for SqliteStore {
         self.read(move |connection| read::sessions(connection, &filter, limit)).await
     }
 
+    async fn scopes_of(&self, user: &str) -> Result<Vec<Scope>> {
+        let request = ForgetRequest::subject(user);
+        self.read(move |connection| forget::scopes(connection, &request)).await
+    }
+
     async fn forget(&self, request: ForgetRequest) -> Result<ForgetReceipt> {
         let origin = self.0.watch.origin();
         let receipt = self.write(move |connection| forget::forget(connection, &request, origin)).await?;
@@ -276,13 +281,9 @@ impl MemoryStore for SqliteStore {
         }
         let Some(threads) = self.0.threads.lock().take() else { return Ok(()) };
         self.0.watch.close();
-        let handles = threads.stop();
         let (done, ended) = tokio::sync::oneshot::channel();
         let joined = std::thread::Builder::new().name("sophia-memory-close".to_owned()).spawn(move || {
-            for handle in handles {
-                // A thread that panicked has nothing left to flush.
-                let _ = handle.join();
-            }
+            threads.join();
             let _ = done.send(());
         });
         if joined.is_ok() {
@@ -305,6 +306,10 @@ pub(super) fn internal(operation: &'static str) -> impl Fn(rusqlite::Error) -> E
                 (ErrorKind::Unavailable, "the data file cannot be read or written")
             }
             Some(rusqlite::ErrorCode::ReadOnly) => (ErrorKind::Unavailable, "the data file cannot be written"),
+            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+                let message = format!("`{}` is damaged: stop all that use it, {}", open::FILE_NAME, open::RESTORE);
+                return Error::new(ErrorKind::Internal, operation, message).with_source(error);
+            }
             _ => (ErrorKind::Internal, "the data file refused a statement"),
         };
         Error::new(kind, operation, message).with_source(error)
