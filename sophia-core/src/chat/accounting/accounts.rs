@@ -54,9 +54,9 @@ impl Accounts {
         }
         if let Some(cost) = cost {
             let labels = AiLabels {
-                model: call.model.clone(),
+                model: self.telemetry.model(&call.model),
                 provider: answer.provider.clone(),
-                task_type: call.context.clone(),
+                task_type: self.telemetry.context(&call.context),
             };
             self.telemetry.ai_cost_dollars.get_or_create(&labels).inc_by(cost);
         }

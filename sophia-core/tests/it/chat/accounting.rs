@@ -139,3 +139,17 @@ async fn a_failed_call_counts_as_a_call_and_costs_nothing() {
     assert_eq!(chat.complete(ask("a")).await.unwrap_err().get("limit"), Some("requests_per_minute"));
     assert_eq!(chat.costs(&CostQuery::default()).unwrap().total.calls, 0);
 }
+
+#[tokio::test]
+async fn contexts_that_callers_choose_do_not_become_any_number_of_series() {
+    let mock = MockProvider::start().await.unwrap();
+    let sophia = Sophia::new(config(&[&mock])).unwrap();
+    for number in 0..400 {
+        let request = ask(&format!("{number}")).context(format!("context-{number}"));
+        sophia.chat().complete(request).await.unwrap();
+    }
+    let text = sophia.telemetry().prometheus();
+    let series = text.lines().filter(|line| line.starts_with("sophia_ai_requests_total"));
+    assert_eq!(series.clone().count(), 257);
+    assert!(series.last().is_some() && text.contains(r#"task_type="other"} 144"#), "{text}");
+}
