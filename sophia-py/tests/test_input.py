@@ -182,7 +182,7 @@ def test_a_provider_that_answers_garbage_is_an_error_and_nothing_of_it_is_kept(
 ) -> None:
     url, answers = garbage
     provider = {"name": "p", "base_url": url, "models": ["m"], "api_key": "sk-very-secret"}
-    s = Sophia({"chat": {"providers": [provider], "retries": 0}})
+    s = Sophia({"chat": {"providers": [provider], "retry": {"retries": 0}}})
     deep = b'{"choices":' + b"[" * 100_000
     kind = "application/json"
     for answer in [

@@ -41,6 +41,8 @@ fn marked(server: &RedisServer) -> Vec<String> {
 async fn chatting(url: String, directory: &Path, mock: &MockProvider) -> Sophia {
     let mut config = config(RedisConfig::url(url), Some(directory));
     config.chat.providers.push(ProviderConfig::openai("mock", mock.base_url()).models(["small"]));
+    // A busy machine is not an outage.
+    config.chat.cache.l2.timeout = Duration::from_millis(500);
     let sophia = Sophia::new(config).unwrap();
     sophia.start().await.unwrap();
     sophia.memory().kv().get("warm-up", &Scope::new()).await.unwrap();
