@@ -8,7 +8,7 @@
 //! | call tools of MCP servers | [`registry`] |
 //! | know what is wrong, and why | [`health`] |
 //! | serve it all over HTTP | [`http`] |
-//! | share it between processes | [`redis`] |
+//! | share it between processes | [`redis`], [`tally`] |
 //! | handle failures | [`Error`], [`resilience`] |
 //! | call anything by name, as the bindings do | [`operations`] |
 
@@ -34,6 +34,7 @@ pub mod operations;
 pub mod redis;
 pub mod registry;
 pub mod resilience;
+pub mod tally;
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -17,6 +17,7 @@ import type {
   RunOptions,
   Scope,
   SemanticReport,
+  SemanticVerdict,
   Share,
 } from './types.js'
 import type { Bridge, CallOptions, JsonIterator } from './wire.js'
@@ -136,14 +137,23 @@ export class Chat {
     return this.#bridge.call('chat.invalidate', {}, options)
   }
 
-  /** Returns what calls cost and what kept answers saved; of everyone, where no scope is given. */
-  costs(options?: CostQuery): Costs {
-    return this.#bridge.callSync('chat.costs', {}, options)
+  /** Returns what calls cost and what kept answers saved, in all processes that share Redis or else a `dataDir`; of everyone, where no scope is given. */
+  costs(options?: CostQuery & CallOptions): Promise<Costs> {
+    return this.#bridge.call('chat.costs', {}, options)
   }
 
   /** Returns the limits that concern a scope, and how much of each is used. */
-  budget(scope?: Scope | null): LimitStatus[] {
-    return this.#bridge.callSync('chat.budget', { scope })
+  budget(scope?: Scope | null, options?: CallOptions): Promise<LimitStatus[]> {
+    return this.#bridge.call('chat.budget', { scope }, options)
+  }
+
+  /**
+   * Tells what a user says of an answer that was kept for another question; returns whether it is known. `key` is the
+   * `cache.key` of a response whose `cache.status` is `semantic_hit`. Each hit counts once; an answer that was wrong once
+   * serves no other question any more.
+   */
+  semanticFeedback(key: string, verdict: SemanticVerdict, options?: { scope?: Scope | null }): boolean {
+    return this.#bridge.callSync('chat.semantic_feedback', { key, verdict }, options)
   }
 
   /** Returns what the semantic tier did, or would have done. No text of any question is in it. */

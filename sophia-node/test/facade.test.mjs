@@ -151,9 +151,16 @@ test('a question that means the same is answered, and the answer says by which s
   const found = again.explain.stages.find(({ stage }) => stage === 'semantic')
   assert.deepEqual([found.outcome, found.detail.key], ['served', first.cache.key])
   assert.equal((await ask('How do I reset my 2 routers?')).cache.status, 'miss')
+  for await (const { explain, finishReason } of s.chat.stream('How do I reset my router?', { model: 'small', scope: ada, explain: true })) {
+    assert.deepEqual(explain?.stages.map(({ stage, outcome }) => [stage, outcome]), finishReason ? [['key', 'made'], ['l1', 'hit']] : undefined)
+  }
   const report = s.chat.semanticReport()
   assert.deepEqual([report.served, report.entries, report.vetoed.numbers], [1, 2, 1])
   assert.deepEqual([report.recent[0].outcome, report.recent[0].veto], ['vetoed', 'numbers'])
+  assert.equal(s.chat.semanticFeedback(again.cache.key, 'wrong', { scope: bob }), false)
+  assert.equal(s.chat.semanticFeedback(again.cache.key, 'wrong', { scope: ada }), true)
+  assert.equal((await ask('Please tell me how I can reset my router.')).cache.status, 'miss')
+  assert.equal(s.chat.semanticReport().judged, 1)
 })
 
 test('answers are kept for their scope, and streams are replayed', async (t) => {
@@ -190,12 +197,12 @@ test('calls cost, hits save, and who is over a limit is told when to come back',
   assert.equal((await ask('a')).cache.status, 'hit')
   await assert.rejects(ask('b'), (error) => error.code === 'RATE_LIMITED' && error.context.limit === 'requests_per_minute' && error.retryAfterMs > 0)
   await ask('b', bob)
-  const { rows, total } = s.chat.costs({ by: 'scope', days: 7 })
+  const { rows, total } = await s.chat.costs({ by: 'scope', days: 7 })
   assert.deepEqual(rows.map((row) => [row.user, row.calls, row.savedCalls]), [['ada', 1, 1], ['bob', 1, 0]])
   assert.deepEqual([total.costUsd, total.savedUsd, total.promptTokens], [22e-6, 11e-6, 6])
-  const [limit] = s.chat.budget(ada)
+  const [limit] = await s.chat.budget(ada)
   assert.deepEqual([limit.rule, limit.limit, limit.max, limit.scope], ['chat.limits[0]', 'requests_per_minute', 1, ada])
-  assert.throws(() => s.chat.costs({ days: 0 }), { code: 'INVALID_INPUT', context: { field: 'days' } })
+  await assert.rejects(s.chat.costs({ days: 0 }), { code: 'INVALID_INPUT', context: { field: 'days' } })
 })
 
 test('a stream that is left closes the call to the provider', async (t) => {

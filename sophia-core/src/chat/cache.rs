@@ -139,6 +139,9 @@ pub struct Invalidate {
     pub tags: Option<Vec<String>>,
     /// Those that are kept under a scope that this one covers.
     pub scope: Option<Scope>,
+    /// Those that are kept for this user, of whichever tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
     /// All.
     pub all: bool,
 }
@@ -169,10 +172,17 @@ impl Invalidate {
         Invalidate { scope: Some(scope.into()), ..Invalidate::default() }
     }
 
+    /// Removes those that are kept for this user, of whichever tenant.
+    pub fn subject(subject: impl Into<String>) -> Invalidate {
+        Invalidate { subject: Some(subject.into()), ..Invalidate::default() }
+    }
+
     pub(super) fn filter(&self) -> Result<Filter> {
         const OPERATION: &str = "chat.invalidate";
-        if !self.all && self.key.is_none() && self.context.is_none() && self.tags.is_none() && self.scope.is_none() {
-            return Err(Error::invalid(OPERATION, "key", "or `context`, `tags`, `scope` or `all` must be given"));
+        let by_whom = self.scope.is_some() || self.subject.is_some();
+        if !self.all && self.key.is_none() && self.context.is_none() && self.tags.is_none() && !by_whom {
+            let message = "or `context`, `tags`, `scope`, `subject` or `all` must be given";
+            return Err(Error::invalid(OPERATION, "key", message));
         }
         if let Some(scope) = &self.scope {
             scope.validate(OPERATION)?;
@@ -183,7 +193,8 @@ impl Invalidate {
             }
             None => None,
         };
-        Ok(Filter { key, context: self.context.clone(), tags: self.tags.clone(), scope: self.scope.clone() })
+        let Invalidate { context, tags, scope, subject, .. } = self.clone();
+        Ok(Filter { key, context, tags, scope, subject })
     }
 }
 
@@ -193,6 +204,7 @@ pub(super) struct Filter {
     context: Option<String>,
     tags: Option<Vec<String>>,
     scope: Option<Scope>,
+    subject: Option<String>,
 }
 
 impl Filter {
@@ -201,6 +213,7 @@ impl Filter {
             && self.context.as_deref().is_none_or(|own| own == context)
             && self.tags.as_ref().is_none_or(|own| own.iter().any(|tag| tags.contains(tag)))
             && self.scope.as_ref().is_none_or(|own| own.covers(scope))
+            && self.subject.as_ref().is_none_or(|own| scope.user.as_ref() == Some(own))
     }
 }
 
@@ -474,7 +487,7 @@ mod tests {
         let mut config = ChatConfig::default();
         change(&mut config);
         let context = Context { clock: clock.clone(), ..Context::default() };
-        let accounts = Accounts::new(&config, &context).unwrap();
+        let accounts = Accounts::new(&config, &context, None).unwrap();
         (AnswerCache::new(Arc::new(config), clock.clone(), accounts), clock)
     }
 

@@ -29,7 +29,7 @@ use super::{
     response::{CacheInfo, CacheStatus, ChatResponse, Found},
     router::Router,
     run::{self, Produced, RunOptions, RunResult},
-    semantic::{Question, Semantic, SemanticReport, SemanticTier},
+    semantic::{Question, Semantic, SemanticFeedback, SemanticReport, SemanticTier},
     shared::{self, Held, Kept, SharedCache, SharedTier, Turn},
     stream::ChatStream,
     ttl,
@@ -39,6 +39,7 @@ use crate::{
     context::Context,
     memory::AlsoForgets,
     resilience::{Deadline, Limiter, Role, SingleFlight},
+    tally,
 };
 
 /// Most texts of one embedding call.
@@ -85,7 +86,7 @@ impl Chat {
     pub(crate) fn new(config: &ChatConfig, context: &Context, assistants: Assistants) -> Result<Chat> {
         let config = Arc::new(config.clone());
         let clock = context.clock.clone();
-        let accounts = Accounts::new(&config, context)?;
+        let accounts = Accounts::new(&config, context, tally::shared(context, &assistants.memory))?;
         let cache = AnswerCache::new(config.clone(), clock.clone(), accounts.clone());
         let limiter = Limiter::new(config.max_concurrent);
         let meter = Arc::new(Meter::new(context, config.providers.iter().map(|provider| provider.name.as_str())));
@@ -118,6 +119,7 @@ impl Chat {
 
     pub(crate) async fn shutdown(&self) -> Result<()> {
         self.0.flights.abort_all();
+        self.0.accounts.close().await;
         self.0.endpoints.iter().for_each(Endpoint::close);
         Ok(())
     }
@@ -199,13 +201,14 @@ impl Chat {
         let deadline = self.deadline(request.timeout);
         let meter = self.0.meter.clone();
         if let Some(hit) = self.kept(request, &prepared, start) {
-            return Ok(ChatStream::kept(&hit.answer, hit.cache, start, deadline, meter));
+            return Ok(ChatStream::kept(&hit.answer, hit.cache, hit.explain, start, deadline, meter));
         }
         self.refuse_only(OPERATION, request.cache)?;
         let cache = asked(prepared.key);
+        let (flown, trace) = (Instant::now(), prepared.trace.clone());
         let rider = self.join(OPERATION, request, prepared, deadline, Form::Parts)?;
         let stream = ChatStream::live(rider, cache, start, deadline, meter);
-        Ok(stream.saving(&self.0.accounts, request.scope.as_ref()))
+        Ok(stream.explaining(trace, flown).saving(&self.0.accounts, request.scope.as_ref()))
     }
 
     /// Returns the value that `producer` makes for `message`, in this scope: kept, shared, bounded and measured.
@@ -352,13 +355,21 @@ impl Chat {
         Ok(removed)
     }
 
-    /// Returns what forgets the answers that are kept for a scope, for as long as this chat lives.
+    /// Returns what forgets the answers that are kept for a scope or a person, for as long as this chat lives.
     pub(crate) fn forgets(&self) -> AlsoForgets {
         let chat = Arc::downgrade(&self.0);
-        AlsoForgets::new(move |scope| {
+        AlsoForgets::new(move |request| {
+            let which = match (&request.scope, &request.subject) {
+                (Some(scope), None) => Invalidate::scope(scope),
+                (Some(scope), Some(user)) => {
+                    Invalidate::scope(Scope { tenant: scope.tenant.clone(), ..Scope::new().user(user) })
+                }
+                (None, Some(user)) => Invalidate::subject(user),
+                (None, None) => return 0,
+            };
             let chat = chat.upgrade().map(Chat);
             // A scope that was forgotten is one that can be.
-            chat.and_then(|chat| chat.invalidate(&Invalidate::scope(scope)).ok()).unwrap_or(0)
+            chat.and_then(|chat| chat.invalidate(&which).ok()).unwrap_or(0)
         })
     }
 
@@ -367,32 +378,36 @@ impl Chat {
         self.0.meter.snapshot(&self.0.cache, &self.0.limiter)
     }
 
-    /// Returns what calls to providers cost, and what kept answers saved, as this process counted them.
+    /// Returns what calls to providers cost, and what kept answers saved: as all processes counted that share Redis, or else
+    /// a `data_dir`; with neither, as this one did.
+    ///
+    /// What the last tenth of a second used in another process may not be in it yet.
     ///
     /// # Errors
-    /// InvalidInput for days that are not remembered.
-    pub fn costs(&self, query: &CostQuery) -> Result<Costs> {
-        self.0.accounts.costs(query)
+    /// InvalidInput for days that are not remembered; what the shared store says.
+    pub async fn costs(&self, query: &CostQuery) -> Result<Costs> {
+        self.0.accounts.costs(query).await
     }
 
     /// Returns the limits that concern a scope, and how much of each is used.
     ///
     /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> sophia_core::Result<()> {
     /// use sophia_core::{Config, Scope, Sophia, chat::{CostQuery, LimitConfig, Share}};
     ///
     /// let mut config = Config::default();
     /// config.chat.limits.push(LimitConfig::per(Share::User).requests_per_minute(60).daily_usd(5.0));
     /// let sophia = Sophia::new(config)?;
-    /// let limits = sophia.chat().budget(&Scope::new().tenant("acme").user("ada"))?;
+    /// let limits = sophia.chat().budget(&Scope::new().tenant("acme").user("ada")).await?;
     /// assert_eq!((limits.len(), limits[0].remaining, limits[1].max), (2, 60.0, 5.0));
-    /// assert_eq!(sophia.chat().costs(&CostQuery::default())?.total.cost_usd, Some(0.0));
-    /// # Ok::<(), sophia_core::Error>(())
+    /// assert_eq!(sophia.chat().costs(&CostQuery::default()).await?.total.cost_usd, Some(0.0));
+    /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     /// InvalidInput for a scope that cannot be.
-    pub fn budget(&self, scope: &Scope) -> Result<Vec<LimitStatus>> {
-        self.0.accounts.budget(scope)
+    pub async fn budget(&self, scope: &Scope) -> Result<Vec<LimitStatus>> {
+        self.0.accounts.budget(scope).await
     }
 
     pub(super) fn config(&self) -> &ChatConfig {
@@ -413,6 +428,24 @@ impl Chat {
             Some(tier) => tier.report(),
             None => SemanticReport::off(&self.0.config.semantic),
         }
+    }
+
+    /// Takes what a user says of an answer that was kept for another question (`cache.status` is `semantic_hit`), and returns
+    /// whether it is known: it may have expired, or belong to another scope.
+    ///
+    /// Each hit counts once towards what the semantic tier may serve. An answer that was wrong once serves no other question
+    /// any more.
+    ///
+    /// # Errors
+    /// InvalidInput for a key or a scope that cannot be.
+    pub fn semantic_feedback(&self, feedback: &SemanticFeedback) -> Result<bool> {
+        const OPERATION: &str = "chat.semantic_feedback";
+        let scope = feedback.scope.clone().unwrap_or_default();
+        scope.validate(OPERATION)?;
+        let key = feedback.key.parse();
+        let key: Key = key.map_err(|()| Error::invalid(OPERATION, "key", "must be 64 hexadecimal digits"))?;
+        let tier = self.0.stages.inner().inner().tier();
+        Ok(tier.is_some_and(|tier| tier.judge(&key, &scope, feedback.verdict)))
     }
 
     fn router(&self) -> &Router {
@@ -543,8 +576,7 @@ impl Chat {
                 cache.status = CacheStatus::Coalesced;
             }
             let completion = deadline.run(OPERATION, rider.outcome()).await?;
-            trace.take_in(rider.trace());
-            trace.note("flight", if rider.role == Role::Follower { "joined" } else { "led" }, flown);
+            rider.explain(&trace, flown);
             completion
         };
         let cache = cache
@@ -679,7 +711,7 @@ impl Chat {
                 Turn::Kept(_) => (Held::default(), Found::default()),
                 Turn::Ours(lease, found) => (lease, found),
             };
-            accounts.admit(OPERATION, &scope)?;
+            accounts.admit(OPERATION, &scope).await?;
             let _permit = limiter.acquire(OPERATION, forever()).await?;
             let produced = producer().await?;
             let value = Arc::new(produced.value);

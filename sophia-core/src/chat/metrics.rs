@@ -349,7 +349,7 @@ mod tests {
 
     fn meter() -> (Meter, AnswerCache, Limiter) {
         let context = Context::default();
-        let accounts = Accounts::new(&ChatConfig::default(), &context).unwrap();
+        let accounts = Accounts::new(&ChatConfig::default(), &context, None).unwrap();
         let cache = AnswerCache::new(Arc::default(), context.clock.clone(), accounts);
         (Meter::new(&context, std::iter::empty()), cache, Limiter::new(50))
     }

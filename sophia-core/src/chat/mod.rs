@@ -82,5 +82,8 @@ pub use provider::{
 pub use request::{CacheMode, ChatRequest, Message, Share};
 pub use response::{Answer, Attempt, CacheInfo, CacheStatus, ChatChunk, ChatResponse, Delta, Usage};
 pub use run::{Produced, RunOptions, RunResult};
-pub use semantic::{SemanticConfig, SemanticDecision, SemanticGroup, SemanticMode, SemanticProfile, SemanticReport};
+pub use semantic::{
+    SemanticConfig, SemanticDecision, SemanticFeedback, SemanticGroup, SemanticMode, SemanticProfile, SemanticReport,
+    SemanticVerdict,
+};
 pub use stream::ChatStream;

@@ -1,7 +1,7 @@
 //! OpenAI's chat completions over HTTP, as most servers of models speak them.
 
 use async_trait::async_trait;
-use reqwest::{Response, header::HeaderMap};
+use reqwest::header::HeaderMap;
 use serde_json::{Map, Value, json};
 
 use super::{

@@ -280,6 +280,8 @@ pub struct ChatChunk {
     pub cache: Option<CacheInfo>,
     /// What memory and tools gave to the answer, with the last part; null where neither was asked for.
     pub assistance: Option<Assistance>,
+    /// What each stage did, with the last part; null unless the request asks for it.
+    pub explain: Option<Explanation>,
     /// Further fields of the provider's delta, verbatim.
     #[serde(skip)]
     pub extra: Map<String, Value>,
@@ -298,6 +300,7 @@ impl ChatChunk {
             usage: None,
             cache: None,
             assistance: None,
+            explain: None,
             extra: delta.extra,
             answer: None,
         }

@@ -364,6 +364,7 @@ impl ChatProvider for Router {
     }
 
     async fn stream(&self, call: &ProviderCall) -> Result<ProviderStream> {
+        let start = std::time::Instant::now();
         // Another provider is asked only before the first part was given.
         let first = |route: Route| async move {
             let mut stream = route.provider.stream(call).await?;
@@ -377,6 +378,7 @@ impl ChatProvider for Router {
         let (meter, breaker, call) = (self.meter.clone(), self.breakers.of(&name, &call.model), call.clone());
         let whole = stream::iter([Ok(event)]).chain(rest).map(move |event| match event {
             Ok(ProviderEvent::Done(completion)) => {
+                call.trace.note_with("router", "answered", start, || serde_json::to_value(&attempts).ok());
                 meter.answered(&call, &completion.answer);
                 Ok(ProviderEvent::Done(Completion { attempts: attempts.clone(), ..completion }))
             }

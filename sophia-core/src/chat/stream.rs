@@ -15,6 +15,7 @@ use tokio::time::Sleep;
 use super::{
     accounting::Accounts,
     dialect,
+    explain::{Explanation, Trace},
     flight::{News, Rider},
     metrics::{Meter, Operation},
     response::{Answer, CacheInfo, CacheStatus, ChatChunk},
@@ -39,6 +40,8 @@ pub struct ChatStream {
     deadline: Deadline,
     timer: Option<Pin<Box<Sleep>>>,
     meter: Arc<Meter>,
+    /// What the stages of this caller noted, and when its flight began.
+    notes: Option<(Trace, Instant)>,
     /// Where it is written down that this caller asked for nothing.
     savings: Option<(Accounts, Scope)>,
 }
@@ -62,12 +65,13 @@ impl ChatStream {
     pub(crate) fn kept(
         answer: &Arc<Answer>,
         cache: CacheInfo,
+        explain: Option<Explanation>,
         start: Instant,
         deadline: Deadline,
         meter: Arc<Meter>,
     ) -> ChatStream {
         let mut stream = ChatStream::new(Source::Empty, cache, start, deadline, meter);
-        stream.finish(answer, stream.cache.clone(), Replay::Whole);
+        stream.finish(answer, stream.cache.clone(), Replay::Whole, explain);
         stream
     }
 
@@ -106,8 +110,15 @@ impl ChatStream {
             deadline,
             timer: None,
             meter,
+            notes: None,
             savings: None,
         }
+    }
+
+    /// Tells with the last part what each stage did, where that is asked for.
+    pub(crate) fn explaining(mut self, trace: Trace, flown: Instant) -> ChatStream {
+        self.notes = Some((trace, flown));
+        self
     }
 
     /// Writes down under `scope` what is saved, if it turns out that nobody was asked on this caller's behalf.
@@ -169,7 +180,8 @@ impl ChatStream {
                         // The first part says what is known by now.
                         self.cache = CacheInfo { ttl_s: None, ..cache.clone() };
                     }
-                    self.finish(&completion.answer, cache, replay);
+                    let explain = self.notes.take().and_then(|(trace, flown)| rider.explain(&trace, flown));
+                    self.finish(&completion.answer, cache, replay, explain);
                 }
                 Poll::Ready(News::Landed(Err(error))) => return Poll::Ready(Some(Err(self.fail(error)))),
                 Poll::Pending => {
@@ -192,7 +204,7 @@ impl ChatStream {
         self.ready.push_back(chunk);
     }
 
-    fn finish(&mut self, answer: &Arc<Answer>, cache: CacheInfo, replay: Replay) {
+    fn finish(&mut self, answer: &Arc<Answer>, cache: CacheInfo, replay: Replay, explain: Option<Explanation>) {
         if replay == Replay::Whole {
             dialect::replay(answer).into_iter().for_each(|delta| self.give(ChatChunk::of(delta)));
         }
@@ -200,7 +212,7 @@ impl ChatStream {
             accounts.account(answer, &scope).saved(answer.cost_usd);
         }
         self.meter.succeeded(Operation::Stream, cache.status, self.start.elapsed());
-        self.give(ChatChunk::end(answer.clone(), cache));
+        self.give(ChatChunk { explain, ..ChatChunk::end(answer.clone(), cache) });
         self.source = Source::Empty;
         self.ended = true;
     }

@@ -37,6 +37,7 @@ const SCOPED: &[&str] = &[
     "memory.versions",
     "chat.cache_key",
     "chat.complete",
+    "chat.semantic_feedback",
     "registry.call",
 ];
 

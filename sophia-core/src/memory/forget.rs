@@ -44,7 +44,7 @@ pub struct ForgetReceipt {
     pub checkpoints: u64,
     /// Values under keys.
     pub cached: u64,
-    /// Answers of chat that this process kept for the scope.
+    /// Answers of chat that this process kept for the scope or the person.
     pub answers: u64,
     /// Vectors.
     pub embeddings: u64,
@@ -55,16 +55,16 @@ pub struct ForgetReceipt {
     pub(crate) walls: Vec<Scope>,
 }
 
-/// Who else holds something of a scope, and forgets it: returns how much it held.
-pub(crate) struct AlsoForgets(Box<dyn Fn(&Scope) -> u64 + Send + Sync>);
+/// Who else holds something of a scope or a person, and forgets it: returns how much it held.
+pub(crate) struct AlsoForgets(Box<dyn Fn(&ForgetRequest) -> u64 + Send + Sync>);
 
 impl AlsoForgets {
-    pub fn new(forget: impl Fn(&Scope) -> u64 + Send + Sync + 'static) -> AlsoForgets {
+    pub fn new(forget: impl Fn(&ForgetRequest) -> u64 + Send + Sync + 'static) -> AlsoForgets {
         AlsoForgets(Box::new(forget))
     }
 
-    pub fn forget(&self, scope: &Scope) -> u64 {
-        (self.0)(scope)
+    pub fn forget(&self, request: &ForgetRequest) -> u64 {
+        (self.0)(request)
     }
 }
 

@@ -26,7 +26,7 @@ use super::{
     store::{Atomicity, Change, Depth, Filter, Inserted, Key, Listing, Lookup, MemoryStore},
     validate,
 };
-use crate::{Clock, Error, Result, Scope, context::Context};
+use crate::{Clock, Error, Result, Scope, context::Context, tally::TallyStore};
 
 /// Messages of a history that names no limit.
 const DEFAULT_MESSAGES: usize = 50;
@@ -53,6 +53,7 @@ struct Inner {
     kv_index: Arc<dyn KvIndex>,
     graph: Graph,
     checkpoints: Checkpoints,
+    tallies: Option<Arc<dyn TallyStore>>,
     /// Chat, whose answers are forgotten as well.
     also: OnceLock<AlsoForgets>,
     metrics: SharedMetrics,
@@ -75,6 +76,7 @@ impl Memory {
             kv: Kv::new(tiers, alone, config, metrics.clone()),
             graph: Graph::new(Arc::new(store.clone()), clock.clone(), metrics.clone()),
             kv_index: Arc::new(store.clone()),
+            tallies: context.data_dir.as_ref().map(|_| Arc::new(store.clone()) as Arc<dyn TallyStore>),
             also: OnceLock::new(),
             checkpoints: Checkpoints::new(Arc::new(store.clone()), clock.clone(), metrics.clone()),
             store: Arc::new(store),
@@ -83,6 +85,11 @@ impl Memory {
             clock,
             metrics,
         })))
+    }
+
+    /// Returns where processes that share the data file count together. `None` where it is this process's alone.
+    pub(crate) fn tallies(&self) -> Option<Arc<dyn TallyStore>> {
+        self.0.tallies.clone()
     }
 
     pub(crate) async fn start(&self) -> Result<()> {
@@ -420,7 +427,7 @@ impl Memory {
                 receipt.tiers.push("l2");
             }
             if let Some(also) = self.0.also.get() {
-                receipt.answers = walls.iter().map(|wall| also.forget(wall)).sum();
+                receipt.answers = also.forget(&request);
             }
             Ok(receipt)
         };

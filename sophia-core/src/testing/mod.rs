@@ -7,6 +7,7 @@ pub mod memory;
 pub mod mock_provider;
 #[cfg(unix)]
 mod redis;
+pub mod tally;
 
 pub use mock_provider::{Fault, MockProvider};
 #[cfg(unix)]

@@ -20,6 +20,7 @@ use sophia_core::{
 };
 
 mod chat;
+mod counting;
 mod faults;
 mod modes;
 mod processes;

@@ -32,6 +32,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 Share = Literal["session", "user", "tenant", "all"]
 CacheMode = Literal["default", "bypass", "refresh", "only"]
+Verdict = Literal["right", "wrong"]
 CostGroup = Literal["model", "provider", "tenant", "scope"]
 Messages = str | Sequence[Mapping[str, Any]]
 
@@ -240,28 +241,43 @@ class Chat:
         context: str | None = None,
         tags: Sequence[str] | None = None,
         scope: ScopeLike = None,
+        subject: str | None = None,
         all: bool = False,
     ) -> Request[int]:
-        """Forgets cached answers that match; returns how many."""
-        return Request("chat.invalidate", given(key=key, context=context, tags=tags, scope=scope, all=all), same)
+        """Forgets cached answers that match; returns how many. `subject` is a user, of whichever tenant."""
+        arguments = given(key=key, context=context, tags=tags, scope=scope, subject=subject, all=all)
+        return Request("chat.invalidate", arguments, same)
 
     invalidate = awaited(_invalidate)
     invalidate_sync = blocking(_invalidate)
 
-    def costs(self, *, by: CostGroup = "model", days: int = 30, scope: ScopeLike = None) -> Costs:
+    def _costs(self, *, by: CostGroup = "model", days: int = 30, scope: ScopeLike = None) -> Request[Costs]:
         """Returns what calls cost and what kept answers saved, by `model`, `provider`, `tenant` or `scope`.
 
-        Days are UTC, today included, 1 to 62; without a scope, those of everyone.
+        Counted by all processes that share Redis, or else a `data_dir`. Days are UTC, today included, 1 to 62; without a
+        scope, those of everyone.
         """
-        costs: Costs = reader(Costs)(self._engine.call_sync("chat.costs", given(by=by, days=days, scope=scope)))
-        return costs
+        return Request("chat.costs", given(by=by, days=days, scope=scope), reader(Costs))
 
-    def budget(self, *, scope: ScopeLike = None) -> list[LimitStatus]:
+    costs = awaited(_costs)
+    costs_sync = blocking(_costs)
+
+    def _budget(self, *, scope: ScopeLike = None) -> Request[list[LimitStatus]]:
         """Returns the limits that concern a scope, and how much of each is used."""
-        limits: list[LimitStatus] = reader(list[LimitStatus])(
-            self._engine.call_sync("chat.budget", given(scope=scope))
-        )
-        return limits
+        return Request("chat.budget", given(scope=scope), reader(list[LimitStatus]))
+
+    budget = awaited(_budget)
+    budget_sync = blocking(_budget)
+
+    def semantic_feedback(self, key: str, verdict: Verdict, *, scope: ScopeLike = None) -> bool:
+        """Tells what a user says of an answer that was kept for another question; returns whether it is known.
+
+        `key` is the `cache.key` of a response whose `cache.status` is `semantic_hit`, `scope` the one it was asked under.
+        Each hit counts once; an answer that was wrong once serves no other question any more.
+        """
+        arguments = given(key=key, verdict=verdict, scope=scope)
+        known: bool = self._engine.call_sync("chat.semantic_feedback", arguments)
+        return known
 
     def semantic_report(self) -> SemanticReport:
         """Returns what the semantic tier did, or would have done. No text of any question is in it."""

@@ -8,6 +8,7 @@
 //! | records: write, read, search | `write.rs`, `read.rs`, `search.rs`, `filter.rs`, `postings.rs`, `turns.rs` |
 //! | vectors in memory, kept up to date, and as files | `vectors.rs`, `block_files.rs` |
 //! | keys and values | `kv.rs`, `kv_keys.rs` |
+//! | numbers that are counted in | `tallies.rs` |
 //! | the graph | `graph.rs` |
 //! | checkpoints, and their values | `checkpoints.rs`, `checkpoint_values.rs` |
 //! | the file of LangGraph's saver | `langgraph.rs` |
@@ -27,6 +28,7 @@ mod postings;
 mod read;
 mod search;
 mod store;
+mod tallies;
 mod threads;
 mod turns;
 mod vectors;

@@ -20,8 +20,9 @@ const FORMAT: i64 = 2;
 const OLDEST_FORMAT: i64 = 1;
 const SCHEMA: &str = include_str!("schema.sql");
 const DERIVED_SCHEMA: &str = include_str!("derived.sql");
-/// Tables that came later and that older builds do not need: made where they are missing.
-const LATER_TABLES: &str = include_str!("checkpoints.sql");
+/// Tables that came later and that older builds do not need: made where the one that is named is missing.
+const LATER_TABLES: [(&str, &str); 2] =
+    [("checkpoint_writes", include_str!("checkpoints.sql")), ("tallies", include_str!("tallies.sql"))];
 
 /// How long to wait for another process that holds the write lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -213,17 +214,20 @@ fn index_all(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 fn create_later_tables(connection: &Connection) -> rusqlite::Result<()> {
-    if connection.table_exists(None, "checkpoint_writes")? {
-        return Ok(());
-    }
-    connection.execute_batch("BEGIN IMMEDIATE")?;
-    match connection.execute_batch(LATER_TABLES) {
-        Ok(()) => connection.execute_batch("COMMIT"),
-        Err(error) => {
-            connection.execute_batch("ROLLBACK")?;
-            Err(error)
+    for (name, sql) in LATER_TABLES {
+        if connection.table_exists(None, name)? {
+            continue;
+        }
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        match connection.execute_batch(sql) {
+            Ok(()) => connection.execute_batch("COMMIT")?,
+            Err(error) => {
+                connection.execute_batch("ROLLBACK")?;
+                return Err(error);
+            }
         }
     }
+    Ok(())
 }
 
 fn check_writable(connection: &Connection, shown: &str) -> Result<()> {

@@ -18,7 +18,7 @@ use super::{
     block_files::{self, BlockFiles},
     forget, kv,
     open::Place,
-    read, search,
+    read, search, tallies,
     threads::{Sender, Threads},
     vectors::Blocks,
     write,
@@ -126,6 +126,7 @@ impl SqliteStore {
                 if purge {
                     write::purge(connection, now)?;
                     kv::purge(connection, now)?;
+                    tallies::purge(connection, now)?;
                 }
                 work(connection)
             })

@@ -56,7 +56,7 @@ async fn the_only_provider_is_asked_twice_and_the_first_to_answer_counts() {
     mocks[0].release();
     let answer = patient.await.unwrap().unwrap();
     assert_eq!(told(&answer.attempts), [("mock0", "ok", false), ("mock0", "UNAVAILABLE", true)]);
-    let total = chat.costs(&Default::default()).unwrap().total;
+    let total = chat.costs(&Default::default()).await.unwrap().total;
     assert_eq!(total.calls as usize, 2 * KNOWN_AFTER + 2, "one answer counts, and costs, once");
 }
 
