@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     Error, ErrorKind, Result, chat::ChatConfig, health::HealthConfig, http::ServerConfig, memory::MemoryConfig,
-    redis::RedisConfig, registry::RegistryConfig, wire,
+    otlp::TelemetryConfig, redis::RedisConfig, registry::RegistryConfig, wire,
 };
 
 /// Prefix of environment variables that are read as configuration.
@@ -44,6 +44,8 @@ pub struct Config {
     pub health: HealthConfig,
     /// HTTP surface: address, keys, limits.
     pub server: ServerConfig,
+    /// OpenTelemetry.
+    pub telemetry: TelemetryConfig,
 }
 
 impl Config {
@@ -244,7 +246,7 @@ mod tests {
     #[test]
     fn the_schema_names_every_section() {
         let schema = serde_json::to_value(Config::schema()).unwrap();
-        for section in ["data_dir", "redis", "memory", "chat", "registry", "health", "server"] {
+        for section in ["data_dir", "redis", "memory", "chat", "registry", "health", "server", "telemetry"] {
             assert!(schema["properties"].get(section).is_some(), "{section}");
         }
     }

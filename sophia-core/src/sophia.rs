@@ -8,6 +8,7 @@ use crate::{
     context::Context,
     health::Health,
     memory::{Embedder, Memory},
+    otlp::Otel,
     registry::Registry,
     telemetry::Telemetry,
 };
@@ -37,6 +38,7 @@ struct Engine {
     chat: Chat,
     registry: Registry,
     health: Health,
+    otel: Option<Otel>,
     #[cfg(feature = "redis")]
     redis: Option<crate::redis::Redis>,
 }
@@ -83,9 +85,10 @@ impl Builder {
         let context = Context {
             #[cfg(feature = "redis")]
             redis: crate::redis::Redis::new(&config.redis, signals.clone())?,
-            clock,
+            clock: clock.clone(),
             signals,
             telemetry: telemetry.clone(),
+            otel: Otel::new(&config.telemetry.otlp, clock.clone())?,
             data_dir: config.data_dir.clone(),
         };
         let memory = Memory::new(&config.memory, &context)?;
@@ -103,6 +106,7 @@ impl Builder {
             chat,
             registry,
             health,
+            otel: context.otel,
             #[cfg(feature = "redis")]
             redis: context.redis,
         })))
@@ -153,6 +157,9 @@ impl Sophia {
         self.0.registry.shutdown().await?;
         self.0.chat.shutdown().await?;
         let outcome = self.0.memory.shutdown().await;
+        if let Some(otel) = &self.0.otel {
+            otel.shutdown().await;
+        }
         #[cfg(feature = "redis")]
         self.0.redis.iter().for_each(crate::redis::Redis::close);
         outcome

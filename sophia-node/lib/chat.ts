@@ -20,6 +20,7 @@ import type {
   SemanticVerdict,
   Share,
 } from './types.js'
+import { traced } from './tracing.js'
 import type { Bridge, CallOptions, JsonIterator } from './wire.js'
 
 export type { CacheMode, Share }
@@ -70,11 +71,11 @@ export class Chat {
   /** Answers a question: from the cache, from a call that is under way, or from a provider. */
   complete(prompt: string | readonly Message[], options?: ChatOptions): Promise<ChatResponse> {
     const own = functionsOf(options)
-    if (own === undefined) return this.#bridge.call('chat.complete', asked(prompt), options)
+    if (own === undefined) return this.#bridge.call('chat.complete', asked(prompt), { ...traced(), ...options })
     const { signal, ...rest } = own.options
     const kept = this.#bridge.keep(own.answer)
     const tools = JSON.stringify(own.definitions)
-    return this.#bridge.run('chat.complete', { ...rest, ...asked(prompt) }, { signal }, (engine, id, text) =>
+    return this.#bridge.run('chat.complete', { ...traced(), ...rest, ...asked(prompt) }, { signal }, (engine, id, text) =>
       engine.completeWith(id, text, tools, kept),
     )
   }
@@ -82,8 +83,8 @@ export class Chat {
   /** Answers a question in parts, as they come. Leaving the loop closes the call to the provider. */
   stream(prompt: string | readonly Message[], options?: ChatOptions): JsonIterator<ChatChunk> {
     const own = functionsOf(options)
-    if (own === undefined) return this.#bridge.stream('chat.stream', asked(prompt), options)
-    return this.#bridge.streamWith(asked(prompt), own.options, own.definitions, own.answer)
+    if (own === undefined) return this.#bridge.stream('chat.stream', asked(prompt), { ...traced(), ...options })
+    return this.#bridge.streamWith(asked(prompt), { ...traced(), ...own.options }, own.definitions, own.answer)
   }
 
   /**
@@ -104,12 +105,12 @@ export class Chat {
         cacheable: typeof cacheable === 'function' ? Boolean(cacheable(value)) : cacheable,
       }
     })
-    return this.#bridge.run('chat.run', { ...rest, message }, { signal }, (engine, id, text) => engine.run(id, text, kept))
+    return this.#bridge.run('chat.run', { ...traced(), ...rest, message }, { signal }, (engine, id, text) => engine.run(id, text, kept))
   }
 
   /** Turns texts into vectors. */
-  embed(texts: readonly string[], options?: { model?: string | null } & CallOptions): Promise<Embeddings> {
-    return this.#bridge.call('chat.embed', { texts }, options)
+  embed(texts: readonly string[], options?: { model?: string | null; traceparent?: string | null } & CallOptions): Promise<Embeddings> {
+    return this.#bridge.call('chat.embed', { texts }, { ...traced(), ...options })
   }
 
   /** Lists the models of all providers. */

@@ -32,12 +32,14 @@ use super::{
     semantic::{Question, Semantic, SemanticFeedback, SemanticReport, SemanticTier},
     shared::{self, Held, Kept, SharedCache, SharedTier, Turn},
     stream::ChatStream,
+    traced::Asked,
     ttl,
 };
 use crate::{
     Error, ErrorKind, Result, Scope,
     context::Context,
     memory::AlsoForgets,
+    otlp::{Otel, SpanContext},
     resilience::{Deadline, Limiter, Role, SingleFlight},
     tally,
 };
@@ -59,6 +61,7 @@ struct Inner {
     limiter: Limiter,
     accounts: Accounts,
     meter: Arc<Meter>,
+    otel: Option<Otel>,
     flights: Flights,
     runs: SingleFlight<(Key, u64), Made>,
     /// The stages below the flights, the first one outermost.
@@ -80,6 +83,8 @@ struct Prepared<'a> {
     /// `None` where the cache is not used.
     key: Option<Key>,
     trace: Trace,
+    /// Span of the caller, if it is told to anybody.
+    parent: Option<SpanContext>,
 }
 
 impl Chat {
@@ -90,7 +95,7 @@ impl Chat {
         let cache = AnswerCache::new(config.clone(), clock.clone(), accounts.clone());
         let limiter = Limiter::new(config.max_concurrent);
         let meter = Arc::new(Meter::new(context, config.providers.iter().map(|provider| provider.name.as_str())));
-        let (router, endpoints) = Router::new(&config, &clock, meter.clone())?;
+        let (router, endpoints) = Router::new(&config, &clock, meter.clone(), context.otel.as_ref())?;
         let limited = Limited::new(router, accounts.clone(), limiter.clone(), config.timeout);
         let shared = SharedCache::new(&config, context, &cache);
         let semantic = Semantic::new(limited, semantic_tier(&config, &cache, context), config.cache.tool_calls);
@@ -105,6 +110,7 @@ impl Chat {
             limiter,
             accounts,
             meter,
+            otel: context.otel.clone(),
             flights: Flights::default(),
             runs: SingleFlight::new(Operation::Run.name()),
             stages,
@@ -143,7 +149,8 @@ impl Chat {
     pub(super) async fn complete_once(&self, request: ChatRequest) -> Result<ChatResponse> {
         const OPERATION: Operation = Operation::Complete;
         let start = Instant::now();
-        let outcome = match self.prepare(OPERATION.name(), &request) {
+        let asked = self.asked(OPERATION, request.traceparent.as_deref());
+        let outcome = match self.prepare(OPERATION.name(), &request, asked.as_ref()) {
             Ok(prepared) => match self.kept(&request, &prepared, start) {
                 Some(hit) => Ok(hit),
                 // In a box, so that a hit does not move what only a call needs.
@@ -155,6 +162,9 @@ impl Chat {
             Ok(response) => self.0.meter.succeeded(OPERATION, response.cache.status, start.elapsed()),
             Err(error) => self.0.meter.failed(OPERATION, error, start.elapsed()),
         }
+        if let Some(asked) = asked {
+            asked.ended(&outcome);
+        }
         outcome
     }
 
@@ -164,11 +174,14 @@ impl Chat {
             return None;
         }
         let start = Instant::now();
-        let prepared = self.prepare(Operation::Complete.name(), request).ok()?;
+        let prepared = self.prepare(Operation::Complete.name(), request, None).ok()?;
         // What is stale has to be asked for, which takes a runtime.
         let entry = self.0.cache.get(&prepared.key.filter(|_| request.cache != CacheMode::Refresh)?)?;
         let response = self.give(&entry, Freshness::Fresh, start)?;
         self.0.meter.succeeded(Operation::Complete, CacheStatus::Hit, start.elapsed());
+        if let Some(asked) = self.asked(Operation::Complete, request.traceparent.as_deref()) {
+            asked.answered(&response.cache, &response.answer, None);
+        }
         Some(response)
     }
 
@@ -188,27 +201,31 @@ impl Chat {
     pub(super) fn stream_once(&self, request: ChatRequest) -> Result<ChatStream> {
         const OPERATION: Operation = Operation::Stream;
         let start = Instant::now();
-        let outcome = self.begin_stream(&request, start);
+        let mut asked = self.asked(OPERATION, request.traceparent.as_deref());
+        let outcome = self.begin_stream(&request, &mut asked, start);
         if let Err(error) = &outcome {
             self.0.meter.failed(OPERATION, error, start.elapsed());
+            if let Some(asked) = asked {
+                asked.failed(error);
+            }
         }
         outcome
     }
 
-    fn begin_stream(&self, request: &ChatRequest, start: Instant) -> Result<ChatStream> {
+    fn begin_stream(&self, request: &ChatRequest, asked: &mut Option<Asked>, start: Instant) -> Result<ChatStream> {
         const OPERATION: &str = Operation::Stream.name();
-        let prepared = self.prepare(OPERATION, request)?;
+        let prepared = self.prepare(OPERATION, request, asked.as_ref())?;
         let deadline = self.deadline(request.timeout);
         let meter = self.0.meter.clone();
         if let Some(hit) = self.kept(request, &prepared, start) {
-            return Ok(ChatStream::kept(&hit.answer, hit.cache, hit.explain, start, deadline, meter));
+            return Ok(ChatStream::kept(&hit.answer, hit.cache, hit.explain, asked.take(), start, deadline, meter));
         }
         self.refuse_only(OPERATION, request.cache)?;
-        let cache = asked(prepared.key);
+        let cache = before(prepared.key);
         let (flown, trace) = (Instant::now(), prepared.trace.clone());
         let rider = self.join(OPERATION, request, prepared, deadline, Form::Parts)?;
         let stream = ChatStream::live(rider, cache, start, deadline, meter);
-        Ok(stream.explaining(trace, flown).saving(&self.0.accounts, request.scope.as_ref()))
+        Ok(stream.explaining(trace, flown).told_to(asked.take()).saving(&self.0.accounts, request.scope.as_ref()))
     }
 
     /// Returns the value that `producer` makes for `message`, in this scope: kept, shared, bounded and measured.
@@ -269,10 +286,16 @@ impl Chat {
     {
         const OPERATION: Operation = Operation::Run;
         let start = Instant::now();
+        let asked = self.asked(OPERATION, options.traceparent.as_deref());
         let outcome = self.produce(options, producer, start).await;
         match &outcome {
             Ok(result) => self.0.meter.succeeded(OPERATION, result.cache.status, start.elapsed()),
             Err(error) => self.0.meter.failed(OPERATION, error, start.elapsed()),
+        }
+        match (asked, &outcome) {
+            (Some(asked), Ok(result)) => asked.found(&result.cache),
+            (Some(asked), Err(error)) => asked.failed(error),
+            (None, _) => {}
         }
         outcome
     }
@@ -461,7 +484,21 @@ impl Chat {
         key::of_request(operation, request, model, &providers, self.0.config.max_request_bytes)
     }
 
-    fn prepare<'a>(&'a self, operation: &'static str, request: &'a ChatRequest) -> Result<Prepared<'a>> {
+    /// Begins to tell OpenTelemetry of a question, if it is to be told.
+    fn asked(&self, operation: Operation, traceparent: Option<&str>) -> Option<Asked> {
+        self.0.otel.as_ref().map(|otel| Asked::begin(otel, operation, traceparent))
+    }
+
+    pub(super) fn otel(&self) -> Option<&Otel> {
+        self.0.otel.as_ref()
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        operation: &'static str,
+        request: &'a ChatRequest,
+        asked: Option<&Asked>,
+    ) -> Result<Prepared<'a>> {
         let (start, trace) = (Instant::now(), Trace::new(request.explain));
         request.validate(operation)?;
         self.explicit_ttl(operation, request.ttl)?;
@@ -475,7 +512,7 @@ impl Chat {
         };
         let outcome = if unused.is_none() { "made" } else { "not_used" };
         trace.note_with("key", outcome, start, || unused.map(Value::from));
-        Ok(Prepared { model, key: unused.is_none().then_some(key), trace })
+        Ok(Prepared { model, key: unused.is_none().then_some(key), trace, parent: asked.map(Asked::context) })
     }
 
     fn explicit_ttl(&self, operation: &'static str, ttl: Option<Duration>) -> Result<Option<u64>> {
@@ -527,7 +564,7 @@ impl Chat {
     fn refresh(&self, request: &ChatRequest, prepared: &Prepared<'_>) {
         const OPERATION: &str = Operation::Complete.name();
         let deadline = self.deadline(None);
-        let prepared = Prepared { model: prepared.model, key: prepared.key, trace: Trace::default() };
+        let prepared = Prepared { trace: Trace::default(), ..*prepared };
         let rider = self.join(OPERATION, request, prepared, deadline, Form::Whole);
         let waiting = rider.and_then(|mut rider| {
             let refreshed = async move { rider.outcome().await.map(drop) };
@@ -563,7 +600,7 @@ impl Chat {
         const OPERATION: &str = Operation::Complete.name();
         self.refuse_only(OPERATION, request.cache)?;
         let deadline = self.deadline(request.timeout);
-        let mut cache = asked(prepared.key);
+        let mut cache = before(prepared.key);
         let (flown, trace) = (Instant::now(), prepared.trace.clone());
         let completion = if prepared.key.is_none() {
             let call = self.call(OPERATION, request, prepared, deadline, self.0.cache.epoch())?;
@@ -614,7 +651,7 @@ impl Chat {
         &self,
         operation: &'static str,
         request: &ChatRequest,
-        Prepared { model, key, trace }: Prepared<'_>,
+        Prepared { model, key, trace, parent }: Prepared<'_>,
         deadline: Deadline,
         epoch: u64,
     ) -> Result<ProviderCall> {
@@ -644,6 +681,7 @@ impl Chat {
             context,
             scope: request.scope.clone().unwrap_or_default(),
             trace,
+            parent,
         })
     }
 
@@ -693,7 +731,7 @@ impl Chat {
             look: options.cache != CacheMode::Refresh,
             question: None,
         });
-        let mut cache = asked(used.then_some(key));
+        let mut cache = before(used.then_some(key));
         let (cached, limiter, shared) = (self.0.cache.clone(), self.0.limiter.clone(), self.0.shared.clone());
         let (accounts, scope) = (self.0.accounts.clone(), options.scope.clone().unwrap_or_default());
         let work = move || async move {
@@ -720,10 +758,12 @@ impl Chat {
                 let text = produced.text.map_or_else(|| text_of(&value), Cow::Owned);
                 cached.put(keeping, Payload::Value(value.clone()), &text)
             });
-            if let (Some(shared), Some(keeping), Some(ttl_s)) = (&shared, &keeping, ttl_s) {
-                shared.keep(OPERATION, keeping, &Payload::Value(value.clone()), ttl_s).await;
+            match (&shared, &keeping, ttl_s) {
+                (Some(shared), Some(keeping), Some(ttl_s)) => {
+                    shared.keep(OPERATION, keeping, &Payload::Value(value.clone()), ttl_s, lease).await;
+                }
+                _ => lease.end(OPERATION).await,
             }
-            lease.end(OPERATION).await;
             Ok((value, ttl_s, found))
         };
         if let Some(kept) = stale {
@@ -774,7 +814,7 @@ fn semantic_tier(_: &ChatConfig, _: &AnswerCache, _: &Context) -> Option<Semanti
 }
 
 /// Returns what is known about the cache before an answer is there.
-fn asked(key: Option<Key>) -> CacheInfo {
+fn before(key: Option<Key>) -> CacheInfo {
     match key {
         Some(key) => CacheInfo { key: Some(key.hex()), ..CacheInfo::new(CacheStatus::Miss) },
         None => CacheInfo::new(CacheStatus::Bypass),

@@ -19,6 +19,7 @@
 //! | what they cost | [`Costs`], [`LimitConfig`]: `accounting/` |
 //! | who is asked, and who is next | `router.rs`, `hedge.rs` |
 //! | the provider's own cache of beginnings | `prefix/` |
+//! | each call to a provider, for OpenTelemetry | `traced.rs` |
 //! | who answers | [`ChatProvider`]: `provider.rs`; `openai.rs`, `anthropic.rs`, `responses.rs` |
 //! | how a server is reached | `endpoint.rs`, `sse.rs`, `failure.rs` |
 //! | protocols, inward and outward | [`dialect`] |
@@ -61,6 +62,7 @@ mod shared;
 mod shared_redis;
 mod sse;
 mod stream;
+mod traced;
 mod ttl;
 
 pub use accounting::{CostGroup, CostQuery, CostRow, Costs, LimitConfig, LimitKind, LimitStatus, Price};

@@ -51,6 +51,18 @@ pub enum CacheStatus {
 }
 
 impl CacheStatus {
+    /// Returns the name, as it is written.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            CacheStatus::Miss => "miss",
+            CacheStatus::Hit => "hit",
+            CacheStatus::Stale => "stale",
+            CacheStatus::SemanticHit => "semantic_hit",
+            CacheStatus::Coalesced => "coalesced",
+            CacheStatus::Bypass => "bypass",
+        }
+    }
+
     /// Returns whether the caller was given an answer that nobody was asked for on its behalf.
     pub(crate) fn saves(self) -> bool {
         !matches!(self, CacheStatus::Miss | CacheStatus::Bypass)

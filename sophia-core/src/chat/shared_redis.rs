@@ -40,20 +40,23 @@ const LOG_SLACK_S: u64 = 60;
 /// First and longest wait before the log is written again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// KEYS answer; gives it, and how long it is there yet.
-static LOOK: LazyLock<Script> = LazyLock::new(|| {
+/// KEYS answer, lease; ARGV owner, how long a lease lasts. Gives the answer and how long it is there yet; or else takes the
+/// lease, or says who holds it.
+static TURN: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local answer = redis.call('GET', KEYS[1]) \
-         if not answer then return false end \
-         return {answer, redis.call('PTTL', KEYS[1])}",
+         if answer then return {1, answer, redis.call('PTTL', KEYS[1])} end \
+         if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return {0, '', 0} end \
+         return {2, redis.call('GET', KEYS[2]), 0}",
     )
 });
-/// KEYS answer; ARGV answer, ttl.
+/// KEYS answer, and the lease if there is one; ARGV answer, ttl, and the owner of the lease. Gives the lease up as well.
 static KEEP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local now = redis.call('TIME') \
          local ms = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000)) \
-         redis.call('SET', KEYS[1], ms .. '\\n' .. ARGV[1], 'EX', ARGV[2]) return 1",
+         redis.call('SET', KEYS[1], ms .. '\\n' .. ARGV[1], 'EX', ARGV[2]) \
+         if KEYS[2] and redis.call('GET', KEYS[2]) == ARGV[3] then redis.call('DEL', KEYS[2]) end return 1",
     )
 });
 /// KEYS log; ARGV origin, invalidation, length, ttl.
@@ -115,6 +118,12 @@ struct Logged {
 struct Unwritten {
     which: Vec<Invalidate>,
     is_writing: bool,
+}
+
+/// What a look comes to.
+enum Looked {
+    Kept(Kept),
+    Turn(Taken),
 }
 
 /// Our turn to ask, while it lasts.
@@ -204,23 +213,17 @@ impl SharedCache {
     /// Looks for an answer, and waits while another process asks for it.
     pub async fn turn(&self, operation: &'static str, keeping: &Keeping, deadline: Deadline) -> Turn {
         let away = || Turn::Ours(Held::default(), Found { degraded: true, ..Found::default() });
-        let hex = keeping.key.to_hex();
-        match self.look(operation, keeping, &hex).await {
-            Some(Some(kept)) => return Turn::Kept(kept),
-            Some(None) => {}
-            None => return away(),
-        }
-        let wall = self.0.turns.wall(keeping.scope.tenant.as_deref(), keeping.scope.user.as_deref());
-        let waiter = self.0.leases.wait(&wall, &hex);
+        let (tenant, hex) = (keeping.scope.tenant.as_deref(), keeping.key.to_hex());
+        // In one slot of a Cluster, so that one script sees both.
+        let (answer, turn) = (self.0.answers.single(tenant, &hex), self.0.turns.single(tenant, &hex));
+        let waiter = self.0.leases.wait(&turn);
         let mut former: Option<String> = None;
         loop {
-            let Some(taken) = self.ask(self.0.leases.take(operation, &wall, &hex)).await else { return away() };
-            // Again, now that the lease was asked for: its last holder had stored its answer before it gave it up.
-            match self.look(operation, keeping, &hex).await {
-                Some(Some(kept)) => return Turn::Kept(kept),
-                Some(None) => {}
+            let taken = match self.look(operation, keeping, &answer, &turn).await {
+                Some(Looked::Kept(kept)) => return Turn::Kept(kept),
+                Some(Looked::Turn(taken)) => taken,
                 None => return away(),
-            }
+            };
             match taken {
                 Taken::Ours(lease) => return Turn::Ours(Held(Some(lease)), Found::default()),
                 // The one that was waited for kept nothing. Who waits for the next, and the next, waits for ever.
@@ -236,9 +239,17 @@ impl SharedCache {
         }
     }
 
-    /// Shares an answer. A failure is nobody's trouble: it is asked for again.
-    pub async fn keep(&self, operation: &'static str, keeping: &Keeping, payload: &Payload, ttl_s: u64) {
+    /// Shares an answer, and gives our turn up. A failure is nobody's trouble: it is asked for again.
+    pub async fn keep(
+        &self,
+        operation: &'static str,
+        keeping: &Keeping,
+        payload: &Payload,
+        ttl_s: u64,
+        Held(lease): Held,
+    ) {
         if !self.is_in_step() {
+            // What is held ends when it is dropped.
             return;
         }
         let (value, answer) = match payload {
@@ -254,8 +265,13 @@ impl SharedCache {
             answer,
         };
         let Ok(stored) = serde_json::to_vec(&stored) else { return };
-        let call = KEEP.call().key(self.0.name(keeping, &keeping.key.to_hex())).arg(stored).arg(ttl_s.to_string());
-        self.ask(self.0.redis.run_within::<i64>(operation, self.0.budget, &KEEP, &call)).await;
+        let name = self.0.answers.single(keeping.scope.tenant.as_deref(), &keeping.key.to_hex());
+        let call = KEEP.call().key(name).arg(stored).arg(ttl_s.to_string());
+        let call = lease.as_ref().map_or_else(|| call.clone(), |lease| lease.write(call.clone()));
+        let kept = self.ask(self.0.redis.run_within::<i64>(operation, self.0.budget, &KEEP, &call)).await;
+        if let Some(lease) = lease.filter(|_| kept.is_some()) {
+            lease.left();
+        }
     }
 
     /// Removes answers for all processes. Does not wait; until it is done, this process reads none.
@@ -271,23 +287,31 @@ impl SharedCache {
         self.write_log();
     }
 
-    /// Returns what is kept, if anything; `None` where Redis is stepped over.
-    async fn look(&self, operation: &'static str, keeping: &Keeping, hex: &str) -> Option<Option<Kept>> {
+    /// Returns what is kept, or else whose turn it is to ask; `None` where Redis is stepped over.
+    async fn look(&self, operation: &'static str, keeping: &Keeping, answer: &str, turn: &str) -> Option<Looked> {
         if !self.is_in_step() {
             return None;
         }
-        let call = LOOK.call().key(self.0.name(keeping, hex));
-        let look = self.0.redis.run_within::<Option<(Vec<u8>, i64)>>(operation, self.0.budget, &LOOK, &call);
-        let Some((bytes, left_ms)) = self.ask(look).await? else { return Some(None) };
-        let Some((at_ms, stored)) = Stored::read(&bytes) else { return Some(None) };
-        let log = self.ask(self.0.log(operation)).await?;
-        let is_invalid = |logged: &Logged| {
-            logged.at_ms >= at_ms && logged.filter.matches(&keeping.key, &stored.scope, &stored.context, &stored.tags)
-        };
-        if log.iter().any(is_invalid) {
-            return Some(None);
+        let claim = self.0.leases.claim(turn);
+        let call = claim.write(TURN.call().key(answer).key(turn));
+        let look = self.0.redis.run_within::<(i64, Vec<u8>, i64)>(operation, self.0.budget, &TURN, &call);
+        let (found, bytes, left_ms) = self.ask(look).await?;
+        match found {
+            0 => return Some(Looked::Turn(Taken::Ours(claim.granted()))),
+            2 => return Some(Looked::Turn(Taken::Theirs(String::from_utf8_lossy(&bytes).into_owned()))),
+            _ => {}
         }
-        Some(self.0.bring_up(keeping, stored, left_ms))
+        if let Some((at_ms, stored)) = Stored::read(&bytes) {
+            let log = self.ask(self.0.log(operation)).await?;
+            let means_it = |filter: &Filter| filter.matches(&keeping.key, &stored.scope, &stored.context, &stored.tags);
+            if !log.iter().any(|logged| logged.at_ms >= at_ms && means_it(&logged.filter))
+                && let Some(kept) = self.0.bring_up(keeping, stored, left_ms)
+            {
+                return Some(Looked::Kept(kept));
+            }
+        }
+        // What stands there is no answer any more: the next one takes its place.
+        self.ask(self.0.leases.take(operation, turn)).await.map(Looked::Turn)
     }
 
     /// Returns whether all that this process invalidated is in the log; goes on writing it where it is not.
@@ -377,10 +401,6 @@ async fn write(writing: Writing) {
 }
 
 impl Inner {
-    fn name(&self, keeping: &Keeping, hex: &str) -> String {
-        self.answers.single(keeping.scope.tenant.as_deref(), hex)
-    }
-
     /// Puts an answer into the cache of this process.
     fn bring_up(&self, keeping: &Keeping, stored: Stored, left_ms: i64) -> Option<Kept> {
         let left_s = u64::try_from(left_ms).ok()? / 1_000;

@@ -19,6 +19,7 @@ use super::{
     flight::{News, Rider},
     metrics::{Meter, Operation},
     response::{Answer, CacheInfo, CacheStatus, ChatChunk},
+    traced::Asked,
 };
 use crate::{
     Error, Result, Scope,
@@ -42,6 +43,8 @@ pub struct ChatStream {
     meter: Arc<Meter>,
     /// What the stages of this caller noted, and when its flight began.
     notes: Option<(Trace, Instant)>,
+    /// What is told to OpenTelemetry.
+    asked: Option<Asked>,
     /// Where it is written down that this caller asked for nothing.
     savings: Option<(Accounts, Scope)>,
 }
@@ -66,11 +69,12 @@ impl ChatStream {
         answer: &Arc<Answer>,
         cache: CacheInfo,
         explain: Option<Explanation>,
+        asked: Option<Asked>,
         start: Instant,
         deadline: Deadline,
         meter: Arc<Meter>,
     ) -> ChatStream {
-        let mut stream = ChatStream::new(Source::Empty, cache, start, deadline, meter);
+        let mut stream = ChatStream::new(Source::Empty, cache, start, deadline, meter).told_to(asked);
         stream.finish(answer, stream.cache.clone(), Replay::Whole, explain);
         stream
     }
@@ -111,6 +115,7 @@ impl ChatStream {
             timer: None,
             meter,
             notes: None,
+            asked: None,
             savings: None,
         }
     }
@@ -118,6 +123,12 @@ impl ChatStream {
     /// Tells with the last part what each stage did, where that is asked for.
     pub(crate) fn explaining(mut self, trace: Trace, flown: Instant) -> ChatStream {
         self.notes = Some((trace, flown));
+        self
+    }
+
+    /// Tells OpenTelemetry how it ends.
+    pub(crate) fn told_to(mut self, asked: Option<Asked>) -> ChatStream {
+        self.asked = asked;
         self
     }
 
@@ -212,6 +223,9 @@ impl ChatStream {
             accounts.account(answer, &scope).saved(answer.cost_usd);
         }
         self.meter.succeeded(Operation::Stream, cache.status, self.start.elapsed());
+        if let Some(asked) = self.asked.take() {
+            asked.answered(&cache, answer, None);
+        }
         self.give(ChatChunk { explain, ..ChatChunk::end(answer.clone(), cache) });
         self.source = Source::Empty;
         self.ended = true;
@@ -219,6 +233,9 @@ impl ChatStream {
 
     fn fail(&mut self, error: Error) -> Error {
         self.meter.failed(Operation::Stream, &error, self.start.elapsed());
+        if let Some(asked) = self.asked.take() {
+            asked.failed(&error);
+        }
         self.source = Source::Empty;
         self.ended = true;
         error

@@ -90,7 +90,9 @@ fn set(groups: &mut HashMap<String, Group>, now: Timestamp, change: &TallyChange
     group.expires_at = group.expires_at.max(change.expires_at);
     match group.numbers.get_mut(&change.field) {
         Some(own) => *own = number,
-        None => drop(group.numbers.insert(change.field.clone(), number)),
+        None => {
+            group.numbers.insert(change.field.clone(), number);
+        }
     }
 }
 

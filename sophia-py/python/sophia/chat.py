@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
+from . import _tracing
 from ._sophia import Engine, Stream
 from ._tools import Tool, answering, definition, split
 from ._wire import Request, awaited, blocking, given, reader, same, settled
@@ -91,6 +92,7 @@ class RunOptions(TypedDict, Generic[T], total=False):
     ttl: Seconds | None
     timeout: Seconds | None
     tags: Sequence[str]
+    traceparent: str | None
     cacheable: Callable[[T], bool] | None
     text: Callable[[T], str] | None
 
@@ -136,6 +138,7 @@ class Chat:
         temperature: float | None = None,
         max_tokens: int | None = None,
         explain: bool = False,
+        traceparent: str | None = None,
         response_format: Mapping[str, Any] | None = None,
         memory: bool | UseMemory | None = None,
         tools: Literal["registry"] | Sequence[Tool] | None = None,
@@ -146,7 +149,8 @@ class Chat:
 
         `share` says who else may be given the answer; `timeout` is 30 s by default. `memory` recalls what the scope knows of
         the question, and can store the exchange. Functions among `tools`, and the tools of the "registry", are called when
-        the model asks for them, and it is asked again with what they returned. `explain` asks what each stage did.
+        the model asks for them, and it is asked again with what they returned. `explain` asks what each stage did; a stream
+        says it with its last chunk. `traceparent` is the trace it belongs to: that of the caller where OpenTelemetry is used.
         """
         name = "prompt" if isinstance(messages, str) else "messages"
         described, functions = split(tools)
@@ -161,6 +165,7 @@ class Chat:
             temperature=temperature,
             max_tokens=max_tokens,
             explain=explain,
+            traceparent=traceparent or _tracing.traceparent(),
             response_format=response_format,
             memory=memory,
             tools=described,
@@ -203,15 +208,25 @@ class Chat:
                 "cacheable": cacheable is None or bool(cacheable(value)),
             }
 
+        options["traceparent"] = options.get("traceparent") or _tracing.traceparent()
         arguments = given(message=message, **options)
         result: RunResult[Any] = reader(RunResult)(await settled(self._engine.chat_run(arguments, produce)))
         return result
 
     def _embed(
-        self, texts: Sequence[str], /, *, model: str | None = None, timeout: Seconds | None = None, **provider_fields: Any
+        self,
+        texts: Sequence[str],
+        /,
+        *,
+        model: str | None = None,
+        timeout: Seconds | None = None,
+        traceparent: str | None = None,
+        **provider_fields: Any,
     ) -> Request[Embeddings]:
         """Embeds texts with a provider's model; one vector a text, in order. Unknown fields are passed on."""
-        arguments = given(texts=texts, model=model, timeout=timeout) | {"provider_fields": provider_fields}
+        trace = traceparent or _tracing.traceparent()
+        arguments = given(texts=texts, model=model, timeout=timeout, traceparent=trace)
+        arguments |= {"provider_fields": provider_fields}
         return Request("chat.embed", arguments, reader(Embeddings))
 
     embed = awaited(_embed)

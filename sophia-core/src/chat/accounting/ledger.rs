@@ -291,7 +291,12 @@ fn group_of(day: i64) -> String {
 }
 
 /// Sums accounts up as they are asked for.
-fn sum(query: &CostQuery, first: i64, counted_since: Timestamp, accounts: impl Iterator<Item = (Holder, Sums)>) -> Costs {
+fn sum(
+    query: &CostQuery,
+    first: i64,
+    counted_since: Timestamp,
+    accounts: impl Iterator<Item = (Holder, Sums)>,
+) -> Costs {
     let mut groups: HashMap<Holder, Sums> = HashMap::new();
     let mut total = Sums::default();
     for (holder, sums) in accounts {

@@ -261,9 +261,10 @@ impl Limits {
         if outcome.applied {
             return Ok(());
         }
-        let waits = asked.iter().zip(&outcome.numbers).filter_map(|((index, limit, max), number)| {
-            Some((limit.wait(*max, *number, now)?, *index, *limit))
-        });
+        let waits = asked
+            .iter()
+            .zip(&outcome.numbers)
+            .filter_map(|((index, limit, max), number)| Some((limit.wait(*max, *number, now)?, *index, *limit)));
         let longest = waits.reduce(|longest, wait| if wait.0 > longest.0 { wait } else { longest });
         match longest {
             Some((wait, index, limit)) => Err(self.refusal(operation, scope, index, limit).with_retry_after(wait)),
@@ -587,7 +588,11 @@ mod tests {
         let clock = Arc::new(ManualClock::default());
         let field = |rule: LimitConfig| {
             let config = ChatConfig { limits: vec![rule], ..ChatConfig::default() };
-            Limits::new(&config, clock.clone(), Counts::new(clock.clone(), None)).unwrap_err().get("field").unwrap().to_owned()
+            Limits::new(&config, clock.clone(), Counts::new(clock.clone(), None))
+                .unwrap_err()
+                .get("field")
+                .unwrap()
+                .to_owned()
         };
         assert_eq!(field(LimitConfig::default()), "chat.limits[0]");
         assert_eq!(field(LimitConfig::default().requests_per_minute(0)), "chat.limits[0].requests_per_minute");
@@ -599,7 +604,9 @@ mod tests {
         let (limits, clock) = limits(&[LimitConfig::per(Share::User).requests_per_minute(2)]);
         let ask = |index: usize| admit(&limits, &user(&index.to_string()));
         (0..tally::MAX_GROUPS).for_each(|index| ask(index).unwrap());
-        assert!(ask(tally::MAX_GROUPS).is_ok() && ask(tally::MAX_GROUPS + 1).is_ok() && ask(tally::MAX_GROUPS + 2).is_err());
+        assert!(
+            ask(tally::MAX_GROUPS).is_ok() && ask(tally::MAX_GROUPS + 1).is_ok() && ask(tally::MAX_GROUPS + 2).is_err()
+        );
         clock.advance(HOUR);
         (0..10).for_each(|index| ask(tally::MAX_GROUPS + 10 + index).unwrap());
         assert!(limits.0.counts.local().len() < 20, "those that use nothing make room");

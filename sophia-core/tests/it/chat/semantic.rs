@@ -301,7 +301,10 @@ async fn an_answer_that_its_user_calls_wrong_serves_no_other_question_any_more()
 async fn what_users_say_moves_what_may_be_served() {
     let (_mock, chat) = started(|config| config.chat.semantic.threshold = Some(0.75)).await;
     for index in 0..12 {
-        let noun = ["router", "phone", "watch", "camera", "printer", "laptop", "tablet", "radio", "clock", "oven", "lamp", "fan"][index];
+        let noun = [
+            "router", "phone", "watch", "camera", "printer", "laptop", "tablet", "radio", "clock", "oven", "lamp",
+            "fan",
+        ][index];
         let key = chat.complete(ask(&format!("How do I reset my {noun}?"))).await.unwrap().cache.key.unwrap();
         let hit = chat.complete(ask(&format!("Please tell me how I can reset my {noun}."))).await.unwrap();
         if hit.cache.status == CacheStatus::SemanticHit {
