@@ -115,6 +115,91 @@ async fn what_is_not_kept_is_not_shared() {
     let redis = || RedisConfig::url(server.url());
     let (one, two) = (chatting(redis(), &mock).await, chatting(redis(), &mock).await);
     one.chat().complete(ask("fail:503")).await.unwrap_err();
+    let calls = mock.calls();
+    two.chat().complete(ask("fail:503")).await.unwrap_err();
+    assert!(mock.calls() > calls, "an error is nobody's answer");
+    mock.script([Fault::Finish("length")]);
+    assert_eq!(status(one.chat(), ask("cut")).await, MISS);
+    assert_eq!(status(two.chat(), ask("cut")).await, MISS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_engine_invalidates_no_engine_gives() {
+    let (server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
+    let redis = || RedisConfig::url(server.url());
+    let (one, two) = (chatting(redis(), &mock).await, chatting(redis(), &mock).await);
+    for which in [Invalidate::tag("t"), Invalidate::scope(ada()), Invalidate::context("c"), Invalidate::all()] {
+        let request = || ask("x").tag("t").context("c");
+        one.chat().complete(request()).await.unwrap();
+        two.chat().complete(request()).await.unwrap();
+        let calls = mock.calls();
+        one.chat().invalidate(&which).unwrap();
+        // Near copies of others go as soon as they hear; the shared one went before this engine reads it again.
+        until("the other has heard", async || two.chat().hit(&request()).is_none()).await;
+        until("it is asked for again", async || {
+            let (status, tier) = status(two.chat(), request()).await;
+            status == CacheStatus::Miss && tier.is_none() && mock.calls() == calls + 1
+        })
+        .await;
+        until("it is shared again", async || one.chat().complete(request()).await.unwrap().cache.tier.is_some()).await;
+        assert_eq!(mock.calls(), calls + 1, "{which:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_redis_hits_go_on_and_misses_are_asked() {
+    let (mut server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
+    let slow = faults::Slow::before(server.port());
+    let one = chatting(RedisConfig::url(slow.url()), &mock).await;
+    one.chat().complete(ask("known")).await.unwrap();
+    for trouble in ["killed", "hung", "slow"] {
+        match trouble {
+            "killed" => server.kill(),
+            "hung" => server.hang(),
+            _ => slow.delay_ms.store(200, Ordering::SeqCst),
+        }
+        assert_eq!(status(one.chat(), ask("known")).await, L1, "{trouble}");
+        let missed = one.chat().complete(ask(trouble)).await.unwrap();
+        assert_eq!((missed.cache.status, missed.text.as_str()), (CacheStatus::Miss, &*format!("You asked: {trouble}")));
+        assert!(missed.cache.degraded, "{trouble}: it must be said");
+        assert_eq!(status(one.chat(), ask(trouble)).await, L1, "{trouble}");
+        match trouble {
+            "killed" => server.restart(),
+            "hung" => server.go_on(),
+            _ => slow.delay_ms.store(0, Ordering::SeqCst),
+        }
+        let asked = AtomicUsize::new(0);
+        until("it is used again", async || {
+            let number = asked.fetch_add(1, Ordering::SeqCst);
+            !one.chat().complete(ask(&format!("after {trouble} {number}"))).await.unwrap().cache.degraded
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_invalidated_while_redis_is_away_does_not_come_back_with_it() {
+    let (server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
+    let redis = || RedisConfig::url(server.url());
+    let one = chatting(redis(), &mock).await;
+    one.chat().complete(ask("x")).await.unwrap();
+    server.hang();
+    one.chat().invalidate(&Invalidate::all()).unwrap();
+    server.go_on();
+    let two = chatting(redis(), &mock).await;
+    let (status, tier) = status(one.chat(), ask("x")).await;
+    assert_eq!((status, tier, mock.calls()), (CacheStatus::Miss, None, 2));
+    until("it is written down", async || {
+        let cache = two.chat().complete(ask("y")).await.unwrap().cache;
+        !cache.degraded
+    })
+    .await;
+    assert_eq!(one.chat().complete(ask("x")).await.unwrap().cache.tier, Some("l1"));
+}
+
+/// Returns how many scripts the server ran.
+fn scripts(server: &RedisServer) -> u64 {
+    let said = server.ask("INFO commandstats").unwrap();
     let calls = said.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
     calls.and_then(|calls| calls.split(',').next()?.parse().ok()).unwrap_or(0)
 }
