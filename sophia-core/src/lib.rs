@@ -18,10 +18,13 @@ mod context;
 mod duration;
 mod error;
 mod http_client;
+#[cfg(all(feature = "mcp", feature = "cli"))]
+mod mcp_server;
 mod scope;
 mod secret;
 mod signal;
 mod sophia;
+mod toolset;
 mod wire;
 
 pub mod chat;

@@ -7,7 +7,7 @@ use crate::{
     chat::{Assistants, Chat, HttpEmbedder},
     context::Context,
     health::Health,
-    memory::{Embedder, EmbedderConfig, EmbedderKind, Embedders, Memory, MemoryConfig},
+    memory::{Embedder, EmbedderConfig, EmbedderKind, Embedders, Memory, MemoryConfig, toolsets},
     registry::Registry,
     telemetry::Telemetry,
 };
@@ -89,7 +89,7 @@ impl Builder {
             data_dir: config.data_dir.clone(),
         };
         let memory = Memory::new(&config.memory, embedders(&config.memory, self.embedder, &context)?, &context)?;
-        let registry = Registry::new(&config.registry, &context)?;
+        let registry = Registry::new(&config.registry, &context, toolsets(&memory))?;
         let assistants = Assistants { memory: memory.clone(), registry: registry.clone() };
         let chat = Chat::new(&config.chat, &context, assistants)?;
         memory.also_forget(chat.forgets());

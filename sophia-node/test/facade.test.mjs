@@ -140,6 +140,44 @@ test('facts know when they were true', async () => {
   assert.equal((await s.memory.graph.path('ada', 'globex', { scope: ada })).length, 1)
 })
 
+test('what is remembered is moved, backed up and checked', async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'sophia-'))
+  const file = (name) => join(directory, name)
+  const s = new Sophia({ dataDir: file('from') })
+  const stored = await s.memory.store('Ada wants a PDF.', { scope: ada })
+  await s.memory.update(stored.id, { scope: ada, content: 'Ada wants a spreadsheet.' })
+  const written = await s.memory.export(file('all.jsonl'), { scope: ada })
+  assert.deepEqual([written.records, written.versions, written.path], [1, 1, file('all.jsonl')])
+  await assert.rejects(s.memory.export(file('all.jsonl')), { code: 'CONFLICT' })
+  assert.ok((await s.memory.backup(file('backup.db'))).bytes > 0)
+  assert.deepEqual(await s.memory.check({ repair: true }), { ok: true, problems: [] })
+  await s.close()
+  const other = new Sophia({ dataDir: file('to') })
+  assert.equal((await other.memory.import(file('all.jsonl'))).added, 1)
+  const again = await other.memory.import(file('all.jsonl'), { format: 'sophia', scope: ada })
+  assert.deepEqual([again.format, again.unchanged], ['sophia', 1])
+  assert.equal((await other.memory.versions(stored.id, { scope: ada })).length, 2)
+  await assert.rejects(other.memory.import(file('all.jsonl'), { scope: bob }), { code: 'UNAUTHORIZED' })
+  await other.close()
+})
+
+test('a model writes down the facts of a text, and the memory is a server of the registry', async (t) => {
+  const fact = { subject: 'Ada', predicate: 'likes', object: 'tea', functional: false, valid_at: null, invalid_at: null }
+  const said = JSON.stringify({ entities: [{ name: 'Ada', kind: 'person' }], facts: [fact] })
+  const baseUrl = await httpServer(t, (request, response) => {
+    response.setHeader('content-type', 'application/json')
+    const choices = [{ index: 0, message: { role: 'assistant', content: said }, finish_reason: 'stop' }]
+    response.end(JSON.stringify({ id: '1', object: 'chat.completion', model: 'small', choices }))
+  })
+  const s = new Sophia({ chat: { providers: [{ name: 'm', kind: 'openai', baseUrl: `${baseUrl}/v1`, models: ['small'] }] } })
+  const found = await s.memory.graph.extract('Ada likes tea.', { scope: ada, source: 'note-1', at: '2025-01-01T00:00:00Z' })
+  assert.deepEqual([found.entities[0].kind, found.facts[0].source, found.facts[0].validAt], ['person', 'note-1', '2025-01-01T00:00:00Z'])
+  s.registry.register({ id: 'memory', url: 'sophia://memory' })
+  const stored = await s.registry.call('memory', 'store_memory', { content: 'Ada likes tea.' }, { scope: ada })
+  assert.ok(stored.ok && stored.data.created)
+  assert.equal((await s.memory.search('tea', { scope: ada })).total, 1)
+})
+
 test('a question that means the same is answered, and the answer says by which stage', async (t) => {
   const { config } = await provider(t)
   const s = new Sophia({ chat: { ...config.chat, semantic: { enabled: true, mode: 'serve', audit: 0 } } })

@@ -41,6 +41,7 @@ mod embedder;
 mod endpoint;
 mod engine;
 mod explain;
+mod extractor;
 mod failure;
 mod flight;
 mod hedge;
@@ -76,6 +77,7 @@ pub use config::{
 pub(crate) use embedder::HttpEmbedder;
 pub use engine::Chat;
 pub use explain::{Explanation, StageNote};
+pub use extractor::ChatExtractor;
 pub use metrics::ChatMetrics;
 pub(crate) use operations::OPERATIONS;
 pub use prefix::{PrefixConfig, PromptCacheKey};

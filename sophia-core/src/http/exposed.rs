@@ -18,6 +18,7 @@ const SCOPED: &[&str] = &[
     "memory.delete_where",
     "memory.forget",
     "memory.get",
+    "memory.graph.extract",
     "memory.graph.facts",
     "memory.graph.neighbors",
     "memory.graph.path",

@@ -11,9 +11,10 @@ use tokio::sync::OnceCell;
 #[cfg(feature = "redis")]
 use super::kv::{RedisTier, Truth};
 use super::{
+    archive::Archive,
     arguments::{AppendMessage, Delete, DeleteWhere, GetRecord, History},
     checkpoint::Checkpoints,
-    config::MemoryConfig,
+    config::{MemoryConfig, RetentionConfig},
     embed::Embedder,
     embeddings::{Embeddings, told},
     forget::{AlsoForgets, ForgetReceipt, ForgetRequest},
@@ -57,6 +58,7 @@ struct Inner {
     models_known: OnceCell<()>,
     kv: Kv,
     kv_index: Arc<dyn KvIndex>,
+    archive: Arc<dyn Archive>,
     graph: Graph,
     checkpoints: Checkpoints,
     /// Chat, whose answers are forgotten as well.
@@ -80,7 +82,8 @@ impl Memory {
             None => SqliteStore::in_memory(),
         };
         let clock = context.clock.clone();
-        let store = store.clock(clock.clone()).max_vector_bytes(config.max_vector_bytes).build();
+        let store = store.clock(clock.clone()).max_vector_bytes(config.max_vector_bytes);
+        let store = store.retention(config.retention.clone()).build();
         let metrics = Arc::new(Metrics::new(context));
         let l1 = &config.l1;
         let near = (l1.max_bytes > 0).then(|| MokaTier::new(l1.max_bytes, l1.ttl, clock.clone()));
@@ -94,6 +97,7 @@ impl Memory {
             kv,
             graph: Graph::new(Arc::new(store.clone()), clock.clone(), metrics.clone()),
             kv_index: Arc::new(store.clone()),
+            archive: Arc::new(store.clone()),
             also: OnceLock::new(),
             checkpoints: Checkpoints::new(Arc::new(store.clone()), clock.clone(), metrics.clone()),
             store: Arc::new(store),
@@ -548,6 +552,19 @@ impl Memory {
     /// Returns the last calls, the newest first; 1,000 are remembered.
     pub fn recent_operations(&self, count: usize) -> Vec<RecentOperation> {
         self.0.metrics.recent(count)
+    }
+
+    pub(super) fn archive(&self) -> &dyn Archive {
+        self.0.archive.as_ref()
+    }
+
+    /// Counts a call and its time.
+    pub(super) async fn timed<T>(&self, operation: &'static str, call: impl Future<Output = Result<T>>) -> Result<T> {
+        self.0.metrics.timed(operation, call).await
+    }
+
+    pub(super) fn retention(&self) -> &RetentionConfig {
+        &self.0.config.retention
     }
 
     pub(super) fn max_content_bytes(&self) -> u64 {

@@ -18,7 +18,7 @@ pub(crate) const MAX_OFFSET: usize = 10_000;
 /// Most items of one batch.
 pub(crate) const MAX_ITEMS: usize = 10_000;
 /// Longest vector.
-const MAX_DIMENSIONS: usize = 8_192;
+pub(crate) const MAX_DIMENSIONS: usize = 8_192;
 
 /// Refuses content that is empty, too long, or holds what a store would cut.
 pub(crate) fn content(operation: &'static str, field: &str, content: &str, max_bytes: u64) -> Result<()> {

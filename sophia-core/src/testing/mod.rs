@@ -2,7 +2,9 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a suite speaks by panicking")]
 
+pub mod archive;
 pub mod checkpoint;
+pub mod graph;
 pub mod memory;
 pub mod mock_provider;
 #[cfg(unix)]

@@ -12,16 +12,20 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::{
-    SqliteStore,
+    SqliteStore, archive,
     checkpoint_values::{self, ValueReader, ValueWriter},
     filter, internal, micros, timestamp,
     write::json,
 };
 use crate::{
     Error, ErrorKind, Result, Scope,
-    memory::checkpoint::{
-        ChannelHistory, Checkpoint, CheckpointPage, CheckpointStore, CopyThread, DeleteRuns, DeleteThread, DeltaQuery,
-        Encoded, GetCheckpoint, ListCheckpoints, NewCheckpoint, NewWrites, PendingWrite, Prune, PruneStrategy,
+    memory::{
+        Item, ItemPage, KeptCheckpoint, Outcome,
+        checkpoint::{
+            ChannelHistory, Checkpoint, CheckpointPage, CheckpointStore, CopyThread, DeleteRuns, DeleteThread,
+            DeltaQuery, Encoded, GetCheckpoint, ListCheckpoints, NewCheckpoint, NewWrite, NewWrites, PendingWrite,
+            Prune, PruneStrategy,
+        },
     },
 };
 
@@ -466,6 +470,142 @@ fn delete_thread(connection: &Connection, thread: i64) -> Result<u64> {
     Ok(removed as u64)
 }
 
+/// Returns a page of checkpoints as they are kept, in the order in which they came.
+pub(super) fn kept_checkpoints(
+    connection: &Connection,
+    wall: Option<i64>,
+    after: i64,
+    limit: usize,
+) -> Result<ItemPage> {
+    let failed = internal("memory.export");
+    let mut statement = connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS}, c.run, w.tenant, w.user FROM {FROM} JOIN walls AS w USING (wall) \
+             WHERE c.checkpoint > ?1 AND (?2 IS NULL OR t.wall = ?2) ORDER BY c.checkpoint LIMIT ?3"
+        ))
+        .map_err(&failed)?;
+    let stored: Vec<(StoredCheckpoint, Option<String>, Scope)> = statement
+        .query_map((after, wall, limit as i64), |row| {
+            let scope = Scope { tenant: row.get(13)?, user: row.get(14)?, session: None, agent: None };
+            Ok((StoredCheckpoint::read_row(row)?, row.get(12)?, scope))
+        })
+        .and_then(Iterator::collect)
+        .map_err(&failed)?;
+    let mut reader = ValueReader::new(connection)?;
+    let items = stored
+        .into_iter()
+        .map(|(stored, run_id, scope)| {
+            let parent = match &stored.parent {
+                Some(parent) => row(connection, stored.thread, &stored.namespace, parent)?,
+                None => None,
+            };
+            // What its parent has, and what is written before it, is not repeated.
+            let above = parent.filter(|parent| parent.number < stored.number).map(|parent| parent.channels);
+            let is_kept =
+                |name: &String, channel: &Channel| above.as_ref().and_then(|above| above.get(name)) == Some(channel);
+            let mut channels = BTreeMap::new();
+            for (name, channel) in stored.channels.iter().filter(|(name, channel)| !is_kept(name, channel)) {
+                let Channel(_, encoding, value) = channel;
+                channels.insert(name.clone(), Encoded::new(encoding, reader.read(stored.thread, *value)?));
+            }
+            let checkpoint = NewCheckpoint {
+                scope,
+                thread: stored.name,
+                namespace: stored.namespace,
+                id: stored.id,
+                parent: stored.parent,
+                run_id,
+                body: Encoded::new(stored.encoding, reader.unpack(&stored.body)?),
+                metadata: stored.metadata,
+                channels,
+                versions: stored.channels.into_iter().map(|(name, Channel(version, ..))| (name, version)).collect(),
+                deltas: stored.deltas,
+            };
+            let kept = KeptCheckpoint { checkpoint, created_at: stored.created_at };
+            Ok((stored.number.to_string(), Item::Checkpoint(Box::new(kept))))
+        })
+        .collect::<Result<_>>()?;
+    Ok(archive::page(items, limit))
+}
+
+/// Returns the writes of one thread, the next after this one.
+pub(super) fn kept_writes(connection: &Connection, wall: Option<i64>, after: i64) -> Result<ItemPage> {
+    let failed = internal("memory.export");
+    let thread: Option<(i64, String, Scope)> = connection
+        .prepare_cached(
+            "SELECT t.thread, t.name, w.tenant, w.user FROM checkpoint_threads AS t JOIN walls AS w USING (wall) \
+             WHERE t.thread > ?1 AND (?2 IS NULL OR t.wall = ?2) ORDER BY t.thread LIMIT 1",
+        )
+        .and_then(|mut statement| {
+            let read = |row: &Row<'_>| {
+                let scope = Scope { tenant: row.get(2)?, user: row.get(3)?, session: None, agent: None };
+                Ok((row.get(0)?, row.get(1)?, scope))
+            };
+            statement.query_row((after, wall), read).optional()
+        })
+        .map_err(&failed)?;
+    let Some((thread, name, scope)) = thread else { return Ok(ItemPage::default()) };
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT namespace, id, task, path, channel, idx, encoding, data FROM checkpoint_writes \
+             WHERE thread = ?1 ORDER BY namespace, id, task, idx",
+        )
+        .map_err(&failed)?;
+    let mut rows = statement.query([thread]).map_err(&failed)?;
+    let mut reader = ValueReader::new(connection)?;
+    let mut items: Vec<NewWrites> = Vec::new();
+    while let Some(row) = rows.next().map_err(&failed)? {
+        let text = |column| row.get::<_, String>(column).map_err(&failed);
+        let new = NewWrites {
+            scope: scope.clone(),
+            thread: name.clone(),
+            namespace: text(0)?,
+            id: text(1)?,
+            task: text(2)?,
+            path: text(3)?,
+            writes: Vec::new(),
+        };
+        let data: Vec<u8> = row.get(7).map_err(&failed)?;
+        let value = Encoded::new(text(6)?, reader.unpack(&data)?);
+        let write = NewWrite { channel: text(4)?, index: row.get(5).map_err(&failed)?, value };
+        match items.last_mut().filter(|last| NewWrites { writes: Vec::new(), ..(*last).clone() } == new) {
+            Some(last) => last.writes.push(write),
+            None => items.push(NewWrites { writes: vec![write], ..new }),
+        }
+    }
+    Ok(ItemPage {
+        items: items.into_iter().map(|writes| Item::Writes(Box::new(writes))).collect(),
+        next: Some(thread.to_string()),
+    })
+}
+
+/// Keeps a checkpoint that is not there.
+pub(super) fn keep(connection: &Connection, kept: KeptCheckpoint) -> Result<Outcome> {
+    let KeptCheckpoint { checkpoint, created_at } = kept;
+    let thread = make_thread(connection, &checkpoint.scope, &checkpoint.thread)?;
+    if row(connection, thread, &checkpoint.namespace, &checkpoint.id)?.is_some() {
+        return Ok(Outcome::Unchanged);
+    }
+    put(connection, checkpoint, created_at)?;
+    Ok(Outcome::Added)
+}
+
+/// Keeps what a task wrote where nothing of that task is there.
+pub(super) fn keep_writes(connection: &Connection, new: &NewWrites) -> Result<Outcome> {
+    let thread = make_thread(connection, &new.scope, &new.thread)?;
+    let is_there = connection
+        .prepare_cached(
+            "SELECT 1 FROM checkpoint_writes WHERE thread = ?1 AND namespace = ?2 AND id = ?3 AND task = ?4",
+        )
+        .and_then(|mut statement| statement.exists((thread, &new.namespace, &new.id, &new.task)))
+        .map_err(internal("memory.import"))?;
+    if is_there {
+        return Ok(Outcome::Unchanged);
+    }
+    put_writes(connection, new)?;
+    Ok(Outcome::Added)
+}
+
 /// Removes all threads of a wall; returns how many checkpoints they had.
 pub(super) fn forget(connection: &Connection, wall: i64) -> Result<u64> {
     let threads: Vec<i64> = connection
@@ -592,7 +732,7 @@ impl StoredCheckpoint {
     }
 }
 
-fn read_json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+pub(super) fn read_json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
     serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
     })

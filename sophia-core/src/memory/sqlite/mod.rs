@@ -9,12 +9,16 @@
 //! | vectors in memory, kept up to date, and as files | `vectors.rs`, `block_files.rs` |
 //! | records that are to be embedded anew, and who does it | `stale.rs`, `leases.rs` |
 //! | keys and values | `kv.rs`, `kv_keys.rs` |
-//! | the graph | `graph.rs` |
+//! | the graph, and as `server-memory` sees it | `graph.rs`, `nodes.rs` |
 //! | checkpoints, and their values | `checkpoints.rs`, `checkpoint_values.rs` |
 //! | the file of LangGraph's saver | `langgraph.rs` |
 //! | forgetting | `forget.rs` |
+//! | export and import, backup, check and repair | `archive.rs`, `backup.rs`, `check.rs` |
 
+mod archive;
+mod backup;
 mod block_files;
+mod check;
 mod checkpoint_values;
 mod checkpoints;
 mod filter;
@@ -24,6 +28,7 @@ mod kv;
 mod kv_keys;
 pub(super) mod langgraph;
 mod leases;
+mod nodes;
 mod open;
 mod postings;
 mod read;
@@ -35,5 +40,6 @@ mod turns;
 mod vectors;
 mod write;
 
+pub(super) use store::internal;
 pub use store::{SqliteBuilder, SqliteStore};
-use store::{internal, micros, timestamp};
+use store::{micros, timestamp};

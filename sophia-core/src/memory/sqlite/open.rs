@@ -7,7 +7,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::{block_files, read};
+use super::{block_files, check, read};
 use crate::{Error, ErrorKind, Result, memory::words};
 
 /// Name of the data file inside the data directory.
@@ -117,8 +117,9 @@ fn read_marks(path: &Path) -> Result<()> {
     }
     let shown = path.display();
     let foreign = |why: String| {
-        Error::invalid_config("data_dir", format!("holds `{shown}`, which is not a data file of Sophia: {why}"))
-            .with("path", shown.to_string())
+        let message =
+            format!("holds `{shown}`, which is not a data file of Sophia: {why}. If it was: {}", check::RESTORE);
+        Error::invalid_config("data_dir", message).with("path", shown.to_string())
     };
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     let (application, format) = Connection::open_with_flags(immutable_uri(path), flags)
@@ -200,6 +201,13 @@ fn create_schema(connection: &Connection) -> rusqlite::Result<()> {
     }
 }
 
+/// Makes the tables of what is derived anew, and the words of all records.
+pub(super) fn index_anew(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("DROP TABLE record_words; DROP TABLE block_files")?;
+    connection.execute_batch(DERIVED_SCHEMA)?;
+    index_all(connection)
+}
+
 /// Makes the words of all records.
 fn index_all(connection: &Connection) -> rusqlite::Result<()> {
     let sql = format!("SELECT {}, r.wall FROM {}", read::COLUMNS, read::FROM);
@@ -269,7 +277,10 @@ fn cannot_open(shown: impl std::fmt::Display, error: rusqlite::Error) -> Error {
         }
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Error::invalid_config(
             "data_dir",
-            format!("holds `{shown}`, which is damaged or not a data file of Sophia: {error}"),
+            format!(
+                "holds `{shown}`, which is damaged or not a data file of Sophia: {error}. If it was: {}",
+                check::RESTORE
+            ),
         ),
         _ => Error::invalid_config("data_dir", format!("holds `{shown}`, which cannot be opened: {error}")),
     }

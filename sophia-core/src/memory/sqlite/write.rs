@@ -1,5 +1,7 @@
 //! Writing records: each function is one job of the writer and runs inside its savepoint.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
@@ -7,8 +9,8 @@ use super::{block_files, filter, internal, micros, read, vectors};
 use crate::{
     Error, ErrorKind, Result,
     memory::{
-        half,
-        record::{Record, Status, Update},
+        RetentionConfig, half,
+        record::{PINNED, Record, Status, Update},
         store::{Atomicity, Change, Depth, Draft, Filter, Inserted, Key, NamedVector, SameContent},
         words,
     },
@@ -45,7 +47,6 @@ fn in_savepoint<T>(connection: &Connection, work: impl FnOnce() -> Result<T>) ->
 }
 
 fn insert(connection: &Connection, draft: Draft) -> Result<Inserted> {
-    let failed = internal("memory.store");
     let mut record = draft.record;
     let wall = filter::make_wall(connection, &record.scope)?;
     if draft.same_content == SameContent::ReturnExisting
@@ -66,16 +67,26 @@ fn insert(connection: &Connection, draft: Draft) -> Result<Inserted> {
         return Ok(inserted(&record, false));
     }
     record.version = 1;
-    record.seq = connection
+    record.seq = insert_row(connection, wall, &record, None)?;
+    index(connection, wall, &record)?;
+    set_vector(connection, wall, record.seq, draft.vector.as_ref())?;
+    Ok(inserted(&record, true))
+}
+
+/// Inserts a record with the number that is given, or the next one, and returns it.
+pub(super) fn insert_row(connection: &Connection, wall: i64, record: &Record, seq: Option<i64>) -> Result<i64> {
+    connection
         .prepare_cached(
-            "INSERT INTO records (wall, id, version, session, agent, content, kind, category, tags, metadata, summary, \
+            "INSERT INTO records (seq, wall, id, version, session, agent, content, kind, category, tags, metadata, summary, \
              source, role, importance, priority, status, created_at, updated_at, expires_at, hash) \
-             VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
         )
         .and_then(|mut statement| {
             statement.insert(params![
+                seq,
                 wall,
                 record.id,
+                record.version,
                 record.scope.session,
                 record.scope.agent,
                 record.content,
@@ -91,14 +102,11 @@ fn insert(connection: &Connection, draft: Draft) -> Result<Inserted> {
                 status_name(record.status),
                 micros(record.created_at),
                 micros(record.updated_at),
-                read::expiry(&record),
+                read::expiry(record),
                 hash(&record.content),
             ])
         })
-        .map_err(&failed)?;
-    index(connection, wall, &record)?;
-    set_vector(connection, wall, record.seq, draft.vector.as_ref())?;
-    Ok(inserted(&record, true))
+        .map_err(internal("memory.store"))
 }
 
 fn inserted(record: &Record, created: bool) -> Inserted {
@@ -195,13 +203,18 @@ fn patched(old: &Record, update: Update) -> Record {
     new
 }
 
-/// Keeps the old state as a version and writes the new one in its place.
-fn replace(connection: &Connection, wall: i64, old: &Record, new: &Record) -> Result<()> {
-    let failed = internal("memory.update");
+/// Keeps a former state of a record.
+pub(super) fn keep_version(connection: &Connection, old: &Record) -> Result<()> {
     connection
         .prepare_cached("INSERT INTO versions (seq, version, body) VALUES (?1, ?2, ?3)")
         .and_then(|mut statement| statement.execute(params![old.seq, old.version, json(old)]))
-        .map_err(&failed)?;
+        .map(drop)
+        .map_err(internal("memory.update"))
+}
+
+/// Keeps the old state as a version and writes the new one in its place.
+pub(super) fn replace(connection: &Connection, wall: i64, old: &Record, new: &Record) -> Result<()> {
+    keep_version(connection, old)?;
     unindex(connection, wall, old)?;
     connection
         .prepare_cached(
@@ -231,7 +244,7 @@ fn replace(connection: &Connection, wall: i64, old: &Record, new: &Record) -> Re
                 hash(&new.content),
             ])
         })
-        .map_err(&failed)?;
+        .map_err(internal("memory.update"))?;
     index(connection, wall, new)
 }
 
@@ -299,6 +312,47 @@ pub(super) fn purge(connection: &Connection, now: Timestamp) -> Result<()> {
         .execute("DELETE FROM changes WHERE change < (SELECT max(change) FROM changes) - ?1", [KEPT_CHANGES])
         .map_err(&failed)?;
     Ok(())
+}
+
+/// Erases what is above the cap of a wall, worth least first. What is pinned stays, whatever the cap is.
+pub(super) fn trim(connection: &Connection, retention: &RetentionConfig, now: Timestamp) -> Result<()> {
+    let failed = internal("memory.retention");
+    let Some(most) = retention.max_records else { return Ok(()) };
+    let full: Vec<(i64, i64)> = connection
+        .prepare_cached("SELECT wall, count(*) FROM records GROUP BY wall HAVING count(*) > ?1")
+        .and_then(|mut statement| statement.query_map([most as i64], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
+        .map_err(&failed)?;
+    for (wall, count) in full {
+        let mut kept: Vec<(bool, f64, i64)> = connection
+            .prepare_cached(
+                "SELECT status <> 'archived', importance, updated_at, seq FROM records WHERE wall = ?1 AND importance < ?2",
+            )
+            .and_then(|mut statement| {
+                let worth = |row: &rusqlite::Row<'_>| {
+                    Ok((row.get(0)?, worth(row.get(1)?, row.get(2)?, retention.half_life, now), row.get(3)?))
+                };
+                statement.query_map((wall, PINNED), worth)?.collect()
+            })
+            .map_err(&failed)?;
+        kept.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)));
+        let above = (count as u64).saturating_sub(most).min(PURGE_BATCH as u64);
+        for (_, _, seq) in kept.into_iter().take(usize::try_from(above).unwrap_or(0)) {
+            if let Some(record) = read::by_seq(connection, seq)? {
+                erase(connection, &record)?;
+            }
+        }
+        block_files::disown(connection, wall)?;
+    }
+    Ok(())
+}
+
+/// Returns what a record is worth: its importance, halved with each half-life since its last change.
+fn worth(importance: f64, updated_at: i64, half_life: Option<Duration>, now: Timestamp) -> f64 {
+    let age = Duration::from_micros((micros(now) - updated_at).max(0).unsigned_abs());
+    match half_life {
+        Some(half_life) => importance * (-age.as_secs_f64() / half_life.as_secs_f64()).exp2(),
+        None => importance,
+    }
 }
 
 pub(super) fn index(connection: &Connection, wall: i64, record: &Record) -> Result<()> {
