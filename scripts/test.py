@@ -109,7 +109,7 @@ def steps() -> list[Step]:
         Step(
             "sdks",
             [
-                ["cargo", "build", *EVERYTHING, "--example", "served_mock"],
+                ["cargo", "build", *EVERYTHING, "--example", "served_mock", "--bin", "sophia"],
                 [python, "-m", "pytest", "sophia-core/tests/sdks"],
                 ["node", "--test", "sophia-core/tests/sdks/"],
             ],

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import os
 import statistics
 import subprocess
@@ -52,9 +53,13 @@ class LiterLlm(Client):
     def __init__(self, base_url: str) -> None:
         import liter_llm
 
-        client = liter_llm.create_client("none", base_url=base_url)
+        server = {"api_key": "none", "base_url": base_url}
+        client = liter_llm.create_client_from_json(json.dumps(server))
+        caching = liter_llm.create_client_from_json(json.dumps(server | {"cache": {"max_entries": 100, "ttl_seconds": 300}}))
         request = liter_llm.ChatCompletionRequest(model="openai/bench", messages=MESSAGES)
         self.ask = lambda: liter_llm.chat(client, request)
+        self.hit = lambda: liter_llm.chat(caching, request)
+        self.stream = lambda: liter_llm.chat_stream(client, request)
 
 
 class OpenAi(Client):

@@ -7,8 +7,15 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    Error, ErrorKind, Result, chat::ChatConfig, health::HealthConfig, http::ServerConfig, memory::MemoryConfig,
-    redis::RedisConfig, registry::RegistryConfig, wire,
+    Error, ErrorKind, Result,
+    chat::ChatConfig,
+    health::HealthConfig,
+    http::ServerConfig,
+    memory::{MemoryConfig, PostgresConfig},
+    otlp::TelemetryConfig,
+    redis::RedisConfig,
+    registry::RegistryConfig,
+    wire,
 };
 
 /// Prefix of environment variables that are read as configuration.
@@ -32,6 +39,8 @@ const ENV_PREFIX: &str = "SOPHIA_";
 pub struct Config {
     /// Directory of durable state. Without it, everything stays in this process and is gone at its end.
     pub data_dir: Option<PathBuf>,
+    /// Where durable state lives in place of the directory, for more than one machine.
+    pub postgres: PostgresConfig,
     /// What several processes share, beside the directory.
     pub redis: RedisConfig,
     /// Records, key-value, search.
@@ -44,6 +53,8 @@ pub struct Config {
     pub health: HealthConfig,
     /// HTTP surface: address, keys, limits.
     pub server: ServerConfig,
+    /// OpenTelemetry.
+    pub telemetry: TelemetryConfig,
 }
 
 impl Config {
@@ -164,8 +175,13 @@ impl Config {
 
     /// Refuses values that are well-formed but cannot work.
     pub(crate) fn validate(&self) -> Result<()> {
+        self.postgres.validate()?;
         self.redis.validate()?;
         self.memory.validate()?;
+        if self.postgres.is_set() && self.memory.retention.max_records.is_some() {
+            let message = "is kept to in a `data_dir` only; leave it out with `postgres.url`";
+            return Err(Error::invalid_config("memory.retention.max_records", message));
+        }
         self.chat.validate()?;
         self.registry.validate()?;
         self.health.validate()?;
@@ -259,7 +275,8 @@ mod tests {
     #[test]
     fn the_schema_names_every_section() {
         let schema = serde_json::to_value(Config::schema()).unwrap();
-        for section in ["data_dir", "redis", "memory", "chat", "registry", "health", "server"] {
+        for section in ["data_dir", "postgres", "redis", "memory", "chat", "registry", "health", "server", "telemetry"]
+        {
             assert!(schema["properties"].get(section).is_some(), "{section}");
         }
     }

@@ -97,6 +97,9 @@ impl ErrorKind {
     }
 }
 
+/// Longest message, and longest fact, of an error in bytes: what a caller sent is not told back, or logged, at its whole length.
+const MAX_TEXT_BYTES: usize = 1_000;
+
 /// An error of any capability: a kind, the operation, a message for people, and its context.
 ///
 /// Cheap to clone, since one failed flight reports to all its waiters.
@@ -128,7 +131,7 @@ impl Error {
         Error(Arc::new(Inner {
             kind,
             operation: operation.into(),
-            message: message.into(),
+            message: shortened(message.into(), MAX_TEXT_BYTES),
             context: Vec::new(),
             retry_after: None,
             source: None,
@@ -148,7 +151,7 @@ impl Error {
     /// Adds a fact about the failure. Never a secret.
     #[must_use]
     pub fn with(mut self, key: &'static str, value: impl fmt::Display) -> Error {
-        self.inner().context.push((key, value.to_string()));
+        self.inner().context.push((key, shortened(value.to_string(), MAX_TEXT_BYTES)));
         self
     }
 
@@ -249,6 +252,15 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source.as_deref().map(|source| source as _)
     }
+}
+
+/// Cuts out the middle of a text that is longer than `max` bytes: its end often says what was expected.
+pub(crate) fn shortened(text: String, max: usize) -> String {
+    if text.len() <= max {
+        return text;
+    }
+    let (start, end) = (text.floor_char_boundary(max / 2), text.ceil_char_boundary(text.len() - max / 2));
+    format!("{}…{}", &text[..start], &text[end..])
 }
 
 #[cfg(test)]

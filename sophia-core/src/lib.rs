@@ -8,7 +8,7 @@
 //! | call tools of MCP servers | [`registry`] |
 //! | know what is wrong, and why | [`health`] |
 //! | serve it all over HTTP | [`http`] |
-//! | share it between processes | [`redis`] |
+//! | share it between processes | [`redis`], [`tally`] |
 //! | handle failures | [`Error`], [`resilience`] |
 //! | call anything by name, as the bindings do | [`operations`] |
 
@@ -18,10 +18,14 @@ mod context;
 mod duration;
 mod error;
 mod http_client;
+#[cfg(all(feature = "mcp", feature = "cli"))]
+mod mcp_server;
+mod otlp;
 mod scope;
 mod secret;
 mod signal;
 mod sophia;
+mod toolset;
 mod wire;
 
 pub mod chat;
@@ -34,6 +38,7 @@ pub mod operations;
 pub mod redis;
 pub mod registry;
 pub mod resilience;
+pub mod tally;
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -42,6 +47,7 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use config::Config;
 pub use error::{Error, ErrorKind, Result};
 pub use jiff::Timestamp;
+pub use otlp::{OtlpConfig, TelemetryConfig};
 pub use scope::Scope;
 pub use secret::Secret;
 pub use signal::{Direction, NoSignals, Signal, SignalSink, Signals};

@@ -7,7 +7,8 @@ use crate::{
     chat::{Assistants, Chat, HttpEmbedder},
     context::Context,
     health::Health,
-    memory::{Embedder, EmbedderConfig, EmbedderKind, Embedders, Memory, MemoryConfig},
+    memory::{Embedder, EmbedderConfig, EmbedderKind, Embedders, Memory, MemoryConfig, toolsets},
+    otlp::Otel,
     registry::Registry,
     telemetry::Telemetry,
 };
@@ -37,6 +38,7 @@ struct Engine {
     chat: Chat,
     registry: Registry,
     health: Health,
+    otel: Option<Otel>,
     #[cfg(feature = "redis")]
     redis: Option<crate::redis::Redis>,
 }
@@ -83,13 +85,16 @@ impl Builder {
         let context = Context {
             #[cfg(feature = "redis")]
             redis: crate::redis::Redis::new(&config.redis, signals.clone())?,
-            clock,
+            #[cfg(feature = "postgres")]
+            postgres: postgres(&config, clock.clone(), signals.clone())?,
+            clock: clock.clone(),
             signals,
             telemetry: telemetry.clone(),
+            otel: Otel::new(&config.telemetry.otlp, clock.clone())?,
             data_dir: config.data_dir.clone(),
         };
         let memory = Memory::new(&config.memory, embedders(&config.memory, self.embedder, &context)?, &context)?;
-        let registry = Registry::new(&config.registry, &context)?;
+        let registry = Registry::new(&config.registry, &context, toolsets(&memory))?;
         let assistants = Assistants { memory: memory.clone(), registry: registry.clone() };
         let chat = Chat::new(&config.chat, &context, assistants)?;
         memory.also_forget(chat.forgets());
@@ -100,6 +105,7 @@ impl Builder {
             chat,
             registry,
             health,
+            otel: context.otel,
             #[cfg(feature = "redis")]
             redis: context.redis,
         })))
@@ -145,6 +151,12 @@ fn embedder(path: &str, config: &EmbedderConfig, context: &Context) -> Result<Op
     })
 }
 
+#[cfg(feature = "postgres")]
+fn postgres(config: &Config, clock: Arc<dyn Clock>, signals: Signals) -> Result<Option<crate::memory::PostgresStore>> {
+    let store = || crate::memory::PostgresStore::with_signals(&config.postgres, clock, signals);
+    config.postgres.is_set().then(store).transpose()
+}
+
 impl Sophia {
     /// Builds an engine from a configuration, as [`Builder::build`] does.
     ///
@@ -179,6 +191,9 @@ impl Sophia {
         self.0.registry.shutdown().await?;
         self.0.chat.shutdown().await?;
         let outcome = self.0.memory.shutdown().await;
+        if let Some(otel) = &self.0.otel {
+            otel.shutdown().await;
+        }
         #[cfg(feature = "redis")]
         self.0.redis.iter().for_each(crate::redis::Redis::close);
         outcome

@@ -3,6 +3,7 @@
 //! The names are those that an existing AI backend's dashboards read; a name that changes here breaks someone's alert.
 
 use std::{
+    collections::HashSet,
     fmt,
     sync::{Arc, atomic::AtomicU64},
 };
@@ -17,6 +18,11 @@ use prometheus_client::{
 /// Bucket bounds of request durations, in seconds: from an L1 hit (2 µs) to the default deadline (30 s).
 const DURATION_BUCKETS_S: [f64; 14] =
     [0.000_01, 0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 30.0];
+
+/// Most values of a label that callers choose: each makes series that stay. Any further one is counted as [`OTHER`].
+const MOST_CHOSEN: usize = 256;
+/// Label of what is beyond [`MOST_CHOSEN`].
+const OTHER: &str = "other";
 
 type FloatCounter = Counter<f64, AtomicU64>;
 type FloatGauge = Gauge<f64, AtomicU64>;
@@ -106,6 +112,8 @@ pub struct EndpointLabels {
 #[derive(Clone)]
 pub struct Telemetry {
     registry: Arc<Mutex<Registry>>,
+    models: Chosen,
+    contexts: Chosen,
     /// `sophia_requests_total{method,endpoint,status}`
     pub requests: Family<RequestLabels, Counter>,
     /// `sophia_request_duration_seconds{endpoint}`
@@ -133,6 +141,8 @@ impl Default for Telemetry {
         let duration: fn() -> Histogram = || Histogram::new(DURATION_BUCKETS_S);
         let telemetry = Telemetry {
             registry: Arc::new(Mutex::new(Registry::with_prefix("sophia"))),
+            models: Chosen::default(),
+            contexts: Chosen::default(),
             requests: Family::default(),
             request_duration: Family::new_with_constructor(duration),
             errors: Family::default(),
@@ -161,7 +171,34 @@ impl Default for Telemetry {
     }
 }
 
+/// Values of a label that callers have chosen.
+#[derive(Clone, Default)]
+struct Chosen(Arc<Mutex<HashSet<String>>>);
+
+impl Chosen {
+    fn label(&self, value: &str) -> String {
+        let mut seen = self.0.lock();
+        if !seen.contains(value) {
+            if seen.len() >= MOST_CHOSEN {
+                return OTHER.to_owned();
+            }
+            seen.insert(value.to_owned());
+        }
+        value.to_owned()
+    }
+}
+
 impl Telemetry {
+    /// Returns a model as a label.
+    pub(crate) fn model(&self, model: &str) -> String {
+        self.models.label(model)
+    }
+
+    /// Returns the context of a question as a label.
+    pub(crate) fn context(&self, context: &str) -> String {
+        self.contexts.label(context)
+    }
+
     /// Returns every metric in the Prometheus text format (OpenMetrics 1.0).
     pub fn prometheus(&self) -> String {
         let mut text = String::new();

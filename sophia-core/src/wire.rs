@@ -2,8 +2,10 @@
 
 use serde::{Deserializer, de::DeserializeOwned};
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, error::shortened};
 
+/// Longest message that quotes what is wrong, in bytes.
+const MAX_QUOTED_BYTES: usize = 240;
 /// Furthest edit distance at which another name is worth suggesting.
 const MAX_SUGGESTION_DISTANCE: usize = 3;
 
@@ -31,10 +33,10 @@ fn explain(kind: ErrorKind, operation: &'static str, path: &str, message: &str) 
     {
         field = if path == "." { name.to_owned() } else { format!("{path}.{name}") };
     }
-    let field = if field == "." { "arguments" } else { &field };
+    let field = if field == "." { "arguments".to_owned() } else { shortened(field, MAX_QUOTED_BYTES) };
     let text = if unknown_field {
         let known: Vec<_> = names.collect();
-        let own = field.rsplit('.').next().unwrap_or(field);
+        let own = field.rsplit('.').next().unwrap_or(&field);
         match nearest(own, &known) {
             Some(name) => format!("is not a known field; did you mean `{name}`?"),
             None => format!("is not a known field; known are {}", known.join(", ")),
@@ -42,7 +44,7 @@ fn explain(kind: ErrorKind, operation: &'static str, path: &str, message: &str) 
     } else if missing_field {
         "is required".to_owned()
     } else {
-        format!("is wrong: {message}")
+        format!("is wrong: {}", shortened(message.to_owned(), MAX_QUOTED_BYTES))
     };
     Error::new(kind, operation, format!("`{field}` {text}")).with("field", field)
 }

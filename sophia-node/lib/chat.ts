@@ -17,8 +17,10 @@ import type {
   RunOptions,
   Scope,
   SemanticReport,
+  SemanticVerdict,
   Share,
 } from './types.js'
+import { traced } from './tracing.js'
 import type { Bridge, CallOptions, JsonIterator } from './wire.js'
 
 export type { CacheMode, Share }
@@ -69,11 +71,11 @@ export class Chat {
   /** Answers a question: from the cache, from a call that is under way, or from a provider. */
   complete(prompt: string | readonly Message[], options?: ChatOptions): Promise<ChatResponse> {
     const own = functionsOf(options)
-    if (own === undefined) return this.#bridge.call('chat.complete', asked(prompt), options)
+    if (own === undefined) return this.#bridge.call('chat.complete', asked(prompt), { ...traced(), ...options })
     const { signal, ...rest } = own.options
     const kept = this.#bridge.keep(own.answer)
     const tools = JSON.stringify(own.definitions)
-    return this.#bridge.run('chat.complete', { ...rest, ...asked(prompt) }, { signal }, (engine, id, text) =>
+    return this.#bridge.run('chat.complete', { ...traced(), ...rest, ...asked(prompt) }, { signal }, (engine, id, text) =>
       engine.completeWith(id, text, tools, kept),
     )
   }
@@ -81,8 +83,8 @@ export class Chat {
   /** Answers a question in parts, as they come. Leaving the loop closes the call to the provider. */
   stream(prompt: string | readonly Message[], options?: ChatOptions): JsonIterator<ChatChunk> {
     const own = functionsOf(options)
-    if (own === undefined) return this.#bridge.stream('chat.stream', asked(prompt), options)
-    return this.#bridge.streamWith(asked(prompt), own.options, own.definitions, own.answer)
+    if (own === undefined) return this.#bridge.stream('chat.stream', asked(prompt), { ...traced(), ...options })
+    return this.#bridge.streamWith(asked(prompt), { ...traced(), ...own.options }, own.definitions, own.answer)
   }
 
   /**
@@ -103,12 +105,12 @@ export class Chat {
         cacheable: typeof cacheable === 'function' ? Boolean(cacheable(value)) : cacheable,
       }
     })
-    return this.#bridge.run('chat.run', { ...rest, message }, { signal }, (engine, id, text) => engine.run(id, text, kept))
+    return this.#bridge.run('chat.run', { ...traced(), ...rest, message }, { signal }, (engine, id, text) => engine.run(id, text, kept))
   }
 
   /** Turns texts into vectors. */
-  embed(texts: readonly string[], options?: { model?: string | null } & CallOptions): Promise<Embeddings> {
-    return this.#bridge.call('chat.embed', { texts }, options)
+  embed(texts: readonly string[], options?: { model?: string | null; traceparent?: string | null } & CallOptions): Promise<Embeddings> {
+    return this.#bridge.call('chat.embed', { texts }, { ...traced(), ...options })
   }
 
   /** Lists the models of all providers. */
@@ -136,14 +138,23 @@ export class Chat {
     return this.#bridge.call('chat.invalidate', {}, options)
   }
 
-  /** Returns what calls cost and what kept answers saved; of everyone, where no scope is given. */
-  costs(options?: CostQuery): Costs {
-    return this.#bridge.callSync('chat.costs', {}, options)
+  /** Returns what calls cost and what kept answers saved, in all processes that share Redis or else a `dataDir`; of everyone, where no scope is given. */
+  costs(options?: CostQuery & CallOptions): Promise<Costs> {
+    return this.#bridge.call('chat.costs', {}, options)
   }
 
   /** Returns the limits that concern a scope, and how much of each is used. */
-  budget(scope?: Scope | null): LimitStatus[] {
-    return this.#bridge.callSync('chat.budget', { scope })
+  budget(scope?: Scope | null, options?: CallOptions): Promise<LimitStatus[]> {
+    return this.#bridge.call('chat.budget', { scope }, options)
+  }
+
+  /**
+   * Tells what a user says of an answer that was kept for another question; returns whether it is known. `key` is the
+   * `cache.key` of a response whose `cache.status` is `semantic_hit`. Each hit counts once; an answer that was wrong once
+   * serves no other question any more.
+   */
+  semanticFeedback(key: string, verdict: SemanticVerdict, options?: { scope?: Scope | null }): boolean {
+    return this.#bridge.callSync('chat.semantic_feedback', { key, verdict }, options)
   }
 
   /** Returns what the semantic tier did, or would have done. No text of any question is in it. */

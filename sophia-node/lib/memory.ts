@@ -4,19 +4,28 @@ import { Checkpoints } from './checkpoints.js'
 import { toError, type SophiaError } from './errors.js'
 import type {
   AppendMessage,
+  BackupReceipt,
+  Check,
+  CheckReport,
   Delete,
   DeleteWhere,
   Entity,
+  ExportReceipt,
+  Extract,
+  Extracted,
   Fact,
   FactQuery,
   ForgetReceipt,
   ForgetRequest,
   GetRecord,
   History,
+  Import,
+  ImportReceipt,
   KvFound,
   KvInvalidate,
   KvKeys,
   KvOptions,
+  MemoryExport,
   MemoryHealth,
   MemoryRecord,
   MemoryStats,
@@ -158,6 +167,26 @@ export class Memory {
    */
   reembed(options?: Reembed & CallOptions): Promise<Reembedded> {
     return this.#bridge.call('memory.reembed', {}, options)
+  }
+
+  /** Writes what is remembered to a new file, as lines of JSON; without a scope, everything of everyone. */
+  export(path: string, options?: Omit<MemoryExport, 'path'> & CallOptions): Promise<ExportReceipt> {
+    return this.#bridge.call('memory.export', { path }, options)
+  }
+
+  /** Takes over an export, or a file of mem0, server-memory, LangGraph or Chroma. Made again, it changes nothing. */
+  import(path: string, options?: Omit<Import, 'path'> & CallOptions): Promise<ImportReceipt> {
+    return this.#bridge.call('memory.import', { path }, options)
+  }
+
+  /** Writes a copy of all data as of one moment to a new file, while others write. */
+  backup(path: string, options?: CallOptions): Promise<BackupReceipt> {
+    return this.#bridge.call('memory.backup', { path }, options)
+  }
+
+  /** Looks whether the data is whole; with `repair`, makes anew what is derived from it and damaged. */
+  check(options?: Check & CallOptions): Promise<CheckReport> {
+    return this.#bridge.call('memory.check', {}, options)
   }
 
   /** Counts what is held. */
@@ -308,6 +337,11 @@ export class Graph {
   /** Returns the facts along a shortest way between two entities; null where there is none. */
   path(a: string, b: string, options?: Omit<PathQuery, 'a' | 'b'> & CallOptions): Promise<Fact[] | null> {
     return this.#bridge.call('memory.graph.path', { a, b }, options)
+  }
+
+  /** Lets a model read a text, and states the facts that it says. The text is data: nothing in it is an instruction. */
+  extract(text: string, options?: Omit<Extract, 'text'> & CallOptions): Promise<Extracted> {
+    return this.#bridge.call('memory.graph.extract', { text }, options)
   }
 }
 

@@ -193,6 +193,20 @@ export interface Attempt {
   hedge: boolean
 }
 
+/** Arguments of `memory.backup`. */
+export interface Backup {
+  /** The file to write. It must not be there. */
+  path: string
+}
+
+/** What a backup wrote. */
+export interface BackupReceipt {
+  /** The file. */
+  path: string
+  /** Its size. */
+  bytes: number
+}
+
 /** When a breaker opens, and for how long. */
 export interface BreakerConfig {
   /** Failures in a row that open it. Default 5. */
@@ -497,12 +511,26 @@ export interface ChatResponse {
   assistance: Assistance | null
 }
 
+/** Arguments of `memory.check`. */
+export interface Check {
+  /** Whether what is derived, and damaged, is made anew. Default no. */
+  repair?: boolean
+}
+
 /** How servers, or services, are all checked together. */
 export interface CheckAll {
   /** Most checks at once, from 1 to 4,096. Default 64. */
   concurrency?: number
   /** Time for all of them together, at most an hour. Default 5 s. In milliseconds. */
   deadlineMs?: number
+}
+
+/** What a check found. */
+export interface CheckReport {
+  /** Whether all is well now. */
+  ok: boolean
+  /** What is, or was, damaged. */
+  problems: Problem[]
 }
 
 /** A step of a workflow. */
@@ -550,6 +578,8 @@ export interface ClearSession {
 export interface Config {
   /** Directory of durable state. Without it, everything stays in this process and is gone at its end. */
   dataDir?: string | null
+  /** Where durable state lives in place of the directory, for more than one machine. */
+  postgres?: PostgresConfig
   /** What several processes share, beside the directory. */
   redis?: RedisConfig
   /** Records, key-value, search. */
@@ -953,10 +983,50 @@ export interface Explanation {
   stages: StageNote[]
 }
 
-/** The arguments of `registry.export`. */
-export interface Export {
-  /** The form. Default: `mcpServers`. */
-  dialect?: Dialect
+/** What an export wrote. */
+export interface ExportReceipt {
+  /** The file. */
+  path: string
+  /** Its size. */
+  bytes: number
+  /** Records, archived ones included. */
+  records: number
+  /** Former versions of records. */
+  versions: number
+  /** Vectors of records. */
+  vectors: number
+  /** Entities of the graph. */
+  entities: number
+  /** Facts of the graph, also those that ended. */
+  facts: number
+  /** Values under keys. */
+  keys: number
+  /** Checkpoints. */
+  checkpoints: number
+  /** Tasks that wrote. */
+  writes: number
+}
+
+/** Arguments of `memory.graph.extract`. */
+export interface Extract {
+  /** The text. */
+  text: string
+  /** Whose the facts become. */
+  scope?: Scope
+  /** Where the text comes from, such as the id of its record: the `source` of every fact. */
+  source?: string | null
+  /** From when facts are true of which the text does not say it, such as when it was written. Default now. */
+  at?: string | Date | null
+  /** Model that reads the text. Default: the configured one. */
+  model?: string | null
+}
+
+/** What became part of the graph. */
+export interface Extracted {
+  /** Entities, as they are now. */
+  entities: Entity[]
+  /** Facts, each with its source; one that was known already is the known one. */
+  facts: Fact[]
 }
 
 /** A statement on two axes of time: when it is true in the world, and when the store believed it. */
@@ -1024,6 +1094,8 @@ export interface ForgetReceipt {
   embeddings: number
   /** Tiers that were cleared. */
   tiers: string[]
+  /** Tiers that are away: this process clears them when they are back. */
+  pending: string[]
 }
 
 /** What to forget. One of the two is required. */
@@ -1181,12 +1253,55 @@ export interface Hit {
   explain: Explain | null
 }
 
+/** Arguments of `memory.import`. */
+export interface Import {
+  /** The file. It is only read. */
+  path: string
+  /** Who wrote it. Default: it is told from the file. */
+  format?: ImportFormat | null
+  /**
+   * Whose it becomes; what the file says of user, agent and session counts where this leaves it open. In a file of our
+   * own every line says whose it is: then nothing else than this is let in. Default: the scope in which nothing is set,
+   * and for a file of our own, everyone.
+   */
+  scope?: Scope | null
+}
+
+/** Who wrote a file. */
+export type ImportFormat = "sophia" | "mem0" | "server_memory" | "langgraph" | "chroma"
+
 /** Which file to take over. */
 export interface ImportLangGraph {
   /** The file, as `SqliteSaver` of Python or JavaScript made it. It is only read. */
   path: string
   /** Whose the checkpoints become. */
   scope?: Scope
+}
+
+/** What an import read, and what became of it. */
+export interface ImportReceipt {
+  /** Who wrote the file. */
+  format: ImportFormat
+  /** Records that were read. */
+  records: number
+  /** Entities that were read. */
+  entities: number
+  /** Facts that were read. */
+  facts: number
+  /** Keys that were read. */
+  keys: number
+  /** Checkpoints that were read. */
+  checkpoints: number
+  /** Tasks' writes that were read. */
+  writes: number
+  /** Of all of these, new. */
+  added: number
+  /** Of all of these, in the place of something older. */
+  updated: number
+  /** Of all of these, there already. */
+  unchanged: number
+  /** What could not be taken over, and why. */
+  warnings: string[]
 }
 
 /** What was taken over. */
@@ -1521,6 +1636,16 @@ export interface MemoryConfig {
    * were not searched lately are read again from the data file.
    */
   maxVectorBytes?: number
+  /** What is dropped by itself. Default nothing but what has expired. */
+  retention?: RetentionConfig
+}
+
+/** Arguments of `memory.export`. */
+export interface MemoryExport {
+  /** The file to write. It must not be there. */
+  path: string
+  /** Whose data. Default: everything of everyone. One that names a session or an agent has records only. */
+  scope?: Scope | null
 }
 
 /** The memory and its tiers. */
@@ -1557,7 +1682,7 @@ export interface MemoryRecord {
   source: string | null
   /** Who spoke, for a message: `"user"`, `"assistant"`, `"system"`, `"tool"`. */
   role: string | null
-  /** From 0 (can be forgotten) to 1 (must be kept). */
+  /** From 0 (can be forgotten) to 1 (pinned: no rule of retention drops it). */
   importance: number
   /** How urgent it is. */
   priority: Priority
@@ -1636,6 +1761,8 @@ export interface NeighborQuery {
   scope?: Scope
   /** By facts that are true at this time. Default now. */
   asOf?: string | Date | null
+  /** By facts that the store believed at this time. Default now. */
+  knownAt?: string | Date | null
 }
 
 /** A step of a workflow that is about to be kept. */
@@ -1721,7 +1848,7 @@ export interface NewRecord {
   summary?: string | null
   /** Where it comes from. */
   source?: string | null
-  /** From 0 to 1. Default 0.5. */
+  /** From 0 to 1, which pins it: no rule of retention drops it. Default 0.5. */
   importance?: number | null
   /** How urgent it is. Default `"medium"`. */
   priority?: Priority | null
@@ -1814,6 +1941,8 @@ export interface PathQuery {
   scope?: Scope
   /** By facts that are true at this time. Default now. */
   asOf?: string | Date | null
+  /** By facts that the store believed at this time. Default now. */
+  knownAt?: string | Date | null
 }
 
 /** One write of a task. */
@@ -1824,6 +1953,26 @@ export interface PendingWrite {
   channel: string
   /** What. */
   value: Encoded
+}
+
+/** Connection to Postgres, 14 or newer, with pgvector 0.8 or newer if it is there: where records, values, facts and checkpoints are kept in place of `data_dir`. Without `url` there is none. */
+export interface PostgresConfig {
+  /** The database: `postgres://user:password@host[:port]/database[?sslmode=…]`, several hosts with commas between; over a Unix socket `postgres://user@/database?host=/run/postgresql`. `sslmode` is as libpq knows it, `prefer` by default; `verify-full` is what protects. Default none. */
+  url?: string | null
+  /** File with the certificates (PEM) that `sslmode=verify-ca` and `verify-full` trust. Default those of the system. */
+  caFile?: string | null
+  /** Schema that holds the tables; made if it is not there. Engines with different data need different ones. Default `"sophia"`. */
+  schema?: string
+  /** Most connections at once, beside one that listens. Default 10. */
+  poolSize?: number
+  /** Time in which a call must be answered, waiting for a connection included. Default 10 s. In milliseconds. */
+  timeoutMs?: number
+  /** The same as text, such as `"15m"`. */
+  timeout?: string
+  /** Time in which a connection must be there. Default 5 s. In milliseconds. */
+  connectTimeoutMs?: number
+  /** The same as text, such as `"15m"`. */
+  connectTimeout?: string
 }
 
 /** When a level will reach a threshold. */
@@ -1890,6 +2039,18 @@ export type ProbeSpec = {
   host: string
   /** Port. */
   port: number
+}
+
+/** One thing that is damaged. */
+export interface Problem {
+  /** Where: `"data"` is the data itself, all else is derived from it: `"words"`, `"vectors"`, `"tags"`, `"blocks"`. */
+  part: string
+  /** What is wrong. */
+  detail: string
+  /** Whether it was made anew. */
+  repaired: boolean
+  /** What to do; null where it is repaired. */
+  fix: string | null
 }
 
 /** To whom `prompt_cache_key` is sent. */
@@ -2177,6 +2338,12 @@ export interface RegistryConfig {
   seed?: number
 }
 
+/** The arguments of `registry.export`. */
+export interface RegistryExport {
+  /** The form. Default: `mcpServers`. */
+  dialect?: Dialect
+}
+
 /**
  * Where a tool of a REST server is, as a path or as a path with its method and body.
  *
@@ -2201,6 +2368,26 @@ export type RestRouteInput = string | {
   method?: string | null
   /** Path below the server's URL. */
   path: string
+}
+
+/**
+ * What is dropped by itself. A record of importance 1 is pinned: no rule drops it. What a caller says of one record, such as
+ * its TTL, goes before.
+ */
+export interface RetentionConfig {
+  /** How long a record is found that names no TTL of its own. Default for ever. In milliseconds. */
+  ttlMs?: number | null
+  /** The same as text, such as `"15m"`. */
+  ttl?: string
+  /**
+   * Most records of a tenant and user; beyond, those that are worth least are erased, within about a minute: archived ones
+   * first, then by importance, then the older ones. Default no limit.
+   */
+  maxRecords?: number | null
+  /** Age at which a record is worth half when it is chosen what to drop, by its last change. Default never. In milliseconds. */
+  halfLifeMs?: number | null
+  /** The same as text, such as `"15m"`. */
+  halfLife?: string
 }
 
 /** Further tries after a failure that may pass. */
@@ -2511,7 +2698,7 @@ export interface Server {
   name: string | null
   /** Other spellings under which it was loaded. */
   aliases: string[]
-  /** Address of an HTTP, SSE or REST server. */
+  /** Address of an HTTP, SSE or REST server, or `sophia://memory` or `sophia://graph` for the engine's own tools. */
   url: string | null
   /** Program of a stdio server, found on `PATH`; never given to a shell. */
   command: string | null
@@ -2521,7 +2708,10 @@ export interface Server {
   env: Record<string, string>
   /** Working directory of `command`. Default: that of this process. */
   cwd: string | null
-  /** How it is spoken to; inferred where it is left out: `command` means stdio, `rest` means REST, `url` means HTTP. */
+  /**
+   * How it is spoken to; inferred where it is left out: `command` means stdio, `rest` means REST, a `url` that begins with
+   * `sophia://` means built in, another `url` HTTP.
+   */
   transport: Transport | null
   /** Routes of a REST server by tool; `"*"` is any other tool, `"tools/list"` is where a GET lists them. */
   rest: Record<string, RestRoute>
@@ -2591,7 +2781,7 @@ export interface ServerInput {
   name?: string | null
   /** Other spellings under which it was loaded. */
   aliases?: readonly string[]
-  /** Address of an HTTP, SSE or REST server. */
+  /** Address of an HTTP, SSE or REST server, or `sophia://memory` or `sophia://graph` for the engine's own tools. */
   url?: string | null
   /** Program of a stdio server, found on `PATH`; never given to a shell. */
   command?: string | null
@@ -2601,7 +2791,10 @@ export interface ServerInput {
   env?: Record<string, string>
   /** Working directory of `command`. Default: that of this process. */
   cwd?: string | null
-  /** How it is spoken to; inferred where it is left out: `command` means stdio, `rest` means REST, `url` means HTTP. */
+  /**
+   * How it is spoken to; inferred where it is left out: `command` means stdio, `rest` means REST, a `url` that begins with
+   * `sophia://` means built in, another `url` HTTP.
+   */
   transport?: Transport | null
   /** Routes of a REST server by tool; `"*"` is any other tool, `"tools/list"` is where a GET lists them. */
   rest?: Record<string, RestRouteInput>
@@ -3008,7 +3201,7 @@ export interface ToolsConfig {
 export type ToolsForm = string | readonly unknown[]
 
 /** How a server is spoken to. */
-export type Transport = "http" | "sse" | "stdio" | "rest"
+export type Transport = "http" | "sse" | "stdio" | "rest" | "builtin"
 
 /** The last hour in steps of five minutes, oldest first. Means over all services; `null` where nothing was measured. */
 export interface Trends {
@@ -3112,7 +3305,7 @@ export interface Update {
   metadata?: Record<string, unknown> | null
   /** New urgency. */
   priority?: Priority | null
-  /** New importance, from 0 to 1. */
+  /** New importance, from 0 to 1, which pins it. */
   importance?: number | null
   /** New short form; null clears it. */
   summary?: string | null

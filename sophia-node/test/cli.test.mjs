@@ -1,5 +1,7 @@
 // The command line as npm installs it.
 import assert from 'node:assert/strict'
+import { Client } from '@modelcontextprotocol/sdk/client/index.js'
+import { StdioClientTransport } from '@modelcontextprotocol/sdk/client/stdio.js'
 import { execFile } from 'node:child_process'
 import { test } from 'node:test'
 import { promisify } from 'node:util'
@@ -15,4 +17,14 @@ test('the command line answers, and fails with a message that names the fix', as
   const failed = await run(process.execPath, [cli, 'chek']).catch((error) => error)
   assert.notEqual(failed.code, 0)
   assert.match(failed.stderr, /check/)
+})
+
+test('it serves the memory over MCP', async (t) => {
+  const client = new Client({ name: 'test', version: '1' })
+  const args = [cli, 'mcp', 'serve', 'memory', '--user', 'ada']
+  await client.connect(new StdioClientTransport({ command: process.execPath, args, env: { PATH: process.env.PATH }, stderr: 'ignore' }))
+  t.after(() => client.close())
+  const stored = await client.callTool({ name: 'store_memory', arguments: { content: 'The standup is at ten.' } })
+  const found = await client.callTool({ name: 'search_memories', arguments: { query: 'when do we meet?' } })
+  assert.equal(found.structuredContent.hits[0].id, stored.structuredContent.id)
 })

@@ -140,6 +140,44 @@ test('facts know when they were true', async () => {
   assert.equal((await s.memory.graph.path('ada', 'globex', { scope: ada })).length, 1)
 })
 
+test('what is remembered is moved, backed up and checked', async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'sophia-'))
+  const file = (name) => join(directory, name)
+  const s = new Sophia({ dataDir: file('from') })
+  const stored = await s.memory.store('Ada wants a PDF.', { scope: ada })
+  await s.memory.update(stored.id, { scope: ada, content: 'Ada wants a spreadsheet.' })
+  const written = await s.memory.export(file('all.jsonl'), { scope: ada })
+  assert.deepEqual([written.records, written.versions, written.path], [1, 1, file('all.jsonl')])
+  await assert.rejects(s.memory.export(file('all.jsonl')), { code: 'CONFLICT' })
+  assert.ok((await s.memory.backup(file('backup.db'))).bytes > 0)
+  assert.deepEqual(await s.memory.check({ repair: true }), { ok: true, problems: [] })
+  await s.close()
+  const other = new Sophia({ dataDir: file('to') })
+  assert.equal((await other.memory.import(file('all.jsonl'))).added, 1)
+  const again = await other.memory.import(file('all.jsonl'), { format: 'sophia', scope: ada })
+  assert.deepEqual([again.format, again.unchanged], ['sophia', 1])
+  assert.equal((await other.memory.versions(stored.id, { scope: ada })).length, 2)
+  await assert.rejects(other.memory.import(file('all.jsonl'), { scope: bob }), { code: 'UNAUTHORIZED' })
+  await other.close()
+})
+
+test('a model writes down the facts of a text, and the memory is a server of the registry', async (t) => {
+  const fact = { subject: 'Ada', predicate: 'likes', object: 'tea', functional: false, valid_at: null, invalid_at: null }
+  const said = JSON.stringify({ entities: [{ name: 'Ada', kind: 'person' }], facts: [fact] })
+  const baseUrl = await httpServer(t, (request, response) => {
+    response.setHeader('content-type', 'application/json')
+    const choices = [{ index: 0, message: { role: 'assistant', content: said }, finish_reason: 'stop' }]
+    response.end(JSON.stringify({ id: '1', object: 'chat.completion', model: 'small', choices }))
+  })
+  const s = new Sophia({ chat: { providers: [{ name: 'm', kind: 'openai', baseUrl: `${baseUrl}/v1`, models: ['small'] }] } })
+  const found = await s.memory.graph.extract('Ada likes tea.', { scope: ada, source: 'note-1', at: '2025-01-01T00:00:00Z' })
+  assert.deepEqual([found.entities[0].kind, found.facts[0].source, found.facts[0].validAt], ['person', 'note-1', '2025-01-01T00:00:00Z'])
+  s.registry.register({ id: 'memory', url: 'sophia://memory' })
+  const stored = await s.registry.call('memory', 'store_memory', { content: 'Ada likes tea.' }, { scope: ada })
+  assert.ok(stored.ok && stored.data.created)
+  assert.equal((await s.memory.search('tea', { scope: ada })).total, 1)
+})
+
 test('a question that means the same is answered, and the answer says by which stage', async (t) => {
   const { config } = await provider(t)
   const s = new Sophia({ chat: { ...config.chat, semantic: { enabled: true, mode: 'serve', audit: 0 } } })
@@ -151,9 +189,16 @@ test('a question that means the same is answered, and the answer says by which s
   const found = again.explain.stages.find(({ stage }) => stage === 'semantic')
   assert.deepEqual([found.outcome, found.detail.key], ['served', first.cache.key])
   assert.equal((await ask('How do I reset my 2 routers?')).cache.status, 'miss')
+  for await (const { explain, finishReason } of s.chat.stream('How do I reset my router?', { model: 'small', scope: ada, explain: true })) {
+    assert.deepEqual(explain?.stages.map(({ stage, outcome }) => [stage, outcome]), finishReason ? [['key', 'made'], ['l1', 'hit']] : undefined)
+  }
   const report = s.chat.semanticReport()
   assert.deepEqual([report.served, report.entries, report.vetoed.numbers], [1, 2, 1])
   assert.deepEqual([report.recent[0].outcome, report.recent[0].veto], ['vetoed', 'numbers'])
+  assert.equal(s.chat.semanticFeedback(again.cache.key, 'wrong', { scope: bob }), false)
+  assert.equal(s.chat.semanticFeedback(again.cache.key, 'wrong', { scope: ada }), true)
+  assert.equal((await ask('Please tell me how I can reset my router.')).cache.status, 'miss')
+  assert.equal(s.chat.semanticReport().judged, 1)
 })
 
 test('answers are kept for their scope, and streams are replayed', async (t) => {
@@ -190,12 +235,12 @@ test('calls cost, hits save, and who is over a limit is told when to come back',
   assert.equal((await ask('a')).cache.status, 'hit')
   await assert.rejects(ask('b'), (error) => error.code === 'RATE_LIMITED' && error.context.limit === 'requests_per_minute' && error.retryAfterMs > 0)
   await ask('b', bob)
-  const { rows, total } = s.chat.costs({ by: 'scope', days: 7 })
+  const { rows, total } = await s.chat.costs({ by: 'scope', days: 7 })
   assert.deepEqual(rows.map((row) => [row.user, row.calls, row.savedCalls]), [['ada', 1, 1], ['bob', 1, 0]])
   assert.deepEqual([total.costUsd, total.savedUsd, total.promptTokens], [22e-6, 11e-6, 6])
-  const [limit] = s.chat.budget(ada)
+  const [limit] = await s.chat.budget(ada)
   assert.deepEqual([limit.rule, limit.limit, limit.max, limit.scope], ['chat.limits[0]', 'requests_per_minute', 1, ada])
-  assert.throws(() => s.chat.costs({ days: 0 }), { code: 'INVALID_INPUT', context: { field: 'days' } })
+  await assert.rejects(s.chat.costs({ days: 0 }), { code: 'INVALID_INPUT', context: { field: 'days' } })
 })
 
 test('a stream that is left closes the call to the provider', async (t) => {

@@ -67,7 +67,7 @@ impl Callback {
     }
 
     fn read<T: DeserializeOwned>(&self, value: &Bound<'_, PyAny>) -> Result<T> {
-        T::deserialize(Reader(value)).map_err(|mismatch| {
+        T::deserialize(Reader::new(value)).map_err(|mismatch| {
             Error::new(
                 ErrorKind::InvalidInput,
                 self.operation,

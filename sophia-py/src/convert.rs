@@ -55,14 +55,34 @@ impl From<PyErr> for Mismatch {
     }
 }
 
+/// Deepest nesting that is read: as deep as JSON is, and far from the end of the stack.
+const MAX_DEPTH: usize = 128;
+
 /// Reads a Python value.
-pub struct Reader<'a, 'py>(pub &'a Bound<'py, PyAny>);
+pub struct Reader<'a, 'py> {
+    value: &'a Bound<'py, PyAny>,
+    depth: usize,
+}
+
+impl<'a, 'py> Reader<'a, 'py> {
+    pub fn new(value: &'a Bound<'py, PyAny>) -> Reader<'a, 'py> {
+        Reader { value, depth: 0 }
+    }
+
+    /// Reads a value in place of this one, or inside it.
+    fn inside(value: &'a Bound<'py, PyAny>, depth: usize) -> Result<Reader<'a, 'py>, Mismatch> {
+        if depth == MAX_DEPTH {
+            return Err(Mismatch(format!("the value is nested deeper than {MAX_DEPTH}, or holds itself")));
+        }
+        Ok(Reader { value, depth: depth + 1 })
+    }
+}
 
 impl<'de> de::Deserializer<'de> for Reader<'_, '_> {
     type Error = Mismatch;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
-        let value = self.0;
+        let Reader { value, depth } = self;
         if value.is_none() {
             visitor.visit_unit()
         } else if let Ok(text) = value.cast::<PyString>() {
@@ -75,32 +95,37 @@ impl<'de> de::Deserializer<'de> for Reader<'_, '_> {
                 Err(_) => visitor.visit_u64(value.extract()?),
             }
         } else if let Ok(number) = value.cast::<PyFloat>() {
-            visitor.visit_f64(number.value())
+            let number = number.value();
+            // What is kept as JSON would silently become null.
+            if !number.is_finite() {
+                return Err(Mismatch(format!("must be a finite number, not {number}")));
+            }
+            visitor.visit_f64(number)
         } else if let Ok(dict) = value.cast::<PyDict>() {
-            visitor.visit_map(Entries { entries: dict.iter(), value: None })
+            visitor.visit_map(Entries { entries: dict.iter(), value: None, depth })
         } else if let Ok(bytes) = value.cast::<PyBytes>() {
             visitor.visit_bytes(bytes.as_bytes())
         } else if let Ok(mapping) = value.cast::<PyMapping>() {
             let dict = PyDict::new(value.py());
             dict.update(mapping)?;
-            visitor.visit_map(Entries { entries: dict.iter(), value: None })
+            visitor.visit_map(Entries { entries: dict.iter(), value: None, depth })
         } else if value.hasattr(intern!(value.py(), "__dataclass_fields__"))? {
-            Reader(&value.getattr(intern!(value.py(), "__dict__"))?).deserialize_any(visitor)
+            Reader::inside(&value.getattr(intern!(value.py(), "__dict__"))?, depth)?.deserialize_any(visitor)
         } else if value.hasattr(intern!(value.py(), "__fspath__"))? {
-            Reader(&value.call_method0(intern!(value.py(), "__fspath__"))?).deserialize_any(visitor)
+            Reader::inside(&value.call_method0(intern!(value.py(), "__fspath__"))?, depth)?.deserialize_any(visitor)
         } else if value.hasattr(intern!(value.py(), "isoformat"))? {
             visitor.visit_string(rfc3339(value)?)
         } else if value.hasattr(intern!(value.py(), "tolist"))? {
-            Reader(&value.call_method0(intern!(value.py(), "tolist"))?).deserialize_any(visitor)
+            Reader::inside(&value.call_method0(intern!(value.py(), "tolist"))?, depth)?.deserialize_any(visitor)
         } else if let Ok(items) = value.try_iter() {
-            visitor.visit_seq(Items { items })
+            visitor.visit_seq(Items { items, depth })
         } else {
             Err(Mismatch(format!("a value of type `{}` cannot be stored", value.get_type().name()?)))
         }
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
-        if self.0.is_none() { visitor.visit_none() } else { visitor.visit_some(self) }
+        if self.value.is_none() { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Mismatch> {
@@ -113,7 +138,7 @@ impl<'de> de::Deserializer<'de> for Reader<'_, '_> {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Mismatch> {
-        if let Ok(text) = self.0.cast::<PyString>() {
+        if let Ok(text) = self.value.cast::<PyString>() {
             let text = text.to_cow()?.into_owned();
             return visitor.visit_enum(text.into_deserializer());
         }
@@ -130,7 +155,7 @@ impl<'de> de::Deserializer<'de> for Reader<'_, '_> {
 
 /// Reads a mapping as a layer of configuration.
 pub fn config_layer(mapping: &Bound<'_, PyAny>) -> sophia_core::Result<serde_json::Value> {
-    sophia_core::operations::read("config", Reader(mapping))
+    sophia_core::operations::read("config", Reader::new(mapping))
         .map_err(|error| sophia_core::Error::invalid_config(error.get("field").unwrap_or("config"), error.message()))
 }
 
@@ -146,6 +171,7 @@ fn rfc3339(value: &Bound<'_, PyAny>) -> Result<String, Mismatch> {
 struct Entries<'py> {
     entries: pyo3::types::dict::BoundDictIterator<'py>,
     value: Option<Bound<'py, PyAny>>,
+    depth: usize,
 }
 
 impl<'de> de::MapAccess<'de> for Entries<'_> {
@@ -160,12 +186,13 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Mismatch> {
         let value = self.value.take().ok_or_else(|| Mismatch("a value without its key".into()))?;
-        seed.deserialize(Reader(&value))
+        seed.deserialize(Reader::inside(&value, self.depth)?)
     }
 }
 
 struct Items<'py> {
     items: Bound<'py, pyo3::types::PyIterator>,
+    depth: usize,
 }
 
 impl<'de> de::SeqAccess<'de> for Items<'_> {
@@ -173,7 +200,7 @@ impl<'de> de::SeqAccess<'de> for Items<'_> {
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Mismatch> {
         match self.items.next() {
-            Some(item) => seed.deserialize(Reader(&item?)).map(Some),
+            Some(item) => seed.deserialize(Reader::inside(&item?, self.depth)?).map(Some),
             None => Ok(None),
         }
     }

@@ -367,7 +367,7 @@ impl Engine {
         method: &'static str,
         arguments: &Bound<'_, PyAny>,
     ) -> PyResult<T> {
-        sophia_core::operations::read(method, Reader(arguments)).map_err(|failure| error::to_python(py, &failure))
+        sophia_core::operations::read(method, Reader::new(arguments)).map_err(|failure| error::to_python(py, &failure))
     }
 
     fn begin(
@@ -377,7 +377,7 @@ impl Engine {
         arguments: &Bound<'_, PyAny>,
     ) -> PyResult<sophia_core::operations::Running> {
         let sophia = self.sophia(py)?;
-        sophia_core::operations::call(&sophia, name, Reader(arguments))
+        sophia_core::operations::call(&sophia, name, Reader::new(arguments))
             .map_err(|failure| error::to_python(py, &failure))
     }
 }

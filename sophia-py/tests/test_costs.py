@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,19 +57,19 @@ def test_costs_are_told_by_model_and_scope_and_hits_save_them(base_url: str) -> 
     assert answer.cost_usd == pytest.approx(0.002)
     s.chat.complete_sync("hello", scope=ADA)
     s.chat.complete_sync("hello", scope=BOB)
-    costs = s.chat.costs()
+    costs = s.chat.costs_sync()
     assert [(row.model, row.calls, row.saved_calls) for row in costs.rows] == [("small-2026", 2, 1)]
     assert (costs.total.cost_usd, costs.total.saved_usd) == (pytest.approx(0.004), pytest.approx(0.002))
-    assert [row.user for row in s.chat.costs(by="scope", days=1).rows] == ["ada", "bob"]
-    assert s.chat.costs(scope=BOB).total.saved_calls == 0
+    assert [row.user for row in s.chat.costs_sync(by="scope", days=1).rows] == ["ada", "bob"]
+    assert s.chat.costs_sync(scope=BOB).total.saved_calls == 0
     with pytest.raises(sophia.InvalidInputError, match="days"):
-        s.chat.costs(days=63)
+        s.chat.costs_sync(days=63)
 
 
 def test_an_unknown_price_is_none_and_not_zero(base_url: str) -> None:
     s = engine(base_url)
     assert s.chat.complete_sync("hello").cost_usd is None
-    assert (s.chat.costs().total.cost_usd, s.chat.costs().total.unpriced_calls) == (None, 1)
+    assert (s.chat.costs_sync().total.cost_usd, s.chat.costs_sync().total.unpriced_calls) == (None, 1)
 
 
 def test_who_is_over_a_limit_is_told_when_to_come_back(base_url: str) -> None:
@@ -78,8 +79,26 @@ def test_who_is_over_a_limit_is_told_when_to_come_back(base_url: str) -> None:
         s.chat.complete_sync("other", scope=ADA)
     assert refused.value.retry_after is not None and 0 < refused.value.retry_after <= 60
     assert s.chat.complete_sync("hello", scope=ADA).cache.status == "hit"
-    calls, budget = s.chat.budget(scope=ADA)
+    calls, budget = s.chat.budget_sync(scope=ADA)
     assert (calls.limit, calls.max, calls.rule) == ("requests_per_minute", 1, "chat.limits[0]")
     assert calls.used > 0 and calls.resets_at is not None
     assert (budget.limit, budget.used, budget.unpriced_calls, budget.scope) == ("daily_usd", 0, 1, Scope(tenant="acme"))
     s.chat.complete_sync("other", scope=BOB)
+
+
+async def test_costs_and_budgets_outlive_an_engine(base_url: str, tmp_path: Path) -> None:
+    def durable() -> Sophia:
+        providers = [{"name": "mock", "base_url": base_url, "models": ["small"]}]
+        prices = {"small": {"prompt": 1.0, "completion": 2.0}}
+        limits = [{"per": "user", "daily_usd": 0.002}]
+        return Sophia({"data_dir": str(tmp_path), "chat": {"providers": providers, "prices": prices, "limits": limits}})
+
+    async with durable() as s:
+        await s.chat.complete("hello", scope=ADA)
+    async with durable() as s:
+        costs = await s.chat.costs()
+        assert (costs.total.calls, costs.total.cost_usd) == (1, pytest.approx(0.002))
+        [budget] = await s.chat.budget(scope=ADA)
+        assert (budget.used, budget.remaining) == (pytest.approx(0.002), 0)
+        with pytest.raises(sophia.RateLimitedError, match="daily_usd"):
+            await s.chat.complete("other", scope=ADA)

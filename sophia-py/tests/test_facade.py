@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ RENAMED = {
 def method(name: str) -> Any:
     target: Any = Sophia()
     for part in name.split("."):
-        target = getattr(target, part)
+        # `import` is a word of the language.
+        target = getattr(target, f"{part}_" if iskeyword(part) else part)
     return target
 
 

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 
-from sophia import ConflictError, InvalidConfigError, InvalidInputError, Scope, Sophia, SophiaError
+from sophia import (
+    ConflictError,
+    InvalidConfigError,
+    InvalidInputError,
+    Scope,
+    Sophia,
+    SophiaError,
+    UnsupportedError,
+)
 
 ADA = Scope(tenant="acme", user="ada")
+
+
+def nested(levels: int) -> Any:
+    value: Any = "bottom"
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+ENDLESS: list[Any] = []
+ENDLESS.append(ENDLESS)
 
 
 @pytest.fixture
@@ -31,12 +54,19 @@ def s() -> Sophia:
         ({"chat": {"timeout": math.nan}}, "chat.timeout", ""),
         ({"memory": 5}, "memory", "integer"),
         ({"data_dir": "\ud800"}, "data_dir", "surrogate"),
+        ({"data_dir": 5}, "data_dir", "integer"),
+        ({"memory": {"l1": {"max_bytes": -1}}}, "memory.l1.max_bytes", ""),
+        ({"memory": {"ttl_jitter": math.inf}}, "memory.ttl_jitter", "finite"),
+        ({"server": {"port": 70_000}}, "server.port", ""),
+        ({"server": {"keys": [{"key": ""}]}}, "server.keys[0].key", "empty"),
+        ({"chat": {"providers": [{"name": "x", "base_url": "http://169.254.169.254/v1"}]}}, "chat.providers[0].", "metadata"),
+        ({"chat": {"providers": ENDLESS}}, "chat.providers", "itself"),
     ],
 )
 def test_a_wrong_config_names_the_field(config: dict[str, Any], field: str, hint: str) -> None:
     with pytest.raises(InvalidConfigError) as raised:
         Sophia(config)
-    assert raised.value.context["field"] == field and hint in str(raised.value)
+    assert raised.value.context["field"].startswith(field) and hint in str(raised.value), raised.value
 
 
 @pytest.mark.parametrize(
@@ -60,6 +90,22 @@ def test_a_wrong_config_names_the_field(config: dict[str, Any], field: str, hint
         ({"content": "x", "metadata": {"a": object()}}, "metadata.a"),
         ({"content": "x", "metadata": {"a": 2**70}}, "metadata.a"),
         ({"content": "x", "metadata": {5: "a"}}, "metadata"),
+        ({"content": "x", "metadata": {"a": [math.nan]}}, "metadata.a[0]"),
+        ({"content": "x", "metadata": {"a": -math.inf}}, "metadata.a"),
+        ({"content": "x", "metadata": {"a": "\0"}}, "metadata"),
+        ({"content": "x", "metadata": nested(110)}, "metadata"),
+        ({"content": "x", "metadata": nested(10_000)}, "metadata"),
+        ({"content": "x", "metadata": {"a": ENDLESS}}, "metadata.a"),
+        ({"content": "x", "metadata": {"a\ud800": 1}}, "metadata"),
+        ({"content": "x", "ttl": 10**12}, "ttl"),
+        ({"content": "x", "ttl": math.nan}, "ttl"),
+        ({"content": "x", "tags": "ab\0"}, "tags"),
+        ({"content": "x", "tags": [str(number) for number in range(300)]}, "tags"),
+        ({"content": "x", "id": "i" * 2_000}, "id"),
+        ({"content": "x", "kind": ""}, "kind"),
+        ({"content": "x", "embedding": [math.inf] * 256}, "embedding"),
+        ({"content": "x", "embedding": [0.0] * 256}, "embedding"),
+        ({"content": "x", "embedding": "abc"}, "embedding"),
     ],
 )
 def test_a_wrong_argument_names_the_field_and_stores_nothing(s: Sophia, arguments: dict[str, Any], field: str) -> None:
@@ -67,6 +113,99 @@ def test_a_wrong_argument_names_the_field_and_stores_nothing(s: Sophia, argument
         s.memory.store_sync(**arguments)
     assert raised.value.context["field"].startswith(field), raised.value
     assert s.memory.stats_sync().records == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda s: s.memory.search_sync("x", limit=0), "limit"),
+        (lambda s: s.memory.search_sync("x", limit=2**63), "limit"),
+        (lambda s: s.memory.search_sync("x", limit=-1), "limit"),
+        (lambda s: s.memory.search_sync("x", offset=10**9), "offset"),
+        (lambda s: s.memory.search_sync("x", min_score=math.nan), "min_score"),
+        (lambda s: s.memory.search_sync("x", kinds=["k"] * 40_000), "kinds"),
+        (lambda s: s.memory.search_sync("x", tags_all=[str(number) for number in range(2_000)]), "tags_all"),
+        (lambda s: s.memory.search_sync("x", scopes=[{"user": str(number)} for number in range(2_000)]), "scopes"),
+        (lambda s: s.memory.search_sync("x", scope=5), "scope"),
+        (lambda s: s.memory.search_sync("x", mode="by magic"), "mode"),
+        (lambda s: s.memory.search_sync("\ud800"), "query"),
+        (lambda s: s.memory.get_sync(seq=2**64), "seq"),
+        (lambda s: s.memory.history_sync(scope={"session": "s"}, limit=10**7), "limit"),
+        (lambda s: s.memory.kv.set_sync("k", math.nan), "value"),
+        (lambda s: s.memory.kv.set_sync("k", {"a": [math.inf]}), "value.a[0]"),
+        (lambda s: s.memory.kv.set_sync("k", ENDLESS), "value"),
+        (lambda s: s.memory.kv.set_sync("k", nested(110)), "value"),
+        (lambda s: s.memory.kv.set_sync("k\0", 1), "key"),
+        (lambda s: s.memory.kv.set_sync("k", 1, ttl=-1), "ttl"),
+        (lambda s: s.memory.kv.set_sync("k", 1, scope=["ada"]), "scope"),
+        (lambda s: s.memory.kv.set_sync("k", "x" * 10_000_000), "value"),
+        (lambda s: s.memory.kv.invalidate_sync(tags=[str(number) for number in range(40_000)]), "tags"),
+        (lambda s: s.memory.graph.relate_sync("a", "b", ""), "object"),
+        (lambda s: s.memory.graph.path_sync("a", "b", max_depth=10**6), "max_depth"),
+        (lambda s: s.memory.forget_sync(), "scope"),
+    ],
+)
+def test_what_cannot_be_asked_is_named(s: Sophia, call: Callable[[Sophia], object], field: str) -> None:
+    with pytest.raises(InvalidInputError) as raised:
+        call(s)
+    assert raised.value.context["field"].startswith(field), raised.value
+    assert s.memory.stats_sync().keys == 0
+
+
+@pytest.fixture
+def garbage() -> Iterator[tuple[str, list[tuple[int, str, bytes]]]]:
+    """A provider that answers whatever the test puts into the list."""
+    answers: list[tuple[int, str, bytes]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            status, kind, body = answers[0]
+            self.send_response(status)
+            self.send_header("content-type", kind)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/v1", answers
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_provider_that_answers_garbage_is_an_error_and_nothing_of_it_is_kept(
+    garbage: tuple[str, list[tuple[int, str, bytes]]],
+) -> None:
+    url, answers = garbage
+    provider = {"name": "p", "base_url": url, "models": ["m"], "api_key": "sk-very-secret"}
+    s = Sophia({"chat": {"providers": [provider], "retry": {"retries": 0}}})
+    deep = b'{"choices":' + b"[" * 100_000
+    kind = "application/json"
+    for answer in [
+        (200, "text/html", b"<html>busy</html>"),
+        (200, kind, b"{"),
+        (200, kind, b"null"),
+        (200, kind, b'{"choices": 5}'),
+        (200, kind, b'{"choices": [{"message": {"content": "\xff\xfe"}}]}'),
+        (200, kind, deep),
+        (200, kind, b""),
+        (500, kind, b"sk-very-secret"),
+        (204, kind, b""),
+    ]:
+        answers[:] = [answer]
+        with pytest.raises(SophiaError) as raised:
+            s.chat.complete_sync("hello", model="m")
+        assert raised.value.code in ("UNAVAILABLE", "UNSUPPORTED"), (answer[:2], raised.value)
+        assert "secret" not in f"{raised.value!r} {raised.value} {raised.value.context}"
+    message = {"role": "assistant", "content": "Hi"}
+    whole = {"choices": [{"message": message, "finish_reason": "stop"}], "model": "m", "usage": {}}
+    answers[:] = [(200, kind, json.dumps(whole).encode())]
+    answer = s.chat.complete_sync("hello", model="m")
+    assert (answer.text, answer.cache.status) == ("Hi", "miss")
 
 
 def test_one_wrong_item_of_a_batch_harms_no_other(s: Sophia) -> None:
@@ -114,6 +253,30 @@ def test_a_foreign_file_is_refused_untouched(tmp_path: Path) -> None:
     with pytest.raises(SophiaError, match="sophia.db"):
         Sophia(data_dir=tmp_path).memory.store_sync("x")
     assert path.read_bytes() == before
+
+
+def test_a_file_of_a_newer_format_is_refused_and_named(tmp_path: Path) -> None:
+    with Sophia(data_dir=tmp_path) as s:
+        s.memory.store_sync("kept", scope=ADA, id="kept")
+    with sqlite3.connect(tmp_path / "sophia.db") as database:
+        database.execute("PRAGMA journal_mode = DELETE")
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+    before = (tmp_path / "sophia.db").read_bytes()
+    with pytest.raises(UnsupportedError, match="99") as raised:
+        Sophia(data_dir=tmp_path).memory.store_sync("x")
+    assert raised.value.context["found"] == "99" and (tmp_path / "sophia.db").read_bytes() == before
+
+
+def test_a_damaged_file_is_refused_untouched_and_the_error_says_how_to_restore(tmp_path: Path) -> None:
+    with Sophia(data_dir=tmp_path) as s:
+        s.memory.store_sync("kept", scope=ADA)
+    path = tmp_path / "sophia.db"
+    damaged = b"\0" * 100 + path.read_bytes()[100:]
+    path.write_bytes(damaged)
+    with pytest.raises(InvalidConfigError, match="backup"):
+        Sophia(data_dir=tmp_path).memory.store_sync("x")
+    assert path.read_bytes() == damaged
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -61,6 +61,28 @@ def test_a_question_that_means_the_same_is_answered_and_says_by_what(url: str) -
     assert s.chat.complete_sync("How do I reset my router please", scope=BOB).cache.status == "miss"
 
 
+def test_a_user_who_says_that_it_was_wrong_is_heard(url: str) -> None:
+    s = engine(url, mode="serve")
+    s.chat.complete_sync("How do I reset my router?", scope=ADA)
+    same = "Please tell me how I can reset my router."
+    hit = s.chat.complete_sync(same, scope=ADA)
+    assert hit.cache.status == "semantic_hit" and hit.cache.key is not None
+    assert not s.chat.semantic_feedback(hit.cache.key, "wrong", scope=BOB), "it is not his to judge"
+    assert s.chat.semantic_feedback(hit.cache.key, "wrong", scope=ADA)
+    assert s.chat.complete_sync(same, scope=ADA).cache.status == "miss"
+    report = s.chat.semantic_report()
+    assert (report.judged, report.wrong, report.demoted) == (1, 1, 1)
+
+
+async def test_a_stream_says_at_its_end_what_each_stage_did(url: str) -> None:
+    s = engine(url)
+    for expected in (("l1", "miss"), ("l1", "hit")):
+        chunks = [chunk async for chunk in s.chat.stream("hello", scope=ADA, explain=True)]
+        assert all(chunk.explain is None for chunk in chunks[:-1])
+        told = chunks[-1].explain
+        assert told is not None and expected in [(note.stage, note.outcome) for note in told.stages]
+
+
 def test_a_report_says_what_would_have_been_served(url: str) -> None:
     s = engine(url, mode="shadow")
     for question in ("How do I reset my router?", "how to reset my router", "How do I reset my 2 routers?"):

@@ -139,6 +139,9 @@ pub struct Invalidate {
     pub tags: Option<Vec<String>>,
     /// Those that are kept under a scope that this one covers.
     pub scope: Option<Scope>,
+    /// Those that are kept for this user, of whichever tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
     /// All.
     pub all: bool,
 }
@@ -169,10 +172,17 @@ impl Invalidate {
         Invalidate { scope: Some(scope.into()), ..Invalidate::default() }
     }
 
+    /// Removes those that are kept for this user, of whichever tenant.
+    pub fn subject(subject: impl Into<String>) -> Invalidate {
+        Invalidate { subject: Some(subject.into()), ..Invalidate::default() }
+    }
+
     pub(super) fn filter(&self) -> Result<Filter> {
         const OPERATION: &str = "chat.invalidate";
-        if !self.all && self.key.is_none() && self.context.is_none() && self.tags.is_none() && self.scope.is_none() {
-            return Err(Error::invalid(OPERATION, "key", "or `context`, `tags`, `scope` or `all` must be given"));
+        let by_whom = self.scope.is_some() || self.subject.is_some();
+        if !self.all && self.key.is_none() && self.context.is_none() && self.tags.is_none() && !by_whom {
+            let message = "or `context`, `tags`, `scope`, `subject` or `all` must be given";
+            return Err(Error::invalid(OPERATION, "key", message));
         }
         if let Some(scope) = &self.scope {
             scope.validate(OPERATION)?;
@@ -183,16 +193,18 @@ impl Invalidate {
             }
             None => None,
         };
-        Ok(Filter { key, context: self.context.clone(), tags: self.tags.clone(), scope: self.scope.clone() })
+        let Invalidate { context, tags, scope, subject, .. } = self.clone();
+        Ok(Filter { key, context, tags, scope, subject })
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Filter {
     key: Option<Key>,
     context: Option<String>,
     tags: Option<Vec<String>>,
     scope: Option<Scope>,
+    subject: Option<String>,
 }
 
 impl Filter {
@@ -201,6 +213,7 @@ impl Filter {
             && self.context.as_deref().is_none_or(|own| own == context)
             && self.tags.as_ref().is_none_or(|own| own.iter().any(|tag| tags.contains(tag)))
             && self.scope.as_ref().is_none_or(|own| own.covers(scope))
+            && self.subject.as_ref().is_none_or(|own| scope.user.as_ref() == Some(own))
     }
 }
 
@@ -395,8 +408,7 @@ impl AnswerCache {
     }
 
     /// Removes what matches, and returns how many entries of this process could have been served.
-    pub fn invalidate(&self, which: &Invalidate) -> Result<u64> {
-        let filter = which.filter()?;
+    pub(super) fn remove(&self, filter: Filter) -> u64 {
         let mut invalidations = self.0.invalidations.lock();
         let now = self.0.clock.monotonic();
         self.0.refusals.invalidate_all();
@@ -417,7 +429,7 @@ impl AnswerCache {
         }
         invalidations.push_back((epoch, filter));
         self.0.epoch.store(epoch, Ordering::Release);
-        Ok(removed)
+        removed
     }
 
     /// Returns how many entries there are, and how many bytes they take.
@@ -474,7 +486,7 @@ mod tests {
         let mut config = ChatConfig::default();
         change(&mut config);
         let context = Context { clock: clock.clone(), ..Context::default() };
-        let accounts = Accounts::new(&config, &context).unwrap();
+        let accounts = Accounts::new(&config, &context, None).unwrap();
         (AnswerCache::new(Arc::new(config), clock.clone(), accounts), clock)
     }
 
@@ -491,6 +503,10 @@ mod tests {
         }
     }
 
+    fn invalidate(cache: &AnswerCache, which: &Invalidate) -> u64 {
+        cache.remove(which.filter().unwrap())
+    }
+
     fn put(cache: &AnswerCache, message: &str, scope: &Scope) -> Key {
         let keeping = keeping(message, scope, cache);
         assert_eq!(cache.put(&keeping, Payload::Value(Arc::new(json!(message))), ""), Some(60));
@@ -505,7 +521,7 @@ mod tests {
         assert!(cache.get(&key).is_some());
         clock.advance(Duration::from_secs(1));
         assert!(cache.get(&key).is_none());
-        assert_eq!(cache.invalidate(&Invalidate::all()).unwrap(), 0);
+        assert_eq!(invalidate(&cache, &Invalidate::all()), 0);
     }
 
     #[test]
@@ -563,7 +579,7 @@ mod tests {
         assert!(cache.refusal(&keeping("a").key).is_none());
         refuse();
         let before = keeping("b");
-        cache.invalidate(&Invalidate::tag("any")).unwrap();
+        invalidate(&cache, &Invalidate::tag("any"));
         cache.put_refusal(&before, &Error::new(ErrorKind::InvalidInput, "t", "t"));
         assert!(cache.refusal(&keeping("a").key).is_none() && cache.refusal(&before.key).is_none());
     }
@@ -592,7 +608,7 @@ mod tests {
         };
         let removes = |which: Invalidate, count: u64| {
             let key = fill();
-            assert_eq!(cache.invalidate(&which).unwrap(), count, "{which:?}");
+            assert_eq!(invalidate(&cache, &which), count, "{which:?}");
             key
         };
         let key = removes(Invalidate::scope(&ada), 2);
@@ -603,8 +619,8 @@ mod tests {
         removes(Invalidate { scope: Some(bob.clone()), ..Invalidate::tag("tag-b") }, 0);
         removes(Invalidate::scope(Scope::new().tenant("t")), 0);
         removes(Invalidate::all(), 3);
-        assert_eq!(cache.invalidate(&Invalidate::default()).unwrap_err().code(), "INVALID_INPUT");
-        assert_eq!(cache.invalidate(&Invalidate::key("x")).unwrap_err().code(), "INVALID_INPUT");
+        assert_eq!(Invalidate::default().filter().unwrap_err().code(), "INVALID_INPUT");
+        assert_eq!(Invalidate::key("x").filter().unwrap_err().code(), "INVALID_INPUT");
     }
 
     #[test]
@@ -612,12 +628,12 @@ mod tests {
         let (cache, _) = cache(1 << 20);
         let (ada, bob) = (Scope::new().user("ada"), Scope::new().user("bob"));
         let (hers, his) = (keeping("a", &ada, &cache), keeping("a", &bob, &cache));
-        cache.invalidate(&Invalidate::scope(&ada)).unwrap();
+        invalidate(&cache, &Invalidate::scope(&ada));
         let payload = || Payload::Value(Arc::new(json!(1)));
         assert_eq!(cache.put(&hers, payload(), ""), None);
         assert_eq!(cache.put(&his, payload(), ""), Some(60));
         for _ in 0..=REMEMBERED_INVALIDATIONS {
-            cache.invalidate(&Invalidate::tag("other")).unwrap();
+            invalidate(&cache, &Invalidate::tag("other"));
         }
         assert_eq!(cache.put(&his, payload(), ""), None, "what is not remembered counts as invalidated");
     }

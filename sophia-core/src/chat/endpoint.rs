@@ -155,6 +155,11 @@ impl Endpoint {
         self.0.base_url.host_str().unwrap_or_default()
     }
 
+    /// Returns the port of the server.
+    pub fn port(&self) -> Option<u16> {
+        self.0.base_url.port_or_known_default()
+    }
+
     /// Drops the pooled connections.
     pub fn close(&self) {
         self.0.client.close();

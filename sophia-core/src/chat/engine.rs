@@ -29,16 +29,19 @@ use super::{
     response::{CacheInfo, CacheStatus, ChatResponse, Found},
     router::Router,
     run::{self, Produced, RunOptions, RunResult},
-    semantic::{Question, Semantic, SemanticReport, SemanticTier},
+    semantic::{Question, Semantic, SemanticFeedback, SemanticReport, SemanticTier},
     shared::{self, Held, Kept, SharedCache, SharedTier, Turn},
     stream::ChatStream,
+    traced::Asked,
     ttl,
 };
 use crate::{
     Error, ErrorKind, Result, Scope,
     context::Context,
-    memory::AlsoForgets,
+    memory::{AlsoForgets, AlsoForgotten, Whole},
+    otlp::{Otel, SpanContext},
     resilience::{Deadline, Limiter, Role, SingleFlight},
+    tally,
 };
 
 /// Most texts of one embedding call.
@@ -58,6 +61,7 @@ struct Inner {
     limiter: Limiter,
     accounts: Accounts,
     meter: Arc<Meter>,
+    otel: Option<Otel>,
     flights: Flights,
     runs: SingleFlight<(Key, u64), Made>,
     /// The stages below the flights, the first one outermost.
@@ -79,17 +83,19 @@ struct Prepared<'a> {
     /// `None` where the cache is not used.
     key: Option<Key>,
     trace: Trace,
+    /// Span of the caller, if it is told to anybody.
+    parent: Option<SpanContext>,
 }
 
 impl Chat {
     pub(crate) fn new(config: &ChatConfig, context: &Context, assistants: Assistants) -> Result<Chat> {
         let config = Arc::new(config.clone());
         let clock = context.clock.clone();
-        let accounts = Accounts::new(&config, context)?;
+        let accounts = Accounts::new(&config, context, tally::shared(context, &assistants.memory))?;
         let cache = AnswerCache::new(config.clone(), clock.clone(), accounts.clone());
         let limiter = Limiter::new(config.max_concurrent);
         let meter = Arc::new(Meter::new(context, config.providers.iter().map(|provider| provider.name.as_str())));
-        let (router, endpoints) = Router::new(&config, &clock, meter.clone())?;
+        let (router, endpoints) = Router::new(&config, &clock, meter.clone(), context.otel.as_ref())?;
         let limited = Limited::new(router, accounts.clone(), limiter.clone(), config.timeout);
         let shared = SharedCache::new(&config, context, &cache);
         let semantic = Semantic::new(limited, semantic_tier(&config, &cache, context), config.cache.tool_calls);
@@ -104,6 +110,7 @@ impl Chat {
             limiter,
             accounts,
             meter,
+            otel: context.otel.clone(),
             flights: Flights::default(),
             runs: SingleFlight::new(Operation::Run.name()),
             stages,
@@ -118,6 +125,7 @@ impl Chat {
 
     pub(crate) async fn shutdown(&self) -> Result<()> {
         self.0.flights.abort_all();
+        self.0.accounts.close().await;
         self.0.endpoints.iter().for_each(Endpoint::close);
         Ok(())
     }
@@ -141,7 +149,8 @@ impl Chat {
     pub(super) async fn complete_once(&self, request: ChatRequest) -> Result<ChatResponse> {
         const OPERATION: Operation = Operation::Complete;
         let start = Instant::now();
-        let outcome = match self.prepare(OPERATION.name(), &request) {
+        let asked = self.asked(OPERATION, request.traceparent.as_deref());
+        let outcome = match self.prepare(OPERATION.name(), &request, asked.as_ref()) {
             Ok(prepared) => match self.kept(&request, &prepared, start) {
                 Some(hit) => Ok(hit),
                 // In a box, so that a hit does not move what only a call needs.
@@ -153,6 +162,9 @@ impl Chat {
             Ok(response) => self.0.meter.succeeded(OPERATION, response.cache.status, start.elapsed()),
             Err(error) => self.0.meter.failed(OPERATION, error, start.elapsed()),
         }
+        if let Some(asked) = asked {
+            asked.ended(&outcome);
+        }
         outcome
     }
 
@@ -162,11 +174,14 @@ impl Chat {
             return None;
         }
         let start = Instant::now();
-        let prepared = self.prepare(Operation::Complete.name(), request).ok()?;
+        let prepared = self.prepare(Operation::Complete.name(), request, None).ok()?;
         // What is stale has to be asked for, which takes a runtime.
         let entry = self.0.cache.get(&prepared.key.filter(|_| request.cache != CacheMode::Refresh)?)?;
         let response = self.give(&entry, Freshness::Fresh, start)?;
         self.0.meter.succeeded(Operation::Complete, CacheStatus::Hit, start.elapsed());
+        if let Some(asked) = self.asked(Operation::Complete, request.traceparent.as_deref()) {
+            asked.answered(&response.cache, &response.answer, None);
+        }
         Some(response)
     }
 
@@ -186,26 +201,31 @@ impl Chat {
     pub(super) fn stream_once(&self, request: ChatRequest) -> Result<ChatStream> {
         const OPERATION: Operation = Operation::Stream;
         let start = Instant::now();
-        let outcome = self.begin_stream(&request, start);
+        let mut asked = self.asked(OPERATION, request.traceparent.as_deref());
+        let outcome = self.begin_stream(&request, &mut asked, start);
         if let Err(error) = &outcome {
             self.0.meter.failed(OPERATION, error, start.elapsed());
+            if let Some(asked) = asked {
+                asked.failed(error);
+            }
         }
         outcome
     }
 
-    fn begin_stream(&self, request: &ChatRequest, start: Instant) -> Result<ChatStream> {
+    fn begin_stream(&self, request: &ChatRequest, asked: &mut Option<Asked>, start: Instant) -> Result<ChatStream> {
         const OPERATION: &str = Operation::Stream.name();
-        let prepared = self.prepare(OPERATION, request)?;
+        let prepared = self.prepare(OPERATION, request, asked.as_ref())?;
         let deadline = self.deadline(request.timeout);
         let meter = self.0.meter.clone();
         if let Some(hit) = self.kept(request, &prepared, start) {
-            return Ok(ChatStream::kept(&hit.answer, hit.cache, start, deadline, meter));
+            return Ok(ChatStream::kept(&hit.answer, hit.cache, hit.explain, asked.take(), start, deadline, meter));
         }
         self.refuse_only(OPERATION, request.cache)?;
-        let cache = asked(prepared.key);
+        let cache = before(prepared.key);
+        let (flown, trace) = (Instant::now(), prepared.trace.clone());
         let rider = self.join(OPERATION, request, prepared, deadline, Form::Parts)?;
         let stream = ChatStream::live(rider, cache, start, deadline, meter);
-        Ok(stream.saving(&self.0.accounts, request.scope.as_ref()))
+        Ok(stream.explaining(trace, flown).told_to(asked.take()).saving(&self.0.accounts, request.scope.as_ref()))
     }
 
     /// Returns the value that `producer` makes for `message`, in this scope: kept, shared, bounded and measured.
@@ -266,10 +286,16 @@ impl Chat {
     {
         const OPERATION: Operation = Operation::Run;
         let start = Instant::now();
+        let asked = self.asked(OPERATION, options.traceparent.as_deref());
         let outcome = self.produce(options, producer, start).await;
         match &outcome {
             Ok(result) => self.0.meter.succeeded(OPERATION, result.cache.status, start.elapsed()),
             Err(error) => self.0.meter.failed(OPERATION, error, start.elapsed()),
+        }
+        match (asked, &outcome) {
+            (Some(asked), Ok(result)) => asked.found(&result.cache),
+            (Some(asked), Err(error)) => asked.failed(error),
+            (None, _) => {}
         }
         outcome
     }
@@ -343,8 +369,10 @@ impl Chat {
     /// # Errors
     /// InvalidInput where nothing is named.
     pub fn invalidate(&self, which: &Invalidate) -> Result<u64> {
-        let removed = self.0.cache.invalidate(which)?;
+        let filter = which.filter()?;
+        // First: from now on this process reads nothing shared that could bring an answer back.
         self.0.shared.iter().for_each(|shared| shared.invalidate(which));
+        let removed = self.0.cache.remove(filter);
         if let Some(tier) = self.0.stages.inner().inner().tier() {
             tier.sweep();
         }
@@ -352,14 +380,38 @@ impl Chat {
         Ok(removed)
     }
 
-    /// Returns what forgets the answers that are kept for a scope, for as long as this chat lives.
+    /// Returns what forgets the answers that are kept for somebody, for as long as this chat lives.
     pub(crate) fn forgets(&self) -> AlsoForgets {
         let chat = Arc::downgrade(&self.0);
-        AlsoForgets::new(move |scope| {
+        AlsoForgets::new(move |what| {
             let chat = chat.upgrade().map(Chat);
-            // A scope that was forgotten is one that can be.
-            chat.and_then(|chat| chat.invalidate(&Invalidate::scope(scope)).ok()).unwrap_or(0)
+            Box::pin(async move {
+                match chat {
+                    Some(chat) => chat.forget(what).await,
+                    None => AlsoForgotten::default(),
+                }
+            })
         })
+    }
+
+    async fn forget(&self, what: Whole) -> AlsoForgotten {
+        let what = match what {
+            Whole::Wall(scope) => Invalidate::scope(scope),
+            Whole::Person(user) => Invalidate::subject(user),
+        };
+        // A scope that was forgotten is one that can be.
+        let Ok(filter) = what.filter() else { return AlsoForgotten::default() };
+        let forgetting = self.0.shared.as_ref().map(|shared| shared.forget(what));
+        let answers = self.0.cache.remove(filter);
+        if let Some(tier) = self.0.stages.inner().inner().tier() {
+            tier.sweep();
+        }
+        self.0.meter.invalidated();
+        let is_pending = match forgetting {
+            Some(forgetting) => !forgetting.await,
+            None => false,
+        };
+        AlsoForgotten { answers, is_pending }
     }
 
     /// Returns what was measured.
@@ -367,32 +419,36 @@ impl Chat {
         self.0.meter.snapshot(&self.0.cache, &self.0.limiter)
     }
 
-    /// Returns what calls to providers cost, and what kept answers saved, as this process counted them.
+    /// Returns what calls to providers cost, and what kept answers saved: as all processes counted that share Redis, or else
+    /// a `data_dir`; with neither, as this one did.
+    ///
+    /// What the last tenth of a second used in another process may not be in it yet.
     ///
     /// # Errors
-    /// InvalidInput for days that are not remembered.
-    pub fn costs(&self, query: &CostQuery) -> Result<Costs> {
-        self.0.accounts.costs(query)
+    /// InvalidInput for days that are not remembered; what the shared store says.
+    pub async fn costs(&self, query: &CostQuery) -> Result<Costs> {
+        self.0.accounts.costs(query).await
     }
 
     /// Returns the limits that concern a scope, and how much of each is used.
     ///
     /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> sophia_core::Result<()> {
     /// use sophia_core::{Config, Scope, Sophia, chat::{CostQuery, LimitConfig, Share}};
     ///
     /// let mut config = Config::default();
     /// config.chat.limits.push(LimitConfig::per(Share::User).requests_per_minute(60).daily_usd(5.0));
     /// let sophia = Sophia::new(config)?;
-    /// let limits = sophia.chat().budget(&Scope::new().tenant("acme").user("ada"))?;
+    /// let limits = sophia.chat().budget(&Scope::new().tenant("acme").user("ada")).await?;
     /// assert_eq!((limits.len(), limits[0].remaining, limits[1].max), (2, 60.0, 5.0));
-    /// assert_eq!(sophia.chat().costs(&CostQuery::default())?.total.cost_usd, Some(0.0));
-    /// # Ok::<(), sophia_core::Error>(())
+    /// assert_eq!(sophia.chat().costs(&CostQuery::default()).await?.total.cost_usd, Some(0.0));
+    /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     /// InvalidInput for a scope that cannot be.
-    pub fn budget(&self, scope: &Scope) -> Result<Vec<LimitStatus>> {
-        self.0.accounts.budget(scope)
+    pub async fn budget(&self, scope: &Scope) -> Result<Vec<LimitStatus>> {
+        self.0.accounts.budget(scope).await
     }
 
     pub(super) fn config(&self) -> &ChatConfig {
@@ -415,6 +471,24 @@ impl Chat {
         }
     }
 
+    /// Takes what a user says of an answer that was kept for another question (`cache.status` is `semantic_hit`), and returns
+    /// whether it is known: it may have expired, or belong to another scope.
+    ///
+    /// Each hit counts once towards what the semantic tier may serve. An answer that was wrong once serves no other question
+    /// any more.
+    ///
+    /// # Errors
+    /// InvalidInput for a key or a scope that cannot be.
+    pub fn semantic_feedback(&self, feedback: &SemanticFeedback) -> Result<bool> {
+        const OPERATION: &str = "chat.semantic_feedback";
+        let scope = feedback.scope.clone().unwrap_or_default();
+        scope.validate(OPERATION)?;
+        let key = feedback.key.parse();
+        let key: Key = key.map_err(|()| Error::invalid(OPERATION, "key", "must be 64 hexadecimal digits"))?;
+        let tier = self.0.stages.inner().inner().tier();
+        Ok(tier.is_some_and(|tier| tier.judge(&key, &scope, feedback.verdict)))
+    }
+
     fn router(&self) -> &Router {
         self.0.stages.inner().inner().inner().inner()
     }
@@ -428,7 +502,21 @@ impl Chat {
         key::of_request(operation, request, model, &providers, self.0.config.max_request_bytes)
     }
 
-    fn prepare<'a>(&'a self, operation: &'static str, request: &'a ChatRequest) -> Result<Prepared<'a>> {
+    /// Begins to tell OpenTelemetry of a question, if it is to be told.
+    fn asked(&self, operation: Operation, traceparent: Option<&str>) -> Option<Asked> {
+        self.0.otel.as_ref().map(|otel| Asked::begin(otel, operation, traceparent))
+    }
+
+    pub(super) fn otel(&self) -> Option<&Otel> {
+        self.0.otel.as_ref()
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        operation: &'static str,
+        request: &'a ChatRequest,
+        asked: Option<&Asked>,
+    ) -> Result<Prepared<'a>> {
         let (start, trace) = (Instant::now(), Trace::new(request.explain));
         request.validate(operation)?;
         self.explicit_ttl(operation, request.ttl)?;
@@ -442,7 +530,7 @@ impl Chat {
         };
         let outcome = if unused.is_none() { "made" } else { "not_used" };
         trace.note_with("key", outcome, start, || unused.map(Value::from));
-        Ok(Prepared { model, key: unused.is_none().then_some(key), trace })
+        Ok(Prepared { model, key: unused.is_none().then_some(key), trace, parent: asked.map(Asked::context) })
     }
 
     fn explicit_ttl(&self, operation: &'static str, ttl: Option<Duration>) -> Result<Option<u64>> {
@@ -494,7 +582,7 @@ impl Chat {
     fn refresh(&self, request: &ChatRequest, prepared: &Prepared<'_>) {
         const OPERATION: &str = Operation::Complete.name();
         let deadline = self.deadline(None);
-        let prepared = Prepared { model: prepared.model, key: prepared.key, trace: Trace::default() };
+        let prepared = Prepared { trace: Trace::default(), ..*prepared };
         let rider = self.join(OPERATION, request, prepared, deadline, Form::Whole);
         let waiting = rider.and_then(|mut rider| {
             let refreshed = async move { rider.outcome().await.map(drop) };
@@ -530,7 +618,7 @@ impl Chat {
         const OPERATION: &str = Operation::Complete.name();
         self.refuse_only(OPERATION, request.cache)?;
         let deadline = self.deadline(request.timeout);
-        let mut cache = asked(prepared.key);
+        let mut cache = before(prepared.key);
         let (flown, trace) = (Instant::now(), prepared.trace.clone());
         let completion = if prepared.key.is_none() {
             let call = self.call(OPERATION, request, prepared, deadline, self.0.cache.epoch())?;
@@ -543,8 +631,7 @@ impl Chat {
                 cache.status = CacheStatus::Coalesced;
             }
             let completion = deadline.run(OPERATION, rider.outcome()).await?;
-            trace.take_in(rider.trace());
-            trace.note("flight", if rider.role == Role::Follower { "joined" } else { "led" }, flown);
+            rider.explain(&trace, flown);
             completion
         };
         let cache = cache
@@ -582,7 +669,7 @@ impl Chat {
         &self,
         operation: &'static str,
         request: &ChatRequest,
-        Prepared { model, key, trace }: Prepared<'_>,
+        Prepared { model, key, trace, parent }: Prepared<'_>,
         deadline: Deadline,
         epoch: u64,
     ) -> Result<ProviderCall> {
@@ -612,6 +699,7 @@ impl Chat {
             context,
             scope: request.scope.clone().unwrap_or_default(),
             trace,
+            parent,
         })
     }
 
@@ -661,7 +749,7 @@ impl Chat {
             look: options.cache != CacheMode::Refresh,
             question: None,
         });
-        let mut cache = asked(used.then_some(key));
+        let mut cache = before(used.then_some(key));
         let (cached, limiter, shared) = (self.0.cache.clone(), self.0.limiter.clone(), self.0.shared.clone());
         let (accounts, scope) = (self.0.accounts.clone(), options.scope.clone().unwrap_or_default());
         let work = move || async move {
@@ -679,7 +767,7 @@ impl Chat {
                 Turn::Kept(_) => (Held::default(), Found::default()),
                 Turn::Ours(lease, found) => (lease, found),
             };
-            accounts.admit(OPERATION, &scope)?;
+            accounts.admit(OPERATION, &scope).await?;
             let _permit = limiter.acquire(OPERATION, forever()).await?;
             let produced = producer().await?;
             let value = Arc::new(produced.value);
@@ -688,10 +776,12 @@ impl Chat {
                 let text = produced.text.map_or_else(|| text_of(&value), Cow::Owned);
                 cached.put(keeping, Payload::Value(value.clone()), &text)
             });
-            if let (Some(shared), Some(keeping), Some(ttl_s)) = (&shared, &keeping, ttl_s) {
-                shared.keep(OPERATION, keeping, &Payload::Value(value.clone()), ttl_s).await;
+            match (&shared, &keeping, ttl_s) {
+                (Some(shared), Some(keeping), Some(ttl_s)) => {
+                    shared.keep(OPERATION, keeping, &Payload::Value(value.clone()), ttl_s, lease).await;
+                }
+                _ => lease.end(OPERATION).await,
             }
-            lease.end(OPERATION).await;
             Ok((value, ttl_s, found))
         };
         if let Some(kept) = stale {
@@ -742,7 +832,7 @@ fn semantic_tier(_: &ChatConfig, _: &AnswerCache, _: &Context) -> Option<Semanti
 }
 
 /// Returns what is known about the cache before an answer is there.
-fn asked(key: Option<Key>) -> CacheInfo {
+fn before(key: Option<Key>) -> CacheInfo {
     match key {
         Some(key) => CacheInfo { key: Some(key.hex()), ..CacheInfo::new(CacheStatus::Miss) },
         None => CacheInfo::new(CacheStatus::Bypass),

@@ -12,6 +12,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::Instant,
 };
 
 use futures::{FutureExt, StreamExt};
@@ -19,7 +20,7 @@ use parking_lot::Mutex;
 use tokio::{runtime::Handle, task::AbortHandle};
 
 use super::{
-    explain::Trace,
+    explain::{Explanation, Trace},
     key::Key,
     provider::{ChatProvider, Completion, ProviderCall, ProviderEvent},
     response::Delta,
@@ -258,9 +259,11 @@ impl Rider {
         }
     }
 
-    /// Returns what the stages of this flight noted.
-    pub fn trace(&self) -> &Trace {
-        &self.flight.call.trace
+    /// Returns what the stages of this caller and of the flight noted; `None` where it is not asked for.
+    pub fn explain(&self, own: &Trace, flown: Instant) -> Option<Explanation> {
+        own.take_in(&self.flight.call.trace);
+        own.note("flight", if self.role == Role::Follower { "joined" } else { "led" }, flown);
+        own.explanation()
     }
 
     /// Returns whether this rider was given any part.

@@ -6,6 +6,7 @@ use futures::StreamExt;
 use super::{
     cache::{AnswerCache, Payload},
     dialect,
+    explain::Trace,
     provider::{
         ChatProvider, Completion, EmbedCall, Embeddings, Keeping, Model, ProviderCall, ProviderEvent, ProviderStream,
     },
@@ -68,6 +69,13 @@ impl Keep {
         outcome
     }
 
+    fn keep_noted(&self, keeping: Option<&Keeping>, completion: Completion, trace: &Trace) -> Completion {
+        let start = std::time::Instant::now();
+        let kept = self.keep(keeping, completion);
+        trace.note("keep", if kept.ttl_s.is_some() { "kept" } else { "not_kept" }, start);
+        kept
+    }
+
     fn keep(&self, keeping: Option<&Keeping>, mut completion: Completion) -> Completion {
         if completion.semantic.is_some() {
             return completion;
@@ -111,10 +119,7 @@ impl<P: ChatProvider> ChatProvider for Keeper<P> {
             return Err(refused);
         }
         let completion = self.keep.refuse(call.keeping.as_ref(), self.inner.complete(call).await)?;
-        let start = std::time::Instant::now();
-        let kept = self.keep.keep(call.keeping.as_ref(), completion);
-        call.trace.note("keep", if kept.ttl_s.is_some() { "kept" } else { "not_kept" }, start);
-        Ok(kept)
+        Ok(self.keep.keep_noted(call.keeping.as_ref(), completion, &call.trace))
     }
 
     async fn stream(&self, call: &ProviderCall) -> Result<ProviderStream> {
@@ -125,9 +130,11 @@ impl<P: ChatProvider> ChatProvider for Keeper<P> {
             return Err(refused);
         }
         let stream = self.keep.refuse(call.keeping.as_ref(), self.inner.stream(call).await)?;
-        let (keep, keeping) = (self.keep.clone(), call.keeping.clone());
+        let (keep, keeping, trace) = (self.keep.clone(), call.keeping.clone(), call.trace.clone());
         let kept = stream.map(move |event| match event {
-            Ok(ProviderEvent::Done(completion)) => Ok(ProviderEvent::Done(keep.keep(keeping.as_ref(), completion))),
+            Ok(ProviderEvent::Done(completion)) => {
+                Ok(ProviderEvent::Done(keep.keep_noted(keeping.as_ref(), completion, &trace)))
+            }
             event => event,
         });
         Ok(kept.boxed())

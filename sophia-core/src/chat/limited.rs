@@ -43,7 +43,7 @@ impl<P: ChatProvider> ChatProvider for Limited<P> {
     async fn complete(&self, call: &ProviderCall) -> Result<Completion> {
         // Before the queue: who is over a limit takes nobody's place in it.
         let start = std::time::Instant::now();
-        self.accounts.admit(call.operation, &call.scope)?;
+        self.accounts.admit(call.operation, &call.scope).await?;
         let _permit = self.limiter.acquire(call.operation, forever()).await?;
         call.trace.note("admission", "admitted", start);
         let mut completion = self.inner.complete(call).await?;
@@ -52,8 +52,10 @@ impl<P: ChatProvider> ChatProvider for Limited<P> {
     }
 
     async fn stream(&self, call: &ProviderCall) -> Result<ProviderStream> {
-        self.accounts.admit(call.operation, &call.scope)?;
+        let start = std::time::Instant::now();
+        self.accounts.admit(call.operation, &call.scope).await?;
         let permit = self.limiter.acquire(call.operation, forever()).await?;
+        call.trace.note("admission", "admitted", start);
         let stream = self.inner.stream(call).await?;
         let (accounts, call) = (self.accounts.clone(), call.clone());
         let settled = stream.map(move |event| {
@@ -79,7 +81,7 @@ impl<P: ChatProvider> ChatProvider for Limited<P> {
         const OPERATION: &str = "chat.embed";
         // Texts are nobody's in particular: only limits of all calls count them.
         let scope = Scope::new();
-        self.accounts.admit(OPERATION, &scope)?;
+        self.accounts.admit(OPERATION, &scope).await?;
         let _permit = self.limiter.acquire(OPERATION, Deadline::after(self.timeout)).await?;
         let vectors = self.inner.embed(call).await?;
         self.accounts.settle_vectors(call.model.as_deref().unwrap_or_default(), &vectors, &scope);

@@ -215,8 +215,11 @@ impl Meter {
 
     /// Takes one try at a provider.
     pub fn asked(&self, provider: &str, call: &ProviderCall, latency: Duration, error: Option<&Error>) {
-        let labels =
-            AiLabels { model: call.model.clone(), provider: provider.to_owned(), task_type: call.context.clone() };
+        let labels = AiLabels {
+            model: self.telemetry.model(&call.model),
+            provider: provider.to_owned(),
+            task_type: self.telemetry.context(&call.context),
+        };
         self.telemetry.ai_requests.get_or_create(&labels).inc();
         let service = service_of(provider);
         self.signals.signals(&[
@@ -245,10 +248,10 @@ impl Meter {
             ("cache_write", usage.cache_write_tokens),
             ("reasoning", usage.reasoning_tokens),
         ];
+        let model = self.telemetry.model(&call.model);
         for (kind, count) in kinds {
             let Some(count) = count else { continue };
-            let labels =
-                TokenLabels { model: call.model.clone(), provider: answer.provider.clone(), kind: kind.to_owned() };
+            let labels = TokenLabels { model: model.clone(), provider: answer.provider.clone(), kind: kind.to_owned() };
             self.telemetry.ai_tokens.get_or_create(&labels).inc_by(count);
         }
     }
@@ -349,7 +352,7 @@ mod tests {
 
     fn meter() -> (Meter, AnswerCache, Limiter) {
         let context = Context::default();
-        let accounts = Accounts::new(&ChatConfig::default(), &context).unwrap();
+        let accounts = Accounts::new(&ChatConfig::default(), &context, None).unwrap();
         let cache = AnswerCache::new(Arc::default(), context.clock.clone(), accounts);
         (Meter::new(&context, std::iter::empty()), cache, Limiter::new(50))
     }

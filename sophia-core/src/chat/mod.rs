@@ -19,6 +19,7 @@
 //! | what they cost | [`Costs`], [`LimitConfig`]: `accounting/` |
 //! | who is asked, and who is next | `router.rs`, `hedge.rs` |
 //! | the provider's own cache of beginnings | `prefix/` |
+//! | each call to a provider, for OpenTelemetry | `traced.rs` |
 //! | who answers | [`ChatProvider`]: `provider.rs`; `openai.rs`, `anthropic.rs`, `responses.rs` |
 //! | how a server is reached | `endpoint.rs`, `sse.rs`, `failure.rs` |
 //! | the memory's embedder over HTTP | `embedder.rs` |
@@ -41,6 +42,7 @@ mod embedder;
 mod endpoint;
 mod engine;
 mod explain;
+mod extractor;
 mod failure;
 mod flight;
 mod hedge;
@@ -63,6 +65,7 @@ mod shared;
 mod shared_redis;
 mod sse;
 mod stream;
+mod traced;
 mod ttl;
 
 pub use accounting::{CostGroup, CostQuery, CostRow, Costs, LimitConfig, LimitKind, LimitStatus, Price};
@@ -76,6 +79,7 @@ pub use config::{
 pub(crate) use embedder::HttpEmbedder;
 pub use engine::Chat;
 pub use explain::{Explanation, StageNote};
+pub use extractor::ChatExtractor;
 pub use metrics::ChatMetrics;
 pub(crate) use operations::OPERATIONS;
 pub use prefix::{PrefixConfig, PromptCacheKey};
@@ -85,5 +89,8 @@ pub use provider::{
 pub use request::{CacheMode, ChatRequest, Message, Share};
 pub use response::{Answer, Attempt, CacheInfo, CacheStatus, ChatChunk, ChatResponse, Delta, Usage};
 pub use run::{Produced, RunOptions, RunResult};
-pub use semantic::{SemanticConfig, SemanticDecision, SemanticGroup, SemanticMode, SemanticProfile, SemanticReport};
+pub use semantic::{
+    SemanticConfig, SemanticDecision, SemanticFeedback, SemanticGroup, SemanticMode, SemanticProfile, SemanticReport,
+    SemanticVerdict,
+};
 pub use stream::ChatStream;

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::{
     ChatMetrics, ChatRequest, ChatResponse, CostQuery, Costs, EmbedCall, Embeddings, Invalidate, LimitStatus, Model,
-    SemanticReport,
+    SemanticFeedback, SemanticReport,
 };
 use crate::{Scope, operations::NoArguments};
 
@@ -55,13 +55,18 @@ crate::operations::operations! {
     "chat.invalidate"(sophia, which: Invalidate) -> u64 { sophia.chat().invalidate(&which) }
 
     /// Returns what calls to providers cost, and what kept answers saved.
-    "chat.costs"(sophia, query: CostQuery) -> Costs { sophia.chat().costs(&query) }
+    "chat.costs"(sophia, query: CostQuery) -> Costs { sophia.chat().costs(&query).await }
 
     /// Returns the limits that concern a scope, and how much of each is used.
-    "chat.budget"(sophia, whose: Whose) -> Vec<LimitStatus> { sophia.chat().budget(&whose.scope.unwrap_or_default()) }
+    "chat.budget"(sophia, whose: Whose) -> Vec<LimitStatus> {
+        sophia.chat().budget(&whose.scope.unwrap_or_default()).await
+    }
 
     /// Returns what the semantic tier did, or would have done.
     "chat.semantic_report"(sophia, _arguments: NoArguments) -> SemanticReport { Ok(sophia.chat().semantic_report()) }
+
+    /// Takes what a user says of an answer that was kept for another question, and returns whether it is known.
+    "chat.semantic_feedback"(sophia, feedback: SemanticFeedback) -> bool { sophia.chat().semantic_feedback(&feedback) }
 
     /// Returns what chat measured.
     "chat.metrics"(sophia, _arguments: NoArguments) -> ChatMetrics { Ok(sophia.chat().metrics()) }

@@ -16,7 +16,7 @@ use super::{
     response::{Answer, Attempt, Delta, Found, Usage},
     semantic::{Question, Served},
 };
-use crate::{Error, ErrorKind, Result, Scope, resilience::Deadline};
+use crate::{Error, ErrorKind, Result, Scope, otlp::SpanContext, resilience::Deadline};
 
 /// Something that answers: a server of models, or a stage in front of one.
 ///
@@ -84,6 +84,8 @@ pub struct ProviderCall {
     pub scope: Scope,
     /// Where stages note what they did.
     pub(crate) trace: Trace,
+    /// Span of the first one who asks, if it is told to anybody.
+    pub(crate) parent: Option<SpanContext>,
 }
 
 /// How an answer is kept.
@@ -187,6 +189,8 @@ pub struct EmbedCall {
     pub texts: Vec<String>,
     /// Model; the configured default where it is null.
     pub model: Option<String>,
+    /// Trace that it belongs to (W3C `traceparent`), for OpenTelemetry; null begins one.
+    pub traceparent: Option<String>,
     /// Any further field of the provider's protocol, passed on verbatim.
     pub provider_fields: Map<String, Value>,
 }

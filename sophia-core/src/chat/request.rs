@@ -207,8 +207,10 @@ pub struct ChatRequest {
     pub timeout: Option<Duration>,
     /// Sampling temperature.
     pub temperature: Option<f64>,
-    /// Whether the answer says what each stage did, and how long it took. Default false. Streams do not say it.
+    /// Whether the answer, or the last part of a stream, says what each stage did, and how long it took. Default false.
     pub explain: bool,
+    /// Trace that it belongs to (W3C `traceparent`), for OpenTelemetry; null begins one.
+    pub traceparent: Option<String>,
     /// Most tokens of the answer.
     pub max_tokens: Option<u64>,
     /// Form of the answer, as the provider takes it.
@@ -288,6 +290,13 @@ impl ChatRequest {
     #[must_use]
     pub fn cache(mut self, mode: CacheMode) -> ChatRequest {
         self.cache = mode;
+        self
+    }
+
+    /// Sets the trace that it belongs to.
+    #[must_use]
+    pub fn traceparent(mut self, traceparent: impl Into<String>) -> ChatRequest {
+        self.traceparent = Some(traceparent.into());
         self
     }
 

@@ -51,6 +51,18 @@ pub enum CacheStatus {
 }
 
 impl CacheStatus {
+    /// Returns the name, as it is written.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            CacheStatus::Miss => "miss",
+            CacheStatus::Hit => "hit",
+            CacheStatus::Stale => "stale",
+            CacheStatus::SemanticHit => "semantic_hit",
+            CacheStatus::Coalesced => "coalesced",
+            CacheStatus::Bypass => "bypass",
+        }
+    }
+
     /// Returns whether the caller was given an answer that nobody was asked for on its behalf.
     pub(crate) fn saves(self) -> bool {
         !matches!(self, CacheStatus::Miss | CacheStatus::Bypass)
@@ -280,6 +292,8 @@ pub struct ChatChunk {
     pub cache: Option<CacheInfo>,
     /// What memory and tools gave to the answer, with the last part; null where neither was asked for.
     pub assistance: Option<Assistance>,
+    /// What each stage did, with the last part; null unless the request asks for it.
+    pub explain: Option<Explanation>,
     /// Further fields of the provider's delta, verbatim.
     #[serde(skip)]
     pub extra: Map<String, Value>,
@@ -298,6 +312,7 @@ impl ChatChunk {
             usage: None,
             cache: None,
             assistance: None,
+            explain: None,
             extra: delta.extra,
             answer: None,
         }

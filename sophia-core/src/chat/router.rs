@@ -30,9 +30,11 @@ use super::{
     },
     response::Attempt,
     responses::ResponsesProvider,
+    traced::Traced,
 };
 use crate::{
     Clock, Error, ErrorKind, Result,
+    otlp::Otel,
     resilience::{Backoff, BreakerConfig, BreakerState, CircuitBreaker, breaker},
 };
 
@@ -86,7 +88,12 @@ fn speak(config: &ProviderConfig, endpoint: Endpoint) -> Arc<dyn ChatProvider> {
 
 impl Router {
     /// Sets up the configured providers, and returns where they are beside it, so that they can be closed.
-    pub fn new(config: &ChatConfig, clock: &Arc<dyn Clock>, meter: Arc<Meter>) -> Result<(Router, Vec<Endpoint>)> {
+    pub fn new(
+        config: &ChatConfig,
+        clock: &Arc<dyn Clock>,
+        meter: Arc<Meter>,
+        otel: Option<&Otel>,
+    ) -> Result<(Router, Vec<Endpoint>)> {
         let mut endpoints = Vec::new();
         let mut routes = Vec::new();
         for (index, own) in config.providers.iter().enumerate() {
@@ -98,7 +105,16 @@ impl Router {
                 ProviderKind::OpenAi | ProviderKind::Responses => Form::of_openai(&config.prefix, endpoint.host()),
             };
             let spoken = speak(own, endpoint.clone());
-            let provider = Arc::new(Prefixed::new(spoken, form, &config.prefix, clock.clone()));
+            let mut provider: Arc<dyn ChatProvider> =
+                Arc::new(Prefixed::new(spoken, form, &config.prefix, clock.clone()));
+            if let Some(otel) = otel {
+                let protocol = match own.kind {
+                    ProviderKind::Anthropic => "anthropic",
+                    ProviderKind::OpenAi | ProviderKind::Responses => "openai",
+                };
+                let server = (endpoint.host(), endpoint.port());
+                provider = Arc::new(Traced::new(provider, otel.clone(), protocol, server));
+            }
             routes.push(Route { provider, models: own.models.clone().into(), fingerprint });
             endpoints.push(endpoint);
         }
@@ -364,6 +380,7 @@ impl ChatProvider for Router {
     }
 
     async fn stream(&self, call: &ProviderCall) -> Result<ProviderStream> {
+        let start = std::time::Instant::now();
         // Another provider is asked only before the first part was given.
         let first = |route: Route| async move {
             let mut stream = route.provider.stream(call).await?;
@@ -377,6 +394,7 @@ impl ChatProvider for Router {
         let (meter, breaker, call) = (self.meter.clone(), self.breakers.of(&name, &call.model), call.clone());
         let whole = stream::iter([Ok(event)]).chain(rest).map(move |event| match event {
             Ok(ProviderEvent::Done(completion)) => {
+                call.trace.note_with("router", "answered", start, || serde_json::to_value(&attempts).ok());
                 meter.answered(&call, &completion.answer);
                 Ok(ProviderEvent::Done(Completion { attempts: attempts.clone(), ..completion }))
             }

@@ -71,6 +71,8 @@ pub struct RunOptions {
     pub timeout: Option<Duration>,
     /// Names under which the kept value can be invalidated.
     pub tags: Vec<String>,
+    /// Trace that it belongs to (W3C `traceparent`), for OpenTelemetry; null begins one.
+    pub traceparent: Option<String>,
 }
 
 impl RunOptions {

@@ -73,14 +73,21 @@ impl<P: ChatProvider> SharedTier<P> {
     }
 }
 
-/// Shares an answer that was kept here.
-async fn keep(shared: Option<&SharedCache>, call: &Sharing, mut completion: Completion, found: Found) -> Completion {
+/// Shares an answer that was kept here, and gives our turn up.
+async fn keep(
+    shared: Option<&SharedCache>,
+    call: &Sharing,
+    mut completion: Completion,
+    found: Found,
+    turn: Held,
+) -> Completion {
     completion.found = Found { degraded: completion.found.degraded || found.degraded, ..completion.found };
-    if completion.semantic.is_some() {
-        return completion;
-    }
-    if let (Some(shared), Some(keeping), Some(ttl_s)) = (shared, &call.keeping, completion.ttl_s) {
-        shared.keep(call.operation, keeping, &Payload::Answer(completion.answer.clone()), ttl_s).await;
+    let ttl_s = completion.ttl_s.filter(|_| completion.semantic.is_none());
+    match (shared, &call.keeping, ttl_s) {
+        (Some(shared), Some(keeping), Some(ttl_s)) => {
+            shared.keep(call.operation, keeping, &Payload::Answer(completion.answer.clone()), ttl_s, turn).await;
+        }
+        _ => turn.end(call.operation).await,
     }
     completion
 }
@@ -113,9 +120,7 @@ impl<P: ChatProvider> ChatProvider for SharedTier<P> {
         };
         let sharing = Sharing { operation: call.operation, keeping: call.keeping.clone() };
         let answered = self.inner.complete(call).await?;
-        let answered = keep(self.shared.as_ref(), &sharing, answered, found).await;
-        lease.end(call.operation).await;
-        Ok(answered)
+        Ok(keep(self.shared.as_ref(), &sharing, answered, found, lease).await)
     }
 
     async fn stream(&self, call: &ProviderCall) -> Result<ProviderStream> {
@@ -128,15 +133,12 @@ impl<P: ChatProvider> ChatProvider for SharedTier<P> {
         };
         let stream = self.inner.stream(call).await?;
         let sharing = Sharing { operation: call.operation, keeping: call.keeping.clone() };
-        let state = (stream, self.shared.clone(), sharing, Some(lease), found);
+        let state = (stream, self.shared.clone(), sharing, lease, found);
         let shared = futures::stream::unfold(state, |(mut stream, shared, sharing, mut lease, found)| async move {
             let event = match stream.next().await? {
                 Ok(ProviderEvent::Done(completion)) => {
-                    let completion = keep(shared.as_ref(), &sharing, completion, found).await;
-                    if let Some(lease) = lease.take() {
-                        lease.end(sharing.operation).await;
-                    }
-                    Ok(ProviderEvent::Done(completion))
+                    let lease = std::mem::take(&mut lease);
+                    Ok(ProviderEvent::Done(keep(shared.as_ref(), &sharing, completion, found, lease).await))
                 }
                 event => event,
             };
@@ -173,11 +175,15 @@ impl SharedCache {
         match *self {}
     }
 
-    pub async fn keep(&self, _: &'static str, _: &Keeping, _: &Payload, _: u64) {
+    pub async fn keep(&self, _: &'static str, _: &Keeping, _: &Payload, _: u64, _: Held) {
         match *self {}
     }
 
     pub fn invalidate(&self, _: &super::cache::Invalidate) {
+        match *self {}
+    }
+
+    pub fn forget(&self, _: super::cache::Invalidate) -> std::future::Ready<bool> {
         match *self {}
     }
 }

@@ -1,6 +1,7 @@
 //! The shared cache in Redis.
 //!
-//! An answer is stored with the time of the server and its labels. Invalidations are a short log beside it: an answer that
+//! An answer is stored with the time of the server and its labels, and listed under its user, so that it can be found when
+//! the user is forgotten. Invalidations are a short log beside it: an answer that
 //! is older than an invalidation that means it is not there any more. Every process hears of changes of the log, and takes
 //! them over into its own cache. What this process could not write into the log, because Redis was away, keeps it from
 //! reading answers until it is written.
@@ -37,23 +38,39 @@ const TIER: &str = "l2";
 const LOG_LENGTH: i64 = 256;
 /// How long the log outlives the last answer that it speaks of, in seconds.
 const LOG_SLACK_S: u64 = 60;
+/// Digits of the hash of a user in the name of a list.
+const LIST_DIGITS: usize = 32;
+/// Answers of a list that are looked at together.
+const ERASED_AT_ONCE: usize = 256;
 /// First and longest wait before the log is written again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// KEYS answer; gives it, and how long it is there yet.
-static LOOK: LazyLock<Script> = LazyLock::new(|| {
+/// KEYS answer, lease; ARGV owner, how long a lease lasts. Gives the answer and how long it is there yet; or else takes the
+/// lease, or says who holds it.
+static TURN: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local answer = redis.call('GET', KEYS[1]) \
-         if not answer then return false end \
-         return {answer, redis.call('PTTL', KEYS[1])}",
+         if answer then return {1, answer, redis.call('PTTL', KEYS[1])} end \
+         if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return {0, '', 0} end \
+         return {2, redis.call('GET', KEYS[2]), 0}",
     )
 });
-/// KEYS answer; ARGV answer, ttl.
+/// KEYS answer, and the lease if there is one; ARGV answer, ttl, and the owner of the lease. Gives the lease up as well.
 static KEEP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local now = redis.call('TIME') \
          local ms = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000)) \
-         redis.call('SET', KEYS[1], ms .. '\\n' .. ARGV[1], 'EX', ARGV[2]) return 1",
+         redis.call('SET', KEYS[1], ms .. '\\n' .. ARGV[1], 'EX', ARGV[2]) \
+         if KEYS[2] and redis.call('GET', KEYS[2]) == ARGV[3] then redis.call('DEL', KEYS[2]) end return 1",
+    )
+});
+/// KEYS list; ARGV name of an answer, ttl. Drops those that have expired.
+static LIST: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local now = tonumber(redis.call('TIME')[1]) \
+         redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1]) \
+         redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now) \
+         if redis.call('TTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('EXPIRE', KEYS[1], ARGV[2]) end return 1",
     )
 });
 /// KEYS log; ARGV origin, invalidation, length, ttl.
@@ -79,6 +96,7 @@ pub(super) struct SharedCache(Arc<Inner>);
 struct Inner {
     redis: Redis,
     answers: Area,
+    lists: Area,
     leases: Leases,
     turns: Area,
     budget: Duration,
@@ -106,15 +124,54 @@ struct Log {
 struct Logged {
     at_ms: u64,
     origin: String,
-    which: Invalidate,
     filter: Filter,
 }
 
-/// Invalidations that are still to be written into the log.
+/// Removals that are still to be written into the log.
 #[derive(Debug, Default)]
 struct Unwritten {
-    which: Vec<Invalidate>,
+    removals: Vec<Due>,
     is_writing: bool,
+}
+
+/// A removal, and how thorough it is.
+#[derive(Debug, Clone, PartialEq)]
+enum Due {
+    /// What is meant is not given any more, and expires.
+    Invalidate(Invalidate),
+    /// Nor is it there any more.
+    Forget(Invalidate),
+}
+
+impl Due {
+    fn which(&self) -> &Invalidate {
+        match self {
+            Due::Invalidate(which) | Due::Forget(which) => which,
+        }
+    }
+}
+
+impl Unwritten {
+    fn push(&mut self, due: Due) {
+        if self.removals.len() >= LOG_LENGTH as usize {
+            self.removals.retain(|due| matches!(due, Due::Forget(_)));
+            self.removals.push(Due::Invalidate(Invalidate::all()));
+        }
+        self.removals.push(due);
+    }
+
+    fn done(&mut self, due: &Due) {
+        // It may have been replaced by one of everything meanwhile.
+        if let Some(at) = self.removals.iter().position(|other| other == due) {
+            self.removals.remove(at);
+        }
+    }
+}
+
+/// What a look comes to.
+enum Looked {
+    Kept(Kept),
+    Turn(Taken),
 }
 
 /// Our turn to ask, while it lasts.
@@ -185,6 +242,7 @@ impl SharedCache {
         };
         let inner = Arc::new(Inner {
             answers: redis.area("chat"),
+            lists: redis.area("chatlist"),
             leases: Leases::new(redis, "chatlease", budget),
             turns: redis.area("chatlease"),
             budget,
@@ -204,23 +262,17 @@ impl SharedCache {
     /// Looks for an answer, and waits while another process asks for it.
     pub async fn turn(&self, operation: &'static str, keeping: &Keeping, deadline: Deadline) -> Turn {
         let away = || Turn::Ours(Held::default(), Found { degraded: true, ..Found::default() });
-        let hex = keeping.key.to_hex();
-        match self.look(operation, keeping, &hex).await {
-            Some(Some(kept)) => return Turn::Kept(kept),
-            Some(None) => {}
-            None => return away(),
-        }
-        let wall = self.0.turns.wall(keeping.scope.tenant.as_deref(), keeping.scope.user.as_deref());
-        let waiter = self.0.leases.wait(&wall, &hex);
+        let (tenant, hex) = (keeping.scope.tenant.as_deref(), keeping.key.to_hex());
+        // In one slot of a Cluster, so that one script sees both.
+        let (answer, turn) = (self.0.answers.single(tenant, &hex), self.0.turns.single(tenant, &hex));
+        let waiter = self.0.leases.wait(&turn);
         let mut former: Option<String> = None;
         loop {
-            let Some(taken) = self.ask(self.0.leases.take(operation, &wall, &hex)).await else { return away() };
-            // Again, now that the lease was asked for: its last holder had stored its answer before it gave it up.
-            match self.look(operation, keeping, &hex).await {
-                Some(Some(kept)) => return Turn::Kept(kept),
-                Some(None) => {}
+            let taken = match self.look(operation, keeping, &answer, &turn).await {
+                Some(Looked::Kept(kept)) => return Turn::Kept(kept),
+                Some(Looked::Turn(taken)) => taken,
                 None => return away(),
-            }
+            };
             match taken {
                 Taken::Ours(lease) => return Turn::Ours(Held(Some(lease)), Found::default()),
                 // The one that was waited for kept nothing. Who waits for the next, and the next, waits for ever.
@@ -236,9 +288,17 @@ impl SharedCache {
         }
     }
 
-    /// Shares an answer. A failure is nobody's trouble: it is asked for again.
-    pub async fn keep(&self, operation: &'static str, keeping: &Keeping, payload: &Payload, ttl_s: u64) {
+    /// Shares an answer, and gives our turn up. A failure is nobody's trouble: it is asked for again.
+    pub async fn keep(
+        &self,
+        operation: &'static str,
+        keeping: &Keeping,
+        payload: &Payload,
+        ttl_s: u64,
+        Held(lease): Held,
+    ) {
         if !self.is_in_step() {
+            // What is held ends when it is dropped.
             return;
         }
         let (value, answer) = match payload {
@@ -254,47 +314,76 @@ impl SharedCache {
             answer,
         };
         let Ok(stored) = serde_json::to_vec(&stored) else { return };
-        let call = KEEP.call().key(self.0.name(keeping, &keeping.key.to_hex())).arg(stored).arg(ttl_s.to_string());
-        self.ask(self.0.redis.run_within::<i64>(operation, self.0.budget, &KEEP, &call)).await;
+        let name = self.0.answers.single(keeping.scope.tenant.as_deref(), &keeping.key.to_hex());
+        let ttl_s = ttl_s.to_string();
+        let list = LIST.call().key(self.0.list(keeping.scope.user.as_deref())).arg(name.clone()).arg(ttl_s.clone());
+        // Before the answer is there: what is not listed cannot be forgotten.
+        if self.ask(self.0.redis.run_within::<i64>(operation, self.0.budget, &LIST, &list)).await.is_none() {
+            return;
+        }
+        let call = KEEP.call().key(name).arg(stored).arg(ttl_s);
+        let call = lease.as_ref().map_or_else(|| call.clone(), |lease| lease.write(call.clone()));
+        let kept = self.ask(self.0.redis.run_within::<i64>(operation, self.0.budget, &KEEP, &call)).await;
+        if let Some(lease) = lease.filter(|_| kept.is_some()) {
+            lease.left();
+        }
     }
 
     /// Removes answers for all processes. Does not wait; until it is done, this process reads none.
     pub fn invalidate(&self, which: &Invalidate) {
-        {
-            let mut unwritten = self.0.unwritten.lock();
-            if unwritten.which.len() < LOG_LENGTH as usize {
-                unwritten.which.push(which.clone());
-            } else {
-                unwritten.which = vec![Invalidate::all()];
-            }
-        }
+        self.0.unwritten.lock().push(Due::Invalidate(which.clone()));
         self.write_log();
     }
 
-    /// Returns what is kept, if anything; `None` where Redis is stepped over.
-    async fn look(&self, operation: &'static str, keeping: &Keeping, hex: &str) -> Option<Option<Kept>> {
+    /// Removes answers for all processes, so that Redis does not have them any more; from the call on, this process reads
+    /// none until it is done. Returns whether it is done; if not, it is tried until it is.
+    pub fn forget(&self, which: Invalidate) -> impl Future<Output = bool> + Send + use<> {
+        let due = Due::Forget(which);
+        self.0.unwritten.lock().push(due.clone());
+        let shared = self.clone();
+        async move {
+            let done = shared.ask(shared.0.remove(&due)).await.is_some();
+            if done {
+                shared.0.unwritten.lock().done(&due);
+            } else {
+                shared.write_log();
+            }
+            done
+        }
+    }
+
+    /// Returns what is kept, or else whose turn it is to ask; `None` where Redis is stepped over.
+    async fn look(&self, operation: &'static str, keeping: &Keeping, answer: &str, turn: &str) -> Option<Looked> {
         if !self.is_in_step() {
             return None;
         }
-        let call = LOOK.call().key(self.0.name(keeping, hex));
-        let look = self.0.redis.run_within::<Option<(Vec<u8>, i64)>>(operation, self.0.budget, &LOOK, &call);
-        let Some((bytes, left_ms)) = self.ask(look).await? else { return Some(None) };
-        let Some((at_ms, stored)) = Stored::read(&bytes) else { return Some(None) };
-        let log = self.ask(self.0.log(operation)).await?;
-        let is_invalid = |logged: &Logged| {
-            logged.at_ms >= at_ms && logged.filter.matches(&keeping.key, &stored.scope, &stored.context, &stored.tags)
-        };
-        if log.iter().any(is_invalid) {
-            return Some(None);
+        let claim = self.0.leases.claim(turn);
+        let call = claim.write(TURN.call().key(answer).key(turn));
+        let look = self.0.redis.run_within::<(i64, Vec<u8>, i64)>(operation, self.0.budget, &TURN, &call);
+        let (found, bytes, left_ms) = self.ask(look).await?;
+        match found {
+            0 => return Some(Looked::Turn(Taken::Ours(claim.granted()))),
+            2 => return Some(Looked::Turn(Taken::Theirs(String::from_utf8_lossy(&bytes).into_owned()))),
+            _ => {}
         }
-        Some(self.0.bring_up(keeping, stored, left_ms))
+        if let Some((at_ms, stored)) = Stored::read(&bytes) {
+            let log = self.ask(self.0.log(operation)).await?;
+            let means_it = |filter: &Filter| filter.matches(&keeping.key, &stored.scope, &stored.context, &stored.tags);
+            if !log.iter().any(|logged| logged.at_ms >= at_ms && means_it(&logged.filter))
+                && let Some(kept) = self.0.bring_up(keeping, stored, left_ms)
+            {
+                return Some(Looked::Kept(kept));
+            }
+        }
+        // What stands there is no answer any more: the next one takes its place.
+        self.ask(self.0.leases.take(operation, turn)).await.map(Looked::Turn)
     }
 
     /// Returns whether all that this process invalidated is in the log; goes on writing it where it is not.
     fn is_in_step(&self) -> bool {
         let is_in_step = {
             let unwritten = self.0.unwritten.lock();
-            unwritten.which.is_empty() && !unwritten.is_writing
+            unwritten.removals.is_empty() && !unwritten.is_writing
         };
         if !is_in_step {
             self.write_log();
@@ -307,7 +396,7 @@ impl SharedCache {
         let Ok(runtime) = Handle::try_current() else { return };
         {
             let mut unwritten = self.0.unwritten.lock();
-            if unwritten.is_writing || unwritten.which.is_empty() {
+            if unwritten.is_writing || unwritten.removals.is_empty() {
                 return;
             }
             unwritten.is_writing = true;
@@ -348,23 +437,15 @@ async fn write(writing: Writing) {
         let Some(inner) = writing.0.upgrade() else { return };
         let next = {
             let mut unwritten = inner.unwritten.lock();
-            let next = unwritten.which.first().cloned();
+            let next = unwritten.removals.first().cloned();
             // Under the lock: who looks now either sees more to write or that all is written.
             unwritten.is_writing = next.is_some();
             next
         };
-        let Some(which) = next else { return };
-        let Ok(text) = serde_json::to_string(&which) else { return };
-        let call = INVALIDATE.call().key(inner.log_key.clone()).arg(inner.origin.clone()).arg(text);
-        let call = call.int(LOG_LENGTH).arg(inner.log_ttl_s.to_string());
-        match inner.redis.run::<i64>("chat.invalidate", &INVALIDATE, &call).await {
-            Ok(_) => {
-                inner.forget_log();
-                let mut unwritten = inner.unwritten.lock();
-                // It may have been replaced by one of everything meanwhile.
-                if unwritten.which.first() == Some(&which) {
-                    unwritten.which.remove(0);
-                }
+        let Some(due) = next else { return };
+        match inner.remove(&due).await {
+            Ok(()) => {
+                inner.unwritten.lock().done(&due);
                 wait = RETRY.0;
             }
             Err(_) => {
@@ -377,8 +458,55 @@ async fn write(writing: Writing) {
 }
 
 impl Inner {
-    fn name(&self, keeping: &Keeping, hex: &str) -> String {
-        self.answers.single(keeping.scope.tenant.as_deref(), hex)
+    /// Returns the key of what lists the answers of a user.
+    fn list(&self, user: Option<&str>) -> String {
+        match user {
+            Some(user) => self.lists.key(&blake3::hash(user.as_bytes()).to_hex()[..LIST_DIGITS]),
+            None => self.lists.key("-"),
+        }
+    }
+
+    /// Tells all processes that answers are removed, and removes them if it is to be thorough.
+    async fn remove(&self, due: &Due) -> Result<()> {
+        const OPERATION: &str = "chat.invalidate";
+        // Text and numbers: what was read as JSON can be written.
+        let text = serde_json::to_string(due.which()).unwrap_or_default();
+        let call = INVALIDATE.call().key(self.log_key.clone()).arg(self.origin.clone()).arg(text);
+        let call = call.int(LOG_LENGTH).arg(self.log_ttl_s.to_string());
+        self.redis.run::<i64>(OPERATION, &INVALIDATE, &call).await?;
+        self.forget_log();
+        let Due::Forget(which) = due else { return Ok(()) };
+        match (&which.subject, &which.scope) {
+            (Some(user), _) => self.erase(OPERATION, Some(user), None).await,
+            (None, scope) => {
+                let (tenant, user) =
+                    scope.as_ref().map_or((None, None), |scope| (scope.tenant.as_deref(), scope.user.as_deref()));
+                let name = self.answers.single(tenant, "");
+                self.erase(OPERATION, user, Some(name.trim_end_matches('}'))).await
+            }
+        }
+    }
+
+    /// Removes the answers that are listed for a user, or those of them whose names begin so.
+    async fn erase(&self, operation: &'static str, user: Option<&str>, start: Option<&str>) -> Result<()> {
+        let (list, mut others) = (self.list(user), 0);
+        loop {
+            let mut page = cmd("ZRANGE");
+            page.arg(&list).arg(others).arg(others + ERASED_AT_ONCE - 1);
+            let names: Vec<String> = self.redis.query(operation, &page).await?;
+            if names.is_empty() {
+                return Ok(());
+            }
+            for name in names {
+                if start.is_some_and(|start| !name.starts_with(start)) {
+                    others += 1;
+                    continue;
+                }
+                // One by one: in a Cluster each is in a slot of its own.
+                self.redis.query::<i64>(operation, cmd("DEL").arg(&name)).await?;
+                self.redis.query::<i64>(operation, cmd("ZREM").arg(&list).arg(&name)).await?;
+            }
+        }
     }
 
     /// Puts an answer into the cache of this process.
@@ -437,7 +565,7 @@ impl Inner {
             since
         };
         for logged in entries.iter().filter(|logged| logged.at_ms >= since && logged.origin != self.origin) {
-            let _ = self.cache.invalidate(&logged.which);
+            self.cache.remove(logged.filter.clone());
         }
     }
 }
@@ -471,7 +599,7 @@ impl Logged {
         let at_ms = parts.next()?.parse().ok()?;
         let origin = parts.next()?.to_owned();
         let which: Invalidate = serde_json::from_str(parts.next()?).ok()?;
-        Some(Logged { at_ms, origin, filter: which.filter().ok()?, which })
+        Some(Logged { at_ms, origin, filter: which.filter().ok()? })
     }
 }
 

@@ -15,9 +15,11 @@ use tokio::time::Sleep;
 use super::{
     accounting::Accounts,
     dialect,
+    explain::{Explanation, Trace},
     flight::{News, Rider},
     metrics::{Meter, Operation},
     response::{Answer, CacheInfo, CacheStatus, ChatChunk},
+    traced::Asked,
 };
 use crate::{
     Error, Result, Scope,
@@ -39,6 +41,10 @@ pub struct ChatStream {
     deadline: Deadline,
     timer: Option<Pin<Box<Sleep>>>,
     meter: Arc<Meter>,
+    /// What the stages of this caller noted, and when its flight began.
+    notes: Option<(Trace, Instant)>,
+    /// What is told to OpenTelemetry.
+    asked: Option<Asked>,
     /// Where it is written down that this caller asked for nothing.
     savings: Option<(Accounts, Scope)>,
 }
@@ -62,12 +68,14 @@ impl ChatStream {
     pub(crate) fn kept(
         answer: &Arc<Answer>,
         cache: CacheInfo,
+        explain: Option<Explanation>,
+        asked: Option<Asked>,
         start: Instant,
         deadline: Deadline,
         meter: Arc<Meter>,
     ) -> ChatStream {
-        let mut stream = ChatStream::new(Source::Empty, cache, start, deadline, meter);
-        stream.finish(answer, stream.cache.clone(), Replay::Whole);
+        let mut stream = ChatStream::new(Source::Empty, cache, start, deadline, meter).told_to(asked);
+        stream.finish(answer, stream.cache.clone(), Replay::Whole, explain);
         stream
     }
 
@@ -106,8 +114,22 @@ impl ChatStream {
             deadline,
             timer: None,
             meter,
+            notes: None,
+            asked: None,
             savings: None,
         }
+    }
+
+    /// Tells with the last part what each stage did, where that is asked for.
+    pub(crate) fn explaining(mut self, trace: Trace, flown: Instant) -> ChatStream {
+        self.notes = Some((trace, flown));
+        self
+    }
+
+    /// Tells OpenTelemetry how it ends.
+    pub(crate) fn told_to(mut self, asked: Option<Asked>) -> ChatStream {
+        self.asked = asked;
+        self
     }
 
     /// Writes down under `scope` what is saved, if it turns out that nobody was asked on this caller's behalf.
@@ -169,7 +191,8 @@ impl ChatStream {
                         // The first part says what is known by now.
                         self.cache = CacheInfo { ttl_s: None, ..cache.clone() };
                     }
-                    self.finish(&completion.answer, cache, replay);
+                    let explain = self.notes.take().and_then(|(trace, flown)| rider.explain(&trace, flown));
+                    self.finish(&completion.answer, cache, replay, explain);
                 }
                 Poll::Ready(News::Landed(Err(error))) => return Poll::Ready(Some(Err(self.fail(error)))),
                 Poll::Pending => {
@@ -192,7 +215,7 @@ impl ChatStream {
         self.ready.push_back(chunk);
     }
 
-    fn finish(&mut self, answer: &Arc<Answer>, cache: CacheInfo, replay: Replay) {
+    fn finish(&mut self, answer: &Arc<Answer>, cache: CacheInfo, replay: Replay, explain: Option<Explanation>) {
         if replay == Replay::Whole {
             dialect::replay(answer).into_iter().for_each(|delta| self.give(ChatChunk::of(delta)));
         }
@@ -200,13 +223,19 @@ impl ChatStream {
             accounts.account(answer, &scope).saved(answer.cost_usd);
         }
         self.meter.succeeded(Operation::Stream, cache.status, self.start.elapsed());
-        self.give(ChatChunk::end(answer.clone(), cache));
+        if let Some(asked) = self.asked.take() {
+            asked.answered(&cache, answer, None);
+        }
+        self.give(ChatChunk { explain, ..ChatChunk::end(answer.clone(), cache) });
         self.source = Source::Empty;
         self.ended = true;
     }
 
     fn fail(&mut self, error: Error) -> Error {
         self.meter.failed(Operation::Stream, &error, self.start.elapsed());
+        if let Some(asked) = self.asked.take() {
+            asked.failed(&error);
+        }
         self.source = Source::Empty;
         self.ended = true;
         error

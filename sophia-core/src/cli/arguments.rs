@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+#[cfg(feature = "mcp")]
+use clap::ValueEnum;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -89,6 +91,25 @@ pub(super) enum Mcp {
         #[arg(long = "file", value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+    /// Be an MCP server on the standard streams, for what this machine remembers; for the configuration of a client
+    #[cfg(feature = "mcp")]
+    Serve {
+        /// Which tools
+        tools: ServedTools,
+        /// Whose memory; arguments of a tool may name a session or an agent in it, and nobody else
+        #[command(flatten)]
+        scope: ScopeArguments,
+    },
+}
+
+/// Tools that can be served.
+#[cfg(feature = "mcp")]
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum ServedTools {
+    /// Records: store, search, get, update, delete, count
+    Memory,
+    /// The knowledge graph, as the reference server `server-memory` offers it
+    Graph,
 }
 
 #[derive(Debug, Subcommand)]
@@ -105,6 +126,47 @@ pub(super) enum Memory {
     },
     /// Count what is there
     Stats,
+    /// Write what is remembered to a new file, as lines of JSON
+    Export {
+        /// File to write; it must not be there
+        file: PathBuf,
+        /// Without any of these: everything of everyone
+        #[command(flatten)]
+        scope: ScopeArguments,
+    },
+    /// Take over a file of Sophia, mem0, server-memory, LangGraph or Chroma; again, it changes nothing
+    Import {
+        /// File to read
+        file: PathBuf,
+        /// Who wrote it: sophia, mem0, server_memory, langgraph or chroma [default: it is told from the file]
+        #[arg(long)]
+        format: Option<String>,
+        /// Whose it becomes
+        #[command(flatten)]
+        scope: ScopeArguments,
+    },
+    /// Remove every trace of a scope or a person, and write a receipt
+    Forget {
+        /// Person, in every tenant, or in --tenant
+        #[arg(long)]
+        subject: Option<String>,
+        #[command(flatten)]
+        scope: ScopeArguments,
+        /// Do it without asking
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Write a copy of all data to a new file, while others write
+    Backup {
+        /// File to write; it must not be there
+        file: PathBuf,
+    },
+    /// Look whether the data is whole; exit code 1 if it is not
+    Check {
+        /// Make anew what is derived from the data and damaged
+        #[arg(long)]
+        repair: bool,
+    },
 }
 
 /// Whose data it is.
@@ -122,6 +184,13 @@ pub(super) struct ScopeArguments {
     /// Agent
     #[arg(long)]
     agent: Option<String>,
+}
+
+impl ScopeArguments {
+    /// Returns the scope, if any part of it is given.
+    pub(super) fn given(self) -> Option<Scope> {
+        Some(Scope::from(self)).filter(|scope| *scope != Scope::default())
+    }
 }
 
 impl From<ScopeArguments> for Scope {

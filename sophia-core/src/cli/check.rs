@@ -10,7 +10,7 @@ use super::{
     run::call,
 };
 use crate::{
-    Config, ErrorKind, Result, Sophia,
+    Config, Error, ErrorKind, Result, Sophia,
     chat::{Model, ProviderConfig},
 };
 
@@ -84,10 +84,13 @@ async fn check(sophia: &Sophia) -> Vec<Finding> {
     let config = sophia.config();
     let mut findings = vec![ok("configuration", "every field is known and in range")];
     findings.push(server(config));
-    findings.push(data_dir(config.data_dir.as_deref()));
+    // Where the data is in Postgres, the tier says whether it can be kept.
+    if !config.postgres.is_set() {
+        findings.push(data_dir(config.data_dir.as_deref()));
+    }
     match tokio::time::timeout(DEADLINE, sophia.start()).await {
         Ok(Ok(())) => findings.push(ok("engine", "starts")),
-        Ok(Err(error)) => findings.push(problem("engine", error.message(), "see the detail")),
+        Ok(Err(error)) => findings.push(problem("engine", error.message(), fix_start(config, &error))),
         Err(_) => findings.push(problem("engine", "does not start within 5 s", "look which dependency is slow")),
     }
     findings.extend(tiers(sophia).await);
@@ -141,10 +144,28 @@ async fn tiers(sophia: &Sophia) -> Vec<Finding> {
     tiers
         .filter(|(_, tier)| !tier.is_null())
         .map(|(name, tier)| {
-            let fix = "check that it runs and that its address in `memory` is right";
+            let fix = match name.as_str() {
+                "l2" => "check that it runs and that `redis.url` is right",
+                "l3" if sophia.config().postgres.is_set() => "check that it runs and that `postgres.url` is right",
+                _ => "see the detail",
+            };
             judge(format!("memory.{name}"), tier, fix)
         })
         .collect()
+}
+
+/// Says how an engine can be made to start.
+fn fix_start(config: &Config, error: &Error) -> &'static str {
+    if !config.postgres.is_set() {
+        return "see the detail";
+    }
+    match (error.kind(), error.get("field")) {
+        (ErrorKind::InvalidConfig, Some("postgres.schema")) => "set `postgres.schema` to a name that nobody else uses",
+        (ErrorKind::InvalidConfig, _) => "correct `postgres.url`",
+        (ErrorKind::Unsupported, _) => "install the newer version here, too, or set another `postgres.schema`",
+        (ErrorKind::Unauthorized, _) => "correct user and password in `postgres.url`, or give the user its rights",
+        _ => "check that Postgres runs and that `postgres.url` is right",
+    }
 }
 
 /// Asks a provider for its models, with an engine that knows no other.

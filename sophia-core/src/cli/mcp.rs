@@ -9,7 +9,15 @@ use super::{
     output::{Output, cell, note, table},
     run::call,
 };
+#[cfg(feature = "mcp")]
+use super::{arguments::ServedTools, streams::standard_streams};
 use crate::{Error, Result, Sophia};
+#[cfg(feature = "mcp")]
+use crate::{mcp_server, memory::toolsets};
+
+/// Longest wait for a client to take the last answer.
+#[cfg(feature = "mcp")]
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(5);
 
 pub(super) async fn run(output: Output, sophia: &Sophia, command: Mcp) -> Result<ExitCode> {
     match command {
@@ -43,6 +51,24 @@ pub(super) async fn run(output: Output, sophia: &Sophia, command: Mcp) -> Result
                 (false, _) => format!("error: {}", cell(&result["error"])),
             });
             Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        #[cfg(feature = "mcp")]
+        Mcp::Serve { tools, scope } => {
+            sophia.start().await?;
+            let name = match tools {
+                ServedTools::Memory => "memory",
+                ServedTools::Graph => "graph",
+            };
+            let toolset = toolsets(sophia.memory()).into_iter().find(|toolset| toolset.name() == name);
+            let toolset = toolset.ok_or_else(|| Error::invalid("mcp.serve", "tools", "are not in this build"))?;
+            if sophia.config().data_dir.is_none() {
+                note("what is remembered is gone at the end: --data-dir keeps it");
+            }
+            let (input, output, written) = standard_streams("mcp.serve")?;
+            mcp_server::serve(toolset, scope.into(), input, output).await?;
+            // The last answer is out before the process ends; a reader that has gone is no failure of ours.
+            let _ = tokio::time::timeout(LAST_WORDS, written).await;
+            Ok(ExitCode::SUCCESS)
         }
     }
 }

@@ -5,7 +5,7 @@
 //! | see or add a command | `arguments.rs` |
 //! | see how a command is run | [`run`] (`run.rs`) |
 //! | see what it does | `serve.rs`, `check.rs`, `mcp.rs`, `memory.rs`, `eval.rs` |
-//! | change how results look | `output.rs` |
+//! | change how results look | `output.rs`, `progress.rs` |
 
 mod arguments;
 mod check;
@@ -13,7 +13,10 @@ mod eval;
 mod mcp;
 mod memory;
 mod output;
+mod progress;
 mod run;
 mod serve;
+#[cfg(feature = "mcp")]
+mod streams;
 
 pub use run::run;

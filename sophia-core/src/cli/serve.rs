@@ -23,6 +23,7 @@ pub(super) async fn run(output: Output, config: Config) -> Result<ExitCode> {
         keys => format!("with {keys} keys"),
     };
     let kept = match &sophia.config().data_dir {
+        _ if sophia.config().postgres.is_set() => "keeps its data in Postgres".to_owned(),
         Some(data_dir) => format!("keeps its data in {}", data_dir.display()),
         None => "keeps nothing after its end (--data-dir keeps it)".to_owned(),
     };

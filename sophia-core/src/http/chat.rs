@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{
     call::Call,
     exposed,
+    openai::traceparent,
     reply::{Failure, describe, json_response},
     sse::{self, Frames},
     surface::Response,
@@ -24,7 +25,8 @@ pub(super) async fn chat(call: Call) -> Result<Response, Failure> {
         .ok_or_else(|| Error::new(ErrorKind::Unsupported, OPERATION, "is not part of this build"))?;
     let mut arguments = call.arguments(exposed)?;
     let stream = take_flag(&mut arguments, "stream")?;
-    let request: ChatRequest = wire::read(ErrorKind::InvalidInput, OPERATION, Value::Object(arguments))?;
+    let mut request: ChatRequest = wire::read(ErrorKind::InvalidInput, OPERATION, Value::Object(arguments))?;
+    request.traceparent = request.traceparent.or_else(|| traceparent(&call));
     let chat = call.surface.sophia().chat();
     if stream {
         return sse::answer(chat.stream(request)?, Parts { request_id: call.request_id.clone() }).await;

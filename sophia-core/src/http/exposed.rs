@@ -18,6 +18,7 @@ const SCOPED: &[&str] = &[
     "memory.delete_where",
     "memory.forget",
     "memory.get",
+    "memory.graph.extract",
     "memory.graph.facts",
     "memory.graph.neighbors",
     "memory.graph.path",
@@ -37,6 +38,7 @@ const SCOPED: &[&str] = &[
     "memory.versions",
     "chat.cache_key",
     "chat.complete",
+    "chat.semantic_feedback",
     "registry.call",
 ];
 

@@ -27,6 +27,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often a WebSocket is pinged: below the 60 s after which most proxies close a silent connection.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// Longest wait for a client of a WebSocket to take a message: whoever reads slower keeps a place from others.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest message that a client of a WebSocket may send, in bytes: what it sends means nothing.
+const MAX_MESSAGE_BYTES: usize = 4096;
 
 /// Listens on the configured address.
 ///
@@ -123,6 +127,7 @@ pub(super) async fn respond(
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     match surface.live(target, &parts.headers, peer) {
         Ok(live) => {
+            let upgrade = upgrade.max_message_size(MAX_MESSAGE_BYTES).max_frame_size(MAX_MESSAGE_BYTES);
             let upgrade = match live.protocol() {
                 Some(protocol) => upgrade.protocols([protocol]),
                 None => upgrade,
@@ -133,30 +138,30 @@ pub(super) async fn respond(
     }
 }
 
-/// Sends messages until one side closes.
+/// Sends messages until one side closes, or reads no more.
 async fn push(mut socket: ws::WebSocket, mut live: Live, closing: CancellationToken) {
     let mut pings = tokio::time::interval(PING_INTERVAL);
     pings.reset();
     loop {
-        let sent = tokio::select! {
+        let message = tokio::select! {
             message = live.next() => match message {
-                Some(text) => socket.send(ws::Message::text(text)).await,
+                Some(text) => ws::Message::text(text),
                 None => return,
             },
             received = socket.recv() => match received {
                 // Pings are answered by the protocol's implementation; what else comes means nothing.
-                Some(Ok(_)) => Ok(()),
+                Some(Ok(_)) => continue,
                 Some(Err(_)) | None => return,
             },
             () = closing.cancelled() => {
                 // The client is told to come back; whether it hears it does not matter.
                 let frame = ws::CloseFrame { code: ws::close_code::AWAY, reason: "shutting down".into() };
-                let _ = socket.send(ws::Message::Close(Some(frame))).await;
+                let _ = tokio::time::timeout(SEND_TIMEOUT, socket.send(ws::Message::Close(Some(frame)))).await;
                 return;
             }
-            _ = pings.tick() => socket.send(ws::Message::Ping(bytes::Bytes::new())).await,
+            _ = pings.tick() => ws::Message::Ping(bytes::Bytes::new()),
         };
-        if sent.is_err() {
+        if !matches!(tokio::time::timeout(SEND_TIMEOUT, socket.send(message)).await, Ok(Ok(()))) {
             return;
         }
     }

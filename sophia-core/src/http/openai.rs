@@ -43,7 +43,8 @@ pub(super) async fn completions(call: Call) -> Result<Response, Failure> {
 
 /// `POST /v1/embeddings`
 pub(super) async fn embeddings(call: Call) -> Result<Response, Failure> {
-    let InboundEmbed { call: embed, encoding, .. } = read_embed(Value::Object(call.json()?))?;
+    let InboundEmbed { call: mut embed, encoding, .. } = read_embed(Value::Object(call.json()?))?;
+    embed.traceparent = traceparent(&call);
     let found = call.surface.sophia().chat().embed(embed).await?;
     Ok(json_response(StatusCode::OK, &write_embeddings(&found, encoding)))
 }
@@ -81,7 +82,13 @@ pub(super) fn read_headers(call: &Call, request: &mut ChatRequest) -> Result<()>
         request.cache = cache;
     }
     request.context = header(call, "x-sophia-context")?;
+    request.traceparent = traceparent(call);
     Ok(())
+}
+
+/// Returns the trace that a request belongs to.
+pub(super) fn traceparent(call: &Call) -> Option<String> {
+    Some(call.headers.get("traceparent")?.to_str().ok()?.to_owned())
 }
 
 /// Reads what a header says in words.

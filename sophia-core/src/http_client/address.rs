@@ -13,11 +13,12 @@ use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
 };
 
-/// Metadata services outside link-local space: AWS over IPv6, Alibaba, Oracle.
-const METADATA: [IpAddr; 3] = [
+/// Metadata services outside link-local space: AWS over IPv6, Alibaba, Oracle, Azure.
+const METADATA: [IpAddr; 4] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
 ];
 
 /// What may be reached.
@@ -33,7 +34,7 @@ impl AddressPolicy {
     /// Says why an address is refused, if it is.
     pub(crate) fn refuses(self, address: IpAddr) -> Option<&'static str> {
         let address = match address {
-            IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
+            IpAddr::V6(v6) => inner(v6).map_or(address, IpAddr::V4),
             IpAddr::V4(_) => address,
         };
         if METADATA.contains(&address) {
@@ -43,10 +44,16 @@ impl AddressPolicy {
             IpAddr::V4(v4) => {
                 let [a, b, ..] = v4.octets();
                 let shared = a == 100 && (64..128).contains(&b);
-                (v4.is_link_local(), v4.is_multicast() || v4.is_broadcast(), v4.is_private() || a == 0 || shared)
+                // For benchmarks, for protocols, and for nobody.
+                let special = a == 198 && (b == 18 || b == 19) || v4.octets()[..3] == [192, 0, 0] || a >= 240;
+                let private = v4.is_private() || a == 0 || shared || special;
+                (v4.is_link_local(), v4.is_multicast() || v4.is_broadcast(), private)
             }
             IpAddr::V6(v6) => {
-                (v6.is_unicast_link_local(), v6.is_multicast(), v6.is_unique_local() || v6.is_unspecified())
+                // What was site-local once, a network of its own all the same.
+                let site_local = v6.segments()[0] & 0xffc0 == 0xfec0;
+                let private = v6.is_unique_local() || v6.is_unspecified() || site_local;
+                (v6.is_unicast_link_local(), v6.is_multicast(), private)
             }
         };
         if link_local {
@@ -102,6 +109,24 @@ impl AddressPolicy {
     }
 }
 
+/// Returns the IPv4 address that packets to an IPv6 address are sent on to, where it is mapped (RFC 4291), compatible,
+/// translated (RFC 2765), behind NAT64 (RFC 6052) or 6to4 (RFC 3056).
+fn inner(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let of = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        Ipv4Addr::new(a, b, c, d)
+    };
+    match address.segments() {
+        // The loopback address and the unspecified one are none of these.
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => Some(of(high, low)),
+        _ => None,
+    }
+}
+
 impl Resolve for AddressPolicy {
     fn resolve(&self, name: Name) -> Resolving {
         let policy = *self;
@@ -122,6 +147,14 @@ mod tests {
         for host in [
             "169.254.169.254",
             "[::ffff:169.254.169.254]",
+            "[::ffff:0:169.254.169.254]",
+            "[::169.254.169.254]",
+            "[64:ff9b::169.254.169.254]",
+            "[2002:a9fe:a9fe::1]",
+            "[::ffff:100.100.100.200]",
+            "168.63.129.16",
+            "169.254.169.254.",
+            "0xa9.254.169.254",
             "0xa9fea9fe",
             "2852039166",
             "0251.0376.0251.0376",
@@ -141,9 +174,29 @@ mod tests {
 
     #[test]
     fn private_addresses_are_a_matter_of_configuration() {
-        for host in
-            ["127.0.0.1", "localhost.test", "10.1.2.3", "192.168.0.1", "172.16.0.1", "[::1]", "[fc00::1]", "100.64.0.1"]
-        {
+        for host in [
+            "127.0.0.1",
+            "localhost.test",
+            "10.1.2.3",
+            "192.168.0.1",
+            "172.16.0.1",
+            "[::1]",
+            "[fc00::1]",
+            "100.64.0.1",
+            "0.0.0.0",
+            "127.1",
+            "0x7f000001",
+            "017700000001",
+            "2130706433",
+            "[::ffff:10.0.0.1]",
+            "[64:ff9b::127.0.0.1]",
+            "[2002:7f00:1::]",
+            "[fec0::1]",
+            "[::]",
+            "198.18.0.1",
+            "192.0.0.8",
+            "240.0.0.1",
+        ] {
             let url = format!("http://{host}:9007");
             assert!(AddressPolicy::AllowPrivate.url(&url).is_ok(), "{host}");
             // A name is checked when it is resolved.

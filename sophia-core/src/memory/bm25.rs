@@ -23,6 +23,45 @@ pub(crate) fn saturation(times: f64, length: f64, mean: f64) -> f64 {
     times * (K1 + 1.0) / (times + K1 * (1.0 - B + B * relative))
 }
 
+/// What the words of a question are worth in one wall.
+#[derive(Debug, Default)]
+pub(crate) struct Weights {
+    worth: Vec<f64>,
+    frequencies: Vec<f64>,
+    mean_words: f64,
+}
+
+impl Weights {
+    /// Starts for records that have so many words on average.
+    pub fn new(mean_words: f64) -> Weights {
+        Weights { mean_words, ..Weights::default() }
+    }
+
+    /// Adds the next word: it stands in about `frequency` of `count` records.
+    pub fn push(&mut self, frequency: f64, count: f64) {
+        self.frequencies.push(frequency);
+        self.worth.push(idf(frequency, count));
+    }
+
+    /// Returns in how many records each word stands, about.
+    pub fn frequencies(&self) -> &[f64] {
+        &self.frequencies
+    }
+
+    /// Returns the BM25 of a record of `length` words in which each word of a set, one bit for each, stands once.
+    pub fn approximate(&self, set: u64, length: u32) -> f64 {
+        let worth = self.worth.iter().enumerate().filter(|(term, _)| set >> term & 1 == 1);
+        worth.map(|(_, worth)| worth).sum::<f64>() * saturation(1.0, f64::from(length), self.mean_words)
+    }
+
+    /// Returns the BM25 of a record in which each word stands so often; `None` where none does.
+    pub fn exact(&self, times: &[u32], length: u32) -> Option<f64> {
+        let of =
+            |(times, worth): (&u32, &f64)| worth * saturation(f64::from(*times), f64::from(length), self.mean_words);
+        times.iter().any(|times| *times > 0).then(|| times.iter().zip(&self.worth).map(of).sum())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

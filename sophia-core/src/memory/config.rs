@@ -41,6 +41,27 @@ pub struct MemoryConfig {
     /// Memory that vectors may take in this process, in bytes. Default 512 MiB; beyond it, the vectors of scopes that
     /// were not searched lately are read again from the data file.
     pub max_vector_bytes: u64,
+    /// What is dropped by itself. Default nothing but what has expired.
+    pub retention: RetentionConfig,
+}
+
+/// What is dropped by itself. A record of importance 1 is pinned: no rule drops it. What a caller says of one record, such as
+/// its TTL, goes before.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RetentionConfig {
+    /// How long a record is found that names no TTL of its own. Default for ever.
+    #[serde(with = "crate::duration::option")]
+    #[schemars(with = "Option<crate::duration::DurationSchema>")]
+    pub ttl: Option<Duration>,
+    /// Most records of a tenant and user; beyond, those that are worth least are erased, within about a minute: archived ones
+    /// first, then by importance, then the older ones. Default no limit.
+    pub max_records: Option<u64>,
+    /// Age at which a record is worth half when it is chosen what to drop, by its last change. Default never.
+    #[serde(with = "crate::duration::option")]
+    #[schemars(with = "Option<crate::duration::DurationSchema>")]
+    pub half_life: Option<Duration>,
 }
 
 /// The key-value tier in this process.
@@ -79,6 +100,7 @@ impl Default for MemoryConfig {
             former_embedder: None,
             max_content_bytes: MIB,
             max_vector_bytes: 512 * MIB,
+            retention: RetentionConfig::default(),
         }
     }
 }
@@ -106,6 +128,14 @@ impl MemoryConfig {
                 "memory.l1.ttl",
                 "must be above zero; `max_bytes = 0` turns the tier off",
             ));
+        }
+        if self.retention.max_records == Some(0) {
+            return Err(Error::invalid_config("memory.retention.max_records", "must be at least 1, or left out"));
+        }
+        let ages =
+            [("memory.retention.ttl", self.retention.ttl), ("memory.retention.half_life", self.retention.half_life)];
+        if let Some((path, _)) = ages.into_iter().find(|(_, age)| *age == Some(Duration::ZERO)) {
+            return Err(Error::invalid_config(path, "must be above zero, or left out"));
         }
         if !(0.0..=0.5).contains(&self.ttl_jitter) {
             return Err(Error::invalid_config("memory.ttl_jitter", "must be between 0 and 0.5"));

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use futures::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,37 @@ impl ForgetRequest {
     pub fn subject(subject: impl Into<String>) -> ForgetRequest {
         ForgetRequest { scope: None, subject: Some(subject.into()) }
     }
+
+    /// Returns what is forgotten as a whole, with what belongs to tenant and user alone; `None` where a session or an agent
+    /// narrows it to records.
+    pub(crate) fn whole(&self) -> Option<Whole> {
+        match (&self.scope, &self.subject) {
+            (Some(scope), _) if scope.session.is_some() || scope.agent.is_some() => None,
+            (Some(scope), Some(subject)) => Some(Whole::Wall(Scope { user: Some(subject.clone()), ..scope.clone() })),
+            (Some(scope), None) => Some(Whole::Wall(scope.clone())),
+            (None, Some(subject)) => Some(Whole::Person(subject.clone())),
+            (None, None) => None,
+        }
+    }
+}
+
+/// What is forgotten as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Whole {
+    /// One pair of tenant and user.
+    Wall(Scope),
+    /// A person, in every tenant.
+    Person(String),
+}
+
+impl Whole {
+    /// Returns whether what belongs to this pair of tenant and user is meant.
+    pub fn covers(&self, wall: &Scope) -> bool {
+        match self {
+            Whole::Wall(own) => own.tenant == wall.tenant && own.user == wall.user,
+            Whole::Person(name) => wall.user.as_ref() == Some(name),
+        }
+    }
 }
 
 /// What was removed, and where.
@@ -44,27 +76,38 @@ pub struct ForgetReceipt {
     pub checkpoints: u64,
     /// Values under keys.
     pub cached: u64,
-    /// Answers of chat that this process kept for the scope.
+    /// Answers of chat that this process kept for the scope or the person.
     pub answers: u64,
     /// Vectors.
     pub embeddings: u64,
     /// Tiers that were cleared.
     pub tiers: Vec<&'static str>,
+    /// Tiers that are away: this process clears them when they are back.
+    pub pending: Vec<&'static str>,
     /// Walls that were forgotten, for tiers that cannot look for them.
     #[serde(skip)]
     pub(crate) walls: Vec<Scope>,
 }
 
-/// Who else holds something of a scope, and forgets it: returns how much it held.
-pub(crate) struct AlsoForgets(Box<dyn Fn(&Scope) -> u64 + Send + Sync>);
+/// Who else holds something of what is forgotten, and forgets it.
+pub(crate) struct AlsoForgets(Box<dyn Fn(Whole) -> BoxFuture<'static, AlsoForgotten> + Send + Sync>);
+
+/// What somebody else has forgotten.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct AlsoForgotten {
+    /// Answers of chat that this process kept.
+    pub answers: u64,
+    /// Whether what is shared could not be reached.
+    pub is_pending: bool,
+}
 
 impl AlsoForgets {
-    pub fn new(forget: impl Fn(&Scope) -> u64 + Send + Sync + 'static) -> AlsoForgets {
+    pub fn new(forget: impl Fn(Whole) -> BoxFuture<'static, AlsoForgotten> + Send + Sync + 'static) -> AlsoForgets {
         AlsoForgets(Box::new(forget))
     }
 
-    pub fn forget(&self, scope: &Scope) -> u64 {
-        (self.0)(scope)
+    pub async fn forget(&self, what: Whole) -> AlsoForgotten {
+        (self.0)(what).await
     }
 }
 

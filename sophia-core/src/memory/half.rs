@@ -16,7 +16,7 @@ pub(crate) fn values(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
 }
 
 /// Rounds to the nearest; values of a vector of length one never overflow it.
-fn to_half(value: f32) -> u16 {
+pub(crate) fn to_half(value: f32) -> u16 {
     let bits = value.to_bits();
     let sign = ((bits >> 16) & 0x8000) as u16;
     let magnitude = f32::from_bits(bits & 0x7fff_ffff);
@@ -26,7 +26,8 @@ fn to_half(value: f32) -> u16 {
     sign | (rounded >> 13).min(0x7c00) as u16
 }
 
-fn from_half(half: u16) -> f32 {
+/// Returns what a number stands for; those of vectors are finite.
+pub(crate) fn from_half(half: u16) -> f32 {
     let magnitude = f32::from_bits(u32::from(half & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
     if half & 0x8000 == 0 { magnitude } else { -magnitude }
 }

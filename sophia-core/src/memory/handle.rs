@@ -11,13 +11,14 @@ use tokio::sync::OnceCell;
 #[cfg(feature = "redis")]
 use super::kv::{RedisTier, Truth};
 use super::{
+    archive::Archive,
     arguments::{AppendMessage, Delete, DeleteWhere, GetRecord, History},
-    checkpoint::Checkpoints,
-    config::MemoryConfig,
+    checkpoint::{CheckpointStore, Checkpoints},
+    config::{MemoryConfig, RetentionConfig},
     embed::Embedder,
     embeddings::{Embeddings, told},
-    forget::{AlsoForgets, ForgetReceipt, ForgetRequest},
-    graph::Graph,
+    forget::{AlsoForgets, ForgetReceipt, ForgetRequest, Whole},
+    graph::{Graph, GraphStore},
     health::{EmbedderHealth, MemoryHealth, MemoryStats, RecentOperation, Session, TierHealth, TierStatus},
     kv::{Alone, EMBEDDING_KEYS, Invalidation, Kv, KvIndex, KvKeys, KvTier, MokaTier, TieredKv},
     metrics::{Metrics, SharedMetrics},
@@ -29,7 +30,7 @@ use super::{
     store::{Atomicity, Change, Depth, Filter, Inserted, Key, Listing, Lookup, MemoryStore},
     validate,
 };
-use crate::{Clock, Error, Result, Scope, context::Context};
+use crate::{Clock, Error, Result, Scope, context::Context, tally::TallyStore};
 
 /// Messages of a history that names no limit.
 const DEFAULT_MESSAGES: usize = 50;
@@ -57,8 +58,10 @@ struct Inner {
     models_known: OnceCell<()>,
     kv: Kv,
     kv_index: Arc<dyn KvIndex>,
+    archive: Arc<dyn Archive>,
     graph: Graph,
     checkpoints: Checkpoints,
+    tallies: Option<Arc<dyn TallyStore>>,
     /// Chat, whose answers are forgotten as well.
     also: OnceLock<AlsoForgets>,
     metrics: SharedMetrics,
@@ -75,32 +78,35 @@ pub(crate) struct Embedders {
 
 impl Memory {
     pub(crate) fn new(config: &MemoryConfig, embedders: Embedders, context: &Context) -> Result<Memory> {
-        let store = match &context.data_dir {
-            Some(directory) => SqliteStore::in_directory(directory),
-            None => SqliteStore::in_memory(),
-        };
         let clock = context.clock.clone();
-        let store = store.clock(clock.clone()).max_vector_bytes(config.max_vector_bytes).build();
+        let durable = Durable::new(config, context);
         let metrics = Arc::new(Metrics::new(context));
         let l1 = &config.l1;
         let near = (l1.max_bytes > 0).then(|| MokaTier::new(l1.max_bytes, l1.ttl, clock.clone()));
-        let (tiers, alone) = tiers(config, context, near, &store);
+        let (tiers, alone) = tiers(config, context, near, &durable);
         let kv = Kv::new(tiers, alone, config, metrics.clone());
         let embeddings = Embeddings::new(embedders, kv.clone(), context);
         Ok(Memory(Arc::new(Inner {
-            reembedding: Reembedding::new(Arc::new(store.clone()), embeddings.clone()),
+            reembedding: Reembedding::new(durable.records.clone(), embeddings.clone()),
             embeddings,
             models_known: OnceCell::new(),
             kv,
-            graph: Graph::new(Arc::new(store.clone()), clock.clone(), metrics.clone()),
-            kv_index: Arc::new(store.clone()),
+            graph: Graph::new(durable.graph, clock.clone(), metrics.clone()),
+            kv_index: durable.kv_index,
+            archive: durable.archive,
+            tallies: durable.tallies,
             also: OnceLock::new(),
-            checkpoints: Checkpoints::new(Arc::new(store.clone()), clock.clone(), metrics.clone()),
-            store: Arc::new(store),
+            checkpoints: Checkpoints::new(durable.checkpoints, clock.clone(), metrics.clone()),
+            store: durable.records,
             config: config.clone(),
             clock,
             metrics,
         })))
+    }
+
+    /// Returns where processes that share the data file count together. `None` where it is this process's alone.
+    pub(crate) fn tallies(&self) -> Option<Arc<dyn TallyStore>> {
+        self.0.tallies.clone()
     }
 
     pub(crate) async fn start(&self) -> Result<()> {
@@ -362,6 +368,9 @@ impl Memory {
     pub async fn delete_where(&self, delete: DeleteWhere) -> Result<u64> {
         const OPERATION: &str = "memory.delete_where";
         let call = async {
+            for (field, values) in [("kinds", &delete.kinds), ("tags", &delete.tags)] {
+                validate::filter(OPERATION, field, values.as_ref().map_or(0, Vec::len))?;
+            }
             let filter = Filter {
                 kinds: delete.kinds,
                 tags: delete.tags,
@@ -458,25 +467,37 @@ impl Memory {
                 (None, Some(_)) => {}
             }
             validate::optional_name(OPERATION, "subject", request.subject.as_ref())?;
-            let mut receipt = self.0.store.forget(request.clone()).await?;
-            if let Some(near) = self.0.kv.tiers().near() {
-                near.clear_wall(|key| is_meant(&request, &key.scope()));
-                receipt.tiers.insert(0, "l1");
-            }
-            if let Some(scope) = request.scope.as_ref().filter(|scope| scope.session.is_some() || scope.agent.is_some())
-            {
+            let whole = request.whole();
+            let is_shared = whole.is_some() && self.0.kv.tiers().has_shared();
+            // What is shared goes before what alone knows whose it is, and after: a crash in between leaves nothing that the
+            // next call would not find.
+            let mut walls = self.walls(whole.as_ref()).await?;
+            let mut is_pending = !self.forget_shared(&walls).await;
+            let durable = self.0.store.forget(request.clone()).await;
+            if let (None, Some(scope)) = (&whole, &request.scope) {
                 // Of a part of a wall, the records are forgotten, and with them what was kept of their texts.
                 self.forget_kept_vectors(scope).await?;
             }
-            let walls = forgotten_walls(&request, &receipt);
-            if self.0.kv.tiers().has_shared() && !walls.is_empty() {
-                for wall in &walls {
-                    self.0.kv.tiers().forget_shared(&Invalidation::prefix(wall, "")).await;
+            let (mut answers, mut near_tier) = (0, None);
+            if let Some(whole) = whole {
+                if let Some(near) = self.0.kv.tiers().near() {
+                    near.clear_wall(|key| whole.covers(&key.scope()));
+                    near_tier = Some("l1");
                 }
-                receipt.tiers.push("l2");
+                walls.extend(durable.iter().flat_map(|receipt| receipt.walls.iter().cloned()));
+                is_pending |= !self.forget_shared(&walls).await;
+                if let Some(also) = self.0.also.get() {
+                    let also = also.forget(whole).await;
+                    (answers, is_pending) = (also.answers, is_pending || also.is_pending);
+                }
             }
-            if let Some(also) = self.0.also.get() {
-                receipt.answers = walls.iter().map(|wall| also.forget(wall)).sum();
+            let mut receipt = durable?;
+            receipt.answers = answers;
+            receipt.tiers.splice(0..0, near_tier);
+            if is_pending {
+                receipt.pending.push("l2");
+            } else if is_shared {
+                receipt.tiers.push("l2");
             }
             Ok(receipt)
         };
@@ -486,6 +507,24 @@ impl Memory {
     /// Removes the vectors that are kept for the texts of a wall, in every tier.
     async fn forget_kept_vectors(&self, scope: &Scope) -> Result<u64> {
         self.0.kv.tiers().invalidate(&Invalidation::prefix(scope, EMBEDDING_KEYS)).await
+    }
+
+    /// Returns the pairs of tenant and user whose shared values are forgotten.
+    async fn walls(&self, whole: Option<&Whole>) -> Result<Vec<Scope>> {
+        match whole {
+            Some(Whole::Person(name)) if self.0.kv.tiers().has_shared() => self.0.store.scopes_of(name).await,
+            Some(Whole::Wall(wall)) => Ok(vec![wall.clone()]),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Removes the shared values of these pairs of tenant and user; returns whether they are gone already.
+    async fn forget_shared(&self, walls: &[Scope]) -> bool {
+        let mut is_gone = true;
+        for wall in walls {
+            is_gone &= self.0.kv.tiers().forget_shared(&Invalidation::prefix(wall, "")).await.is_some();
+        }
+        is_gone
     }
 
     /// Names who else holds something of a scope; the first one counts.
@@ -550,6 +589,19 @@ impl Memory {
         self.0.metrics.recent(count)
     }
 
+    pub(super) fn archive(&self) -> &dyn Archive {
+        self.0.archive.as_ref()
+    }
+
+    /// Counts a call and its time.
+    pub(super) async fn timed<T>(&self, operation: &'static str, call: impl Future<Output = Result<T>>) -> Result<T> {
+        self.0.metrics.timed(operation, call).await
+    }
+
+    pub(super) fn retention(&self) -> &RetentionConfig {
+        &self.0.config.retention
+    }
+
     pub(super) fn max_content_bytes(&self) -> u64 {
         self.0.config.max_content_bytes
     }
@@ -571,6 +623,7 @@ impl Memory {
     }
 
     pub(super) fn filter(&self, operation: &'static str, scopes: Vec<Scope>) -> Result<Filter> {
+        validate::filter(operation, "scopes", scopes.len())?;
         scopes.iter().try_for_each(|scope| scope.validate(operation))?;
         Ok(Filter::new(scopes, self.now()))
     }
@@ -593,24 +646,72 @@ impl Memory {
     }
 }
 
+/// The durable tier: one technology, by all that it does.
+struct Durable {
+    records: Arc<dyn MemoryStore>,
+    kv: Arc<dyn KvTier>,
+    kv_index: Arc<dyn KvIndex>,
+    graph: Arc<dyn GraphStore>,
+    checkpoints: Arc<dyn CheckpointStore>,
+    archive: Arc<dyn Archive>,
+    /// Where processes count together that share it; `None` where it is this process's alone.
+    tallies: Option<Arc<dyn TallyStore>>,
+    /// Whether all processes of a configuration have the same one.
+    is_common: bool,
+}
+
+impl Durable {
+    fn new(config: &MemoryConfig, context: &Context) -> Durable {
+        #[cfg(feature = "postgres")]
+        if let Some(store) = &context.postgres {
+            return Durable::of(store.clone(), None, true);
+        }
+        let store = match &context.data_dir {
+            Some(directory) => SqliteStore::in_directory(directory),
+            None => SqliteStore::in_memory(),
+        };
+        let store = store.clock(context.clock.clone()).max_vector_bytes(config.max_vector_bytes);
+        let store = store.retention(config.retention.clone()).build();
+        let is_common = context.data_dir.is_some();
+        let tallies = is_common.then(|| Arc::new(store.clone()) as Arc<dyn TallyStore>);
+        Durable::of(store, tallies, is_common)
+    }
+
+    fn of<S>(store: S, tallies: Option<Arc<dyn TallyStore>>, is_common: bool) -> Durable
+    where
+        S: MemoryStore + KvTier + KvIndex + GraphStore + CheckpointStore + Archive + Clone,
+    {
+        Durable {
+            records: Arc::new(store.clone()),
+            kv: Arc::new(store.clone()),
+            kv_index: Arc::new(store.clone()),
+            graph: Arc::new(store.clone()),
+            archive: Arc::new(store.clone()),
+            checkpoints: Arc::new(store),
+            tallies,
+            is_common,
+        }
+    }
+}
+
 #[cfg(not(feature = "redis"))]
-fn tiers(_: &MemoryConfig, context: &Context, near: Option<MokaTier>, store: &SqliteStore) -> (TieredKv, Alone) {
-    (TieredKv::new(near, vec![Arc::new(store.clone())], context.clock.clone()), Alone::default())
+fn tiers(_: &MemoryConfig, context: &Context, near: Option<MokaTier>, durable: &Durable) -> (TieredKv, Alone) {
+    (TieredKv::new(near, vec![durable.kv.clone()], context.clock.clone()), Alone::default())
 }
 
 #[cfg(feature = "redis")]
-fn tiers(config: &MemoryConfig, context: &Context, near: Option<MokaTier>, store: &SqliteStore) -> (TieredKv, Alone) {
-    let (durable, clock): (Arc<dyn KvTier>, _) = (Arc::new(store.clone()), context.clock.clone());
+fn tiers(config: &MemoryConfig, context: &Context, near: Option<MokaTier>, durable: &Durable) -> (TieredKv, Alone) {
+    let (last, clock) = (durable.kv.clone(), context.clock.clone());
     let Some(redis) = context.redis.as_ref().filter(|_| config.l2.enabled) else {
-        return (TieredKv::new(near, vec![durable], clock), Alone::default());
+        return (TieredKv::new(near, vec![last], clock), Alone::default());
     };
     context.signals.depends("memory", "redis");
     let shared = RedisTier::new(redis, config.l2.ttl, clock.clone());
-    // Without a directory each process has a last tier of its own: then what they share is right.
-    let truth = if context.data_dir.is_some() { Truth::Durable } else { Truth::Shared };
+    // Where each process has a last tier of its own, what they share is right.
+    let truth = if durable.is_common { Truth::Durable } else { Truth::Shared };
     let tiers = shared.clone().over(TieredKv::with_truth(
         near,
-        vec![Arc::new(shared), durable],
+        vec![Arc::new(shared), last],
         truth,
         context.data_dir.as_deref(),
         clock,
@@ -623,28 +724,6 @@ fn need_session(operation: &'static str, scope: &Scope) -> Result<()> {
     match scope.session {
         Some(_) => Ok(()),
         None => Err(Error::invalid(operation, "scope.session", "must name the conversation")),
-    }
-}
-
-/// Returns the walls that were forgotten whole, for those who cannot look for them.
-fn forgotten_walls(request: &ForgetRequest, receipt: &ForgetReceipt) -> Vec<Scope> {
-    let mut walls = receipt.walls.clone();
-    if let (Some(scope), None) = (&request.scope, &request.subject)
-        && !walls.contains(scope)
-    {
-        walls.push(scope.clone());
-    }
-    walls.retain(|wall| is_meant(request, wall));
-    walls
-}
-
-/// Returns whether a wall is to be forgotten; keys belong to walls.
-fn is_meant(request: &ForgetRequest, wall: &Scope) -> bool {
-    match (&request.scope, &request.subject) {
-        (Some(scope), None) => scope.session.is_none() && scope.agent.is_none() && scope.wall() == wall.wall(),
-        (Some(scope), Some(subject)) => wall.tenant == scope.tenant && wall.user.as_ref() == Some(subject),
-        (None, Some(subject)) => wall.user.as_ref() == Some(subject),
-        (None, None) => false,
     }
 }
 

@@ -7,14 +7,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    AppendMessage, ChannelHistory, Checkpoint, CheckpointPage, CopyThread, Delete, DeleteRuns, DeleteThread,
-    DeleteWhere, DeltaQuery, Entity, Fact, FactQuery, ForgetReceipt, ForgetRequest, GetCheckpoint, GetRecord, History,
-    ImportLangGraph, ImportedCheckpoints, KvDelete, KvFound, KvGet, KvInvalidate, KvKeys, KvLookUp, KvOptions, KvSet,
-    ListCheckpoints, MemoryHealth, MemoryStats, Neighbor, NeighborQuery, NewCheckpoint, NewEntity, NewFact, NewRecord,
-    NewWrites, PathQuery, Prune, Query, RecentOperation, Record, Reembed, Reembedded, SearchResult, Session,
-    StoreOutcome, StoreResult, Update, kv::KvValue, record::or_default, store::Atomicity,
+    AppendMessage, Backup, BackupReceipt, ChannelHistory, Check, CheckReport, Checkpoint, CheckpointPage, CopyThread,
+    Delete, DeleteRuns, DeleteThread, DeleteWhere, DeltaQuery, Entity, Export, ExportReceipt, Extract, Extracted, Fact,
+    FactQuery, ForgetReceipt, ForgetRequest, GetCheckpoint, GetRecord, History, Import, ImportLangGraph, ImportReceipt,
+    ImportedCheckpoints, KvDelete, KvFound, KvGet, KvInvalidate, KvKeys, KvLookUp, KvOptions, KvSet, ListCheckpoints,
+    MemoryHealth, MemoryStats, Neighbor, NeighborQuery, NewCheckpoint, NewEntity, NewFact, NewRecord, NewWrites,
+    PathQuery, Prune, Query, RecentOperation, Record, Reembed, Reembedded, SearchResult, Session, StoreOutcome,
+    StoreResult, Update, kv::KvValue, record::or_default, store::Atomicity,
 };
-use crate::{Scope, operations::NoArguments};
+use crate::{Scope, chat::ChatExtractor, operations::NoArguments};
 
 /// Calls that `recent_operations` returns where it is not told.
 const DEFAULT_RECENT: usize = 50;
@@ -146,6 +147,18 @@ crate::operations::operations! {
     /// Embeds anew what has no vector of the embedder's model, and waits for the end.
     "memory.reembed"(sophia, arguments: Reembed) -> Reembedded { sophia.memory().reembed(arguments).await }
 
+    /// Writes what is remembered to a new file, as lines of JSON.
+    "memory.export"(sophia, export: Export) -> ExportReceipt { sophia.memory().export(export).await }
+
+    /// Takes over a file of Sophia, mem0, server-memory, LangGraph or Chroma.
+    "memory.import"(sophia, import: Import) -> ImportReceipt { sophia.memory().import(import).await }
+
+    /// Writes a copy of all data to a new file, while others write.
+    "memory.backup"(sophia, backup: Backup) -> BackupReceipt { sophia.memory().backup(backup).await }
+
+    /// Looks whether the data is whole, and makes anew what is derived from it where that is asked for.
+    "memory.check"(sophia, check: Check) -> CheckReport { sophia.memory().check(check).await }
+
     /// Counts what is held.
     "memory.stats"(sophia, _arguments: NoArguments) -> MemoryStats { sophia.memory().stats().await }
 
@@ -201,6 +214,12 @@ crate::operations::operations! {
 
     /// Returns the facts along a shortest way between two entities.
     "memory.graph.path"(sophia, query: PathQuery) -> Option<Vec<Fact>> { sophia.memory().graph().path(query).await }
+
+    /// Lets a model read a text, and states the facts that it says.
+    "memory.graph.extract"(sophia, extract: Extract) -> Extracted {
+        let extractor = ChatExtractor::new(sophia.chat()).model(extract.model.clone());
+        sophia.memory().graph().extract(&extractor, extract).await
+    }
 
     /// Keeps a checkpoint of a workflow.
     "memory.checkpoints.put"(sophia, checkpoint: NewCheckpoint) -> () {

@@ -11,7 +11,7 @@ use super::{
     embed::{ModelClass, WordVectors},
     embeddings::{Source, Text, told},
     query::{Mode, Query},
-    record::{DEFAULT_IMPORTANCE, DEFAULT_KIND, NewRecord, Record, Status},
+    record::{DEFAULT_IMPORTANCE, DEFAULT_KIND, NewRecord, PINNED, Record, Status},
     store::{Draft, Filter, NamedVector, Plan, SameContent, Stages},
     validate,
 };
@@ -55,6 +55,8 @@ impl Memory {
         let importance = new.importance.unwrap_or(DEFAULT_IMPORTANCE);
         validate::ratio(operation, "importance", importance)?;
         let now = self.now();
+        // What is pinned stays, unless the caller says how long.
+        let ttl = new.ttl.or(self.retention().ttl.filter(|_| importance < PINNED));
         let vector = new.embedding.map(|vector| self.own_vector(operation, vector)).transpose()?;
         let record = Record {
             id: new.id.unwrap_or_else(|| Uuid::now_v7().to_string()),
@@ -74,7 +76,7 @@ impl Memory {
             scope: new.scope,
             created_at: now,
             updated_at: now,
-            expires_at: validate::expiry(operation, now, new.ttl)?,
+            expires_at: validate::expiry(operation, now, ttl)?,
         };
         let same_content = if new.dedupe { SameContent::ReturnExisting } else { SameContent::StoreAgain };
         Ok(Draft { vector, same_content, ..Draft::new(record) })
@@ -150,6 +152,15 @@ impl Memory {
             let message = format!("is longer than {} bytes", self.max_content_bytes());
             return Err(Error::invalid(operation, "query", message));
         }
+        for (field, values) in [
+            ("kinds", &query.kinds),
+            ("categories", &query.categories),
+            ("tags", &query.tags),
+            ("tags_all", &query.tags_all),
+        ] {
+            validate::filter(operation, field, values.as_ref().map_or(0, Vec::len))?;
+        }
+        validate::filter(operation, "metadata", query.metadata.as_ref().map_or(0, |facts| facts.len()))?;
         // Likeness among hits is that of their vectors, of the model of the question's.
         let needs_vector = matches!(query.mode, Mode::Hybrid | Mode::Semantic) || query.mmr_lambda.is_some();
         let scopes = query.scopes.unwrap_or_else(|| vec![query.scope]);

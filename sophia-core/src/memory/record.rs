@@ -16,6 +16,9 @@ pub(crate) const MESSAGE_KIND: &str = "message";
 /// Importance of a record that names none, in 0..=1.
 pub(crate) const DEFAULT_IMPORTANCE: f64 = 0.5;
 
+/// Importance from which no rule drops a record.
+pub(crate) const PINNED: f64 = 1.0;
+
 /// How urgent a record is. Ordered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -69,7 +72,7 @@ pub struct Record {
     pub source: Option<String>,
     /// Who spoke, for a message: `"user"`, `"assistant"`, `"system"`, `"tool"`.
     pub role: Option<String>,
-    /// From 0 (can be forgotten) to 1 (must be kept).
+    /// From 0 (can be forgotten) to 1 (pinned: no rule of retention drops it).
     pub importance: f64,
     /// How urgent it is.
     pub priority: Priority,
@@ -130,7 +133,7 @@ pub struct NewRecord {
     /// Where it comes from.
     #[serde(default)]
     pub source: Option<String>,
-    /// From 0 to 1. Default 0.5.
+    /// From 0 to 1, which pins it: no rule of retention drops it. Default 0.5.
     #[serde(default)]
     pub importance: Option<f64>,
     /// How urgent it is. Default `"medium"`.
@@ -374,7 +377,7 @@ pub struct Update {
     /// New urgency.
     #[serde(default)]
     pub priority: Option<Priority>,
-    /// New importance, from 0 to 1.
+    /// New importance, from 0 to 1, which pins it.
     #[serde(default)]
     pub importance: Option<f64>,
     /// New short form; null clears it.

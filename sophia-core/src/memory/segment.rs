@@ -322,16 +322,19 @@ impl Segment {
     }
 
     fn scan_all(&self, needle: &Needle, keep: &Keep, best: &mut Best) {
-        let mut dots = [0; CHUNK_ROWS];
-        for (chunk, values) in self.values.chunks(CHUNK_ROWS * self.dimensions).enumerate() {
-            let dots = &mut dots[..values.len() / self.dimensions];
+        let (mut dots, mut cosines) = ([0; CHUNK_ROWS], [0.0; CHUNK_ROWS]);
+        let chunks = self.values.chunks(CHUNK_ROWS * self.dimensions).zip(self.scales.chunks(CHUNK_ROWS));
+        for (chunk, (values, scales)) in chunks.enumerate() {
+            let (dots, cosines) = (&mut dots[..scales.len()], &mut cosines[..scales.len()]);
             kernel::dots(&needle.values, values, dots);
-            for (offset, dot) in dots.iter().enumerate() {
-                let place = chunk * CHUNK_ROWS + offset;
-                let scale = self.scales[place];
-                if scale != NO_VECTOR {
-                    let near = Near { cosine: *dot as f32 * scale * needle.scale, place: place as u32 };
-                    best.offer(near, |place| self.keeps(keep, place));
+            for ((cosine, dot), scale) in cosines.iter_mut().zip(&*dots).zip(scales) {
+                *cosine = *dot as f32 * scale * needle.scale;
+            }
+            best.see(cosines, scales);
+            for (offset, (cosine, scale)) in cosines.iter().zip(scales).enumerate() {
+                if *cosine >= best.floor && *scale != NO_VECTOR {
+                    let near = Near { cosine: *cosine, place: (chunk * CHUNK_ROWS + offset) as u32 };
+                    best.take(near, |place| self.keeps(keep, place));
                 }
             }
         }
@@ -436,19 +439,41 @@ const NO_VECTOR: f32 = 0.0;
 struct Best {
     count: usize,
     heap: BinaryHeap<Reverse<Ordered>>,
-    range: Option<(f32, f32)>,
+    /// What is below is not among the best.
+    floor: f32,
+    lowest: f32,
+    highest: f32,
 }
 
 impl Best {
     fn new(count: usize) -> Best {
-        Best { count, heap: BinaryHeap::with_capacity(count.min(1 << 16) + 1), range: None }
+        Best {
+            count,
+            heap: BinaryHeap::with_capacity(count.min(1 << 16) + 1),
+            floor: f32::NEG_INFINITY,
+            lowest: f32::INFINITY,
+            highest: f32::NEG_INFINITY,
+        }
+    }
+
+    /// Takes what was compared into the range.
+    fn see(&mut self, cosines: &[f32], scales: &[f32]) {
+        // Side by side, so that the compiler compares them together.
+        const LANES: usize = 8;
+        let (mut lowest, mut highest) = ([self.lowest; LANES], [self.highest; LANES]);
+        for (cosines, scales) in cosines.chunks(LANES).zip(scales.chunks(LANES)) {
+            for (lane, (cosine, scale)) in cosines.iter().zip(scales).enumerate() {
+                let is_there = *scale != NO_VECTOR;
+                lowest[lane] = if is_there && *cosine < lowest[lane] { *cosine } else { lowest[lane] };
+                highest[lane] = if is_there && *cosine > highest[lane] { *cosine } else { highest[lane] };
+            }
+        }
+        self.lowest = lowest.into_iter().fold(self.lowest, f32::min);
+        self.highest = highest.into_iter().fold(self.highest, f32::max);
     }
 
     /// Takes what is among the best and may be found. Asks that only of what is good enough.
-    fn offer(&mut self, near: Near, may_be_found: impl Fn(u32) -> bool) {
-        let (low, high) = self.range.get_or_insert((near.cosine, near.cosine));
-        *low = low.min(near.cosine);
-        *high = high.max(near.cosine);
+    fn take(&mut self, near: Near, may_be_found: impl Fn(u32) -> bool) {
         let ordered = Ordered(near);
         let is_full = self.heap.len() == self.count;
         if is_full && self.heap.peek().is_some_and(|Reverse(least)| ordered <= *least) || !may_be_found(near.place) {
@@ -458,12 +483,21 @@ impl Best {
             self.heap.pop();
         }
         self.heap.push(Reverse(ordered));
+        if self.heap.len() == self.count {
+            self.floor = self.heap.peek().map_or(self.floor, |Reverse(Ordered(least))| least.cosine);
+        }
+    }
+
+    fn offer(&mut self, near: Near, may_be_found: impl Fn(u32) -> bool) {
+        self.lowest = self.lowest.min(near.cosine);
+        self.highest = self.highest.max(near.cosine);
+        self.take(near, may_be_found);
     }
 
     fn into_scan(self) -> Scan {
         // Ascending order of `Reverse` is descending order of what it holds.
         let near = self.heap.into_sorted_vec().into_iter().map(|Reverse(Ordered(near))| near).collect();
-        Scan { near, range: self.range }
+        Scan { near, range: (self.lowest <= self.highest).then_some((self.lowest, self.highest)) }
     }
 }
 

@@ -49,6 +49,9 @@ pub trait MemoryStore: Debug + Send + Sync + 'static {
     /// Returns the conversations of a scope, the one that spoke last first.
     async fn sessions(&self, filter: Filter, limit: usize) -> Result<Vec<Session>>;
 
+    /// Returns the pairs of tenant and user that hold something of this user.
+    async fn scopes_of(&self, user: &str) -> Result<Vec<Scope>>;
+
     /// Removes all traces of a scope or of a subject.
     async fn forget(&self, request: ForgetRequest) -> Result<ForgetReceipt>;
 

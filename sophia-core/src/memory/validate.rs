@@ -17,8 +17,12 @@ pub(crate) const MAX_LIMIT: usize = 1_000;
 pub(crate) const MAX_OFFSET: usize = 10_000;
 /// Most items of one batch.
 pub(crate) const MAX_ITEMS: usize = 10_000;
+/// Deepest nesting of a value: what is kept is read back as JSON, inside other JSON, which is read to a depth of 128.
+const MAX_NESTING: usize = 100;
+/// Most values of one filter, and most scopes of one search.
+const MAX_FILTER: usize = 256;
 /// Longest vector.
-const MAX_DIMENSIONS: usize = 8_192;
+pub(crate) const MAX_DIMENSIONS: usize = 8_192;
 
 /// Refuses content that is empty, too long, or holds what a store would cut.
 pub(crate) fn content(operation: &'static str, field: &str, content: &str, max_bytes: u64) -> Result<()> {
@@ -61,15 +65,49 @@ pub(crate) fn optional_name(operation: &'static str, field: &str, value: Option<
 
 /// Returns labels sorted and without repetition.
 pub(crate) fn tags(operation: &'static str, mut tags: Vec<String>) -> Result<Vec<String>> {
-    for tag in &tags {
-        name(operation, "tags", tag)?;
-    }
     tags.sort();
     tags.dedup();
+    labels(operation, &tags)?;
+    Ok(tags)
+}
+
+/// Refuses labels that are too many, or cannot be names.
+pub(crate) fn labels(operation: &'static str, tags: &[String]) -> Result<()> {
     if tags.len() > MAX_TAGS {
         return Err(Error::invalid(operation, "tags", format!("are more than {MAX_TAGS}")));
     }
-    Ok(tags)
+    tags.iter().try_for_each(|tag| name(operation, "tags", tag))
+}
+
+/// Refuses a filter by more values than a statement can hold.
+pub(crate) fn filter(operation: &'static str, field: &str, count: usize) -> Result<()> {
+    if count > MAX_FILTER {
+        return Err(Error::invalid(
+            operation,
+            field,
+            format!("are {count}; at most {MAX_FILTER} are looked for at once"),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses a value that is nested too deeply.
+pub(crate) fn nesting(operation: &'static str, field: &str, value: &Value) -> Result<()> {
+    fn fits(value: &Value, left: usize) -> bool {
+        match value {
+            Value::Array(items) => left > 0 && items.iter().all(|item| fits(item, left - 1)),
+            Value::Object(fields) => left > 0 && fields.values().all(|item| fits(item, left - 1)),
+            _ => true,
+        }
+    }
+    if fits(value, MAX_NESTING) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        operation,
+        field,
+        format!("is nested deeper than {MAX_NESTING}: flatten it, or keep it as text"),
+    ))
 }
 
 /// Refuses facts that are too long together, or hold NUL.
@@ -77,6 +115,7 @@ pub(crate) fn metadata(operation: &'static str, metadata: &Map<String, Value>, m
     if metadata.is_empty() {
         return Ok(());
     }
+    metadata.values().try_for_each(|value| nesting(operation, "metadata", value))?;
     let json = serde_json::to_string(metadata).unwrap_or_default();
     if json.len() as u64 > max_bytes {
         return Err(Error::invalid(operation, "metadata", format!("is longer than {max_bytes} bytes as JSON")));

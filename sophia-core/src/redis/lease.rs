@@ -13,7 +13,11 @@ use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::Notify, task::AbortHandle, time::timeout};
 use uuid::Uuid;
 
-use super::{link::Redis, names::Wall, script::Script, watch::Listener};
+use super::{
+    link::Redis,
+    script::{Call, Script},
+    watch::Listener,
+};
 use crate::Result;
 
 /// How long a lease lasts if it is not prolonged: as long as a holder that died holds the others up.
@@ -100,20 +104,25 @@ impl Leases {
     ///
     /// # Errors
     /// What Redis says.
-    pub async fn take(&self, operation: &'static str, wall: &Wall, name: &str) -> Result<Taken> {
-        let (key, owner) = (wall.key(name), Uuid::now_v7().to_string());
-        let call = TAKE.call().key(key.clone()).arg(owner.clone()).int(millis(LASTS));
+    pub async fn take(&self, operation: &'static str, key: &str) -> Result<Taken> {
+        let claim = self.claim(key);
+        let call = claim.write(TAKE.call().key(key));
         let holder: Option<String> = self.redis.run_within(operation, self.budget, &TAKE, &call).await?;
-        if let Some(holder) = holder.filter(|holder| !holder.is_empty()) {
-            return Ok(Taken::Theirs(holder));
+        match holder.filter(|holder| !holder.is_empty()) {
+            Some(holder) => Ok(Taken::Theirs(holder)),
+            None => Ok(Taken::Ours(claim.granted())),
         }
-        let prolonging = tokio::spawn(prolong(self.redis.clone(), key.clone(), owner.clone())).abort_handle();
-        Ok(Taken::Ours(Lease { redis: self.redis.clone(), budget: self.budget, key, owner, prolonging, ended: false }))
     }
 
-    /// Takes a place among those who are told when the lease of this name ends.
-    pub fn wait(&self, wall: &Wall, name: &str) -> Waiter {
-        let key = wall.key(name).into_bytes();
+    /// Prepares to take the lease of this key inside a script of somebody else.
+    pub fn claim(&self, key: &str) -> Claim {
+        let owner = Uuid::now_v7().to_string();
+        Claim { redis: self.redis.clone(), budget: self.budget, key: key.to_owned(), owner }
+    }
+
+    /// Takes a place among those who are told when the lease of this key ends.
+    pub fn wait(&self, key: &str) -> Waiter {
+        let key = key.as_bytes().to_vec();
         let mut waiting = self.waiting.0.lock();
         let queue = waiting.entry(key.clone()).or_default();
         queue.length += 1;
@@ -121,7 +130,41 @@ impl Leases {
     }
 }
 
+/// A lease that is asked for.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    redis: Redis,
+    budget: Duration,
+    key: String,
+    owner: String,
+}
+
+impl Claim {
+    /// Adds what a script takes that sets it: its owner, and how long it lasts in milliseconds.
+    pub fn write(&self, call: Call) -> Call {
+        call.arg(self.owner.as_str()).int(millis(LASTS))
+    }
+
+    /// Holds what the script has taken.
+    pub fn granted(self) -> Lease {
+        let Claim { redis, budget, key, owner } = self;
+        let prolonging = tokio::spawn(prolong(redis.clone(), key.clone(), owner.clone())).abort_handle();
+        Lease { redis, budget, key, owner, prolonging, ended: false }
+    }
+}
+
 impl Lease {
+    /// Adds what a script takes that gives it up: its key and its owner.
+    pub fn write(&self, call: Call) -> Call {
+        call.key(self.key.as_str()).arg(self.owner.as_str())
+    }
+
+    /// Leaves it: a script of somebody else has given it up.
+    pub fn left(mut self) {
+        self.ended = true;
+        self.prolonging.abort();
+    }
+
     /// Returns whether it is still held; asks Redis.
     pub async fn is_held(&self, operation: &'static str) -> bool {
         let call = PROLONG.call().key(self.key.clone()).arg(self.owner.clone()).int(millis(LASTS));

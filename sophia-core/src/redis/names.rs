@@ -38,13 +38,15 @@ impl Area {
         format!("{}{name}", self.start)
     }
 
-    /// Returns a key of a tenant that stands alone: in a Cluster, such keys are spread over all slots.
+    /// Returns a key of a tenant that stands alone: in a Cluster, such keys are spread over all slots, and those with one hash
+    /// in different areas are in one.
     pub fn single(&self, tenant: Option<&str>, hash: &str) -> String {
         let mut name = String::with_capacity(self.start.len() + 96);
         name.push_str(&self.start);
         push_tenant(&mut name, tenant);
-        name.push(':');
+        name.push_str(":{");
         name.push_str(hash);
+        name.push('}');
         name
     }
 

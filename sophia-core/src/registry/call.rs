@@ -120,7 +120,7 @@ impl Registry {
             },
         };
         let _counted = live.enter();
-        let outcome = upstream::call(self.clients(), entry, tool, &call.arguments, own).await;
+        let outcome = upstream::call(self.clients(), entry, tool, &call.arguments, call.scope.as_ref(), own).await;
         let latency_ms = self.since(started);
         match &outcome {
             Err(failure) if failure.blame == Blame::Server => permission.failure(),
@@ -320,7 +320,7 @@ mod tests {
         Mock::given(path("/down")).respond_with(says(503, "")).mount(&upstream).await;
         let heard = Arc::new(Heard::default());
         let context = Context { signals: heard.clone(), ..Context::default() };
-        let registry = Registry::new(&RegistryConfig::default(), &context).unwrap();
+        let registry = Registry::new(&RegistryConfig::default(), &context, Vec::new()).unwrap();
         registry.register(Server::new("a").url(upstream.uri()).rest("*", "/{tool}")).unwrap();
         for tool in ["good", "fails", "down"] {
             registry.call(ToolCall::new("a", tool)).await.unwrap();

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{
     directory::Entry,
     server::Transport,
-    upstream::{Blame, Clients, Failure, http::excerpt, mcp, rest},
+    upstream::{Blame, Clients, Failure, builtin, http::excerpt, mcp, rest},
 };
 use crate::{Error, ErrorKind, Result, resilience::Deadline};
 
@@ -62,6 +62,9 @@ pub(crate) async fn ask(clients: &Arc<Clients>, entry: &Entry, deadline: Deadlin
         (_, Some(Transport::Stdio | Transport::Http)) => mcp::ping(clients, entry, deadline)
             .await
             .map(|who| (Status::Healthy, Some(who).filter(|who| !who.is_empty()))),
+        (_, Some(Transport::Builtin)) => {
+            builtin::find(CHECK, clients, server).map(|_| (Status::Healthy, Some("in this process".to_owned())))
+        }
         _ => opens(clients, entry, deadline).await.map(|()| (Status::Healthy, Some("its port opens".to_owned()))),
     };
     asked.unwrap_or_else(|failure| {

@@ -23,7 +23,7 @@ pub enum Dialect {
     VsCode,
 }
 
-/// Writes the servers that an editor can use; REST servers are not among them, and are named in `left_out`.
+/// Writes the servers that an editor can use; REST servers and built-in ones are not among them, and are named in `left_out`.
 pub(crate) fn export<'a>(dialect: Dialect, servers: impl Iterator<Item = &'a Server>) -> Exported {
     let (mut entries, mut inputs, mut left_out) = (Map::new(), Inputs { dialect, asked: Map::new() }, Vec::new());
     for server in servers {
@@ -90,7 +90,7 @@ fn entry(server: &Server, inputs: &mut Inputs) -> Option<Value> {
         entry.insert("type".into(), serde_json::to_value(transport).ok()?);
     }
     match transport {
-        Transport::Rest => return None,
+        Transport::Rest | Transport::Builtin => return None,
         Transport::Stdio => {
             entry.insert("command".into(), server.command.as_deref()?.into());
             let args = (0..server.args.len()).map(|at| arg(server, at, inputs)).collect::<Vec<_>>();

@@ -19,7 +19,7 @@ use super::{
     lint::{self, Conflict},
     live::Live,
     select::{self, Decision, Select},
-    server::Server,
+    server::{Server, Transport},
     tools::{ListedTool, Tool},
     upstream::{self, Clients},
     variables,
@@ -31,6 +31,7 @@ use crate::{
     http_client::AddressPolicy,
     resilience::{BreakerSnapshot, BreakerState, CheckAll, Deadline},
     telemetry::ServerLabels,
+    toolset::Toolset,
 };
 
 /// Changes that a slow watcher may fall behind by.
@@ -70,9 +71,9 @@ struct Inner {
 }
 
 impl Registry {
-    pub(crate) fn new(config: &RegistryConfig, context: &Context) -> Result<Registry> {
+    pub(crate) fn new(config: &RegistryConfig, context: &Context, toolsets: Vec<Arc<dyn Toolset>>) -> Result<Registry> {
         Ok(Registry(Arc::new(Inner {
-            clients: Arc::new(Clients::new(config.clone())),
+            clients: Arc::new(Clients::new(config.clone(), toolsets)),
             context: context.clone(),
             directory: RwLock::default(),
             memory: Mutex::new(select::Memory::new(config.seed)),
@@ -225,13 +226,13 @@ impl Registry {
         lint::lint(&self.0.directory.read())
     }
 
-    /// Returns the servers in a form that editors read. Variables stand in the place of secrets; REST servers, which editors
-    /// cannot use, are left out.
+    /// Returns the servers in a form that editors read. Variables stand in the place of secrets; REST servers and
+    /// built-in ones, which editors cannot use, are left out.
     pub fn export(&self, dialect: Dialect) -> Value {
         let entries = self.entries();
         let exported = export::export(dialect, entries.iter().map(|entry| entry.server.as_ref()));
         if !exported.left_out.is_empty() {
-            tracing::info!(servers = ?exported.left_out, "REST servers are not exported");
+            tracing::info!(servers = ?exported.left_out, "servers that editors cannot use are not exported");
         }
         exported.config
     }
@@ -468,7 +469,9 @@ impl Registry {
 
 /// Refuses an address that no server may have, as far as it can be told before a name is resolved.
 fn allowed(operation: &'static str, addresses: AddressPolicy, server: &Server) -> Result<()> {
-    let Some(url) = server.url.as_deref() else { return Ok(()) };
+    let Some(url) = server.url.as_deref().filter(|_| server.transport() != Some(Transport::Builtin)) else {
+        return Ok(());
+    };
     // A variable that is not set yet is checked when it is used.
     let Ok(url) = variables::from_environment(operation, "url", url) else { return Ok(()) };
     upstream::rest::checked(addresses, operation, &url).map(drop)

@@ -12,6 +12,9 @@ const MAX_NAME_BYTES: usize = 256;
 /// Longest accepted URL, command or argument, in bytes.
 const MAX_TEXT_BYTES: usize = 16 * 1024;
 
+/// Begins the address of a server in this process.
+pub(crate) const BUILTIN: &str = "sophia://";
+
 /// How a server is spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -26,6 +29,9 @@ pub enum Transport {
     Stdio,
     /// Plain HTTP, mapped by [`Server::rest`]; for in-house servers that do not speak MCP.
     Rest,
+    /// In this process: the tools of the engine's own memory, under `sophia://memory` and `sophia://graph`. A call acts in
+    /// the scope of the call.
+    Builtin,
 }
 
 /// Where a tool of a REST server is, as a path or as a path with its method and body.
@@ -71,7 +77,7 @@ pub struct Server {
     /// Other spellings under which it was loaded.
     #[serde(default, deserialize_with = "or_default")]
     pub aliases: Vec<String>,
-    /// Address of an HTTP, SSE or REST server.
+    /// Address of an HTTP, SSE or REST server, or `sophia://memory` or `sophia://graph` for the engine's own tools.
     #[serde(default)]
     pub url: Option<String>,
     /// Program of a stdio server, found on `PATH`; never given to a shell.
@@ -86,7 +92,8 @@ pub struct Server {
     /// Working directory of `command`. Default: that of this process.
     #[serde(default)]
     pub cwd: Option<String>,
-    /// How it is spoken to; inferred where it is left out: `command` means stdio, `rest` means REST, `url` means HTTP.
+    /// How it is spoken to; inferred where it is left out: `command` means stdio, `rest` means REST, a `url` that begins with
+    /// `sophia://` means built in, another `url` HTTP.
     #[serde(default)]
     pub transport: Option<Transport>,
     /// Routes of a REST server by tool; `"*"` is any other tool, `"tools/list"` is where a GET lists them.
@@ -272,6 +279,7 @@ impl Server {
     pub fn transport(&self) -> Option<Transport> {
         self.transport.or(match (&self.command, &self.url) {
             (Some(_), _) => Some(Transport::Stdio),
+            (None, Some(url)) if url.starts_with(BUILTIN) => Some(Transport::Builtin),
             (None, Some(_)) if !self.rest.is_empty() => Some(Transport::Rest),
             (None, Some(url)) if url.trim_end_matches('/').ends_with("/sse") => Some(Transport::Sse),
             (None, Some(_)) => Some(Transport::Http),
@@ -323,6 +331,9 @@ impl Server {
             Some(Transport::Stdio) if self.command.is_none() => return wrong("command", "is required for stdio"),
             Some(Transport::Stdio) => {}
             Some(_) if self.url.is_none() => return wrong("url", "is required for this transport"),
+            Some(Transport::Builtin) if !self.url.as_deref().is_some_and(|url| url.starts_with(BUILTIN)) => {
+                return wrong("url", "must be sophia://memory or sophia://graph for a built-in server");
+            }
             Some(Transport::Rest) if self.rest.is_empty() => {
                 return wrong("rest", "is required for a REST server, such as {\"*\": \"/{tool}\"}");
             }
@@ -419,6 +430,7 @@ mod tests {
             (Server::new("a").url("http://127.0.0.1:1"), Transport::Http),
             (Server::new("a").url("http://127.0.0.1:1/sse"), Transport::Sse),
             (Server::new("a").url("http://127.0.0.1:1").rest("*", "/{tool}"), Transport::Rest),
+            (Server::new("a").url("sophia://memory"), Transport::Builtin),
         ];
         for (server, transport) in cases {
             assert_eq!(server.checked("test").unwrap().transport, Some(transport));
@@ -439,6 +451,7 @@ mod tests {
             (ok().max_connections(0), "max_connections"),
             (Server { transport: Some(Transport::Stdio), ..ok() }, "command"),
             (Server { transport: Some(Transport::Rest), ..ok() }, "rest"),
+            (Server { transport: Some(Transport::Builtin), ..ok() }, "url"),
             (ok().env("A=B", "x"), "env"),
         ];
         for (server, field) in cases {

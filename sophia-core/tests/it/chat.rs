@@ -14,6 +14,7 @@ mod running;
 mod semantic;
 mod sharing;
 mod streaming;
+mod telling;
 
 use std::{
     sync::{

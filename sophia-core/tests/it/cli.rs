@@ -80,6 +80,39 @@ fn the_memory_is_searched_in_one_scope() {
 }
 
 #[test]
+fn the_memory_is_exported_imported_backed_up_checked_and_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    write(
+        dir.path(),
+        "memory.jsonl",
+        r#"{"type": "entity", "name": "Ada", "entityType": "person", "observations": ["likes tea"]}"#,
+    );
+    let memory = |rest: &[&str]| {
+        let (code, text, errors) = run(dir.path(), &[&["memory"], rest, &["--data-dir", "data", "--json"]].concat());
+        (code, serde_json::from_str::<Value>(&text).unwrap_or_default(), errors)
+    };
+    let (code, receipt, errors) = memory(&["import", "memory.jsonl", "--user", "ada"]);
+    assert_eq!((code, &receipt["format"], &receipt["added"]), (0, &json!("server_memory"), &json!(1)), "{errors}");
+    assert_eq!(errors, "", "no progress where nobody looks");
+    let (code, receipt, errors) = memory(&["export", "all.jsonl"]);
+    assert_eq!((code, &receipt["entities"]), (0, &json!(1)), "{errors}");
+    assert_eq!(memory(&["export", "all.jsonl"]).0, 1);
+    let (code, receipt, errors) = memory(&["import", "all.jsonl", "--format", "sophia"]);
+    assert_eq!((code, &receipt["unchanged"]), (0, &json!(1)), "{errors}");
+    let (code, _, errors) = memory(&["import", "all.jsonl", "--format", "mem1"]);
+    assert!(code == 1 && errors.contains("mem0"), "{errors}");
+    assert_eq!(memory(&["backup", "backup.db"]).0, 0);
+    let (code, report, _) = memory(&["check"]);
+    assert_eq!((code, &report["ok"], &report["problems"]), (0, &json!(true), &json!([])));
+    let (code, _, errors) = memory(&["forget", "--subject", "ada"]);
+    assert!(code == 1 && errors.contains("--yes"), "{errors}");
+    let (code, receipt, errors) = memory(&["forget", "--subject", "ada", "--yes"]);
+    assert_eq!((code, &receipt["tiers"]), (0, &json!(["l1", "l3"])), "{errors}");
+    let (_, receipt, _) = memory(&["export", "after.jsonl"]);
+    assert_eq!(receipt["entities"], 0);
+}
+
+#[test]
 fn wrong_usage_is_told_apart_from_failure() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(run(dir.path(), &["serv"]).0, 2);

@@ -3,10 +3,13 @@
 
 mod chat;
 mod embedders;
+mod faults;
 mod health;
 #[cfg(feature = "http-server")]
 mod http;
 mod memory;
+#[cfg(all(feature = "postgres", unix))]
+mod postgres;
 mod registry;
 mod searching;
 #[cfg(all(feature = "redis", unix))]

@@ -23,7 +23,9 @@ use sophia_core::{
     operations,
 };
 
+mod archive;
 mod checkpoints;
+mod graph;
 
 fn ada() -> Scope {
     Scope::new().tenant("acme").user("ada")

@@ -20,7 +20,9 @@ use sophia_core::{
 };
 
 mod chat;
+mod counting;
 mod faults;
+mod forgetting;
 mod modes;
 mod processes;
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
+from . import _tracing
 from ._sophia import Engine, Stream
 from ._tools import Tool, answering, definition, split
 from ._wire import Request, awaited, blocking, given, reader, same, settled
@@ -32,6 +33,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 Share = Literal["session", "user", "tenant", "all"]
 CacheMode = Literal["default", "bypass", "refresh", "only"]
+Verdict = Literal["right", "wrong"]
 CostGroup = Literal["model", "provider", "tenant", "scope"]
 Messages = str | Sequence[Mapping[str, Any]]
 
@@ -90,6 +92,7 @@ class RunOptions(TypedDict, Generic[T], total=False):
     ttl: Seconds | None
     timeout: Seconds | None
     tags: Sequence[str]
+    traceparent: str | None
     cacheable: Callable[[T], bool] | None
     text: Callable[[T], str] | None
 
@@ -135,6 +138,7 @@ class Chat:
         temperature: float | None = None,
         max_tokens: int | None = None,
         explain: bool = False,
+        traceparent: str | None = None,
         response_format: Mapping[str, Any] | None = None,
         memory: bool | UseMemory | None = None,
         tools: Literal["registry"] | Sequence[Tool] | None = None,
@@ -145,7 +149,8 @@ class Chat:
 
         `share` says who else may be given the answer; `timeout` is 30 s by default. `memory` recalls what the scope knows of
         the question, and can store the exchange. Functions among `tools`, and the tools of the "registry", are called when
-        the model asks for them, and it is asked again with what they returned. `explain` asks what each stage did.
+        the model asks for them, and it is asked again with what they returned. `explain` asks what each stage did; a stream
+        says it with its last chunk. `traceparent` is the trace it belongs to: that of the caller where OpenTelemetry is used.
         """
         name = "prompt" if isinstance(messages, str) else "messages"
         described, functions = split(tools)
@@ -160,6 +165,7 @@ class Chat:
             temperature=temperature,
             max_tokens=max_tokens,
             explain=explain,
+            traceparent=traceparent or _tracing.traceparent(),
             response_format=response_format,
             memory=memory,
             tools=described,
@@ -202,15 +208,25 @@ class Chat:
                 "cacheable": cacheable is None or bool(cacheable(value)),
             }
 
+        options["traceparent"] = options.get("traceparent") or _tracing.traceparent()
         arguments = given(message=message, **options)
         result: RunResult[Any] = reader(RunResult)(await settled(self._engine.chat_run(arguments, produce)))
         return result
 
     def _embed(
-        self, texts: Sequence[str], /, *, model: str | None = None, timeout: Seconds | None = None, **provider_fields: Any
+        self,
+        texts: Sequence[str],
+        /,
+        *,
+        model: str | None = None,
+        timeout: Seconds | None = None,
+        traceparent: str | None = None,
+        **provider_fields: Any,
     ) -> Request[Embeddings]:
         """Embeds texts with a provider's model; one vector a text, in order. Unknown fields are passed on."""
-        arguments = given(texts=texts, model=model, timeout=timeout) | {"provider_fields": provider_fields}
+        trace = traceparent or _tracing.traceparent()
+        arguments = given(texts=texts, model=model, timeout=timeout, traceparent=trace)
+        arguments |= {"provider_fields": provider_fields}
         return Request("chat.embed", arguments, reader(Embeddings))
 
     embed = awaited(_embed)
@@ -240,28 +256,43 @@ class Chat:
         context: str | None = None,
         tags: Sequence[str] | None = None,
         scope: ScopeLike = None,
+        subject: str | None = None,
         all: bool = False,
     ) -> Request[int]:
-        """Forgets cached answers that match; returns how many."""
-        return Request("chat.invalidate", given(key=key, context=context, tags=tags, scope=scope, all=all), same)
+        """Forgets cached answers that match; returns how many. `subject` is a user, of whichever tenant."""
+        arguments = given(key=key, context=context, tags=tags, scope=scope, subject=subject, all=all)
+        return Request("chat.invalidate", arguments, same)
 
     invalidate = awaited(_invalidate)
     invalidate_sync = blocking(_invalidate)
 
-    def costs(self, *, by: CostGroup = "model", days: int = 30, scope: ScopeLike = None) -> Costs:
+    def _costs(self, *, by: CostGroup = "model", days: int = 30, scope: ScopeLike = None) -> Request[Costs]:
         """Returns what calls cost and what kept answers saved, by `model`, `provider`, `tenant` or `scope`.
 
-        Days are UTC, today included, 1 to 62; without a scope, those of everyone.
+        Counted by all processes that share Redis, or else a `data_dir`. Days are UTC, today included, 1 to 62; without a
+        scope, those of everyone.
         """
-        costs: Costs = reader(Costs)(self._engine.call_sync("chat.costs", given(by=by, days=days, scope=scope)))
-        return costs
+        return Request("chat.costs", given(by=by, days=days, scope=scope), reader(Costs))
 
-    def budget(self, *, scope: ScopeLike = None) -> list[LimitStatus]:
+    costs = awaited(_costs)
+    costs_sync = blocking(_costs)
+
+    def _budget(self, *, scope: ScopeLike = None) -> Request[list[LimitStatus]]:
         """Returns the limits that concern a scope, and how much of each is used."""
-        limits: list[LimitStatus] = reader(list[LimitStatus])(
-            self._engine.call_sync("chat.budget", given(scope=scope))
-        )
-        return limits
+        return Request("chat.budget", given(scope=scope), reader(list[LimitStatus]))
+
+    budget = awaited(_budget)
+    budget_sync = blocking(_budget)
+
+    def semantic_feedback(self, key: str, verdict: Verdict, *, scope: ScopeLike = None) -> bool:
+        """Tells what a user says of an answer that was kept for another question; returns whether it is known.
+
+        `key` is the `cache.key` of a response whose `cache.status` is `semantic_hit`, `scope` the one it was asked under.
+        Each hit counts once; an answer that was wrong once serves no other question any more.
+        """
+        arguments = given(key=key, verdict=verdict, scope=scope)
+        known: bool = self._engine.call_sync("chat.semantic_feedback", arguments)
+        return known
 
     def semantic_report(self) -> SemanticReport:
         """Returns what the semantic tier did, or would have done. No text of any question is in it."""

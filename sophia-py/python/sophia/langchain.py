@@ -1,4 +1,4 @@
-"""LangChain on Sophia: vector store, LLM cache, key-value store, chat history. `pip install 'sophia-ai[langchain]'`.
+"""LangChain on Sophia: chat model, vector store, LLM cache, key-value store, chat history. `pip install 'sophia-ai[langchain]'`.
 
 >>> from sophia import Scope, Sophia
 >>> from sophia.langchain import SophiaVectorStore
@@ -20,7 +20,8 @@ except ImportError as error:
 from ._langchain_history import SophiaChatMessageHistory
 from ._langchain_stores import SophiaByteStore, SophiaCache
 from ._langchain_vectors import SophiaVectorStore
+from .langchain_chat import ChatSophia
 
-__all__ = ["SophiaByteStore", "SophiaCache", "SophiaChatMessageHistory", "SophiaVectorStore"]
+__all__ = ["ChatSophia", "SophiaByteStore", "SophiaCache", "SophiaChatMessageHistory", "SophiaVectorStore"]
 
 del langchain_core

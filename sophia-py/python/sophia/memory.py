@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from inspect import isawaitable
+from os import PathLike, fspath
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 from ._sophia import Engine
@@ -13,9 +14,15 @@ from .checkpoints import Checkpoints
 from .errors import SophiaError, from_code
 from .scope import ScopeLike
 from .types import (
+    BackupReceipt,
+    CheckReport,
     Entity,
+    ExportReceipt,
+    Extracted,
     Fact,
     ForgetReceipt,
+    ImportFormat,
+    ImportReceipt,
     KvFound,
     MemoryHealth,
     MemoryStats,
@@ -223,24 +230,57 @@ class Graph:
     facts_sync = blocking(_facts)
 
     def _neighbors(
-        self, entity: str, *, depth: int = 1, limit: int = 100, scope: ScopeLike = None, as_of: Time | None = None
+        self,
+        entity: str,
+        *,
+        depth: int = 1,
+        limit: int = 100,
+        scope: ScopeLike = None,
+        as_of: Time | None = None,
+        known_at: Time | None = None,
     ) -> Request[list[Neighbor]]:
         """Returns what is within `depth` facts of an entity."""
-        arguments = given(entity=entity, depth=depth, limit=limit, scope=scope, as_of=as_of)
+        arguments = given(entity=entity, depth=depth, limit=limit, scope=scope, as_of=as_of, known_at=known_at)
         return Request("memory.graph.neighbors", arguments, reader(list[Neighbor]))
 
     neighbors = awaited(_neighbors)
     neighbors_sync = blocking(_neighbors)
 
     def _path(
-        self, a: str, b: str, *, max_depth: int = 4, scope: ScopeLike = None, as_of: Time | None = None
+        self,
+        a: str,
+        b: str,
+        *,
+        max_depth: int = 4,
+        scope: ScopeLike = None,
+        as_of: Time | None = None,
+        known_at: Time | None = None,
     ) -> Request[list[Fact] | None]:
         """Returns the facts along a shortest way between two entities, or None."""
-        arguments = given(a=a, b=b, max_depth=max_depth, scope=scope, as_of=as_of)
+        arguments = given(a=a, b=b, max_depth=max_depth, scope=scope, as_of=as_of, known_at=known_at)
         return Request("memory.graph.path", arguments, reader(list[Fact] | None))
 
     path = awaited(_path)
     path_sync = blocking(_path)
+
+    def _extract(
+        self,
+        text: str,
+        *,
+        scope: ScopeLike = None,
+        source: str | None = None,
+        at: Time | None = None,
+        model: str | None = None,
+    ) -> Request[Extracted]:
+        """Lets a model read a text and states what it says; `source` says where every fact comes from.
+
+        What the text does not date is true from `at` on. The text is data: nothing in it is an instruction.
+        """
+        arguments = given(text=text, scope=scope, source=source, at=at, model=model)
+        return Request("memory.graph.extract", arguments, reader(Extracted))
+
+    extract = awaited(_extract)
+    extract_sync = blocking(_extract)
 
 
 class Memory:
@@ -535,6 +575,39 @@ class Memory:
 
     reembed = awaited(_reembed)
     reembed_sync = blocking(_reembed)
+
+    def _export(self, path: str | PathLike[str], *, scope: ScopeLike = None) -> Request[ExportReceipt]:
+        """Writes what is remembered to a new file, as lines of JSON; without a scope, everything of everyone."""
+        return Request("memory.export", given(path=fspath(path), scope=scope), reader(ExportReceipt))
+
+    export = awaited(_export)
+    export_sync = blocking(_export)
+
+    def _import(
+        self, path: str | PathLike[str], *, format: ImportFormat | None = None, scope: ScopeLike = None
+    ) -> Request[ImportReceipt]:
+        """Takes over an export, or a file of mem0, server-memory, LangGraph or Chroma. Made again, it changes nothing.
+
+        The file is only read. `scope` says whose it becomes; of an export, everything else is refused.
+        """
+        return Request("memory.import", given(path=fspath(path), format=format, scope=scope), reader(ImportReceipt))
+
+    import_ = awaited(_import)
+    import_sync = blocking(_import)
+
+    def _backup(self, path: str | PathLike[str]) -> Request[BackupReceipt]:
+        """Writes a copy of all data as of one moment to a new file, while others write."""
+        return Request("memory.backup", {"path": fspath(path)}, reader(BackupReceipt))
+
+    backup = awaited(_backup)
+    backup_sync = blocking(_backup)
+
+    def _check(self, *, repair: bool = False) -> Request[CheckReport]:
+        """Looks whether the data is whole; with `repair`, makes anew what is derived from it and damaged."""
+        return Request("memory.check", {"repair": repair}, reader(CheckReport))
+
+    check = awaited(_check)
+    check_sync = blocking(_check)
 
     def _stats(self) -> Request[MemoryStats]:
         """Returns counts of what is stored."""

@@ -19,6 +19,7 @@ __all__ = [
     "AnomalyKind",
     "Assistance",
     "Attempt",
+    "BackupReceipt",
     "BreakerSnapshot",
     "BreakerState",
     "CacheInfo",
@@ -30,6 +31,7 @@ __all__ = [
     "ChatChunk",
     "ChatMetrics",
     "ChatResponse",
+    "CheckReport",
     "Checkpoint",
     "CheckpointPage",
     "Conflict",
@@ -51,10 +53,14 @@ __all__ = [
     "Entity",
     "Explain",
     "Explanation",
+    "ExportReceipt",
+    "Extracted",
     "Fact",
     "ForgetReceipt",
     "Found",
     "Hit",
+    "ImportFormat",
+    "ImportReceipt",
     "ImportedCheckpoints",
     "Incident",
     "ItemError",
@@ -74,6 +80,7 @@ __all__ = [
     "PendingWrite",
     "Prediction",
     "Priority",
+    "Problem",
     "Quantiles",
     "Recalled",
     "RecentOperation",
@@ -158,6 +165,9 @@ Effect = Literal["helped", "no_effect", "harmed", "unknown"]
 Found = Any
 """A value that was looked up: written as it is, without making its tree anew."""
 
+ImportFormat = Literal["sophia", "mem0", "server_memory", "langgraph", "chroma"]
+"""Who wrote a file."""
+
 LimitKind = Literal["requests_per_minute", "tokens_per_minute", "daily_usd", "monthly_usd"]
 """What is limited."""
 
@@ -200,7 +210,7 @@ Status = Literal["healthy", "degraded", "unhealthy", "unknown"]
 TierStatus = Literal["healthy", "degraded", "unhealthy", "disabled"]
 """How a tier is."""
 
-Transport = Literal["http", "sse", "stdio", "rest"]
+Transport = Literal["http", "sse", "stdio", "rest", "builtin"]
 """How a server is spoken to."""
 
 
@@ -328,6 +338,16 @@ class Attempt:
     """How long it took, in milliseconds."""
     hedge: bool
     """Whether it was made beside the one before it, which was slow."""
+
+
+@dataclass(frozen=True)
+class BackupReceipt:
+    """What a backup wrote."""
+
+    path: str
+    """The file."""
+    bytes: int
+    """Its size."""
 
 
 @dataclass(frozen=True)
@@ -502,6 +522,16 @@ class ChatResponse:
     """What each stage did; null unless the request asks for it."""
     assistance: Assistance | None
     """What memory and tools gave to it; null where neither was asked for."""
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What a check found."""
+
+    ok: bool
+    """Whether all is well now."""
+    problems: list[Problem]
+    """What is, or was, damaged."""
 
 
 @dataclass(frozen=True)
@@ -767,6 +797,42 @@ class Explanation:
 
 
 @dataclass(frozen=True)
+class ExportReceipt:
+    """What an export wrote."""
+
+    path: str
+    """The file."""
+    bytes: int
+    """Its size."""
+    records: int
+    """Records, archived ones included."""
+    versions: int
+    """Former versions of records."""
+    vectors: int
+    """Vectors of records."""
+    entities: int
+    """Entities of the graph."""
+    facts: int
+    """Facts of the graph, also those that ended."""
+    keys: int
+    """Values under keys."""
+    checkpoints: int
+    """Checkpoints."""
+    writes: int
+    """Tasks that wrote."""
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What became part of the graph."""
+
+    entities: list[Entity]
+    """Entities, as they are now."""
+    facts: list[Fact]
+    """Facts, each with its source; one that was known already is the known one."""
+
+
+@dataclass(frozen=True)
 class Fact:
     """A statement on two axes of time: when it is true in the world, and when the store believed it."""
 
@@ -814,6 +880,8 @@ class ForgetReceipt:
     """Vectors."""
     tiers: list[str]
     """Tiers that were cleared."""
+    pending: list[str]
+    """Tiers that are away: this process clears them when they are back."""
 
 
 @dataclass(frozen=True)
@@ -833,6 +901,34 @@ class Hit:
     """Tier that answered."""
     explain: Explain | None
     """How the score came about, where `explain` was set."""
+
+
+@dataclass(frozen=True)
+class ImportReceipt:
+    """What an import read, and what became of it."""
+
+    format: ImportFormat
+    """Who wrote the file."""
+    records: int
+    """Records that were read."""
+    entities: int
+    """Entities that were read."""
+    facts: int
+    """Facts that were read."""
+    keys: int
+    """Keys that were read."""
+    checkpoints: int
+    """Checkpoints that were read."""
+    writes: int
+    """Tasks' writes that were read."""
+    added: int
+    """Of all of these, new."""
+    updated: int
+    """Of all of these, in the place of something older."""
+    unchanged: int
+    """Of all of these, there already."""
+    warnings: list[str]
+    """What could not be taken over, and why."""
 
 
 @dataclass(frozen=True)
@@ -1088,6 +1184,20 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Problem:
+    """One thing that is damaged."""
+
+    part: str
+    """Where: `"data"` is the data itself, all else is derived from it: `"words"`, `"vectors"`, `"tags"`, `"blocks"`."""
+    detail: str
+    """What is wrong."""
+    repaired: bool
+    """Whether it was made anew."""
+    fix: str | None
+    """What to do; null where it is repaired."""
+
+
+@dataclass(frozen=True)
 class Quantiles:
     """How a value was spread over the last hour, within 4 %."""
 
@@ -1175,7 +1285,7 @@ class Record:
     role: str | None
     """Who spoke, for a message: `"user"`, `"assistant"`, `"system"`, `"tool"`."""
     importance: float
-    """From 0 (can be forgotten) to 1 (must be kept)."""
+    """From 0 (can be forgotten) to 1 (pinned: no rule of retention drops it)."""
     priority: Priority
     """How urgent it is."""
     status: RecordStatus
@@ -1390,7 +1500,7 @@ class Server:
     aliases: list[str]
     """Other spellings under which it was loaded."""
     url: str | None
-    """Address of an HTTP, SSE or REST server."""
+    """Address of an HTTP, SSE or REST server, or `sophia://memory` or `sophia://graph` for the engine's own tools."""
     command: str | None
     """Program of a stdio server, found on `PATH`; never given to a shell."""
     args: list[str]
@@ -1400,8 +1510,8 @@ class Server:
     cwd: str | None
     """Working directory of `command`. Default: that of this process."""
     transport: Transport | None
-    """How it is spoken to; inferred where it is left out: `command` means stdio, `rest` means REST, `url` means
-    HTTP."""
+    """How it is spoken to; inferred where it is left out: `command` means stdio, `rest` means REST, a `url` that
+    begins with `sophia://` means built in, another `url` HTTP."""
     rest: dict[str, RestRoute]
     """Routes of a REST server by tool; `"*"` is any other tool, `"tools/list"` is where a GET lists them."""
     capabilities: list[str]

@@ -1,8 +1,19 @@
 //! A call on its way through limits and ledger.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use parking_lot::Mutex;
+use tokio::{runtime::Handle, task::AbortHandle};
 
 use super::{
+    counts::Counts,
     ledger::{Account, CostQuery, Costs, Ledger},
     limits::{LimitStatus, Limits},
     prices::Prices,
@@ -15,8 +26,16 @@ use crate::{
         response::Answer,
     },
     context::Context,
+    tally::TallyStore,
     telemetry::{AiLabels, Telemetry},
 };
+
+/// How long what was used may wait before it is shared: a process that is killed loses as much.
+const SHARED_EVERY: Duration = Duration::from_millis(100);
+/// The same where nothing was used lately.
+const SHARED_IDLY_EVERY: Duration = Duration::from_secs(1);
+/// Days that are read at once.
+const READ_AT_ONCE: usize = 8;
 
 /// Lets calls through that keep their limits, and writes down what they used. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -24,15 +43,37 @@ pub(crate) struct Accounts {
     prices: Arc<Prices>,
     limits: Limits,
     ledger: Ledger,
+    counts: Counts,
+    sharer: Arc<Sharer>,
     telemetry: Telemetry,
 }
 
+/// The task that shares what was counted, while there is one.
+#[derive(Debug, Default)]
+struct Sharer {
+    is_running: AtomicBool,
+    task: Mutex<Option<AbortHandle>>,
+}
+
+impl Drop for Sharer {
+    fn drop(&mut self) {
+        self.task.get_mut().iter().for_each(AbortHandle::abort);
+    }
+}
+
 impl Accounts {
-    pub fn new(config: &ChatConfig, context: &Context) -> Result<Accounts> {
+    /// Opens the accounts of this process. What is counted is shared with others through `shared`, if there is one.
+    ///
+    /// # Errors
+    /// InvalidConfig for prices and limits that cannot be.
+    pub fn new(config: &ChatConfig, context: &Context, shared: Option<Arc<dyn TallyStore>>) -> Result<Accounts> {
+        let counts = Counts::new(context.clock.clone(), shared);
         Ok(Accounts {
             prices: Arc::new(Prices::new(config)?),
-            limits: Limits::new(config, context.clock.clone())?,
+            limits: Limits::new(config, context.clock.clone(), counts.clone())?,
             ledger: Ledger::new(context.clock.clone()),
+            counts,
+            sharer: Arc::default(),
             telemetry: context.telemetry.clone(),
         })
     }
@@ -41,8 +82,8 @@ impl Accounts {
     ///
     /// # Errors
     /// RateLimited, naming the limit, with `retry_after`.
-    pub fn admit(&self, operation: &'static str, scope: &Scope) -> Result<()> {
-        self.limits.admit(operation, scope)
+    pub async fn admit(&self, operation: &'static str, scope: &Scope) -> Result<()> {
+        self.limits.admit(operation, scope).await
     }
 
     /// Writes down what an answer used, and tells it its cost. A cost that the provider told counts.
@@ -54,14 +95,15 @@ impl Accounts {
         }
         if let Some(cost) = cost {
             let labels = AiLabels {
-                model: call.model.clone(),
+                model: self.telemetry.model(&call.model),
                 provider: answer.provider.clone(),
-                task_type: call.context.clone(),
+                task_type: self.telemetry.context(&call.context),
             };
             self.telemetry.ai_cost_dollars.get_or_create(&labels).inc_by(cost);
         }
         self.ledger.account(&answer.provider, &answer.model, &call.scope).used(&answer.usage, cost);
         self.limits.used(&call.scope, answer.usage.total_tokens(), cost);
+        self.share_soon();
     }
 
     /// Writes down what vectors used.
@@ -70,6 +112,7 @@ impl Accounts {
         let cost = price.and_then(|price| price.of_prompt(&vectors.usage));
         self.ledger.account(&vectors.provider, &vectors.model, scope).used(&vectors.usage, cost);
         self.limits.used(scope, vectors.usage.total_tokens(), cost);
+        self.share_soon();
     }
 
     /// Returns the account of those who are given this answer under `scope`.
@@ -77,11 +120,53 @@ impl Accounts {
         self.ledger.account(&answer.provider, &answer.model, scope)
     }
 
-    pub fn costs(&self, query: &CostQuery) -> Result<Costs> {
-        self.ledger.costs(query)
+    pub async fn costs(&self, query: &CostQuery) -> Result<Costs> {
+        if !self.counts.is_shared() {
+            return self.ledger.costs(query);
+        }
+        let groups = self.ledger.groups(query)?;
+        self.share().await;
+        let read = |group: String| async move { self.counts.read_shared(&group).await };
+        let groups: Vec<_> = stream::iter(groups).map(read).buffered(READ_AT_ONCE).try_collect().await?;
+        self.ledger.costs_of(query, &groups)
     }
 
-    pub fn budget(&self, scope: &Scope) -> Result<Vec<LimitStatus>> {
-        self.limits.status(scope)
+    pub async fn budget(&self, scope: &Scope) -> Result<Vec<LimitStatus>> {
+        self.limits.status(scope).await
+    }
+
+    /// Shares what was counted, and stops doing so until something is used again.
+    pub async fn close(&self) {
+        let task = self.sharer.task.lock().take();
+        task.iter().for_each(AbortHandle::abort);
+        self.sharer.is_running.store(false, Ordering::Release);
+        self.share().await;
+    }
+
+    async fn share(&self) {
+        self.counts.pend(self.ledger.unshared());
+        self.counts.share().await;
+    }
+
+    /// Begins to share in the background what is counted, if there is somebody to share it with.
+    fn share_soon(&self) {
+        if !self.counts.is_shared() || self.sharer.is_running.load(Ordering::Acquire) {
+            return;
+        }
+        let Ok(runtime) = Handle::try_current() else { return };
+        let mut task = self.sharer.task.lock();
+        if !self.sharer.is_running.swap(true, Ordering::AcqRel) {
+            let work = share_on(self.ledger.clone(), self.counts.clone(), Arc::downgrade(&self.sharer));
+            *task = Some(runtime.spawn(work).abort_handle());
+        }
+    }
+}
+
+async fn share_on(ledger: Ledger, counts: Counts, sharer: Weak<Sharer>) {
+    while sharer.strong_count() > 0 {
+        counts.pend(ledger.unshared());
+        let pause = if counts.is_in_step() { SHARED_IDLY_EVERY } else { SHARED_EVERY };
+        counts.share().await;
+        tokio::time::sleep(pause).await;
     }
 }

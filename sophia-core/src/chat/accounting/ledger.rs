@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use dashmap::DashMap;
@@ -11,7 +14,7 @@ use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Clock, Error, Result, Scope, chat::response::Usage};
+use crate::{Clock, Error, Result, Scope, chat::response::Usage, tally::TallyChange};
 
 /// Days that are remembered, today included: two months.
 const DAYS: usize = 62;
@@ -21,6 +24,9 @@ const DEFAULT_DAYS: u32 = 30;
 const MAX_ACCOUNTS: usize = 4096;
 /// Seconds of a day, UTC.
 const DAY_S: i64 = 86_400;
+/// What is read for the time since which processes count together, and the name of that time there.
+const COUNTED: &str = "costs";
+const SINCE: &str = "since";
 
 /// What to group costs by.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -84,7 +90,7 @@ impl CostQuery {
 pub struct Costs {
     /// First day that is counted, UTC.
     pub since: String,
-    /// Since when this process counts; what earlier ones counted is not in here.
+    /// Since when it was counted: by this process, or by all that share Redis or else a `data_dir`.
     pub counted_since: Timestamp,
     /// What the rows are grouped by.
     pub by: CostGroup,
@@ -139,10 +145,12 @@ struct Inner {
     accounts: DashMap<Holder, Arc<Account>>,
     /// Takes what no account can be opened for.
     rest: Arc<Account>,
+    /// Whether others were told since when this process counts.
+    has_told_since: AtomicBool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-struct Holder {
+pub(super) struct Holder {
     provider: String,
     model: String,
     tenant: Option<String>,
@@ -162,10 +170,12 @@ pub(crate) struct Account {
 struct Day {
     number: i64,
     sums: Sums,
+    /// What of it others know.
+    shared: Sums,
 }
 
-#[derive(Debug, Clone, Default)]
-struct Sums {
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Sums {
     calls: u64,
     priced_calls: u64,
     cost_usd: f64,
@@ -182,7 +192,13 @@ struct Sums {
 impl Ledger {
     pub fn new(clock: Arc<dyn Clock>) -> Ledger {
         let rest = Arc::new(Account::new(Holder::default(), clock.clone()));
-        Ledger(Arc::new(Inner { since: clock.now(), clock, accounts: DashMap::new(), rest }))
+        Ledger(Arc::new(Inner {
+            since: clock.now(),
+            clock,
+            accounts: DashMap::new(),
+            rest,
+            has_told_since: AtomicBool::new(false),
+        }))
     }
 
     /// Returns the account of what `scope` uses of `model`; opens it where there is none.
@@ -207,8 +223,50 @@ impl Ledger {
         self.0.accounts.entry(holder).or_insert(account).clone()
     }
 
-    /// Sums up what was asked for.
+    /// Sums up what this process counted.
     pub fn costs(&self, query: &CostQuery) -> Result<Costs> {
+        let first = self.first_day(query)?;
+        let accounts = self.accounts().into_iter().map(|account| (account.holder.clone(), account.since(first)));
+        Ok(sum(query, first, self.0.since, accounts))
+    }
+
+    /// Names what is read for what processes counted together: the first is for the time since which they do.
+    pub fn groups(&self, query: &CostQuery) -> Result<Vec<String>> {
+        let days = (self.first_day(query)?..=self.today()).map(group_of);
+        Ok(std::iter::once(COUNTED.to_owned()).chain(days).collect())
+    }
+
+    /// Sums up what processes counted together, from the numbers of [`Ledger::groups`].
+    pub fn costs_of(&self, query: &CostQuery, groups: &[Vec<(String, f64)>]) -> Result<Costs> {
+        let first = self.first_day(query)?;
+        let mut accounts: HashMap<Holder, Sums> = HashMap::new();
+        for (field, number) in groups.iter().skip(1).flatten() {
+            // What a newer version counts may have another form.
+            let Ok((provider, model, tenant, user, kind)) = serde_json::from_str::<FieldName>(field) else { continue };
+            let holder = Holder { provider, model, tenant, user };
+            accounts.entry(holder).or_default().add_one(&kind, *number);
+        }
+        let since = groups.first().and_then(|group| group.iter().find(|(field, _)| field == SINCE));
+        let since = since.and_then(|(_, number)| Timestamp::from_microsecond(-*number as i64).ok());
+        Ok(sum(query, first, since.unwrap_or(self.0.since), accounts.into_iter()))
+    }
+
+    /// Returns what was counted since the last time that it was asked for, to be shared.
+    pub fn unshared(&self) -> Vec<TallyChange> {
+        let mut changes: Vec<_> = self.accounts().iter().flat_map(|account| account.unshared()).collect();
+        if !changes.is_empty() && !self.0.has_told_since.swap(true, Ordering::Relaxed) {
+            let since = TallyChange::add(COUNTED, SINCE, 0.0, Timestamp::MAX);
+            changes.push(since.floor(-(self.0.since.as_microsecond() as f64)));
+        }
+        changes
+    }
+
+    fn accounts(&self) -> Vec<Arc<Account>> {
+        let rest = std::iter::once(self.0.rest.clone());
+        self.0.accounts.iter().map(|entry| entry.value().clone()).chain(rest).collect()
+    }
+
+    fn first_day(&self, query: &CostQuery) -> Result<i64> {
         const OPERATION: &str = "chat.costs";
         if !(1..=DAYS as u32).contains(&query.days) {
             return Err(Error::invalid(OPERATION, "days", format!("must be 1 to {DAYS}")));
@@ -216,36 +274,45 @@ impl Ledger {
         if let Some(scope) = &query.scope {
             scope.validate(OPERATION)?;
         }
-        let first = self.today() - i64::from(query.days) + 1;
-        let mut groups: HashMap<Holder, Sums> = HashMap::new();
-        let mut total = Sums::default();
-        let rest = std::iter::once(self.0.rest.clone());
-        let accounts: Vec<_> = self.0.accounts.iter().map(|entry| entry.value().clone()).chain(rest).collect();
-        for account in accounts {
-            let holder = &account.holder;
-            let theirs = |scope: &Scope| scope.tenant == holder.tenant && scope.user == holder.user;
-            if !query.scope.as_ref().is_none_or(theirs) {
-                continue;
-            }
-            let sums = account.since(first);
-            if sums.is_empty() {
-                continue;
-            }
-            total.add(&sums);
-            groups.entry(holder.grouped(query.by)).or_default().add(&sums);
-        }
-        let mut groups: Vec<_> = groups.into_iter().collect();
-        groups.sort_by(|(name, a), (other, b)| {
-            b.cost_usd.total_cmp(&a.cost_usd).then(b.calls.cmp(&a.calls)).then_with(|| name.names().cmp(&other.names()))
-        });
-        let rows = groups.into_iter().map(|(holder, sums)| sums.row(holder)).collect();
-        let since = date(first).to_string();
-        Ok(Costs { since, counted_since: self.0.since, by: query.by, rows, total: total.row(Holder::default()) })
+        Ok(self.today() - i64::from(query.days) + 1)
     }
 
     fn today(&self) -> i64 {
         day_of(self.0.clock.now())
     }
+}
+
+/// Names a number: provider, model, tenant, user, and what is counted.
+type FieldName = (String, String, Option<String>, Option<String>, String);
+
+/// Names what is read for one day.
+fn group_of(day: i64) -> String {
+    format!("{COUNTED}:{day}")
+}
+
+/// Sums accounts up as they are asked for.
+fn sum(
+    query: &CostQuery,
+    first: i64,
+    counted_since: Timestamp,
+    accounts: impl Iterator<Item = (Holder, Sums)>,
+) -> Costs {
+    let mut groups: HashMap<Holder, Sums> = HashMap::new();
+    let mut total = Sums::default();
+    for (holder, sums) in accounts {
+        let theirs = |scope: &Scope| scope.tenant == holder.tenant && scope.user == holder.user;
+        if !query.scope.as_ref().is_none_or(theirs) || sums.is_empty() {
+            continue;
+        }
+        total.add(&sums);
+        groups.entry(holder.grouped(query.by)).or_default().add(&sums);
+    }
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    groups.sort_by(|(name, a), (other, b)| {
+        b.cost_usd.total_cmp(&a.cost_usd).then(b.calls.cmp(&a.calls)).then_with(|| name.names().cmp(&other.names()))
+    });
+    let rows = groups.into_iter().map(|(holder, sums)| sums.row(holder)).collect();
+    Costs { since: date(first).to_string(), counted_since, by: query.by, rows, total: total.row(Holder::default()) }
 }
 
 impl Holder {
@@ -297,7 +364,7 @@ impl Account {
         let mut days = self.days.lock();
         // A clock that was set back goes on with the newest day.
         if days.back().is_none_or(|last| last.number < number) {
-            days.push_back(Day { number, sums: Sums::default() });
+            days.push_back(Day { number, ..Day::default() });
             while days.front().is_some_and(|first| first.number <= number - DAYS as i64) {
                 days.pop_front();
             }
@@ -305,6 +372,22 @@ impl Account {
         if let Some(day) = days.back_mut() {
             change(&mut day.sums);
         }
+    }
+
+    fn unshared(&self) -> Vec<TallyChange> {
+        let mut changes = Vec::new();
+        for day in self.days.lock().iter_mut().filter(|day| day.sums != day.shared) {
+            let expires_at = midnight(date(day.number + DAYS as i64 + 1));
+            for ((kind, number), (_, shared)) in day.sums.numbers().into_iter().zip(day.shared.numbers()) {
+                if number != shared {
+                    let Holder { provider, model, tenant, user } = &self.holder;
+                    let field = serde_json::json!([provider, model, tenant, user, kind]).to_string();
+                    changes.push(TallyChange::add(group_of(day.number), field, number - shared, expires_at));
+                }
+            }
+            day.shared = day.sums.clone();
+        }
+        changes
     }
 
     fn last_day(&self) -> Option<i64> {
@@ -319,6 +402,42 @@ impl Account {
 }
 
 impl Sums {
+    /// Returns every number with its name.
+    fn numbers(&self) -> [(&'static str, f64); 11] {
+        [
+            ("calls", self.calls as f64),
+            ("priced_calls", self.priced_calls as f64),
+            ("cost_usd", self.cost_usd),
+            ("prompt", self.prompt as f64),
+            ("completion", self.completion as f64),
+            ("cached", self.cached as f64),
+            ("cache_write", self.cache_write as f64),
+            ("reasoning", self.reasoning as f64),
+            ("saved_calls", self.saved_calls as f64),
+            ("priced_savings", self.priced_savings as f64),
+            ("saved_usd", self.saved_usd),
+        ]
+    }
+
+    /// Adds a number by its name.
+    fn add_one(&mut self, name: &str, number: f64) {
+        let count = match name {
+            "cost_usd" => return self.cost_usd += number,
+            "saved_usd" => return self.saved_usd += number,
+            "calls" => &mut self.calls,
+            "priced_calls" => &mut self.priced_calls,
+            "prompt" => &mut self.prompt,
+            "completion" => &mut self.completion,
+            "cached" => &mut self.cached,
+            "cache_write" => &mut self.cache_write,
+            "reasoning" => &mut self.reasoning,
+            "saved_calls" => &mut self.saved_calls,
+            "priced_savings" => &mut self.priced_savings,
+            _ => return,
+        };
+        *count += number as u64;
+    }
+
     fn is_empty(&self) -> bool {
         self.calls == 0 && self.saved_calls == 0
     }

@@ -1,31 +1,50 @@
 //! What a scope may use: calls and tokens a minute, dollars a day and a month.
 //!
-//! A rate is a bucket that holds one minute's worth and fills evenly (the token bucket of Turner, 1986). Tokens and dollars
-//! are known when an answer is there: so what is under way may overshoot them, by what is under way, and is paid back first.
+//! A rate is a bucket that holds one minute's worth and fills evenly (the token bucket of Turner, 1986), counted as the time
+//! at which it is full again: one number, which several processes can move in one step. Tokens and dollars are known when
+//! an answer is there: so what is under way may overshoot them, by what is under way, and is paid back first.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{date, day_of, midnight};
+use super::{
+    counts::Counts,
+    ledger::{date, day_of, midnight},
+};
 use crate::{
     Clock, Error, ErrorKind, Result, Scope,
     chat::{config::ChatConfig, request::Share},
+    tally::TallyChange,
 };
 
 /// Most rules: each call is held against all of them.
 const MAX_RULES: usize = 64;
-/// Most scopes that are counted by themselves; those that come later share one count.
-const MAX_COUNTERS: usize = 65_536;
 /// What the rates are for.
 const MINUTE_S: f64 = 60.0;
+/// Times are counted in microseconds: a double holds them whole.
+const MINUTE_US: f64 = MINUTE_S * 1e6;
+/// What a wait to the microsecond may be short of, in calls or tokens.
+const ROUNDING: f64 = 1e-3;
+/// How long a bucket is needed that calls are taken from: until it is full again, and some more.
+const CALLS_LAST: SignedDuration = SignedDuration::from_mins(2);
+/// The same for tokens, of which one answer may take more than a minute's worth. What takes longer to pay back is forgiven.
+const TOKENS_LAST: SignedDuration = SignedDuration::from_hours(24);
+/// How long what was spent is needed after its month.
+const SPENT_LASTS: SignedDuration = SignedDuration::from_hours(24);
+/// Names of what is counted.
+const REQUESTS: &str = "requests";
+const TOKENS: &str = "tokens";
+const MONTH: &str = "month";
+const UNPRICED: &str = "unpriced";
 
 /// How much calls may use. A call that several of these concern must keep all of them.
 ///
-/// Counted by this process since it started. A kept answer uses nothing. A call whose cost is not known uses no budget: `chat.budget` tells how many there were.
+/// Counted for all processes that share Redis, or else a `data_dir`, and across restarts; with neither, by this process since
+/// it started. A kept answer uses nothing. A call whose cost is not known uses no budget: `chat.budget` tells how many there
+/// were.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -78,6 +97,12 @@ impl LimitConfig {
     pub fn monthly_usd(mut self, usd: f64) -> LimitConfig {
         self.monthly_usd = Some(usd);
         self
+    }
+
+    fn id(&self) -> String {
+        let whom = Scope { tenant: self.tenant.clone(), user: self.user.clone(), ..Scope::default() };
+        let whom = blake3::hash(whom.key().as_bytes());
+        format!("{:?}-{}", self.per, &whom.to_hex()[..16]).to_lowercase()
     }
 
     fn concerns(&self, scope: &Scope) -> bool {
@@ -172,89 +197,79 @@ pub struct LimitStatus {
     pub unpriced_calls: Option<u64>,
 }
 
-/// What everyone used. Cheap to clone.
+/// The limits, and what was counted of them. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    rules: Vec<LimitConfig>,
+    rules: Vec<Rule>,
     clock: Arc<dyn Clock>,
-    used: Mutex<Counters>,
+    counts: Counts,
 }
 
-/// What one scope used of one rule.
-#[derive(Debug, Clone)]
-struct Used {
-    requests: Bucket,
-    tokens: Bucket,
-    day: Spent,
-    month: Spent,
-    unpriced_calls: u64,
+#[derive(Debug)]
+struct Rule {
+    config: LimitConfig,
+    /// What its numbers are named by: whom it concerns and whose calls it counts together, not where it stands.
+    id: String,
 }
 
-/// How much is gone of a minute's worth, at a moment.
-#[derive(Debug, Clone, Copy, Default)]
-struct Bucket {
-    gone: f64,
-    at: Duration,
-}
-
-/// How much was spent in one period.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Spent {
-    period: i64,
-    usd: f64,
-}
-
-/// The present, in the two ways in which limits need it.
+/// The present, as limits need it.
 #[derive(Debug, Clone, Copy)]
 struct Now {
     time: Timestamp,
-    monotonic: Duration,
     day: i64,
 }
 
 impl Limits {
-    pub fn new(config: &ChatConfig, clock: Arc<dyn Clock>) -> Result<Limits> {
-        let rules = config.limits.clone();
-        if rules.len() > MAX_RULES {
+    pub fn new(config: &ChatConfig, clock: Arc<dyn Clock>, counts: Counts) -> Result<Limits> {
+        if config.limits.len() > MAX_RULES {
             return Err(Error::invalid_config("chat.limits", format!("must be at most {MAX_RULES}")));
         }
-        for (index, rule) in rules.iter().enumerate() {
+        let mut rules: Vec<Rule> = Vec::new();
+        for (index, rule) in config.limits.iter().enumerate() {
             rule.validate(&path(index))?;
+            let id = rule.id();
+            let alike = rules.iter().filter(|other| other.id.starts_with(&id)).count();
+            rules.push(Rule { config: rule.clone(), id: format!("{id}.{alike}") });
         }
-        Ok(Limits(Arc::new(Inner { rules, clock, used: Mutex::default() })))
+        Ok(Limits(Arc::new(Inner { rules, clock, counts })))
     }
 
     /// Counts one call of `scope`, if it keeps every limit.
     ///
     /// # Errors
     /// RateLimited, naming the limit that is open again last, and when that is.
-    pub fn admit(&self, operation: &'static str, scope: &Scope) -> Result<()> {
+    pub async fn admit(&self, operation: &'static str, scope: &Scope) -> Result<()> {
         if self.0.rules.is_empty() {
             return Ok(());
         }
         let now = Now::of(&*self.0.clock);
-        let mut counters = self.0.used.lock();
-        let mut refused: Option<(Duration, usize, LimitKind)> = None;
+        let (mut asked, mut changes) = (Vec::new(), Vec::new());
         for (index, rule) in self.concerning(scope) {
-            let used = self.find(&mut counters, index, scope, now);
             for limit in LimitKind::ALL {
-                if let Some(wait) = rule.max(limit).and_then(|max| used.wait(limit, max, now))
-                    && refused.is_none_or(|(longest, ..)| wait > longest)
-                {
-                    refused = Some((wait, index, limit));
-                }
+                let Some(max) = rule.config.max(limit) else { continue };
+                asked.push((index, limit, max));
+                changes.push(rule.admission(limit, max, scope, now));
             }
         }
-        if let Some((wait, index, limit)) = refused {
-            return Err(self.refusal(operation, scope, index, limit).with_retry_after(wait));
+        if changes.is_empty() {
+            return Ok(());
         }
-        for (index, rule) in self.concerning(scope) {
-            self.find(&mut counters, index, scope, now).ask(rule, now);
+        let outcome = self.0.counts.try_apply(&changes).await;
+        if outcome.applied {
+            return Ok(());
         }
-        Ok(())
+        let waits = asked
+            .iter()
+            .zip(&outcome.numbers)
+            .filter_map(|((index, limit, max), number)| Some((limit.wait(*max, *number, now)?, *index, *limit)));
+        let longest = waits.reduce(|longest, wait| if wait.0 > longest.0 { wait } else { longest });
+        match longest {
+            Some((wait, index, limit)) => Err(self.refusal(operation, scope, index, limit).with_retry_after(wait)),
+            None => Ok(()),
+        }
     }
 
     /// Counts what an answer used.
@@ -263,160 +278,152 @@ impl Limits {
             return;
         }
         let now = Now::of(&*self.0.clock);
-        let mut counters = self.0.used.lock();
-        for (index, rule) in self.concerning(scope) {
-            self.find(&mut counters, index, scope, now).answered(rule, tokens, cost_usd, now);
-        }
+        let changes: Vec<_> =
+            self.concerning(scope).flat_map(|(_, rule)| rule.usage(scope, tokens, cost_usd, now)).collect();
+        self.0.counts.add(changes);
     }
 
     /// Returns every limit that concerns calls of `scope`.
-    pub fn status(&self, scope: &Scope) -> Result<Vec<LimitStatus>> {
+    pub async fn status(&self, scope: &Scope) -> Result<Vec<LimitStatus>> {
         scope.validate("chat.budget")?;
+        self.0.counts.share().await;
         let now = Now::of(&*self.0.clock);
-        let counters = self.0.used.lock();
         let mut status = Vec::new();
         for (index, rule) in self.concerning(scope) {
-            let key = (index, Some(rule.per.narrow(scope)));
-            let used = counters.get(&key).cloned().unwrap_or_else(|| Used::new(now));
+            let rates = self.0.counts.read(&rule.rates(scope)).await;
+            let spent = self.0.counts.read(&rule.spent(scope, now)).await;
+            let find = |numbers: &[(String, f64)], field: &str| {
+                numbers.iter().find(|(name, _)| name == field).map_or(0.0, |(_, number)| *number)
+            };
             for limit in LimitKind::ALL {
-                let Some(max) = rule.max(limit) else { continue };
-                let amount = used.amount(limit, max, now);
+                let Some(max) = rule.config.max(limit) else { continue };
+                let amount = match limit {
+                    LimitKind::RequestsPerMinute => now.gone(max, find(&rates, REQUESTS)),
+                    LimitKind::TokensPerMinute => now.gone(max, find(&rates, TOKENS)),
+                    LimitKind::DailyUsd => find(&spent, &now.today()),
+                    LimitKind::MonthlyUsd => find(&spent, MONTH),
+                };
+                let resets_in = match limit.is_rate() {
+                    true => seconds(amount * MINUTE_S / max),
+                    false => now.until(limit),
+                };
                 status.push(LimitStatus {
                     rule: path(index),
                     limit,
-                    scope: rule.per.narrow(scope),
+                    scope: rule.config.per.narrow(scope),
                     max,
                     used: amount,
                     remaining: (max - amount).max(0.0),
-                    resets_at: (amount > 0.0).then(|| now.after(used.reset(limit, max, now))),
-                    unpriced_calls: (!limit.is_rate()).then(|| used.unpriced_calls(now)),
+                    resets_at: (amount > 0.0).then(|| now.after(resets_in)),
+                    unpriced_calls: (!limit.is_rate()).then(|| find(&spent, UNPRICED) as u64),
                 });
             }
         }
         Ok(status)
     }
 
-    fn concerning<'a>(&'a self, scope: &'a Scope) -> impl Iterator<Item = (usize, &'a LimitConfig)> {
-        self.0.rules.iter().enumerate().filter(move |(_, rule)| rule.concerns(scope))
-    }
-
-    /// Finds what a scope used of a rule; opens a count where there is none.
-    fn find<'a>(&self, counters: &'a mut Counters, rule: usize, scope: &Scope, now: Now) -> &'a mut Used {
-        let mut key = (rule, Some(self.0.rules[rule].per.narrow(scope)));
-        if counters.len() >= MAX_COUNTERS && !counters.contains_key(&key) {
-            counters.retain(|(rule, _), used| !used.is_unused(&self.0.rules[*rule], now));
-            if counters.len() >= MAX_COUNTERS {
-                key.1 = None;
-            }
-        }
-        counters.entry(key).or_insert_with(|| Used::new(now))
+    fn concerning<'a>(&'a self, scope: &'a Scope) -> impl Iterator<Item = (usize, &'a Rule)> {
+        self.0.rules.iter().enumerate().filter(move |(_, rule)| rule.config.concerns(scope))
     }
 
     fn refusal(&self, operation: &'static str, scope: &Scope, index: usize, limit: LimitKind) -> Error {
-        let rule = &self.0.rules[index];
+        let rule = &self.0.rules[index].config;
         let (max, name, whose) = (rule.max(limit).unwrap_or_default(), limit.name(), whose(rule.per, scope));
         let message = format!("the limit of {max} {name} of {whose} is reached (`{}`)", path(index));
         Error::new(ErrorKind::RateLimited, operation, message).with("limit", name).with("rule", path(index))
     }
 }
 
-/// What each scope used, by rule; the scope is `None` for those that found no place.
-type Counters = HashMap<(usize, Option<Scope>), Used>;
-
-impl Used {
-    fn new(now: Now) -> Used {
-        let bucket = Bucket { gone: 0.0, at: now.monotonic };
-        Used {
-            requests: bucket,
-            tokens: bucket,
-            day: Spent { period: now.day, usd: 0.0 },
-            month: Spent { period: now.month(), usd: 0.0 },
-            unpriced_calls: 0,
-        }
+impl Rule {
+    /// Names the numbers of the rates of a scope.
+    fn rates(&self, scope: &Scope) -> String {
+        // Hashed: names of people are not needed to count.
+        let whose = blake3::hash(self.config.per.narrow(scope).key().as_bytes());
+        format!("limit:{}:{}", self.id, &whose.to_hex()[..32])
     }
 
-    /// Returns how much is used of a limit.
-    fn amount(&self, limit: LimitKind, max: f64, now: Now) -> f64 {
+    /// Names the numbers of what a scope spent in a month.
+    fn spent(&self, scope: &Scope, now: Now) -> String {
+        format!("{}:{}", self.rates(scope), now.month())
+    }
+
+    /// Returns what one more call changes, and what it must not pass.
+    fn admission(&self, limit: LimitKind, max: f64, scope: &Scope, now: Now) -> TallyChange {
+        let (us, rounding) = (now.us(), MINUTE_US * ROUNDING / max);
         match limit {
-            LimitKind::RequestsPerMinute => self.requests.gone(max, now),
-            LimitKind::TokensPerMinute => self.tokens.gone(max, now),
-            LimitKind::DailyUsd => self.day.usd(now.day),
-            LimitKind::MonthlyUsd => self.month.usd(now.month()),
+            LimitKind::RequestsPerMinute => {
+                let taken = TallyChange::add(self.rates(scope), REQUESTS, MINUTE_US / max, now.plus(CALLS_LAST));
+                taken.floor(us).at_most(us + MINUTE_US + rounding)
+            }
+            LimitKind::TokensPerMinute => {
+                let looked = TallyChange::add(self.rates(scope), TOKENS, 0.0, now.plus(CALLS_LAST));
+                looked.floor(us).at_most(us + MINUTE_US * (max - 1.0) / max + rounding)
+            }
+            // Less than all of it: so a budget of nothing lets nothing through.
+            LimitKind::DailyUsd => {
+                TallyChange::add(self.spent(scope, now), now.today(), 0.0, now.month_ends()).at_most(max.next_down())
+            }
+            LimitKind::MonthlyUsd => {
+                TallyChange::add(self.spent(scope, now), MONTH, 0.0, now.month_ends()).at_most(max.next_down())
+            }
         }
     }
 
-    /// Returns how long a call has to wait; `None` where it may go.
-    fn wait(&self, limit: LimitKind, max: f64, now: Now) -> Option<Duration> {
-        // What a wait to the microsecond may be short of.
-        const ROUNDING: f64 = 1e-3;
-        let amount = self.amount(limit, max, now);
-        if limit.is_rate() {
-            let over = amount + 1.0 - max;
-            return (over > ROUNDING).then(|| seconds(over * MINUTE_S / max));
+    /// Returns what an answer changes.
+    fn usage(&self, scope: &Scope, tokens: u64, cost_usd: Option<f64>, now: Now) -> Vec<TallyChange> {
+        let mut changes = Vec::new();
+        if let Some(max) = self.config.tokens_per_minute {
+            let amount = tokens as f64 * MINUTE_US / max as f64;
+            let taken = TallyChange::add(self.rates(scope), TOKENS, amount, now.plus(TOKENS_LAST));
+            changes.push(taken.floor(now.us()));
         }
-        (amount >= max).then(|| now.until(limit))
-    }
-
-    /// Returns how long it is until nothing is used any more.
-    fn reset(&self, limit: LimitKind, max: f64, now: Now) -> Duration {
-        match limit.is_rate() {
-            true => seconds(self.amount(limit, max, now) * MINUTE_S / max),
-            false => now.until(limit),
+        if self.config.daily_usd.is_some() || self.config.monthly_usd.is_some() {
+            let spent = self.spent(scope, now);
+            let add = |field: &str, amount| TallyChange::add(spent.clone(), field, amount, now.month_ends());
+            match cost_usd {
+                Some(cost) => changes.extend([add(&now.today(), cost), add(MONTH, cost)]),
+                None => changes.push(add(UNPRICED, 1.0)),
+            }
         }
-    }
-
-    fn unpriced_calls(&self, now: Now) -> u64 {
-        if self.month.period == now.month() { self.unpriced_calls } else { 0 }
-    }
-
-    fn is_unused(&self, rule: &LimitConfig, now: Now) -> bool {
-        let used = |limit| rule.max(limit).is_some_and(|max| self.amount(limit, max, now) > 0.0);
-        self.unpriced_calls(now) == 0 && !LimitKind::ALL.into_iter().any(used)
-    }
-
-    fn ask(&mut self, rule: &LimitConfig, now: Now) {
-        if let Some(max) = rule.max(LimitKind::RequestsPerMinute) {
-            self.requests.take(1.0, max, now);
-        }
-    }
-
-    fn answered(&mut self, rule: &LimitConfig, tokens: u64, cost_usd: Option<f64>, now: Now) {
-        if let Some(max) = rule.max(LimitKind::TokensPerMinute) {
-            self.tokens.take(tokens as f64, max, now);
-        }
-        self.unpriced_calls = self.unpriced_calls(now) + u64::from(cost_usd.is_none());
-        self.day.add(now.day, cost_usd.unwrap_or_default());
-        self.month.add(now.month(), cost_usd.unwrap_or_default());
+        changes
     }
 }
 
-impl Bucket {
-    /// Returns how much is gone; it fills to `max` within a minute.
-    fn gone(&self, max: f64, now: Now) -> f64 {
-        let filled = now.monotonic.saturating_sub(self.at).as_secs_f64() * max / MINUTE_S;
-        (self.gone - filled).max(0.0)
-    }
-
-    fn take(&mut self, amount: f64, max: f64, now: Now) {
-        *self = Bucket { gone: self.gone(max, now) + amount, at: now.monotonic };
-    }
-}
-
-impl Spent {
-    fn usd(&self, period: i64) -> f64 {
-        // A clock that was set back goes on with the newest period.
-        if self.period < period { 0.0 } else { self.usd }
-    }
-
-    fn add(&mut self, period: i64, usd: f64) {
-        *self = Spent { period: self.period.max(period), usd: self.usd(period) + usd };
+impl LimitKind {
+    /// Returns how long a call has to wait whose number would be this; `None` where it may go.
+    fn wait(self, max: f64, number: f64, now: Now) -> Option<Duration> {
+        let over = match self {
+            LimitKind::RequestsPerMinute => now.gone(max, number) - max,
+            LimitKind::TokensPerMinute => now.gone(max, number) + 1.0 - max,
+            LimitKind::DailyUsd | LimitKind::MonthlyUsd => return (number >= max).then(|| now.until(self)),
+        };
+        (over > ROUNDING).then(|| seconds(over * MINUTE_S / max))
     }
 }
 
 impl Now {
     fn of(clock: &dyn Clock) -> Now {
         let time = clock.now();
-        Now { time, monotonic: clock.monotonic(), day: day_of(time) }
+        Now { time, day: day_of(time) }
+    }
+
+    fn us(&self) -> f64 {
+        self.time.as_microsecond() as f64
+    }
+
+    /// Returns how much is gone of a bucket that is full again at `full_at`.
+    fn gone(&self, max: f64, full_at: f64) -> f64 {
+        (full_at - self.us()).max(0.0) * max / MINUTE_US
+    }
+
+    /// Names today.
+    fn today(&self) -> String {
+        format!("day-{}", self.day)
+    }
+
+    /// Returns when what was spent in this month is not needed any more.
+    fn month_ends(&self) -> Timestamp {
+        Now { time: self.after(self.until(LimitKind::MonthlyUsd)), ..*self }.plus(SPENT_LASTS)
     }
 
     /// Returns the number of the month.
@@ -437,7 +444,10 @@ impl Now {
     }
 
     fn after(&self, wait: Duration) -> Timestamp {
-        let wait = SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX);
+        self.plus(SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX))
+    }
+
+    fn plus(&self, wait: SignedDuration) -> Timestamp {
         self.time.saturating_add(wait).unwrap_or(Timestamp::MAX)
     }
 }
@@ -462,10 +472,11 @@ fn whose(per: Share, scope: &Scope) -> String {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ManualClock;
+    use crate::{ManualClock, tally};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -473,7 +484,16 @@ mod tests {
         // 2026-01-30T12:00:00Z: the day after tomorrow is in the next month.
         let clock = Arc::new(ManualClock::new(Timestamp::constant(1_769_774_400, 0)));
         let config = ChatConfig { limits: rules.to_vec(), ..ChatConfig::default() };
-        (Limits::new(&config, clock.clone()).unwrap(), clock)
+        (Limits::new(&config, clock.clone(), Counts::new(clock.clone(), None)).unwrap(), clock)
+    }
+
+    /// Without a shared store, nothing is waited for.
+    fn admit(limits: &Limits, scope: &Scope) -> Result<()> {
+        limits.admit("test", scope).now_or_never().unwrap()
+    }
+
+    fn status(limits: &Limits, scope: &Scope) -> Vec<LimitStatus> {
+        limits.status(scope).now_or_never().unwrap().unwrap()
     }
 
     fn user(name: &str) -> Scope {
@@ -481,7 +501,7 @@ mod tests {
     }
 
     fn refusal(limits: &Limits, scope: &Scope) -> (String, Duration) {
-        let error = limits.admit("test", scope).unwrap_err();
+        let error = admit(limits, scope).unwrap_err();
         assert_eq!((error.code(), error.is_retryable()), ("RATE_LIMITED", true));
         (error.get("limit").unwrap().to_owned(), error.retry_after().unwrap())
     }
@@ -490,26 +510,26 @@ mod tests {
     fn a_minutes_worth_of_calls_goes_at_once_and_then_evenly() {
         let (limits, clock) = limits(&[LimitConfig::per(Share::User).requests_per_minute(6)]);
         for _ in 0..6 {
-            limits.admit("test", &user("ada")).unwrap();
+            admit(&limits, &user("ada")).unwrap();
         }
         let (limit, wait) = refusal(&limits, &user("ada"));
         assert_eq!((limit.as_str(), wait.as_secs()), ("requests_per_minute", 10));
-        limits.admit("test", &user("bob")).unwrap();
+        admit(&limits, &user("bob")).unwrap();
         clock.advance(wait);
-        limits.admit("test", &user("ada")).unwrap();
-        assert!(limits.admit("test", &user("ada")).is_err());
+        admit(&limits, &user("ada")).unwrap();
+        assert!(admit(&limits, &user("ada")).is_err());
     }
 
     #[test]
     fn tokens_are_paid_back_before_the_next_call() {
         let (limits, clock) = limits(&[LimitConfig::per(Share::Tenant).tokens_per_minute(600)]);
-        limits.admit("test", &user("ada")).unwrap();
+        admit(&limits, &user("ada")).unwrap();
         limits.used(&user("ada"), 1200, None);
         let (limit, wait) = refusal(&limits, &user("bob"));
         assert_eq!((limit.as_str(), wait.as_secs()), ("tokens_per_minute", 60), "they share a tenant");
-        limits.admit("test", &Scope::new().tenant("other")).unwrap();
+        admit(&limits, &Scope::new().tenant("other")).unwrap();
         clock.advance(wait);
-        limits.admit("test", &user("bob")).unwrap();
+        admit(&limits, &user("bob")).unwrap();
     }
 
     #[test]
@@ -517,15 +537,15 @@ mod tests {
         let rules = [LimitConfig::per(Share::User).daily_usd(1.0).monthly_usd(1.5)];
         let (limits, clock) = limits(&rules);
         limits.used(&user("ada"), 0, Some(0.99));
-        limits.admit("test", &user("ada")).unwrap();
+        admit(&limits, &user("ada")).unwrap();
         limits.used(&user("ada"), 0, Some(0.2));
         assert_eq!(refusal(&limits, &user("ada")), ("daily_usd".to_owned(), 12 * HOUR));
         clock.advance(12 * HOUR);
-        limits.admit("test", &user("ada")).unwrap();
+        admit(&limits, &user("ada")).unwrap();
         limits.used(&user("ada"), 0, Some(0.5));
         assert_eq!(refusal(&limits, &user("ada")), ("monthly_usd".to_owned(), 24 * HOUR));
         clock.advance(24 * HOUR);
-        limits.admit("test", &user("ada")).unwrap();
+        admit(&limits, &user("ada")).unwrap();
     }
 
     #[test]
@@ -535,21 +555,21 @@ mod tests {
             LimitConfig { tenant: Some("acme".into()), ..LimitConfig::per(Share::All).requests_per_minute(1) },
         ];
         let (limits, _) = limits(&rules);
-        limits.admit("test", &user("ada")).unwrap();
+        admit(&limits, &user("ada")).unwrap();
         for _ in 0..5 {
-            let error = limits.admit("test", &user("ada")).unwrap_err();
+            let error = admit(&limits, &user("ada")).unwrap_err();
             assert_eq!((error.get("rule"), error.retry_after().unwrap().as_secs()), (Some("chat.limits[1]"), 60));
         }
-        let hers = limits.status(&user("ada")).unwrap();
+        let hers = status(&limits, &user("ada"));
         assert_eq!((hers[0].used, hers[0].remaining, hers[1].remaining), (1.0, 1.0, 0.0));
-        limits.admit("test", &Scope::new().tenant("other").user("ada")).unwrap();
+        admit(&limits, &Scope::new().tenant("other").user("ada")).unwrap();
     }
 
     #[test]
     fn the_status_says_what_is_used_and_when_it_is_over() {
         let rules = [LimitConfig::per(Share::User).tokens_per_minute(60).daily_usd(2.0).monthly_usd(10.0)];
         let (limits, clock) = limits(&rules);
-        let status = || limits.status(&user("ada")).unwrap();
+        let status = || status(&limits, &user("ada"));
         assert!(status().iter().all(|limit| limit.used == 0.0 && limit.resets_at.is_none()));
         limits.used(&user("ada"), 30, Some(0.5));
         limits.used(&user("ada"), 0, None);
@@ -565,9 +585,14 @@ mod tests {
 
     #[test]
     fn a_rule_that_cannot_work_is_refused() {
+        let clock = Arc::new(ManualClock::default());
         let field = |rule: LimitConfig| {
             let config = ChatConfig { limits: vec![rule], ..ChatConfig::default() };
-            Limits::new(&config, Arc::new(ManualClock::default())).unwrap_err().get("field").unwrap().to_owned()
+            Limits::new(&config, clock.clone(), Counts::new(clock.clone(), None))
+                .unwrap_err()
+                .get("field")
+                .unwrap()
+                .to_owned()
         };
         assert_eq!(field(LimitConfig::default()), "chat.limits[0]");
         assert_eq!(field(LimitConfig::default().requests_per_minute(0)), "chat.limits[0].requests_per_minute");
@@ -577,12 +602,14 @@ mod tests {
     #[test]
     fn counts_are_bounded_and_those_without_a_place_share_one() {
         let (limits, clock) = limits(&[LimitConfig::per(Share::User).requests_per_minute(2)]);
-        let ask = |index: usize| limits.admit("test", &user(&index.to_string()));
-        (0..MAX_COUNTERS).for_each(|index| ask(index).unwrap());
-        assert!(ask(MAX_COUNTERS).is_ok() && ask(MAX_COUNTERS + 1).is_ok() && ask(MAX_COUNTERS + 2).is_err());
+        let ask = |index: usize| admit(&limits, &user(&index.to_string()));
+        (0..tally::MAX_GROUPS).for_each(|index| ask(index).unwrap());
+        assert!(
+            ask(tally::MAX_GROUPS).is_ok() && ask(tally::MAX_GROUPS + 1).is_ok() && ask(tally::MAX_GROUPS + 2).is_err()
+        );
         clock.advance(HOUR);
-        (0..10).for_each(|index| ask(MAX_COUNTERS + 10 + index).unwrap());
-        assert!(limits.0.used.lock().len() < 20, "those that use nothing make room");
+        (0..10).for_each(|index| ask(tally::MAX_GROUPS + 10 + index).unwrap());
+        assert!(limits.0.counts.local().len() < 20, "those that use nothing make room");
     }
 
     proptest! {
@@ -593,7 +620,7 @@ mod tests {
             for step in steps {
                 clock.advance(Duration::from_millis(step));
                 now += step;
-                if limits.admit("test", &user("ada")).is_ok() {
+                if admit(&limits, &user("ada")).is_ok() {
                     admitted.push(now);
                 }
             }

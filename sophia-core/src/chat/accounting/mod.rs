@@ -5,9 +5,11 @@
 //! | what a token costs | [`Price`]: `prices.rs` |
 //! | what was used and saved, by day | [`Costs`]: `ledger.rs` |
 //! | what a scope may use | [`LimitConfig`]: `limits.rs` |
+//! | where it is counted, for one process or several | `counts.rs` |
 //! | a call on its way through all of it | `accounts.rs` |
 
 mod accounts;
+mod counts;
 mod ledger;
 mod limits;
 mod prices;

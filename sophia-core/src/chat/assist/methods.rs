@@ -8,6 +8,7 @@ use super::{ToolBox, rounds::Rounds};
 use crate::{
     Result,
     chat::{Chat, ChatChunk, ChatRequest, ChatResponse, ChatStream},
+    otlp::{Kind, Span, SpanContext},
     resilience::Deadline,
 };
 
@@ -42,21 +43,32 @@ impl Chat {
         own: Option<Arc<dyn ToolBox>>,
     ) -> BoxFuture<'_, Result<ChatResponse>> {
         Box::pin(async move {
-            let start = Instant::now();
-            let mut rounds = self.rounds(request, own)?.await?;
-            let mut attempts = Vec::new();
-            loop {
-                let mut response = self.complete_once(rounds.next()).await?;
-                attempts.append(&mut response.attempts);
-                if rounds.goes_on(&response.answer) {
-                    rounds.follow(&response.answer).await;
-                    continue;
-                }
-                let (answer, assistance) = rounds.finish(response.answer).await;
-                let latency_ms = start.elapsed().as_secs_f64() * 1e3;
-                return Ok(ChatResponse { answer, attempts, latency_ms, assistance: Some(assistance), ..response });
+            let (request, span) = self.spanned(request);
+            let outcome = self.complete_in_rounds(request, own).await;
+            match (span, &outcome) {
+                (Some(span), Ok(_)) => span.end(),
+                (Some(span), Err(error)) => span.fail(error),
+                (None, _) => {}
             }
+            outcome
         })
+    }
+
+    async fn complete_in_rounds(&self, request: ChatRequest, own: Option<Arc<dyn ToolBox>>) -> Result<ChatResponse> {
+        let start = Instant::now();
+        let mut rounds = self.rounds(request, own)?.await?;
+        let mut attempts = Vec::new();
+        loop {
+            let mut response = self.complete_once(rounds.next()).await?;
+            attempts.append(&mut response.attempts);
+            if rounds.goes_on(&response.answer) {
+                rounds.follow(&response.answer, self.otel()).await;
+                continue;
+            }
+            let (answer, assistance) = rounds.finish(response.answer).await;
+            let latency_ms = start.elapsed().as_secs_f64() * 1e3;
+            return Ok(ChatResponse { answer, attempts, latency_ms, assistance: Some(assistance), ..response });
+        }
     }
 
     pub(in crate::chat) fn stream_with_help(
@@ -65,9 +77,21 @@ impl Chat {
         own: Option<Arc<dyn ToolBox>>,
     ) -> Result<ChatStream> {
         let (start, deadline) = (Instant::now(), self.deadline(request.timeout));
-        let state = Helped { chat: self.clone(), turn: Turn::Begin(Box::new(self.clone().rounds(request, own)?)) };
+        let (request, span) = self.spanned(request);
+        let turn = Turn::Begin(Box::new(self.clone().rounds(request, own)?));
+        let state = Helped { chat: self.clone(), turn, span };
         let chunks = stream::unfold(state, |mut state| async move { Some((state.next().await?, state)) });
         Ok(ChatStream::helped(chunks.boxed(), start, deadline, self.meter()))
+    }
+
+    /// Begins the span that all rounds and tools of a request stand in, if it is told to anybody.
+    fn spanned(&self, mut request: ChatRequest) -> (ChatRequest, Option<Span>) {
+        let parent = request.traceparent.as_deref().and_then(SpanContext::parse);
+        let span = self.otel().map(|otel| otel.span("chat.assisted", Kind::Internal, parent));
+        if let Some(span) = &span {
+            request.traceparent = Some(span.context().traceparent());
+        }
+        (request, span)
     }
 
     /// Checks the request, and returns what is done before it is asked.
@@ -87,6 +111,7 @@ impl Chat {
 struct Helped {
     chat: Chat,
     turn: Turn,
+    span: Option<Span>,
 }
 
 enum Turn {
@@ -98,6 +123,18 @@ enum Turn {
 
 impl Helped {
     async fn next(&mut self) -> Option<Result<ChatChunk>> {
+        let item = self.step().await?;
+        let is_over = item.as_ref().ok().is_none_or(|chunk| chunk.answer.is_some());
+        if is_over && let Some(span) = self.span.take() {
+            match &item {
+                Ok(_) => span.end(),
+                Err(error) => span.fail(error),
+            }
+        }
+        Some(item)
+    }
+
+    async fn step(&mut self) -> Option<Result<ChatChunk>> {
         loop {
             // Whatever is not put back ends the stream, so that a failure is its last item.
             match std::mem::replace(&mut self.turn, Turn::Ended) {
@@ -112,7 +149,7 @@ impl Helped {
                 Turn::Read(mut rounds, mut chunks) => match chunks.next().await? {
                     Ok(mut chunk) => match chunk.answer.take() {
                         Some(answer) if rounds.goes_on(&answer) => {
-                            rounds.follow(&answer).await;
+                            rounds.follow(&answer, self.chat.otel()).await;
                             self.turn = Turn::Ask(rounds);
                         }
                         Some(answer) => {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use crate::{
     Error, Result, Scope,
     chat::request::{ChatRequest, Message},
-    memory::{AppendMessage, Memory, Query},
+    memory::{AppendMessage, Hit, Memory, Query},
 };
 
 /// Most hits that are recalled, unless told otherwise.
@@ -126,7 +126,9 @@ impl Recalled {
         if hits.is_empty() {
             return Recalled::default();
         }
-        let notes = hits.iter().fold(HEADING.to_owned(), |notes, hit| notes + "\n- " + &hit.record.content);
+        // Lines of a note stand under its own dash: none can look like the next note, or like the end of the notes.
+        let note = |hit: &Hit| hit.record.content.lines().collect::<Vec<_>>().join("\n  ");
+        let notes = hits.iter().fold(HEADING.to_owned(), |notes, hit| notes + "\n- " + &note(hit));
         request.messages.insert(place, Message::user(notes));
         Recalled { ids: hits.into_iter().map(|hit| hit.record.id).collect(), ..Recalled::default() }
     }

@@ -17,8 +17,10 @@ use crate::{
         config::ToolsConfig,
         request::{ChatRequest, Message},
         response::{Answer, Usage},
+        traced,
     },
     memory::Memory,
+    otlp::Otel,
     registry::Registry,
     resilience::Deadline,
 };
@@ -140,7 +142,7 @@ impl Rounds {
     }
 
     /// Takes the answer of a round, calls the tools that it wants, and adds what they say to the next request.
-    pub async fn follow(&mut self, answer: &Answer) {
+    pub async fn follow(&mut self, answer: &Answer, otel: Option<&Otel>) {
         self.count(answer);
         self.request.messages.push(Message::of(answer.message.clone()));
         let scope = self.scope();
@@ -155,6 +157,9 @@ impl Rounds {
         for (call, step) in answer.tool_calls.iter().zip(&steps) {
             let message = Message::new("tool", step.result.as_str()).with("tool_call_id", call["id"].clone());
             self.request.messages.push(message);
+        }
+        if let Some(otel) = otel {
+            traced::tool_steps(otel, self.request.traceparent.as_deref(), &steps);
         }
         self.assistance.steps.extend(steps);
     }

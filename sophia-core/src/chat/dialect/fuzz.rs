@@ -214,5 +214,6 @@ fn call(request: &ChatRequest, dialect: Dialect) -> ProviderCall {
         context: String::new(),
         scope: crate::Scope::new(),
         trace: crate::chat::explain::Trace::default(),
+        parent: None,
     }
 }

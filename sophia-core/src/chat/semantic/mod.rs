@@ -30,6 +30,6 @@ mod verdict;
 
 pub use config::{SemanticConfig, SemanticMode, SemanticProfile};
 pub(crate) use question::{Question, is_instruction};
-pub use report::{SemanticDecision, SemanticGroup, SemanticReport};
+pub use report::{SemanticDecision, SemanticFeedback, SemanticGroup, SemanticReport, SemanticVerdict};
 pub(crate) use stage::Semantic;
 pub(crate) use tier::{SemanticTier, Served};

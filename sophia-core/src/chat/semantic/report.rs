@@ -3,10 +3,49 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::verdict::Veto;
 use crate::{Scope, chat::SemanticMode};
+
+/// What a user says of an answer that was kept for another question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum SemanticVerdict {
+    /// It answers the question that was asked.
+    Right,
+    /// It answers another question.
+    Wrong,
+}
+
+/// A user's verdict on an answer that was kept for another question.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct SemanticFeedback {
+    /// Key of the answer, as `cache.key` of the response says it.
+    pub key: String,
+    /// What the user says.
+    pub verdict: SemanticVerdict,
+    /// Scope under which it was asked.
+    #[serde(default)]
+    pub scope: Option<Scope>,
+}
+
+impl SemanticFeedback {
+    /// Says what a user says of the answer with this key.
+    pub fn new(key: impl Into<String>, verdict: SemanticVerdict) -> SemanticFeedback {
+        SemanticFeedback { key: key.into(), verdict, scope: None }
+    }
+
+    /// Sets the scope under which it was asked.
+    #[must_use]
+    pub fn scope(mut self, scope: impl Into<Scope>) -> SemanticFeedback {
+        self.scope = Some(scope.into());
+        self
+    }
+}
 
 /// What the semantic tier did since the engine was made, or would have done. No text of any question is in it.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
@@ -40,7 +79,9 @@ pub struct SemanticReport {
     pub wrong: u64,
     /// Those in which it could not be told; they count as wrong in every bound.
     pub unknown: u64,
-    /// Entries that are not served any more, since a new answer differed.
+    /// Hits that their users judged; they count among the right and the wrong.
+    pub judged: u64,
+    /// Entries that are not served any more, since a new answer differed or a user said that they were wrong.
     pub demoted: u64,
     /// Questions that are kept.
     pub entries: u64,

@@ -18,7 +18,7 @@ use super::{
     config::{SemanticConfig, SemanticMode},
     question::Question,
     reading::Reading,
-    report::{SemanticDecision, SemanticGroup, SemanticReport},
+    report::{SemanticDecision, SemanticGroup, SemanticReport, SemanticVerdict},
     verdict::{Veto, judge},
 };
 use crate::{
@@ -27,6 +27,7 @@ use crate::{
         cache::{AnswerCache, Entry, Payload},
         key::Key,
         provider::Keeping,
+        request::Share,
         response::Answer,
     },
     memory::embed::Embedder,
@@ -86,6 +87,7 @@ struct Counts {
     right: AtomicU64,
     wrong: AtomicU64,
     unknown: AtomicU64,
+    judged: AtomicU64,
     demoted: AtomicU64,
     vetoed: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -114,6 +116,8 @@ struct Row {
     kept_at: Duration,
     expires_at: Duration,
     is_demoted: bool,
+    /// How alike the question was that it served last, until somebody judges that.
+    served: Option<f64>,
 }
 
 impl Row {
@@ -250,6 +254,7 @@ impl SemanticTier {
             "below_threshold" => inner.counts.below.fetch_add(1, Relaxed),
             "served" => {
                 wall.served += 1;
+                wall.rows[best.place].served = Some(similarity);
                 inner.counts.served.fetch_add(1, Relaxed);
                 return Ok(Found::Served(Served {
                     answer: best.answer,
@@ -286,6 +291,31 @@ impl SemanticTier {
         self.0.keep(question, asked, keeping, model);
     }
 
+    /// Takes what a user says of an answer that was kept for another question, and returns whether it is known.
+    ///
+    /// Each hit counts once, as a label of its wall. An entry that was wrong once is not served any more.
+    pub fn judge(&self, key: &Key, scope: &Scope, verdict: SemanticVerdict) -> bool {
+        let shares = [Share::Session, Share::User, Share::Tenant, Share::All].map(|share| share.narrow(scope));
+        let walls: Vec<_> = self.0.walls.lock().known.values().cloned().collect();
+        for wall in walls {
+            let mut wall = wall.lock();
+            let Some(place) = wall.places.get(key).copied().filter(|_| shares.contains(&wall.scope)) else { continue };
+            let served = wall.rows[place].served.take();
+            if let Some(similarity) = served {
+                self.0.counts.judged.fetch_add(1, Relaxed);
+                let (right, wrong) = (&self.0.counts.right, &self.0.counts.wrong);
+                let count = if verdict == SemanticVerdict::Right { right } else { wrong };
+                count.fetch_add(1, Relaxed);
+                wall.calibration.label(similarity, verdict == SemanticVerdict::Right);
+            }
+            if verdict == SemanticVerdict::Wrong {
+                self.0.demote(&mut wall, place);
+            }
+            return true;
+        }
+        false
+    }
+
     /// Forgets the questions whose answers are no longer kept.
     pub fn sweep(&self) {
         let walls: Vec<_> = self.0.walls.lock().known.values().cloned().collect();
@@ -314,6 +344,7 @@ impl SemanticTier {
             right: get(&inner.counts.right),
             wrong: get(&inner.counts.wrong),
             unknown: get(&inner.counts.unknown),
+            judged: get(&inner.counts.judged),
             demoted: get(&inner.counts.demoted),
             entries,
             bytes: inner.walls.lock().bytes as u64,
@@ -342,6 +373,7 @@ impl SemanticReport {
             right: 0,
             wrong: 0,
             unknown: 0,
+            judged: 0,
             demoted: 0,
             entries: 0,
             bytes: 0,
@@ -442,8 +474,13 @@ impl Inner {
         if sameness == Sameness::Other
             && candidate.similarity >= self.floor
             && let Some(place) = wall.places.get(&candidate.key).copied()
-            && !std::mem::replace(&mut wall.rows[place].is_demoted, true)
         {
+            self.demote(&mut wall, place);
+        }
+    }
+
+    fn demote(&self, wall: &mut Wall, place: usize) {
+        if !std::mem::replace(&mut wall.rows[place].is_demoted, true) {
             self.counts.demoted.fetch_add(1, Relaxed);
         }
     }
@@ -462,6 +499,7 @@ impl Inner {
             // The answer's own time is shorter or the same; it is asked whenever the question is found.
             expires_at: now + keeping.ttl.map_or(self.longest_ttl, Duration::from_secs),
             is_demoted: false,
+            served: None,
         };
         let added = row.weight(dimensions);
         if added as u64 > self.config.max_bytes {

@@ -7,10 +7,13 @@
 //! | what users call | `handle.rs` |
 //! | how those of LangGraph are taken over | `import.rs` |
 //! | how a list is cut, so that a longer one shares the parts of a shorter one | `pieces.rs` |
+//! | how stores keep values and channels | `packed.rs`, `channels.rs` |
 
+pub(super) mod channels;
 mod encoded;
 mod handle;
 mod import;
+pub(super) mod packed;
 pub(super) mod pieces;
 mod step;
 mod store;

@@ -11,7 +11,7 @@ use super::Encoded;
 use crate::{Scope, memory::record::or_default};
 
 /// A step of a workflow that is about to be kept.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct NewCheckpoint {
@@ -114,7 +114,7 @@ impl NewCheckpoint {
 }
 
 /// Results of one task, kept with the checkpoint that it began from. They may come before that checkpoint does.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct NewWrites {
@@ -166,7 +166,7 @@ impl NewWrites {
 }
 
 /// One write of a task.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct NewWrite {

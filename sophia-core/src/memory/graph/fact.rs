@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::{Scope, memory::record::or_default};
 
 /// Something that facts are about.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[non_exhaustive]
 pub struct Entity {
     /// Its name, unique for a tenant and user.
@@ -24,7 +24,7 @@ pub struct Entity {
 }
 
 /// A statement on two axes of time: when it is true in the world, and when the store believed it.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[non_exhaustive]
 pub struct Fact {
     /// Identifier.
@@ -246,6 +246,9 @@ pub struct NeighborQuery {
     /// By facts that are true at this time. Default now.
     #[serde(default)]
     pub as_of: Option<Timestamp>,
+    /// By facts that the store believed at this time. Default now.
+    #[serde(default)]
+    pub known_at: Option<Timestamp>,
 }
 
 impl NeighborQuery {
@@ -292,6 +295,9 @@ pub struct PathQuery {
     /// By facts that are true at this time. Default now.
     #[serde(default)]
     pub as_of: Option<Timestamp>,
+    /// By facts that the store believed at this time. Default now.
+    #[serde(default)]
+    pub known_at: Option<Timestamp>,
 }
 
 impl PathQuery {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     GraphStore,
     fact::{Entity, Fact, FactQuery, Neighbor, NeighborQuery, NewEntity, NewFact, PathQuery},
+    nodes::{NodeChange, NodeSelection, Nodes, NodesAdded},
 };
 use crate::{
     Clock, Error, Result, Scope,
@@ -124,6 +125,34 @@ impl Graph {
         self.metrics.timed(OPERATION, call).await
     }
 
+    /// Returns entities with their observations, and the relations that are true now.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a scope that is none.
+    pub async fn nodes(&self, scope: &Scope, selection: NodeSelection) -> Result<Nodes> {
+        const OPERATION: &str = "memory.graph.nodes";
+        let call = async {
+            check(OPERATION, scope, &[])?;
+            self.store.nodes(scope.clone(), selection, self.now()).await
+        };
+        self.metrics.timed(OPERATION, call).await
+    }
+
+    /// Changes entities, observations and relations; all of it, or nothing. Relations that are deleted end: `facts` still
+    /// finds them by `known_at`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what cannot be stored; `NotFound` for observations of an entity that is not there.
+    pub async fn change_nodes(&self, scope: &Scope, change: NodeChange) -> Result<NodesAdded> {
+        const OPERATION: &str = "memory.graph.change_nodes";
+        let call = async {
+            check(OPERATION, scope, &[])?;
+            check_change(OPERATION, &change)?;
+            self.store.change_nodes(scope.clone(), change, self.now()).await
+        };
+        self.metrics.timed(OPERATION, call).await
+    }
+
     fn now(&self) -> jiff::Timestamp {
         validate::whole_micros(self.clock.now())
     }
@@ -131,10 +160,42 @@ impl Graph {
 
 /// Longest attributes of an entity and metadata of a fact, as JSON.
 const MAX_JSON_BYTES: u64 = 64 * 1024;
+/// Longest observations of one entity in one call, together.
+const MAX_OBSERVATION_BYTES: u64 = 1024 * 1024;
 
 fn check(operation: &'static str, scope: &Scope, names: &[(&str, Option<&String>)]) -> Result<()> {
     scope.validate(operation)?;
     names.iter().try_for_each(|(field, name)| validate::optional_name(operation, field, *name))
+}
+
+/// Refuses what cannot be stored; what is deleted may be anything.
+fn check_change(operation: &'static str, change: &NodeChange) -> Result<()> {
+    let name = |field, name: &str| validate::name(operation, field, name);
+    match change {
+        NodeChange::CreateEntities(entities) => entities.iter().try_for_each(|entity| {
+            name("name", &entity.name)?;
+            if entity.name.contains(char::is_control) {
+                return Err(Error::invalid(operation, "name", "holds a control character"));
+            }
+            validate::text(operation, "entityType", &entity.entity_type)?;
+            observations(operation, &entity.observations)
+        }),
+        NodeChange::CreateRelations(relations) => relations.iter().try_for_each(|relation| {
+            name("from", &relation.from)?;
+            name("to", &relation.to)?;
+            name("relationType", &relation.relation_type)
+        }),
+        NodeChange::AddObservations(list) => list.iter().try_for_each(|one| observations(operation, &one.contents)),
+        _ => Ok(()),
+    }
+}
+
+fn observations(operation: &'static str, contents: &[String]) -> Result<()> {
+    if contents.iter().map(String::len).sum::<usize>() as u64 > MAX_OBSERVATION_BYTES {
+        let message = format!("are more than {MAX_OBSERVATION_BYTES} bytes: store long texts as records");
+        return Err(Error::invalid(operation, "observations", message));
+    }
+    contents.iter().try_for_each(|content| validate::text(operation, "observations", content))
 }
 
 fn check_depth(operation: &'static str, field: &str, depth: Option<usize>) -> Result<()> {

@@ -53,12 +53,13 @@ impl Alone {
     ) -> Result<Turn> {
         let Some((leases, area)) = &self.shared else { return Ok(Turn::Ours(Held::default())) };
         let (wall, name) = super::redis::name_in(area, key);
-        let waiter = leases.wait(&wall, &name);
+        let name = wall.key(&name);
+        let waiter = leases.wait(&name);
         loop {
             if !tiers.away().is_empty() {
                 return Ok(Turn::Ours(Held::default()));
             }
-            let lease = leases.take(operation, &wall, &name).await;
+            let lease = leases.take(operation, &name).await;
             // Looked at after the lease was asked for: its former holder had written before it gave it up.
             if let Some(entry) = tiers.look_far(key).await?.entry.filter(|entry| is_made(entry)) {
                 return Ok(Turn::Made(entry));

@@ -134,14 +134,13 @@ impl Far {
         }
     }
 
-    pub async fn invalidate(&self, what: &Invalidation) -> u64 {
-        match self.ask(self.0.tier.invalidate(what)).await {
-            Some(count) => count,
-            None => {
-                self.miss(|missed| missed.invalidation(what));
-                0
-            }
+    /// Returns how many keys were removed; `None` where it will have to catch up with it.
+    pub async fn invalidate(&self, what: &Invalidation) -> Option<u64> {
+        let removed = self.ask(self.0.tier.invalidate(what)).await;
+        if removed.is_none() {
+            self.miss(|missed| missed.invalidation(what));
         }
+        removed
     }
 
     /// Returns whether it is stepped over just now.

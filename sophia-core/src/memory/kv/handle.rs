@@ -411,6 +411,7 @@ impl Kv {
         const OPERATION: &str = "memory.kv.invalidate";
         what.scope.validate(OPERATION)?;
         let tags = what.tags.unwrap_or_default();
+        validate::labels(OPERATION, &tags)?;
         if what.prefix.is_none() && tags.is_empty() {
             return Err(Error::invalid(
                 OPERATION,
@@ -436,9 +437,10 @@ impl Kv {
                 format!("is {} bytes as JSON; at most {} are stored", value.json().len(), self.0.max_value_bytes);
             return Err(Error::invalid(operation, "value", message));
         }
+        validate::nesting(operation, "value", value.value())?;
         let now = self.0.clock.now();
         let expires_at = validate::expiry(operation, now, options.ttl)?;
-        let stale_until = match (expires_at, options.stale) {
+        let stale_until = match (expires_at, options.stale.filter(|stale| !stale.is_zero())) {
             (Some(expires_at), Some(stale)) => validate::expiry(operation, expires_at, Some(stale))?,
             (expires_at, _) => expires_at,
         };
@@ -471,8 +473,5 @@ fn check(operation: &'static str, key: &str, scope: &Scope) -> Result<()> {
 }
 
 fn check_options(operation: &'static str, options: &KvOptions) -> Result<()> {
-    for tag in &options.tags {
-        validate::name(operation, "tags", tag)?;
-    }
-    Ok(())
+    validate::labels(operation, &options.tags)
 }

@@ -5,8 +5,8 @@
 //! two writers met, the mark stays, and readers ask the durable tier. What a reader brings up from there is taken only if
 //! nothing was there and nothing was invalidated since it began to read. A crash in between leaves a mark, which expires.
 //!
-//! Each wall has an index by name, another by expiry, and one for each tag: invalidating reads those, and nothing is
-//! scanned. All keys of a wall are in one slot of a Cluster.
+//! Each wall has an index by name, another by expiry, and one for each tag, with a list of those: invalidating reads them, and
+//! nothing is scanned. All keys of a wall are in one slot of a Cluster.
 
 use std::{
     sync::{
@@ -63,6 +63,11 @@ const PURGE: &str = "local function purge(names, times) \
        for i = first_tag, #KEYS do \
          redis.call('ZADD', KEYS[i], until_s, name) redis.call('EXPIRE', KEYS[i], index_ttl) \
          redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now) \
+         redis.call('ZADD', KEYS[first_tag - 1], until_s, KEYS[i]) \
+       end \
+       if #KEYS >= first_tag then \
+         redis.call('EXPIRE', KEYS[first_tag - 1], index_ttl) \
+         redis.call('ZREMRANGEBYSCORE', KEYS[first_tag - 1], '-inf', now) \
        end \
        purge(KEYS[2], KEYS[3]) \
      end ";
@@ -77,13 +82,13 @@ static BEGIN: LazyLock<Script> = LazyLock::new(|| {
          return 0",
     )
 });
-/// KEYS value, names, times, tags…; ARGV token, value, ttl, name, ttl of the index, seconds that a mark stays.
+/// KEYS value, names, times, list of tags, tags…; ARGV token, value, ttl, name, ttl of the index, seconds that a mark stays.
 static COMMIT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(with_functions(
         "if redis.call('GET', KEYS[1]) ~= ARGV[1] then \
            redis.call('SET', KEYS[1], 'T1 -', 'EX', ARGV[6]) return 0 \
          end \
-         keep(ARGV[2], ARGV[3], 4, ARGV[4], ARGV[5]) return 1",
+         keep(ARGV[2], ARGV[3], 5, ARGV[4], ARGV[5]) return 1",
     ))
 });
 /// KEYS value; ARGV token, seconds that a mark stays.
@@ -92,7 +97,7 @@ static COMMIT_ABSENT: LazyLock<Script> = LazyLock::new(|| {
         "if redis.call('GET', KEYS[1]) ~= ARGV[1] then redis.call('SET', KEYS[1], 'T1 -', 'EX', ARGV[2]) end return 1",
     )
 });
-/// KEYS value, names, times, invalidated, tags…; ARGV value, ttl, name, ttl of the index, age of the read in ms.
+/// KEYS value, names, times, invalidated, list of tags, tags…; ARGV value, ttl, name, ttl of the index, age of the read in ms.
 static PROMOTE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(with_functions(
         "if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end \
@@ -101,7 +106,7 @@ static PROMOTE: LazyLock<Script> = LazyLock::new(|| {
            local now = redis.call('TIME') \
            if tonumber(at) + tonumber(ARGV[5]) >= now[1] * 1000 + now[2] / 1000 - 1 then return 0 end \
          end \
-         keep(ARGV[1], ARGV[2], 5, ARGV[3], ARGV[4]) return 1",
+         keep(ARGV[1], ARGV[2], 6, ARGV[3], ARGV[4]) return 1",
     ))
 });
 /// KEYS invalidated; ARGV seconds that it stays.
@@ -299,6 +304,21 @@ impl RedisTier {
         }
         Ok(removed)
     }
+
+    /// Removes the indexes of all tags of a wall: they hold names of keys.
+    async fn remove_tags(&self, operation: &'static str, index: &Index) -> Result<()> {
+        let mut list = cmd("ZRANGE");
+        list.arg(index.tags()).arg(0).arg(BATCH - 1);
+        for _ in 0..MAX_BATCHES {
+            let tags: Vec<String> = self.0.redis.query(operation, &list).await?;
+            if tags.is_empty() {
+                break;
+            }
+            self.0.redis.query::<i64>(operation, cmd("DEL").arg(&tags)).await?;
+            self.0.redis.query::<i64>(operation, cmd("ZREM").arg(index.tags()).arg(&tags)).await?;
+        }
+        Ok(())
+    }
 }
 
 /// What an invalidation goes by.
@@ -330,6 +350,10 @@ impl Index {
 
     fn invalidated(&self) -> String {
         self.0.key("invalidated")
+    }
+
+    fn tags(&self) -> String {
+        self.0.key("tags")
     }
 
     fn tag(&self, tag: &str) -> String {
@@ -447,6 +471,9 @@ impl KvTier for RedisTier {
         let mut removed = 0;
         if let Some(prefix) = &what.prefix {
             removed += self.remove_listed(OPERATION, what, By::Prefix(prefix), epoch).await?;
+            if prefix.is_empty() {
+                self.remove_tags(OPERATION, &index).await?;
+            }
         }
         for tag in &what.tags {
             removed += self.remove_listed(OPERATION, what, By::Tag(tag), epoch).await?;
@@ -495,7 +522,7 @@ impl KvTier for RedisTier {
         };
         let epoch = self.epoch(OPERATION).await?;
         let call = COMMIT.call().key(place.value).key(place.index.names()).key(place.index.times());
-        let call = call.keys(entry.tags.iter().map(|tag| place.index.tag(tag)));
+        let call = call.key(place.index.tags()).keys(entry.tags.iter().map(|tag| place.index.tag(tag)));
         let call = call.arg(mark).arg(wire::write(epoch, entry, value)).int(self.keep_s(entry)).arg(place.name);
         let call = call.int(self.0.ttl_s + INDEX_SLACK_S).int(CHANGED_S);
         self.0.redis.run::<i64>(OPERATION, &COMMIT, &call).await.map(drop)
@@ -506,7 +533,8 @@ impl KvTier for RedisTier {
         let Some(value) = entry.value.as_ref().filter(|_| read_for < OLDEST_READ) else { return Ok(()) };
         let (place, epoch) = (self.place(key), self.epoch(OPERATION).await?);
         let call = PROMOTE.call().key(place.value).key(place.index.names()).key(place.index.times());
-        let call = call.key(place.index.invalidated()).keys(entry.tags.iter().map(|tag| place.index.tag(tag)));
+        let call = call.key(place.index.invalidated()).key(place.index.tags());
+        let call = call.keys(entry.tags.iter().map(|tag| place.index.tag(tag)));
         let call = call.arg(wire::write(epoch, &entry, value)).int(self.keep_s(&entry)).arg(place.name);
         let age = i64::try_from(read_for.as_millis()).unwrap_or(i64::MAX) + 1;
         let call = call.int(self.0.ttl_s + INDEX_SLACK_S).int(age);

@@ -211,11 +211,13 @@ impl TieredKv {
         }
     }
 
-    /// Removes keys from the shared tiers alone; for what the durable one has forgotten by itself.
-    pub(crate) async fn forget_shared(&self, what: &Invalidation) -> u64 {
-        let mut removed = 0;
+    /// Removes keys from the shared tiers alone; for what the durable one has forgotten by itself. `None` where one of them
+    /// will have to catch up with it.
+    pub(crate) async fn forget_shared(&self, what: &Invalidation) -> Option<u64> {
+        let mut removed = Some(0);
         for tier in &self.shared {
-            removed = tier.invalidate(what).await.max(removed);
+            let here = tier.invalidate(what).await;
+            removed = removed.zip(here).map(|(before, here)| here.max(before));
         }
         removed
     }
@@ -383,7 +385,7 @@ impl KvTier for TieredKv {
     async fn invalidate(&self, invalidation: &Invalidation) -> Result<u64> {
         // Before the durable tier and after it: a crash in between leaves nothing that is not there any more, and what was
         // brought up meanwhile goes again.
-        let mut removed = self.forget_shared(invalidation).await;
+        let mut removed = self.forget_shared(invalidation).await.unwrap_or(0);
         if let Some(durable) = &self.durable {
             removed = removed.max(durable.invalidate(invalidation).await?);
             self.forget_shared(invalidation).await;

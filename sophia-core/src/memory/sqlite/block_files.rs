@@ -58,6 +58,24 @@ impl BlockFiles {
         }
     }
 
+    /// Counts the files that the data file names and that cannot be read. One that is missing is made when it is needed.
+    pub(super) fn damaged(&self, connection: &Connection) -> Result<usize> {
+        let named: Vec<(Key, [u8; 16])> = connection
+            .prepare_cached("SELECT wall, model, generation FROM block_files")
+            .and_then(|mut statement| {
+                let of = |row: &rusqlite::Row<'_>| Ok((Key { wall: row.get(0)?, model: row.get(1)? }, row.get(2)?));
+                statement.query_map([], of)?.collect()
+            })
+            .map_err(internal("memory.check"))?;
+        let is_damaged = |(key, generation): &(Key, [u8; 16])| {
+            let label = Label { wall: key.wall, model: key.model, change: 0, generation: *generation };
+            File::open(self.folder.join(name(*key, generation))).is_ok_and(|file| {
+                segment_file::read(&label, &mut BufReader::with_capacity(BUFFER_BYTES, file)).is_err()
+            })
+        };
+        Ok(named.iter().filter(|named| is_damaged(named)).count())
+    }
+
     /// Writes a block as of `change`, and lets the data file name it; returns whether it did. It does not where something
     /// that the block holds was erased meanwhile.
     pub(super) fn save(&self, segment: &Segment, key: Key, change: i64) -> io::Result<bool> {

@@ -1,32 +1,18 @@
 //! The values of checkpoints: each kept once in its thread, compressed, lists as runs of items.
 
-use std::{
-    collections::{HashMap, HashSet},
-    io,
-};
+use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension, types::ValueRef};
 
 use super::internal;
 use crate::{
-    Error, ErrorKind, Result,
+    Result,
     memory::checkpoint::{
         Encoded,
-        pieces::{self, Format},
+        packed::{self, List, Packer, Unpacker},
+        pieces,
     },
 };
-
-const PLAIN: u8 = 0;
-const ZSTD: u8 = 1;
-const LIST: u8 = 2;
-/// The level that zstd itself takes by default: about 400 MB/s.
-const ZSTD_LEVEL: i32 = 3;
-/// What is shorter does not become shorter.
-const MIN_ZSTD_BYTES: usize = 64;
-/// Largest value that is read: far above what can be written, so only a damaged file has it.
-const MAX_PLAIN_BYTES: u64 = 1 << 30;
-/// Sets the hash of a list of runs apart from that of the same bytes as a value.
-const LIST_CONTEXT: &str = "sophia memory.checkpoints 2026 list of runs";
 
 /// Writes values of one thread.
 pub(super) struct ValueWriter<'a> {
@@ -44,10 +30,8 @@ impl<'a> ValueWriter<'a> {
     pub(super) fn keep(&mut self, value: &Encoded) -> Result<i64> {
         let Some(cut) = pieces::cut(&value.encoding, &value.data) else { return self.keep_bytes(&value.data) };
         let runs = cut.runs.iter().map(|run| self.keep_bytes(run)).collect::<Result<Vec<_>>>()?;
-        let mut data = vec![LIST, cut.format.code()];
-        push_number(&mut data, u64::from(cut.count));
-        runs.into_iter().for_each(|run| push_number(&mut data, run.unsigned_abs()));
-        let hash = blake3::Hasher::new_derive_key(LIST_CONTEXT).update(&data).finalize();
+        let data = List { format: cut.format, count: cut.count, runs }.write();
+        let hash = packed::hash_of_list(&data);
         match self.find(&hash)? {
             Some(value) => Ok(value),
             None => self.insert(&hash, &data),
@@ -60,7 +44,7 @@ impl<'a> ValueWriter<'a> {
     }
 
     fn keep_bytes(&mut self, bytes: &[u8]) -> Result<i64> {
-        let hash = blake3::hash(bytes);
+        let hash = packed::hash_of_bytes(bytes);
         match self.find(&hash)? {
             Some(value) => Ok(value),
             None => {
@@ -162,87 +146,4 @@ pub(super) fn sweep(connection: &Connection, thread: i64, roots: HashSet<i64>) -
         delete.execute((thread, value)).map_err(&failed)?;
     }
     Ok(())
-}
-
-/// A list as it is kept.
-struct List {
-    format: Format,
-    count: u32,
-    runs: Vec<i64>,
-}
-
-impl List {
-    fn read(data: &[u8]) -> Option<List> {
-        let [LIST, code, numbers @ ..] = data else { return None };
-        let mut numbers = numbers.iter();
-        let format = Format::from_code(*code)?;
-        let count = u32::try_from(next_number(&mut numbers)?).ok()?;
-        let mut runs = Vec::new();
-        while let Some(run) = next_number(&mut numbers) {
-            runs.push(run as i64);
-        }
-        Some(List { format, count, runs })
-    }
-}
-
-/// Appends a number: seven bits in each byte, the lowest first, the highest bit where more follow (LEB128).
-fn push_number(bytes: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        bytes.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
-}
-
-fn next_number<'a>(bytes: &mut impl Iterator<Item = &'a u8>) -> Option<u64> {
-    let mut number = 0;
-    for shift in (0..u64::BITS).step_by(7) {
-        let byte = *bytes.next()?;
-        number |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            break;
-        }
-    }
-    Some(number)
-}
-
-struct Packer(zstd::bulk::Compressor<'static>);
-
-impl Packer {
-    fn new() -> Result<Packer> {
-        zstd::bulk::Compressor::new(ZSTD_LEVEL).map(Packer).map_err(damaged)
-    }
-
-    fn pack(&mut self, bytes: &[u8]) -> Result<Vec<u8>> {
-        if bytes.len() >= MIN_ZSTD_BYTES {
-            let packed = self.0.compress(bytes).map_err(damaged)?;
-            if packed.len() < bytes.len() {
-                return Ok([&[ZSTD], packed.as_slice()].concat());
-            }
-        }
-        Ok([&[PLAIN], bytes].concat())
-    }
-}
-
-struct Unpacker(zstd::bulk::Decompressor<'static>);
-
-impl Unpacker {
-    fn new() -> Result<Unpacker> {
-        zstd::bulk::Decompressor::new().map(Unpacker).map_err(damaged)
-    }
-
-    fn unpack(&mut self, data: &[u8]) -> Result<Vec<u8>> {
-        match data {
-            [PLAIN, bytes @ ..] => Ok(bytes.to_vec()),
-            [ZSTD, packed @ ..] => match zstd::zstd_safe::get_frame_content_size(packed) {
-                Ok(Some(size)) if size <= MAX_PLAIN_BYTES => self.0.decompress(packed, size as usize).map_err(damaged),
-                _ => Err(damaged(io::Error::other("a compressed value has no size"))),
-            },
-            _ => Err(damaged(io::Error::other("a value is packed in an unknown way"))),
-        }
-    }
-}
-
-fn damaged(error: io::Error) -> Error {
-    Error::new(ErrorKind::Internal, "memory.checkpoints", "a value cannot be packed or unpacked").with_source(error)
 }

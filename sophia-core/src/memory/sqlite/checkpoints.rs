@@ -8,25 +8,27 @@ use rusqlite::{
     Connection, OptionalExtension, Row, params, params_from_iter,
     types::{Value as Sql, ValueRef},
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{
-    SqliteStore,
+    SqliteStore, archive,
     checkpoint_values::{self, ValueReader, ValueWriter},
     filter, internal, micros, timestamp,
     write::json,
 };
 use crate::{
-    Error, ErrorKind, Result, Scope,
-    memory::checkpoint::{
-        ChannelHistory, Checkpoint, CheckpointPage, CheckpointStore, CopyThread, DeleteRuns, DeleteThread, DeltaQuery,
-        Encoded, GetCheckpoint, ListCheckpoints, NewCheckpoint, NewWrites, PendingWrite, Prune, PruneStrategy,
+    Result, Scope,
+    memory::{
+        Item, ItemPage, KeptCheckpoint, Outcome,
+        checkpoint::{
+            ChannelHistory, Checkpoint, CheckpointPage, CheckpointStore, CopyThread, DeleteRuns, DeleteThread,
+            DeltaQuery, Encoded, GetCheckpoint, ListCheckpoints, NewCheckpoint, NewWrite, NewWrites, PendingWrite,
+            Prune, PruneStrategy,
+            channels::{self, Channel, Channels, Wanted},
+        },
     },
 };
-
-/// A page ends when its values have reached this size.
-const PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 const COLUMNS: &str = "c.checkpoint, c.thread, t.name, c.namespace, c.id, c.parent, c.encoding, c.body, c.metadata, \
                        c.channels, c.created_at, c.deltas";
@@ -86,13 +88,6 @@ impl CheckpointStore for SqliteStore {
     }
 }
 
-/// The values of a checkpoint's channels.
-type Channels = BTreeMap<String, Channel>;
-
-/// Where the value of a channel is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Channel(/** Version. */ String, /** Encoding. */ String, /** Number of the value. */ i64);
-
 fn put(connection: &Connection, new: NewCheckpoint, now: Timestamp) -> Result<()> {
     let thread = make_thread(connection, &new.scope, &new.thread)?;
     let mut values = ValueWriter::new(connection, thread)?;
@@ -133,40 +128,27 @@ fn put(connection: &Connection, new: NewCheckpoint, now: Timestamp) -> Result<()
 
 /// Returns the channels that have a version and no new value, with the values that they have at this version.
 fn kept(connection: &Connection, thread: i64, new: &NewCheckpoint) -> Result<Channels> {
-    let mut wanted: BTreeMap<&String, &String> =
-        new.versions.iter().filter(|(name, _)| !new.channels.contains_key(*name)).collect();
-    let mut found = Channels::new();
-    if wanted.is_empty() {
-        return Ok(found);
+    let mut wanted = Wanted::of(new);
+    if wanted.is_done() {
+        return Ok(wanted.found);
     }
-    let mut take = |wanted: &mut BTreeMap<&String, &String>, channels: Channels| {
-        for (name, channel) in channels {
-            if wanted.get(&name).is_some_and(|version| **version == channel.0) {
-                wanted.remove(&name);
-                found.insert(name, channel);
-            }
-        }
-    };
     let parent = new.parent.as_deref().map(|parent| row(connection, thread, &new.namespace, parent)).transpose()?;
-    if let Some(parent) = parent.flatten() {
-        take(&mut wanted, parent.channels);
-        // At a step with new versions, what has none at its parent was emptied: looking through the thread for it would
-        // find nothing, slowly. A step without may be a copy, whose values are those of another checkpoint.
-        if new.channels.keys().any(|name| new.versions.contains_key(name)) {
-            return Ok(found);
-        }
+    if let Some(parent) = parent.flatten()
+        && !wanted.take_of_parent(parent.channels)
+    {
+        return Ok(wanted.found);
     }
     let failed = internal("memory.checkpoints.put");
     let mut statement = connection
         .prepare_cached("SELECT channels FROM checkpoints WHERE thread = ?1 AND namespace = ?2 ORDER BY id DESC")
         .map_err(&failed)?;
     let mut rows = statement.query((thread, &new.namespace)).map_err(&failed)?;
-    while !wanted.is_empty()
+    while !wanted.is_done()
         && let Some(row) = rows.next().map_err(&failed)?
     {
-        take(&mut wanted, read_json(row, 0).map_err(&failed)?);
+        wanted.take(read_json(row, 0).map_err(&failed)?);
     }
-    Ok(found)
+    Ok(wanted.found)
 }
 
 fn put_writes(connection: &Connection, new: &NewWrites) -> Result<()> {
@@ -226,7 +208,7 @@ fn list(connection: &Connection, query: &ListCheckpoints, limit: usize) -> Resul
         }
     }
     if let Some(after) = &query.after {
-        let (number, id) = position(after)?;
+        let (number, id) = channels::read_place(after)?;
         sql.push_str(" AND (c.id, c.checkpoint) < (?, ?)");
         values.extend([Sql::Text(id.to_owned()), Sql::Integer(number)]);
     }
@@ -237,35 +219,19 @@ fn list(connection: &Connection, query: &ListCheckpoints, limit: usize) -> Resul
     let (mut page, mut bytes, mut last) = (CheckpointPage::default(), 0, None);
     while let Some(row) = rows.next().map_err(&failed)? {
         let stored = StoredCheckpoint::read_row(row).map_err(&failed)?;
-        if !has_all(&stored.metadata, &query.metadata) {
+        if !channels::has_all(&stored.metadata, &query.metadata) {
             continue;
         }
-        if page.checkpoints.len() == limit || bytes >= PAGE_BYTES {
+        if page.checkpoints.len() == limit || bytes >= channels::PAGE_BYTES {
             page.next = last;
             break;
         }
-        last = Some(format!("{}:{}", stored.number, stored.id));
+        last = Some(channels::place(stored.number, &stored.id));
         let checkpoint = stored.read(connection, &mut reader)?;
         bytes += checkpoint.channels.values().map(|value| value.data.len()).sum::<usize>();
         page.checkpoints.push(checkpoint);
     }
     Ok(page)
-}
-
-/// Reads the place after which a page begins.
-fn position(after: &str) -> Result<(i64, &str)> {
-    after
-        .split_once(':')
-        .and_then(|(number, id)| Some((number.parse().ok()?, id)))
-        .ok_or_else(|| Error::invalid("memory.checkpoints.list", "after", "must be the `next` of the page before"))
-}
-
-/// Returns whether all wanted facts are there. 1 and 1.0 are the same number, as they are to those who ask.
-fn has_all(metadata: &Map<String, Value>, wanted: &Map<String, Value>) -> bool {
-    wanted.iter().all(|(key, wanted)| match (metadata.get(key), wanted) {
-        (Some(Value::Number(have)), Value::Number(want)) => have == want || have.as_f64() == want.as_f64(),
-        (have, want) => have.unwrap_or(&Value::Null) == want,
-    })
 }
 
 fn deltas(connection: &Connection, query: DeltaQuery) -> Result<BTreeMap<String, ChannelHistory>> {
@@ -434,8 +400,7 @@ fn copy_thread(connection: &Connection, copy: &CopyThread) -> Result<u64> {
         .and_then(|mut statement| statement.query_row([target], |row| row.get(0)))
         .map_err(&failed)?;
     if taken {
-        let message = format!("`{}` has checkpoints already: delete that thread first, or name another", copy.target);
-        return Err(Error::new(ErrorKind::Conflict, "memory.checkpoints.copy_thread", message).with("field", "target"));
+        return Err(channels::is_taken(&copy.target));
     }
     // In the order of their numbers, which settles the order of equal identifiers.
     let run = |sql: &str| {
@@ -464,6 +429,142 @@ fn delete_thread(connection: &Connection, thread: i64) -> Result<u64> {
     let removed = run("DELETE FROM checkpoints WHERE thread = ?1")?;
     run("DELETE FROM checkpoint_threads WHERE thread = ?1")?;
     Ok(removed as u64)
+}
+
+/// Returns a page of checkpoints as they are kept, in the order in which they came.
+pub(super) fn kept_checkpoints(
+    connection: &Connection,
+    wall: Option<i64>,
+    after: i64,
+    limit: usize,
+) -> Result<ItemPage> {
+    let failed = internal("memory.export");
+    let mut statement = connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS}, c.run, w.tenant, w.user FROM {FROM} JOIN walls AS w USING (wall) \
+             WHERE c.checkpoint > ?1 AND (?2 IS NULL OR t.wall = ?2) ORDER BY c.checkpoint LIMIT ?3"
+        ))
+        .map_err(&failed)?;
+    let stored: Vec<(StoredCheckpoint, Option<String>, Scope)> = statement
+        .query_map((after, wall, limit as i64), |row| {
+            let scope = Scope { tenant: row.get(13)?, user: row.get(14)?, session: None, agent: None };
+            Ok((StoredCheckpoint::read_row(row)?, row.get(12)?, scope))
+        })
+        .and_then(Iterator::collect)
+        .map_err(&failed)?;
+    let mut reader = ValueReader::new(connection)?;
+    let items = stored
+        .into_iter()
+        .map(|(stored, run_id, scope)| {
+            let parent = match &stored.parent {
+                Some(parent) => row(connection, stored.thread, &stored.namespace, parent)?,
+                None => None,
+            };
+            // What its parent has, and what is written before it, is not repeated.
+            let above = parent.filter(|parent| parent.number < stored.number).map(|parent| parent.channels);
+            let is_kept =
+                |name: &String, channel: &Channel| above.as_ref().and_then(|above| above.get(name)) == Some(channel);
+            let mut channels = BTreeMap::new();
+            for (name, channel) in stored.channels.iter().filter(|(name, channel)| !is_kept(name, channel)) {
+                let Channel(_, encoding, value) = channel;
+                channels.insert(name.clone(), Encoded::new(encoding, reader.read(stored.thread, *value)?));
+            }
+            let checkpoint = NewCheckpoint {
+                scope,
+                thread: stored.name,
+                namespace: stored.namespace,
+                id: stored.id,
+                parent: stored.parent,
+                run_id,
+                body: Encoded::new(stored.encoding, reader.unpack(&stored.body)?),
+                metadata: stored.metadata,
+                channels,
+                versions: stored.channels.into_iter().map(|(name, Channel(version, ..))| (name, version)).collect(),
+                deltas: stored.deltas,
+            };
+            let kept = KeptCheckpoint { checkpoint, created_at: stored.created_at };
+            Ok((stored.number.to_string(), Item::Checkpoint(Box::new(kept))))
+        })
+        .collect::<Result<_>>()?;
+    Ok(archive::page(items, limit))
+}
+
+/// Returns the writes of one thread, the next after this one.
+pub(super) fn kept_writes(connection: &Connection, wall: Option<i64>, after: i64) -> Result<ItemPage> {
+    let failed = internal("memory.export");
+    let thread: Option<(i64, String, Scope)> = connection
+        .prepare_cached(
+            "SELECT t.thread, t.name, w.tenant, w.user FROM checkpoint_threads AS t JOIN walls AS w USING (wall) \
+             WHERE t.thread > ?1 AND (?2 IS NULL OR t.wall = ?2) ORDER BY t.thread LIMIT 1",
+        )
+        .and_then(|mut statement| {
+            let read = |row: &Row<'_>| {
+                let scope = Scope { tenant: row.get(2)?, user: row.get(3)?, session: None, agent: None };
+                Ok((row.get(0)?, row.get(1)?, scope))
+            };
+            statement.query_row((after, wall), read).optional()
+        })
+        .map_err(&failed)?;
+    let Some((thread, name, scope)) = thread else { return Ok(ItemPage::default()) };
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT namespace, id, task, path, channel, idx, encoding, data FROM checkpoint_writes \
+             WHERE thread = ?1 ORDER BY namespace, id, task, idx",
+        )
+        .map_err(&failed)?;
+    let mut rows = statement.query([thread]).map_err(&failed)?;
+    let mut reader = ValueReader::new(connection)?;
+    let mut items: Vec<NewWrites> = Vec::new();
+    while let Some(row) = rows.next().map_err(&failed)? {
+        let text = |column| row.get::<_, String>(column).map_err(&failed);
+        let new = NewWrites {
+            scope: scope.clone(),
+            thread: name.clone(),
+            namespace: text(0)?,
+            id: text(1)?,
+            task: text(2)?,
+            path: text(3)?,
+            writes: Vec::new(),
+        };
+        let data: Vec<u8> = row.get(7).map_err(&failed)?;
+        let value = Encoded::new(text(6)?, reader.unpack(&data)?);
+        let write = NewWrite { channel: text(4)?, index: row.get(5).map_err(&failed)?, value };
+        match items.last_mut().filter(|last| NewWrites { writes: Vec::new(), ..(*last).clone() } == new) {
+            Some(last) => last.writes.push(write),
+            None => items.push(NewWrites { writes: vec![write], ..new }),
+        }
+    }
+    Ok(ItemPage {
+        items: items.into_iter().map(|writes| Item::Writes(Box::new(writes))).collect(),
+        next: Some(thread.to_string()),
+    })
+}
+
+/// Keeps a checkpoint that is not there.
+pub(super) fn keep(connection: &Connection, kept: KeptCheckpoint) -> Result<Outcome> {
+    let KeptCheckpoint { checkpoint, created_at } = kept;
+    let thread = make_thread(connection, &checkpoint.scope, &checkpoint.thread)?;
+    if row(connection, thread, &checkpoint.namespace, &checkpoint.id)?.is_some() {
+        return Ok(Outcome::Unchanged);
+    }
+    put(connection, checkpoint, created_at)?;
+    Ok(Outcome::Added)
+}
+
+/// Keeps what a task wrote where nothing of that task is there.
+pub(super) fn keep_writes(connection: &Connection, new: &NewWrites) -> Result<Outcome> {
+    let thread = make_thread(connection, &new.scope, &new.thread)?;
+    let is_there = connection
+        .prepare_cached(
+            "SELECT 1 FROM checkpoint_writes WHERE thread = ?1 AND namespace = ?2 AND id = ?3 AND task = ?4",
+        )
+        .and_then(|mut statement| statement.exists((thread, &new.namespace, &new.id, &new.task)))
+        .map_err(internal("memory.import"))?;
+    if is_there {
+        return Ok(Outcome::Unchanged);
+    }
+    put_writes(connection, new)?;
+    Ok(Outcome::Added)
 }
 
 /// Removes all threads of a wall; returns how many checkpoints they had.
@@ -592,7 +693,7 @@ impl StoredCheckpoint {
     }
 }
 
-fn read_json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+pub(super) fn read_json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
     serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
     })

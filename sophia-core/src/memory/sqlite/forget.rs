@@ -4,7 +4,7 @@ use rusqlite::{Connection, params_from_iter, types::Value as Sql};
 
 use super::{block_files, checkpoints, internal, kv, read, write};
 use crate::{
-    Result, Scope,
+    Error, ErrorKind, Result, Scope,
     memory::{
         forget::{ForgetReceipt, ForgetRequest},
         kv::is_reserved,
@@ -75,6 +75,11 @@ fn keys(connection: &Connection, wall: i64) -> Result<Vec<String>> {
         .map_err(internal("memory.forget"))
 }
 
+/// Returns the pairs of tenant and user that are meant.
+pub(super) fn scopes(connection: &Connection, request: &ForgetRequest) -> Result<Vec<Scope>> {
+    walls(connection, request)?.into_iter().map(|wall| scope_of(connection, wall)).collect()
+}
+
 /// Returns the walls that are meant.
 fn walls(connection: &Connection, request: &ForgetRequest) -> Result<Vec<i64>> {
     let (sql, values) = match (&request.scope, &request.subject) {
@@ -112,10 +117,18 @@ fn count(connection: &Connection, sql: &str, of: i64) -> Result<u64> {
 }
 
 /// Takes out of the file what SQLite keeps of deleted rows: in the full-text index, in free pages, in the log.
+///
+/// # Errors
+/// Unavailable while somebody still reads what was there before: the log holds it then.
 pub(super) fn compact(connection: &Connection) -> Result<()> {
-    connection
-        .execute_batch(
-            "INSERT INTO record_words (record_words) VALUES ('optimize'); VACUUM; PRAGMA wal_checkpoint(TRUNCATE)",
-        )
-        .map_err(internal("memory.forget"))
+    let failed = internal("memory.forget");
+    connection.execute_batch("INSERT INTO record_words (record_words) VALUES ('optimize'); VACUUM").map_err(&failed)?;
+    let is_busy: bool =
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).map_err(&failed)?;
+    if is_busy {
+        let message = "it is gone for all who read from now on, but another process still reads what was there before: \
+                       forget again, so that no byte of it is left in the log";
+        return Err(Error::new(ErrorKind::Unavailable, "memory.forget", message));
+    }
+    Ok(())
 }

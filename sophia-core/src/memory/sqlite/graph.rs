@@ -7,10 +7,14 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter, types::Value as Sql};
 use serde_json::{Map, Value};
 
-use super::{SqliteStore, filter, internal, micros, timestamp, write::json};
+use super::{SqliteStore, filter, internal, micros, nodes, timestamp, write::json};
 use crate::{
-    Result,
-    memory::graph::{Entity, Fact, FactQuery, GraphStore, Neighbor, NeighborQuery, NewEntity, NewFact, PathQuery},
+    Result, Scope,
+    memory::graph::{
+        Entity, Fact, FactQuery, GraphStore, Neighbor, NeighborQuery, NewEntity, NewFact, NodeChange, NodeSelection,
+        Nodes, NodesAdded, PathQuery,
+        believe::{Statement, state},
+    },
 };
 
 const DEFAULT_NEIGHBORS: usize = 100;
@@ -20,7 +24,7 @@ const MAX_FACTS_PER_STEP: usize = 1_000;
 /// Most entities that a search for a path visits.
 const MAX_VISITED: usize = 10_000;
 
-const COLUMNS: &str =
+pub(super) const COLUMNS: &str =
     "id, subject, predicate, object, valid_at, invalid_at, created_at, expired_at, functional, source, metadata";
 
 #[async_trait]
@@ -48,6 +52,14 @@ impl GraphStore for SqliteStore {
     async fn path(&self, query: PathQuery, now: Timestamp) -> Result<Option<Vec<Fact>>> {
         self.read(move |connection| path(connection, &query, now)).await
     }
+
+    async fn nodes(&self, scope: Scope, selection: NodeSelection, now: Timestamp) -> Result<Nodes> {
+        self.read(move |connection| nodes::nodes(connection, &scope, &selection, now)).await
+    }
+
+    async fn change_nodes(&self, scope: Scope, change: NodeChange, now: Timestamp) -> Result<NodesAdded> {
+        self.write(move |connection| nodes::change(connection, &scope, change, now)).await
+    }
 }
 
 fn upsert(connection: &Connection, new: NewEntity, now: Timestamp) -> Result<Entity> {
@@ -68,43 +80,49 @@ fn upsert(connection: &Connection, new: NewEntity, now: Timestamp) -> Result<Ent
         created_at: old.created_at.or(Some(now)),
         updated_at: Some(now),
     };
+    put_entity(connection, wall, &entity)?;
+    Ok(entity)
+}
+
+pub(super) fn put_entity(connection: &Connection, wall: i64, entity: &Entity) -> Result<()> {
+    let time = |time: Option<Timestamp>| micros(time.unwrap_or(Timestamp::UNIX_EPOCH));
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO entities (wall, name, kind, attributes, created_at, updated_at) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )
         .and_then(|mut statement| {
-            let created_at = entity.created_at.map(micros);
             statement.execute(params![
                 wall,
                 entity.name,
                 entity.kind,
                 json(&entity.attributes),
-                created_at,
-                micros(now)
+                time(entity.created_at),
+                time(entity.updated_at),
             ])
         })
-        .map_err(internal("memory.graph.upsert"))?;
-    Ok(entity)
+        .map(drop)
+        .map_err(internal("memory.graph.upsert"))
+}
+
+/// Reads an entity from five columns, the first of which is `column`.
+pub(super) fn entity(row: &Row<'_>, column: usize) -> rusqlite::Result<Entity> {
+    Ok(Entity {
+        name: row.get(column)?,
+        kind: row.get(column + 1)?,
+        attributes: object(row, column + 2)?,
+        created_at: Some(timestamp(row.get(column + 3)?)),
+        updated_at: Some(timestamp(row.get(column + 4)?)),
+    })
 }
 
 /// Returns an entity; one that only facts name has no times.
-fn find_entity(connection: &Connection, wall: i64, name: &str) -> Result<Entity> {
+pub(super) fn find_entity(connection: &Connection, wall: i64, name: &str) -> Result<Entity> {
     let found = connection
-        .prepare_cached("SELECT kind, attributes, created_at, updated_at FROM entities WHERE wall = ?1 AND name = ?2")
-        .and_then(|mut statement| {
-            statement
-                .query_row((wall, name), |row| {
-                    Ok(Entity {
-                        name: name.to_owned(),
-                        kind: row.get(0)?,
-                        attributes: object(row, 1)?,
-                        created_at: Some(timestamp(row.get(2)?)),
-                        updated_at: Some(timestamp(row.get(3)?)),
-                    })
-                })
-                .optional()
-        })
+        .prepare_cached(
+            "SELECT name, kind, attributes, created_at, updated_at FROM entities WHERE wall = ?1 AND name = ?2",
+        )
+        .and_then(|mut statement| statement.query_row((wall, name), |row| entity(row, 0)).optional())
         .map_err(internal("memory.graph"))?;
     let unknown =
         || Entity { name: name.to_owned(), kind: None, attributes: Map::new(), created_at: None, updated_at: None };
@@ -113,49 +131,13 @@ fn find_entity(connection: &Connection, wall: i64, name: &str) -> Result<Entity>
 
 fn relate(connection: &Connection, new: NewFact, now: Timestamp) -> Result<Fact> {
     let wall = filter::make_wall(connection, &new.scope)?;
-    let valid_at = new.valid_at.unwrap_or(now);
-    let mut invalid_at = new.invalid_at;
-    for old in believed(connection, wall, &new)? {
-        let is_open_at = |fact: &Fact, at| fact.valid_at <= at && fact.invalid_at.is_none_or(|end| end > at);
-        if old.object == new.object
-            && is_open_at(&old, valid_at)
-            && invalid_at.is_none_or(|end| old.invalid_at == Some(end))
-        {
-            return Ok(old);
-        }
-        if !new.functional || old.object == new.object {
-            continue;
-        }
-        if is_open_at(&old, valid_at) && old.valid_at < valid_at {
-            // What was believed stays on the other axis; what is believed from now on ends in time.
-            expire(connection, &old, now)?;
-            let ended = Fact { id: new_id(), invalid_at: Some(valid_at), created_at: now, ..old };
-            insert(connection, wall, &ended)?;
-        } else if old.valid_at == valid_at {
-            expire(connection, &old, now)?;
-        } else if old.valid_at > valid_at {
-            // News of the past: it was true until what is known of later.
-            invalid_at = Some(invalid_at.map_or(old.valid_at, |end| end.min(old.valid_at)));
-        }
-    }
-    let fact = Fact {
-        id: new_id(),
-        subject: new.subject,
-        predicate: new.predicate,
-        object: new.object,
-        valid_at,
-        invalid_at,
-        created_at: now,
-        expired_at: None,
-        functional: new.functional,
-        source: new.source,
-        metadata: new.metadata,
-    };
-    insert(connection, wall, &fact)?;
+    let Statement { fact, expired, believed } = state(believed(connection, wall, &new)?, new, now);
+    expired.iter().try_for_each(|old| expire(connection, old, now))?;
+    believed.iter().try_for_each(|new| insert(connection, wall, new))?;
     Ok(fact)
 }
 
-fn new_id() -> String {
+pub(super) fn new_id() -> String {
     uuid::Uuid::now_v7().to_string()
 }
 
@@ -179,7 +161,7 @@ fn expire(connection: &Connection, fact: &Fact, now: Timestamp) -> Result<()> {
         .map_err(internal("memory.graph.relate"))
 }
 
-fn insert(connection: &Connection, wall: i64, fact: &Fact) -> Result<()> {
+pub(super) fn insert(connection: &Connection, wall: i64, fact: &Fact) -> Result<()> {
     connection
         .prepare_cached(&format!(
             "INSERT INTO facts (wall, {COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
@@ -242,7 +224,7 @@ fn neighbors(connection: &Connection, query: &NeighborQuery, now: Timestamp) -> 
         if steps == depth {
             break;
         }
-        for (other, fact) in touching(connection, wall, &name, query.as_of, now)? {
+        for (other, fact) in touching(connection, wall, &name, (query.as_of, query.known_at), now)? {
             if found.len() == limit {
                 return Ok(found);
             }
@@ -267,7 +249,7 @@ fn path(connection: &Connection, query: &PathQuery, now: Timestamp) -> Result<Op
         if steps == depth || came_by.len() > MAX_VISITED {
             break;
         }
-        for (other, fact) in touching(connection, wall, &name, query.as_of, now)? {
+        for (other, fact) in touching(connection, wall, &name, (query.as_of, query.known_at), now)? {
             if other == query.a || came_by.contains_key(&other) {
                 continue;
             }
@@ -294,22 +276,22 @@ fn way_back(mut came_by: HashMap<String, (String, Fact)>, start: &str, end: Stri
     facts
 }
 
-/// Returns the facts that touch an entity, each with the entity at its other end.
+/// Returns the facts that touch an entity, as of a time on each axis, each with the entity at its other end.
 fn touching(
     connection: &Connection,
     wall: i64,
     name: &str,
-    as_of: Option<Timestamp>,
+    (as_of, known_at): (Option<Timestamp>, Option<Timestamp>),
     now: Timestamp,
 ) -> Result<Vec<(String, Fact)>> {
-    let query = FactQuery { as_of, limit: Some(MAX_FACTS_PER_STEP), ..FactQuery::default() };
+    let query = FactQuery { as_of, known_at, limit: Some(MAX_FACTS_PER_STEP), ..FactQuery::default() };
     let out = facts(connection, wall, &FactQuery { subject: Some(name.to_owned()), ..query.clone() }, now)?;
     let back = facts(connection, wall, &FactQuery { object: Some(name.to_owned()), ..query }, now)?;
     let out = out.into_iter().map(|fact| (fact.object.clone(), fact));
     Ok(out.chain(back.into_iter().map(|fact| (fact.subject.clone(), fact))).collect())
 }
 
-fn fact(row: &Row<'_>) -> rusqlite::Result<Fact> {
+pub(super) fn fact(row: &Row<'_>) -> rusqlite::Result<Fact> {
     Ok(Fact {
         id: row.get(0)?,
         subject: row.get(1)?,
@@ -325,7 +307,7 @@ fn fact(row: &Row<'_>) -> rusqlite::Result<Fact> {
     })
 }
 
-fn object(row: &Row<'_>, column: usize) -> rusqlite::Result<Map<String, Value>> {
+pub(super) fn object(row: &Row<'_>, column: usize) -> rusqlite::Result<Map<String, Value>> {
     serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
     })

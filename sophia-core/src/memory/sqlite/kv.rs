@@ -18,6 +18,7 @@ use super::{SqliteStore, filter, internal, micros, open, timestamp, write::json}
 use crate::{
     Result, Scope,
     memory::{
+        KeptKey,
         health::{TierHealth, TierStatus},
         kv::{Elsewhere, Invalidation, KvEntry, KvKey, KvTier, KvValue, is_reserved},
     },
@@ -99,6 +100,25 @@ fn get(connection: &Connection, key: &KvKey) -> Result<Option<KvEntry>> {
         // Not worth a column: after a restart the value is made anew when it is due, not before.
         cost_ms: None,
     }))
+}
+
+/// Returns whether there is a value under a key, living or not.
+pub(super) fn has(connection: &Connection, wall: i64, key: &str) -> Result<bool> {
+    connection
+        .prepare_cached("SELECT 1 FROM kv WHERE wall = ?1 AND key = ?2")
+        .and_then(|mut statement| statement.exists((wall, key)))
+        .map_err(internal("memory.kv.get"))
+}
+
+/// Puts a value under a key, and tells every process, this one too.
+pub(super) fn put(connection: &Connection, kept: KeptKey) -> Result<()> {
+    let entry = KvEntry {
+        expires_at: kept.expires_at,
+        stale_until: kept.stale_until,
+        tags: kept.tags,
+        ..KvEntry::new(KvValue::new(kept.value))
+    };
+    set(connection, &KvKey::new(&kept.scope, &kept.key), &entry, 0)
 }
 
 fn set(connection: &Connection, key: &KvKey, entry: &KvEntry, origin: i64) -> Result<()> {
@@ -246,9 +266,8 @@ impl Watch {
             }
             *connection = open::open_reader(path).ok();
         }
-        let Some(connection) = connection.as_ref() else { return };
         // What cannot be told may have changed.
-        if self.look_with(connection, drop).is_err() {
+        if connection.as_ref().is_none_or(|connection| self.look_with(connection, drop).is_err()) {
             drop(Elsewhere::Everything);
         }
     }

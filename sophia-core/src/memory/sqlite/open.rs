@@ -5,9 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 
-use super::{block_files, read};
+use super::{block_files, check, read};
 use crate::{Error, ErrorKind, Result, memory::words};
 
 /// Name of the data file inside the data directory.
@@ -21,8 +21,11 @@ const OLDEST_FORMAT: i64 = 1;
 const SCHEMA: &str = include_str!("schema.sql");
 const DERIVED_SCHEMA: &str = include_str!("derived.sql");
 /// Tables that came later and that older builds do not need: made where the one that is named is missing.
-const LATER_TABLES: [(&str, &str); 2] =
-    [("checkpoint_writes", include_str!("checkpoints.sql")), ("leases", include_str!("leases.sql"))];
+const LATER_TABLES: [(&str, &str); 3] = [
+    ("checkpoint_writes", include_str!("checkpoints.sql")),
+    ("leases", include_str!("leases.sql")),
+    ("tallies", include_str!("tallies.sql")),
+];
 
 /// How long to wait for another process that holds the write lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,6 +34,8 @@ const SETTLE_TRIES: usize = 5;
 const SETTLE_DELAY: Duration = Duration::from_millis(20);
 /// Statements that a connection keeps prepared.
 const PREPARED_STATEMENTS: usize = 128;
+/// Pages that a connection may keep in memory, in KiB: SQLite's own 2 MiB hold less than one search reads of a large store.
+const CACHE_KIB: i64 = 16 * 1024;
 /// Size that the write-ahead log is cut to after it was merged, in bytes.
 const LOG_SIZE_LIMIT: i64 = 64 * 1024 * 1024;
 
@@ -88,6 +93,9 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection> {
 
 pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    // Else SQLite plans a statement anew whenever another value is bound to it, those of FTS5 among them.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.set_prepared_statement_cache_capacity(PREPARED_STATEMENTS);
     connection.pragma_update(None, "foreign_keys", "ON")?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
@@ -117,8 +125,9 @@ fn read_marks(path: &Path) -> Result<()> {
     }
     let shown = path.display();
     let foreign = |why: String| {
-        Error::invalid_config("data_dir", format!("holds `{shown}`, which is not a data file of Sophia: {why}"))
-            .with("path", shown.to_string())
+        let message =
+            format!("holds `{shown}`, which is not a data file of Sophia: {why}. If it was: {}", check::RESTORE);
+        Error::invalid_config("data_dir", message).with("path", shown.to_string())
     };
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     let (application, format) = Connection::open_with_flags(immutable_uri(path), flags)
@@ -130,20 +139,33 @@ fn read_marks(path: &Path) -> Result<()> {
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => foreign(error.to_string()),
             _ => cannot_open(shown.to_string(), error),
         })?;
+    // A newer build that is at work, or was killed, has its own format in the log only.
+    let format = if application == APPLICATION_ID { format_in_log(path).unwrap_or(format) } else { format };
     match (application, format) {
         (APPLICATION_ID, OLDEST_FORMAT..=FORMAT) => Ok(()),
-        (APPLICATION_ID, found) if found > FORMAT => Err(Error::new(
-            ErrorKind::Unsupported,
-            "memory.open",
-            format!("`{shown}` was written by a newer version: its format is {found}, this build reads up to {FORMAT}"),
-        )
-        .with("path", shown)
-        .with("found", found)
-        .with("expected", FORMAT)),
+        (APPLICATION_ID, found) if found > FORMAT => Err(newer(&shown.to_string(), found)),
         // The first process has made the file and is about to mark it.
         (0, 0) if is_blank(path) => Ok(()),
         (found, _) => Err(foreign(format!("its application id is {found}, expected {APPLICATION_ID}"))),
     }
+}
+
+/// Returns the format that a file has with its write-ahead log; `None` where there is none, or it cannot be read.
+fn format_in_log(path: &Path) -> Option<i64> {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    std::fs::metadata(log).ok().filter(|log| log.len() > 0)?;
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
+    connection.pragma_query_value(None, "user_version", |row| row.get(0)).ok()
+}
+
+fn newer(shown: &str, found: i64) -> Error {
+    let message =
+        format!("`{shown}` was written by a newer version: its format is {found}, this build reads up to {FORMAT}");
+    Error::new(ErrorKind::Unsupported, "memory.open", message)
+        .with("path", shown)
+        .with("found", found)
+        .with("expected", FORMAT)
 }
 
 /// Returns whether a database has no tables.
@@ -198,6 +220,13 @@ fn create_schema(connection: &Connection) -> rusqlite::Result<()> {
             Err(error)
         }
     }
+}
+
+/// Makes the tables of what is derived anew, and the words of all records.
+pub(super) fn index_anew(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("DROP TABLE record_words; DROP TABLE block_files")?;
+    connection.execute_batch(DERIVED_SCHEMA)?;
+    index_all(connection)
 }
 
 /// Makes the words of all records.
@@ -269,8 +298,14 @@ fn cannot_open(shown: impl std::fmt::Display, error: rusqlite::Error) -> Error {
         }
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Error::invalid_config(
             "data_dir",
-            format!("holds `{shown}`, which is damaged or not a data file of Sophia: {error}"),
+            format!(
+                "holds `{shown}`, which is damaged or not a data file of Sophia: {error}. If it was: {}",
+                check::RESTORE
+            ),
         ),
+        Some(ErrorCode::DiskFull) => {
+            Error::new(ErrorKind::Unavailable, "memory.open", format!("the disk is full where `{shown}` is"))
+        }
         _ => Error::invalid_config("data_dir", format!("holds `{shown}`, which cannot be opened: {error}")),
     }
     .with("path", shown)

@@ -6,7 +6,7 @@ use super::internal;
 use crate::{
     Result,
     memory::{
-        bm25,
+        bm25::Weights,
         segment::{Keep, Segment},
         words::{self, Term},
     },
@@ -25,11 +25,8 @@ const MAX_VOCABULARY: usize = 200_000;
 pub(super) struct Postings {
     /// Places in the segment, ascending, each with the set of words that stand there.
     matches: Vec<(u32, u64)>,
-    /// What each word is worth in this wall.
-    worth: Vec<f64>,
-    /// In how many records each word stands: counted, or estimated where there are too many.
-    frequencies: Vec<f64>,
-    mean_words: f64,
+    /// In how many records a word stands is counted, or estimated where there are too many.
+    pub weights: Weights,
     /// Words that stand in more records than were looked at.
     pub cut: Vec<usize>,
 }
@@ -43,7 +40,7 @@ impl Postings {
         keep: &Keep,
     ) -> Result<Postings> {
         let mut keys: Vec<u64> = Vec::new();
-        let mut postings = Postings { mean_words: segment.mean_words(), ..Postings::default() };
+        let mut postings = Postings { weights: Weights::new(segment.mean_words()), ..Postings::default() };
         let mut left = MAX_RECORDS;
         for (term, asked) in terms.iter().enumerate() {
             let most = left.min(MAX_RECORDS_OF_A_WORD);
@@ -67,8 +64,7 @@ impl Postings {
             // Of a word that is everywhere, the newest records tell how frequent it is.
             let all = f64::from(segment.places()) / looked_at.max(1.0);
             let frequency = (f64::from(frequency) * all).min(segment.len() as f64);
-            postings.frequencies.push(frequency);
-            postings.worth.push(bm25::idf(frequency, segment.len() as f64));
+            postings.weights.push(frequency, segment.len() as f64);
         }
         // Runs in descending order: what a merge sort is good at.
         keys.sort();
@@ -80,11 +76,6 @@ impl Postings {
             }
         }
         Ok(postings)
-    }
-
-    /// Returns in how many records each word stands, about.
-    pub(super) fn frequencies(&self) -> &[f64] {
-        &self.frequencies
     }
 
     /// Returns the BM25 of the record at a place, each word taken to stand there once; `None` where none does.
@@ -105,18 +96,8 @@ impl Postings {
         scored
     }
 
-    /// Returns the BM25 of a record in which each word stands so often.
-    pub(super) fn exact(&self, times: &[u32], length: u32) -> Option<f64> {
-        let of = |(times, worth): (&u32, &f64)| {
-            worth * bm25::saturation(f64::from(*times), f64::from(length), self.mean_words)
-        };
-        times.iter().any(|times| *times > 0).then(|| times.iter().zip(&self.worth).map(of).sum())
-    }
-
     fn score_of(&self, segment: &Segment, (place, set): (u32, u64)) -> f64 {
-        let saturation = bm25::saturation(1.0, f64::from(segment.row(place).words), self.mean_words);
-        let worth = self.worth.iter().enumerate().filter(|(term, _)| set >> term & 1 == 1);
-        worth.map(|(_, worth)| worth).sum::<f64>() * saturation
+        self.weights.approximate(set, segment.row(place).words)
     }
 }
 

@@ -111,10 +111,17 @@ pub(super) fn get(connection: &Connection, lookup: &Lookup) -> Result<Option<Rec
 
 pub(super) fn versions(connection: &Connection, lookup: &Lookup) -> Result<Vec<Record>> {
     let Some(current) = get(connection, lookup)? else { return Ok(Vec::new()) };
-    let mut versions = connection
+    let mut versions = former(connection, current.seq)?;
+    versions.push(current);
+    Ok(versions)
+}
+
+/// Returns the former states of a record, oldest first.
+pub(super) fn former(connection: &Connection, seq: i64) -> Result<Vec<Record>> {
+    connection
         .prepare_cached("SELECT body FROM versions WHERE seq = ?1 ORDER BY version")
         .and_then(|mut statement| {
-            statement.query_map([current.seq], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()
+            statement.query_map([seq], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()
         })
         .map_err(internal("memory.versions"))?
         .iter()
@@ -124,9 +131,7 @@ pub(super) fn versions(connection: &Connection, lookup: &Lookup) -> Result<Vec<R
                     .with_source(error)
             })
         })
-        .collect::<Result<Vec<Record>>>()?;
-    versions.push(current);
-    Ok(versions)
+        .collect()
 }
 
 fn is_visible(record: &Record, lookup: &Lookup) -> bool {

@@ -16,16 +16,17 @@ use rusqlite::Connection;
 
 use super::{
     block_files::{self, BlockFiles},
-    forget, kv, leases,
+    check, forget, kv, leases,
     open::Place,
-    read, search, stale,
+    read, search, stale, tallies,
     threads::{Sender, Threads},
     vectors::Blocks,
     write,
 };
 use crate::{
-    Clock, Error, ErrorKind, Result, SystemClock,
+    Clock, Error, ErrorKind, Result, Scope, SystemClock,
     memory::{
+        RetentionConfig,
         forget::{ForgetReceipt, ForgetRequest},
         health::{MemoryStats, Session, TierHealth, TierStatus},
         record::Record,
@@ -53,6 +54,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     threads: Mutex<Option<Threads>>,
     vectors: Arc<Blocks>,
+    retention: Arc<RetentionConfig>,
     watch: kv::Watch,
     /// Monotonic time of the last purge, in milliseconds.
     purged_ms: AtomicI64,
@@ -65,6 +67,7 @@ pub struct SqliteBuilder {
     place: Place,
     clock: Arc<dyn Clock>,
     vector_bytes: u64,
+    retention: RetentionConfig,
 }
 
 impl SqliteBuilder {
@@ -80,6 +83,12 @@ impl SqliteBuilder {
         self
     }
 
+    /// Sets what is dropped by itself: its cap and half-life; times to live come with the records. Default nothing.
+    pub fn retention(mut self, retention: RetentionConfig) -> SqliteBuilder {
+        self.retention = retention;
+        self
+    }
+
     /// Returns the store. Opens nothing.
     pub fn build(self) -> SqliteStore {
         SqliteStore(Arc::new(Inner {
@@ -87,6 +96,7 @@ impl SqliteBuilder {
             clock: self.clock,
             threads: Mutex::new(None),
             vectors: Arc::new(Blocks::new(self.vector_bytes, self.place.file().map(BlockFiles::beside))),
+            retention: Arc::new(self.retention),
             purged_ms: AtomicI64::new(i64::MIN),
             place: self.place,
         }))
@@ -105,7 +115,12 @@ impl SqliteStore {
     }
 
     fn at(place: Place) -> SqliteBuilder {
-        SqliteBuilder { place, clock: Arc::new(SystemClock::default()), vector_bytes: DEFAULT_VECTOR_BYTES }
+        SqliteBuilder {
+            place,
+            clock: Arc::new(SystemClock::default()),
+            vector_bytes: DEFAULT_VECTOR_BYTES,
+            retention: RetentionConfig::default(),
+        }
     }
 
     pub(super) fn watch(&self) -> &kv::Watch {
@@ -123,12 +138,14 @@ impl SqliteStore {
     {
         let sender = self.sender()?;
         let purge = self.is_time_to_purge();
-        let now = self.0.clock.now();
+        let (now, retention) = (self.0.clock.now(), self.0.retention.clone());
         sender
             .write(move |connection| {
                 if purge {
                     write::purge(connection, now)?;
+                    write::trim(connection, &retention, now)?;
                     kv::purge(connection, now)?;
+                    tallies::purge(connection, now)?;
                 }
                 work(connection)
             })
@@ -141,6 +158,25 @@ impl SqliteStore {
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
         self.sender()?.read(work).await
+    }
+
+    /// Runs `work` on the writing connection, outside a transaction.
+    pub(super) async fn bare<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        self.sender()?.bare(work).await
+    }
+
+    /// Returns the data file, if there is one.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        self.0.place.file()
+    }
+
+    /// Drops the vectors that are held in memory.
+    pub(super) fn forget_blocks(&self) {
+        self.0.vectors.clear();
     }
 
     /// Returns a way to the threads, starting them if there are none that work.
@@ -158,7 +194,7 @@ impl SqliteStore {
     }
 
     /// Removes files that hold what was erased.
-    async fn sweep(&self) -> Result<()> {
+    pub(super) async fn sweep(&self) -> Result<()> {
         let Some(path) = self.0.place.file() else { return Ok(()) };
         self.sender()?.bare(move |connection| block_files::sweep(connection, &path)).await
     }
@@ -219,6 +255,11 @@ impl MemoryStore for SqliteStore {
         self.read(move |connection| read::sessions(connection, &filter, limit)).await
     }
 
+    async fn scopes_of(&self, user: &str) -> Result<Vec<Scope>> {
+        let request = ForgetRequest::subject(user);
+        self.read(move |connection| forget::scopes(connection, &request)).await
+    }
+
     async fn forget(&self, request: ForgetRequest) -> Result<ForgetReceipt> {
         let origin = self.0.watch.origin();
         let receipt = self.write(move |connection| forget::forget(connection, &request, origin)).await?;
@@ -276,13 +317,9 @@ impl MemoryStore for SqliteStore {
         }
         let Some(threads) = self.0.threads.lock().take() else { return Ok(()) };
         self.0.watch.close();
-        let handles = threads.stop();
         let (done, ended) = tokio::sync::oneshot::channel();
         let joined = std::thread::Builder::new().name("sophia-memory-close".to_owned()).spawn(move || {
-            for handle in handles {
-                // A thread that panicked has nothing left to flush.
-                let _ = handle.join();
-            }
+            threads.join();
             let _ = done.send(());
         });
         if joined.is_ok() {
@@ -294,7 +331,7 @@ impl MemoryStore for SqliteStore {
 }
 
 /// Turns a failure of SQLite into an error of `operation`.
-pub(super) fn internal(operation: &'static str) -> impl Fn(rusqlite::Error) -> Error {
+pub(in crate::memory) fn internal(operation: &'static str) -> impl Fn(rusqlite::Error) -> Error {
     move |error| {
         let (kind, message) = match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
@@ -305,10 +342,22 @@ pub(super) fn internal(operation: &'static str) -> impl Fn(rusqlite::Error) -> E
                 (ErrorKind::Unavailable, "the data file cannot be read or written")
             }
             Some(rusqlite::ErrorCode::ReadOnly) => (ErrorKind::Unavailable, "the data file cannot be written"),
+            Some(rusqlite::ErrorCode::DatabaseCorrupt) if is_derived(&error) => {
+                (ErrorKind::Internal, "the index of words is damaged: `sophia memory check --repair` makes it anew")
+            }
+            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+                let message = format!("the data file is damaged: {}", check::RESTORE);
+                return Error::new(ErrorKind::Internal, operation, message).with_source(error);
+            }
             _ => (ErrorKind::Internal, "the data file refused a statement"),
         };
         Error::new(kind, operation, message).with_source(error)
     }
+}
+
+/// Returns whether damage is in the index of words, which is made of the rest.
+fn is_derived(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_CORRUPT_VTAB)
 }
 
 /// Returns a time as the data file holds it: microseconds since 1970.

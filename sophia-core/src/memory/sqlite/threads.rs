@@ -27,7 +27,8 @@ const READERS: usize = 4;
 pub(super) struct Threads {
     writer: mpsc::Sender<Task>,
     readers: Option<mpsc::Sender<Read>>,
-    handles: Vec<thread::JoinHandle<()>>,
+    writing: thread::JoinHandle<()>,
+    reading: Vec<thread::JoinHandle<()>>,
     opened: Arc<Opened>,
 }
 
@@ -105,10 +106,11 @@ impl Threads {
     pub(super) fn start(place: &Place) -> Result<Threads> {
         let (writer, tasks) = mpsc::channel(QUEUE);
         let opened = Arc::new(Opened::default());
-        let mut handles = vec![spawn("sophia-memory-writer", {
+        let writing = spawn("sophia-memory-writer", {
             let (place, opened) = (place.clone(), opened.clone());
             move || write_all(&place, tasks, &opened)
-        })?];
+        })?;
+        let mut reading = Vec::new();
         let readers = match place.file() {
             None => None,
             Some(path) => {
@@ -117,9 +119,14 @@ impl Threads {
                 let count = thread::available_parallelism().map_or(2, |count| count.get().clamp(2, READERS));
                 for _ in 0..count {
                     let (path, opened, reads) = (path.clone(), opened.clone(), reads.clone());
-                    handles.push(spawn("sophia-memory-reader", move || {
-                        let connection = opened.wait().and_then(|()| open::open_reader(&path));
+                    reading.push(spawn("sophia-memory-reader", move || {
+                        let open = || opened.wait().and_then(|()| open::open_reader(&path));
+                        let mut connection = open();
                         while let Some(read) = next(&reads) {
+                            // Most often there were no file descriptors left, and there are again.
+                            if connection.is_err() {
+                                connection = open();
+                            }
                             read(connection.as_ref().map_err(Error::clone));
                         }
                     })?);
@@ -127,7 +134,7 @@ impl Threads {
                 Some(readers)
             }
         };
-        Ok(Threads { writer, readers, handles, opened })
+        Ok(Threads { writer, readers, writing, reading, opened })
     }
 
     /// Returns whether these threads can still be used: not so after a failure to open.
@@ -139,9 +146,15 @@ impl Threads {
         Sender { writer: self.writer.clone(), readers: self.readers.clone(), opened: self.opened.clone() }
     }
 
-    /// Lets the threads finish what is queued, and returns their handles to wait for.
-    pub(super) fn stop(self) -> Vec<thread::JoinHandle<()>> {
-        self.handles
+    /// Lets the threads finish what is queued, and waits for them. The one that writes ends last: only the last connection
+    /// removes the log.
+    pub(super) fn join(self) {
+        let Threads { writer, readers, writing, reading, .. } = self;
+        drop(readers);
+        // A thread that panicked has nothing left to flush.
+        reading.into_iter().for_each(|thread| drop(thread.join()));
+        drop(writer);
+        drop(writing.join());
     }
 }
 

@@ -213,7 +213,7 @@ fn entry(row: &SqlRow<'_>) -> rusqlite::Result<(Row, Option<Vec<f32>>)> {
 }
 
 /// Reads the number of words that FTS5 keeps of a text: a number in SQLite's form of seven bits a byte, the highest first.
-fn first_varint(bytes: &[u8]) -> u32 {
+pub(super) fn first_varint(bytes: &[u8]) -> u32 {
     let mut number = 0_u32;
     for byte in bytes {
         number = number.wrapping_shl(7) | u32::from(byte & 0x7f);

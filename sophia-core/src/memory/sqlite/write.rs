@@ -1,14 +1,17 @@
 //! Writing records: each function is one job of the writer and runs inside its savepoint.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
 use super::{block_files, filter, internal, micros, read, vectors};
 use crate::{
-    Error, ErrorKind, Result,
+    Result,
     memory::{
-        half,
-        record::{Record, Status, Update},
+        RetentionConfig, half,
+        record::{PINNED, Record, Status},
+        revise::{self, Revision, content_hash, revise},
         store::{Atomicity, Change, Depth, Draft, Filter, Inserted, Key, NamedVector, SameContent},
         words,
     },
@@ -45,7 +48,6 @@ fn in_savepoint<T>(connection: &Connection, work: impl FnOnce() -> Result<T>) ->
 }
 
 fn insert(connection: &Connection, draft: Draft) -> Result<Inserted> {
-    let failed = internal("memory.store");
     let mut record = draft.record;
     let wall = filter::make_wall(connection, &record.scope)?;
     if draft.same_content == SameContent::ReturnExisting
@@ -54,28 +56,32 @@ fn insert(connection: &Connection, draft: Draft) -> Result<Inserted> {
         return Ok(inserted(&existing, false));
     }
     if let Some(existing) = read::in_wall(connection, &record.scope, &Key::Id(record.id.clone()))? {
-        if !record.scope.covers(&existing.scope) {
-            let message = "the id belongs to a record of another session or agent of this user";
-            return Err(Error::new(ErrorKind::Conflict, "memory.store", message).with("id", &record.id));
-        }
-        record.seq = existing.seq;
-        record.version = existing.version + 1;
-        record.created_at = existing.created_at;
+        let record = revise::replace(&existing, record)?;
         replace(connection, wall, &existing, &record)?;
         set_vector(connection, wall, record.seq, draft.vector.as_ref())?;
         return Ok(inserted(&record, false));
     }
     record.version = 1;
-    record.seq = connection
+    record.seq = insert_row(connection, wall, &record, None)?;
+    index(connection, wall, &record)?;
+    set_vector(connection, wall, record.seq, draft.vector.as_ref())?;
+    Ok(inserted(&record, true))
+}
+
+/// Inserts a record with the number that is given, or the next one, and returns it.
+pub(super) fn insert_row(connection: &Connection, wall: i64, record: &Record, seq: Option<i64>) -> Result<i64> {
+    connection
         .prepare_cached(
-            "INSERT INTO records (wall, id, version, session, agent, content, kind, category, tags, metadata, summary, \
+            "INSERT INTO records (seq, wall, id, version, session, agent, content, kind, category, tags, metadata, summary, \
              source, role, importance, priority, status, created_at, updated_at, expires_at, hash) \
-             VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
         )
         .and_then(|mut statement| {
             statement.insert(params![
+                seq,
                 wall,
                 record.id,
+                record.version,
                 record.scope.session,
                 record.scope.agent,
                 record.content,
@@ -91,14 +97,11 @@ fn insert(connection: &Connection, draft: Draft) -> Result<Inserted> {
                 status_name(record.status),
                 micros(record.created_at),
                 micros(record.updated_at),
-                read::expiry(&record),
-                hash(&record.content),
+                read::expiry(record),
+                content_hash(&record.content),
             ])
         })
-        .map_err(&failed)?;
-    index(connection, wall, &record)?;
-    set_vector(connection, wall, record.seq, draft.vector.as_ref())?;
-    Ok(inserted(&record, true))
+        .map_err(internal("memory.store"))
 }
 
 fn inserted(record: &Record, created: bool) -> Inserted {
@@ -117,7 +120,7 @@ fn find_same(connection: &Connection, wall: i64, record: &Record) -> Result<Opti
         .and_then(|mut statement| {
             let values = params![
                 wall,
-                hash(&record.content),
+                content_hash(&record.content),
                 record.kind,
                 record.scope.session,
                 record.scope.agent,
@@ -131,27 +134,10 @@ fn find_same(connection: &Connection, wall: i64, record: &Record) -> Result<Opti
 
 pub(super) fn update(connection: &Connection, change: Change) -> Result<Record> {
     let Change { update, vector, now } = change;
-    let absent = || {
-        Error::new(ErrorKind::NotFound, "memory.update", "there is no record of this id in this scope")
-            .with("id", &update.id)
-    };
-    let old = read::in_wall(connection, &update.scope, &Key::Id(update.id.clone()))?
-        .filter(|record| update.scope.covers(&record.scope))
-        .filter(|record| record.expires_at.is_none_or(|expires_at| expires_at > now))
-        .filter(|record| record.status == Status::Active || update.status == Some(Status::Active))
-        .ok_or_else(absent)?;
-    if let Some(expected) = update.if_version
-        && expected != old.version
-    {
-        return Err(Error::new(ErrorKind::Conflict, "memory.update", "the record has changed meanwhile")
-            .with("id", &update.id)
-            .with("expected", expected)
-            .with("found", old.version));
-    }
-    let content_changes = update.content.as_ref().is_some_and(|content| *content != old.content);
-    let mut new = patched(&old, update);
-    new.version = old.version + 1;
-    new.updated_at = now;
+    let found = read::in_wall(connection, &update.scope, &Key::Id(update.id.clone()))?;
+    let revision = revise(found, update, now)?;
+    let content_changes = revision.is_of_content();
+    let Revision { old, new } = revision;
     let wall = filter::make_wall(connection, &new.scope)?;
     replace(connection, wall, &old, &new)?;
     if content_changes {
@@ -162,46 +148,18 @@ pub(super) fn update(connection: &Connection, change: Change) -> Result<Record> 
     Ok(new)
 }
 
-fn patched(old: &Record, update: Update) -> Record {
-    let mut new = old.clone();
-    if let Some(content) = update.content {
-        new.content = content;
-    }
-    if let Some(category) = update.category {
-        new.category = category;
-    }
-    if let Some(tags) = update.tags {
-        new.tags = tags.unwrap_or_default();
-    }
-    match update.metadata {
-        None => {}
-        Some(None) => new.metadata.clear(),
-        Some(Some(facts)) => {
-            for (key, value) in facts {
-                if value.is_null() {
-                    new.metadata.shift_remove(&key);
-                } else {
-                    new.metadata.insert(key, value);
-                }
-            }
-        }
-    }
-    new.priority = update.priority.unwrap_or(old.priority);
-    new.importance = update.importance.unwrap_or(old.importance);
-    if let Some(summary) = update.summary {
-        new.summary = summary;
-    }
-    new.status = update.status.unwrap_or(old.status);
-    new
-}
-
-/// Keeps the old state as a version and writes the new one in its place.
-fn replace(connection: &Connection, wall: i64, old: &Record, new: &Record) -> Result<()> {
-    let failed = internal("memory.update");
+/// Keeps a former state of a record.
+pub(super) fn keep_version(connection: &Connection, old: &Record) -> Result<()> {
     connection
         .prepare_cached("INSERT INTO versions (seq, version, body) VALUES (?1, ?2, ?3)")
         .and_then(|mut statement| statement.execute(params![old.seq, old.version, json(old)]))
-        .map_err(&failed)?;
+        .map(drop)
+        .map_err(internal("memory.update"))
+}
+
+/// Keeps the old state as a version and writes the new one in its place.
+pub(super) fn replace(connection: &Connection, wall: i64, old: &Record, new: &Record) -> Result<()> {
+    keep_version(connection, old)?;
     unindex(connection, wall, old)?;
     connection
         .prepare_cached(
@@ -228,10 +186,10 @@ fn replace(connection: &Connection, wall: i64, old: &Record, new: &Record) -> Re
                 status_name(new.status),
                 micros(new.updated_at),
                 read::expiry(new),
-                hash(&new.content),
+                content_hash(&new.content),
             ])
         })
-        .map_err(&failed)?;
+        .map_err(internal("memory.update"))?;
     index(connection, wall, new)
 }
 
@@ -250,10 +208,7 @@ pub(super) fn delete(connection: &Connection, filter: &Filter, depth: Depth) -> 
                 block_files::disown(connection, filter::make_wall(connection, &old.scope)?)?;
             }
             Depth::Archive => {
-                let mut new = old.clone();
-                new.status = Status::Archived;
-                new.version += 1;
-                new.updated_at = filter.now;
+                let new = revise::archive(old, filter.now);
                 let wall = filter::make_wall(connection, &old.scope)?;
                 replace(connection, wall, old, &new)?;
                 note_change(connection, wall, old.seq)?;
@@ -299,6 +254,47 @@ pub(super) fn purge(connection: &Connection, now: Timestamp) -> Result<()> {
         .execute("DELETE FROM changes WHERE change < (SELECT max(change) FROM changes) - ?1", [KEPT_CHANGES])
         .map_err(&failed)?;
     Ok(())
+}
+
+/// Erases what is above the cap of a wall, worth least first. What is pinned stays, whatever the cap is.
+pub(super) fn trim(connection: &Connection, retention: &RetentionConfig, now: Timestamp) -> Result<()> {
+    let failed = internal("memory.retention");
+    let Some(most) = retention.max_records else { return Ok(()) };
+    let full: Vec<(i64, i64)> = connection
+        .prepare_cached("SELECT wall, count(*) FROM records GROUP BY wall HAVING count(*) > ?1")
+        .and_then(|mut statement| statement.query_map([most as i64], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
+        .map_err(&failed)?;
+    for (wall, count) in full {
+        let mut kept: Vec<(bool, f64, i64)> = connection
+            .prepare_cached(
+                "SELECT status <> 'archived', importance, updated_at, seq FROM records WHERE wall = ?1 AND importance < ?2",
+            )
+            .and_then(|mut statement| {
+                let worth = |row: &rusqlite::Row<'_>| {
+                    Ok((row.get(0)?, worth(row.get(1)?, row.get(2)?, retention.half_life, now), row.get(3)?))
+                };
+                statement.query_map((wall, PINNED), worth)?.collect()
+            })
+            .map_err(&failed)?;
+        kept.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)));
+        let above = (count as u64).saturating_sub(most).min(PURGE_BATCH as u64);
+        for (_, _, seq) in kept.into_iter().take(usize::try_from(above).unwrap_or(0)) {
+            if let Some(record) = read::by_seq(connection, seq)? {
+                erase(connection, &record)?;
+            }
+        }
+        block_files::disown(connection, wall)?;
+    }
+    Ok(())
+}
+
+/// Returns what a record is worth: its importance, halved with each half-life since its last change.
+fn worth(importance: f64, updated_at: i64, half_life: Option<Duration>, now: Timestamp) -> f64 {
+    let age = Duration::from_micros((micros(now) - updated_at).max(0).unsigned_abs());
+    match half_life {
+        Some(half_life) => importance * (-age.as_secs_f64() / half_life.as_secs_f64()).exp2(),
+        None => importance,
+    }
 }
 
 pub(super) fn index(connection: &Connection, wall: i64, record: &Record) -> Result<()> {
@@ -352,12 +348,6 @@ fn status_name(status: Status) -> &'static str {
         Status::Active => "active",
         Status::Archived => "archived",
     }
-}
-
-fn hash(content: &str) -> [u8; 16] {
-    let mut short = [0; 16];
-    short.copy_from_slice(&blake3::hash(content.as_bytes()).as_bytes()[..16]);
-    short
 }
 
 /// Writes what always can be written as JSON: text, numbers that were validated, and maps with text keys.

@@ -243,6 +243,7 @@ fn transport(word: &str) -> Result<Transport, String> {
         "http" | "streamable-http" | "streamablehttp" | "remote" | "https" => Ok(Transport::Http),
         "sse" => Ok(Transport::Sse),
         "rest" => Ok(Transport::Rest),
+        "builtin" => Ok(Transport::Builtin),
         _ => Err(format!("`{word}` is not a transport: known are stdio, http, sse and rest")),
     }
 }

@@ -5,7 +5,9 @@
 //! | know what an answer and a failure are | this file |
 //! | send HTTP | [`rest`], [`http`] |
 //! | hold an MCP session, over HTTP or a child process | [`mcp`], [`stdio`] |
+//! | call tools of this process | [`builtin`] |
 
+pub(crate) mod builtin;
 pub(crate) mod http;
 #[cfg(feature = "mcp")]
 pub(crate) mod mcp;
@@ -23,9 +25,10 @@ use tokio_util::task::TaskTracker;
 
 use super::{config::RegistryConfig, directory::Entry, server::Transport, tools::Tool};
 use crate::{
-    Error, ErrorKind,
+    Error, ErrorKind, Scope,
     http_client::{AddressPolicy, Connections, HttpClient, HttpOptions, Proxy},
     resilience::Deadline,
+    toolset::Toolset,
 };
 
 /// What a tool answered.
@@ -68,7 +71,6 @@ impl Failure {
         Failure { error, blame: Blame::Call, sent: false }
     }
 
-    #[cfg(feature = "mcp")]
     pub(crate) fn arguments(error: Error) -> Failure {
         Failure { error, blame: Blame::Arguments, sent: true }
     }
@@ -79,18 +81,20 @@ impl Failure {
 pub(crate) struct Clients {
     pub config: Arc<RegistryConfig>,
     pub http: HttpClient,
+    /// Tools of this process.
+    pub toolsets: Vec<Arc<dyn Toolset>>,
     /// Who watches over a child process each; a shutdown waits for them all.
     pub children: TaskTracker,
 }
 
 impl Clients {
-    pub(crate) fn new(config: RegistryConfig) -> Clients {
+    pub(crate) fn new(config: RegistryConfig, toolsets: Vec<Arc<dyn Toolset>>) -> Clients {
         let http = HttpClient::new(HttpOptions {
             addresses: if config.allow_private { AddressPolicy::AllowPrivate } else { AddressPolicy::PublicOnly },
             proxy: if config.system_proxy { Proxy::System } else { Proxy::None },
             connections: Connections::Pooled,
         });
-        Clients { http, config: Arc::new(config), children: TaskTracker::new() }
+        Clients { http, toolsets, config: Arc::new(config), children: TaskTracker::new() }
     }
 }
 
@@ -102,11 +106,13 @@ pub(crate) async fn call(
     entry: &Entry,
     tool: &str,
     arguments: &Map<String, Value>,
+    scope: Option<&Scope>,
     deadline: Deadline,
 ) -> Outcome<Answer> {
     const CALL: &str = "registry.call";
     match transport(CALL, entry)? {
         Transport::Rest => rest::call(clients, &entry.server, tool, arguments, deadline).await,
+        Transport::Builtin => builtin::call(clients, &entry.server, tool, arguments, scope, deadline).await,
         _ => mcp::call(clients, entry, tool, arguments, deadline).await,
     }
 }
@@ -116,6 +122,7 @@ pub(crate) async fn list_tools(clients: &Arc<Clients>, entry: &Entry, deadline: 
     const LIST: &str = "registry.list_tools";
     match transport(LIST, entry)? {
         Transport::Rest => rest::list_tools(clients, &entry.server, deadline).await,
+        Transport::Builtin => builtin::list_tools(clients, &entry.server),
         _ => mcp::list_tools(clients, entry, deadline).await,
     }
 }

@@ -258,14 +258,18 @@ mod tests {
     #[tokio::test]
     async fn a_command_that_is_not_there_is_named() {
         let server = Server::new("a").command("no-such-program-of-mine", [""; 0]);
-        let error = Process::start("registry.call", &server, &Clients::new(RegistryConfig::default())).err().unwrap();
+        let error = Process::start("registry.call", &server, &Clients::new(RegistryConfig::default(), Vec::new()))
+            .err()
+            .unwrap();
         assert_eq!((error.code(), error.get("command")), ("UNAVAILABLE", Some("no-such-program-of-mine")));
     }
 
     #[tokio::test]
     async fn a_variable_that_is_not_set_is_named() {
         let server = Server::new("a").command("true", [""; 0]).env("TOKEN", "${NO_SUCH_VARIABLE_HERE}");
-        let error = Process::start("registry.call", &server, &Clients::new(RegistryConfig::default())).err().unwrap();
+        let error = Process::start("registry.call", &server, &Clients::new(RegistryConfig::default(), Vec::new()))
+            .err()
+            .unwrap();
         assert!(error.code() == "INVALID_CONFIG" && error.message().contains("NO_SUCH_VARIABLE_HERE"), "{error}");
     }
 }

@@ -36,13 +36,13 @@ async fn an_answer_says_what_it_cost_and_a_hit_what_it_saved() {
     drain(&chat, ask("a")).await.unwrap();
     let streamed = drain(&chat, ask("b").scope(bob())).await.unwrap();
     assert!(near(streamed.last().unwrap().answer.as_ref().unwrap().cost_usd, COST));
-    let total = chat.costs(&CostQuery::default()).unwrap().total;
+    let total = chat.costs(&CostQuery::default()).await.unwrap().total;
     assert_eq!((total.calls, total.unpriced_calls, total.saved_calls), (2, 0, 2));
     assert!(near(total.cost_usd, 2.0 * COST) && near(total.saved_usd, 2.0 * COST), "{total:?}");
     assert_eq!((total.prompt_tokens, total.completion_tokens, total.cached_tokens), (20, 10, 8));
-    let users = chat.costs(&CostQuery::by(CostGroup::Scope)).unwrap().rows;
+    let users = chat.costs(&CostQuery::by(CostGroup::Scope)).await.unwrap().rows;
     assert_eq!(users.iter().map(|row| row.user.as_deref().unwrap()).collect::<Vec<_>>(), ["ada", "bob"]);
-    let hers = chat.costs(&CostQuery::by(CostGroup::Provider).scope(ada())).unwrap().rows;
+    let hers = chat.costs(&CostQuery::by(CostGroup::Provider).scope(ada())).await.unwrap().rows;
     assert_eq!((hers.len(), hers[0].provider.as_deref(), hers[0].calls), (1, Some("mock0"), 1));
 }
 
@@ -63,7 +63,7 @@ async fn who_shares_a_call_pays_nothing() {
         call.await.unwrap().unwrap();
     }
     stream.await.unwrap().unwrap();
-    let total = chat.costs(&CostQuery::default()).unwrap().total;
+    let total = chat.costs(&CostQuery::default()).await.unwrap().total;
     assert_eq!((total.calls, total.saved_calls), (1, 10));
     assert!(near(total.cost_usd, COST) && near(total.saved_usd, 10.0 * COST), "{total:?}");
 }
@@ -74,7 +74,7 @@ async fn without_a_price_the_cost_is_null_and_not_nothing() {
     assert_eq!(chat.complete(ask("a")).await.unwrap().cost_usd, None);
     chat.complete(ask("a")).await.unwrap();
     chat.embed(EmbedCall::new(["x"])).await.unwrap();
-    let total = chat.costs(&CostQuery::default()).unwrap().total;
+    let total = chat.costs(&CostQuery::default()).await.unwrap().total;
     assert_eq!((total.cost_usd, total.unpriced_calls, total.saved_usd), (None, 2, None));
     assert_eq!((total.calls, total.saved_calls, total.prompt_tokens), (2, 1, 11));
 }
@@ -106,12 +106,12 @@ async fn who_is_over_a_limit_is_told_which_and_until_when_and_still_gets_hits() 
 async fn a_budget_that_is_spent_lasts_until_midnight() {
     let mock = MockProvider::start().await.unwrap();
     let (chat, clock) = limited(&mock, LimitConfig::per(Share::Tenant).daily_usd(1.5 * COST));
-    let hers = || chat.budget(&ada()).unwrap().remove(0);
+    let hers = async || chat.budget(&ada()).await.unwrap().remove(0);
     for (question, spent) in [("a", COST), ("b", 2.0 * COST)] {
         chat.complete(ask(question)).await.unwrap();
-        assert!(near(Some(hers().used), spent), "{:?}", hers());
+        assert!(near(Some(hers().await.used), spent), "{:?}", hers().await);
     }
-    assert_eq!((hers().remaining, hers().scope), (0.0, Scope::new().tenant("acme")));
+    assert_eq!((hers().await.remaining, hers().await.scope), (0.0, Scope::new().tenant("acme")));
     let error = chat.complete(ask("c").scope(bob())).await.unwrap_err();
     assert_eq!((error.get("limit"), error.retry_after()), (Some("daily_usd"), Some(Duration::from_secs(24 * 3600))));
     clock.advance(Duration::from_secs(24 * 3600));
@@ -137,5 +137,19 @@ async fn a_failed_call_counts_as_a_call_and_costs_nothing() {
     let (chat, _) = limited(&mock, LimitConfig::per(Share::User).requests_per_minute(1).daily_usd(1.0));
     assert_eq!(chat.complete(ask("fail:400")).await.unwrap_err().code(), "INVALID_INPUT");
     assert_eq!(chat.complete(ask("a")).await.unwrap_err().get("limit"), Some("requests_per_minute"));
-    assert_eq!(chat.costs(&CostQuery::default()).unwrap().total.calls, 0);
+    assert_eq!(chat.costs(&CostQuery::default()).await.unwrap().total.calls, 0);
+}
+
+#[tokio::test]
+async fn contexts_that_callers_choose_do_not_become_any_number_of_series() {
+    let mock = MockProvider::start().await.unwrap();
+    let sophia = Sophia::new(config(&[&mock])).unwrap();
+    for number in 0..400 {
+        let request = ask(&format!("{number}")).context(format!("context-{number}"));
+        sophia.chat().complete(request).await.unwrap();
+    }
+    let text = sophia.telemetry().prometheus();
+    let series = text.lines().filter(|line| line.starts_with("sophia_ai_requests_total"));
+    assert_eq!(series.count(), 257);
+    assert!(text.contains(r#"task_type="other"} 144"#), "{text}");
 }

@@ -158,6 +158,27 @@ async fn what_is_forgotten_is_forgotten_by_the_cache_of_answers_too() {
 }
 
 #[tokio::test]
+async fn forgetting_a_person_reaches_answers_of_scopes_that_memory_never_saw() {
+    let (mock, sophia) = start_engine().await;
+    let elsewhere = || Scope::new().tenant("globex").user("ada");
+    let conversation = || ada().session("s1");
+    for scope in [ada(), elsewhere(), bob()] {
+        sophia.chat().complete(coat().scope(scope)).await.unwrap();
+    }
+    sophia.chat().complete(coat().scope(conversation()).share(Share::Session)).await.unwrap();
+    sophia.chat().run("x", &ada(), || async { Ok(1) }).await.unwrap();
+    let receipt = sophia.memory().forget(ForgetRequest::scope(conversation())).await.unwrap();
+    assert_eq!(receipt.answers, 1, "those of one conversation");
+    let mut hers = ForgetRequest::subject("ada");
+    hers.scope = Some(Scope::new().tenant("globex"));
+    assert_eq!(sophia.memory().forget(hers).await.unwrap().answers, 1, "those of one tenant");
+    assert_eq!(sophia.memory().forget(ForgetRequest::subject("ada")).await.unwrap().answers, 2);
+    let status = async |scope: Scope| sophia.chat().complete(coat().scope(scope)).await.unwrap().cache.status;
+    assert_eq!((status(bob()).await, status(ada()).await), (CacheStatus::Hit, CacheStatus::Miss));
+    assert_eq!(mock.calls(), 5);
+}
+
+#[tokio::test]
 async fn what_cannot_be_helped_is_refused_with_the_field() {
     let (mock, sophia) = start_engine().await;
     let field = async |request: ChatRequest| {

@@ -253,3 +253,39 @@ async fn a_large_answer_is_given_up_to_the_bound_and_kept_up_to_its_share() {
     assert_eq!(error.code(), "UNAVAILABLE");
     assert!(error.message().contains("more than 9000000 bytes"), "{error}");
 }
+
+#[tokio::test]
+async fn a_certificate_that_nobody_vouches_for_is_unavailable() {
+    use rustls::pki_types::PrivateKeyDer;
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let server = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let server = Arc::new(server.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = Arc::new(AtomicUsize::new(0));
+    std::thread::spawn({
+        let asked = asked.clone();
+        move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { return };
+                let mut session = rustls::ServerConnection::new(server.clone()).unwrap();
+                // The other side breaks the handshake off.
+                while session.is_handshaking() && session.complete_io(&mut stream).is_ok() {}
+                asked.fetch_add(usize::from(!session.is_handshaking()), Ordering::Relaxed);
+            }
+        }
+    });
+    let mock = MockProvider::start().await.unwrap();
+    let mut config = config(&[&mock, &mock]);
+    config.chat.providers[0].base_url = Some(format!("https://localhost:{port}/v1"));
+    config.chat.retry.retries = 0;
+    // The next one answers.
+    let answer = chat(config.clone()).complete(ask("a")).await.unwrap();
+    assert_eq!((answer.attempts[0].outcome, answer.provider.as_str()), ("UNAVAILABLE", "mock1"));
+    config.chat.providers.truncate(1);
+    let error = chat(config).complete(ask("b")).await.unwrap_err();
+    assert_eq!((error.code(), asked.load(Ordering::Relaxed)), ("UNAVAILABLE", 0), "nothing was sent");
+    assert!(!format!("{error:?}").contains("sk-secret"), "{error:?}");
+}

@@ -50,6 +50,51 @@ async fn an_explanation_says_what_each_stage_did_where_it_is_asked_for() {
     assert_eq!(mock.calls(), 1, "asking for it makes no other question");
 }
 
+fn told_by(chunks: &[ChatChunk]) -> Vec<(&'static str, &'static str)> {
+    let (last, earlier) = chunks.split_last().unwrap();
+    assert!(earlier.iter().all(|chunk| chunk.explain.is_none()), "the last part says it");
+    last.explain.as_ref().unwrap().stages.iter().map(|note| (note.stage, note.outcome)).collect()
+}
+
+#[tokio::test]
+async fn a_streams_last_part_says_what_each_stage_did() {
+    let (mock, chat) = start().await;
+    let miss = drain(&chat, ask("x").explain()).await.unwrap();
+    let stages = [
+        ("key", "made"),
+        ("l1", "miss"),
+        ("l2", "off"),
+        ("semantic", "off"),
+        ("admission", "admitted"),
+        ("prefix", "too_short"),
+        ("router", "answered"),
+        ("keep", "kept"),
+        ("flight", "led"),
+    ];
+    assert_eq!(told_by(&miss), stages);
+    let hit = drain(&chat, ask("x").explain()).await.unwrap();
+    assert_eq!(told_by(&hit), [("key", "made"), ("l1", "hit")]);
+    assert!(drain(&chat, ask("x")).await.unwrap().iter().all(|chunk| chunk.explain.is_none()));
+    let bypass = drain(&chat, ask("x").cache(CacheMode::Bypass).explain()).await.unwrap();
+    assert!(told_by(&bypass).contains(&("keep", "not_kept")), "{:?}", told_by(&bypass));
+    mock.script([Fault::Hold]);
+    let tasks: Vec<_> = (0..3)
+        .map(|_| {
+            let chat = chat.clone();
+            tokio::spawn(async move { drain(&chat, ask("y").explain()).await.unwrap() })
+        })
+        .collect();
+    until(|| mock.calls() == 3).await;
+    mock.release();
+    let mut led = 0;
+    for chunks in join_all(tasks).await {
+        let told = told_by(&chunks.unwrap());
+        led += usize::from(told.contains(&("flight", "led")));
+        assert!(told.contains(&("router", "answered")), "{told:?}");
+    }
+    assert_eq!((led, mock.calls()), (1, 3));
+}
+
 #[tokio::test]
 async fn an_explanation_says_why_the_cache_was_not_used() {
     let (_mock, chat) = start().await;

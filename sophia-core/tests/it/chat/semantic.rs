@@ -1,6 +1,6 @@
 //! The semantic tier: what it serves, what it never serves, and what it learns.
 
-use sophia_core::chat::{SemanticMode, SemanticReport};
+use sophia_core::chat::{SemanticFeedback, SemanticMode, SemanticReport, SemanticVerdict};
 
 use super::*;
 
@@ -271,4 +271,55 @@ async fn many_at_once_share_what_is_found() {
         assert_eq!(task.unwrap().unwrap().cache.status, CacheStatus::SemanticHit);
     }
     assert_eq!(mock.calls(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_its_user_calls_wrong_serves_no_other_question_any_more() {
+    let (mock, chat) = started(|_| {}).await;
+    let key = chat.complete(ask(KEPT)).await.unwrap().cache.key.unwrap();
+    let says = |verdict| SemanticFeedback::new(&*key, verdict).scope(ada().session("s1"));
+    assert_eq!(chat.complete(ask(SAME)).await.unwrap().cache.status, CacheStatus::SemanticHit);
+    assert!(chat.semantic_feedback(&says(SemanticVerdict::Right)).unwrap());
+    assert!(chat.semantic_feedback(&says(SemanticVerdict::Right)).unwrap());
+    let report = chat.semantic_report();
+    assert_eq!((report.right, report.judged, report.groups[0].labels), (1, 1, 1), "one hit counts once");
+
+    let others = [bob(), Scope::new().user("ada"), Scope::new().tenant("acme"), Scope::new()];
+    for other in others {
+        let foreign = SemanticFeedback::new(&*key, SemanticVerdict::Wrong).scope(other);
+        assert!(!chat.semantic_feedback(&foreign).unwrap(), "it is not theirs to judge");
+    }
+    assert_eq!(chat.complete(ask(SAME)).await.unwrap().cache.status, CacheStatus::SemanticHit);
+    assert!(chat.semantic_feedback(&says(SemanticVerdict::Wrong)).unwrap());
+    assert_eq!(chat.complete(ask(SAME)).await.unwrap().cache.status, CacheStatus::Miss);
+    assert_eq!(chat.complete(ask(KEPT)).await.unwrap().cache.status, CacheStatus::Hit, "it answers its own question");
+    let report = chat.semantic_report();
+    assert_eq!((report.wrong, report.judged, report.demoted, mock.calls()), (1, 2, 1, 2));
+}
+
+#[tokio::test]
+async fn what_users_say_moves_what_may_be_served() {
+    let (_mock, chat) = started(|config| config.chat.semantic.threshold = Some(0.75)).await;
+    for index in 0..12 {
+        let noun = [
+            "router", "phone", "watch", "camera", "printer", "laptop", "tablet", "radio", "clock", "oven", "lamp",
+            "fan",
+        ][index];
+        let key = chat.complete(ask(&format!("How do I reset my {noun}?"))).await.unwrap().cache.key.unwrap();
+        let hit = chat.complete(ask(&format!("Please tell me how I can reset my {noun}."))).await.unwrap();
+        if hit.cache.status == CacheStatus::SemanticHit {
+            chat.semantic_feedback(&SemanticFeedback::new(&*key, SemanticVerdict::Wrong).scope(ada())).unwrap();
+        }
+    }
+    let report = chat.semantic_report();
+    assert!(report.judged >= 10, "{}", report.judged);
+    assert_eq!(report.groups[0].threshold, None, "users spoke against every threshold");
+}
+
+#[tokio::test]
+async fn a_key_that_is_none_is_refused_and_an_unknown_one_is_told() {
+    let (_mock, chat) = started(|_| {}).await;
+    let error = chat.semantic_feedback(&SemanticFeedback::new("x", SemanticVerdict::Wrong)).unwrap_err();
+    assert_eq!((error.code(), error.get("field")), ("INVALID_INPUT", Some("key")));
+    assert!(!chat.semantic_feedback(&SemanticFeedback::new("0".repeat(64), SemanticVerdict::Wrong)).unwrap());
 }

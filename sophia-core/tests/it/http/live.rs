@@ -45,6 +45,18 @@ async fn a_websocket_sends_the_report_at_once_and_closes_at_shutdown() {
 }
 
 #[tokio::test]
+async fn a_client_that_sends_much_is_cut() {
+    let served = serve(surface(|_| {})).await;
+    let request = upgrade(&served.url, "/ws/unified-health", &[]);
+    let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
+    socket.next().await.unwrap().unwrap();
+    // It may be cut before all of it is sent.
+    let _ = socket.send(tungstenite::Message::binary(vec![0; 1 << 20])).await;
+    let cut = async { while let Some(Ok(_)) = socket.next().await {} };
+    tokio::time::timeout(SOON, cut).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_websocket_needs_what_every_request_needs() {
     let served = serve(surface(|server| server.keys = keys())).await;
     let status = async |path: &str, headers: &[(&'static str, &str)]| match tokio_tungstenite::connect_async(upgrade(

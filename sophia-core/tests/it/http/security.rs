@@ -1,10 +1,14 @@
 //! Who may come in, what they may do, and how much.
 
-use super::{as_key, client, get, keys, remote, send, serve, surface};
+use super::{SOON, as_key, client, get, keys, remote, send, serve, surface};
 use axum::http::HeaderMap;
 use futures::StreamExt;
 use serde_json::{Value, json};
 use sophia_core::http::{self, Peer, ServerConfig};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 #[tokio::test]
 async fn the_probes_are_open_to_everyone() {
@@ -208,5 +212,123 @@ async fn a_key_reaches_its_own_scope_and_no_other() {
     for nobody in [json!({}), json!({"tenant": "acme"}), json!({"user": "ada"})] {
         let (_, found) = as_key(&surface, "admin-key", search, json!({"scope": nobody})).await;
         assert_eq!(found["hits"], json!([]), "{nobody}");
+    }
+}
+
+/// Sends bytes as they are, and reads all that comes back.
+async fn raw(url: &str, request: &[u8]) -> String {
+    let exchange = async {
+        let mut stream = TcpStream::connect(url).await.unwrap();
+        // It may be cut before all of it is sent.
+        let _ = stream.write_all(request).await;
+        let mut said = Vec::new();
+        let _ = stream.read_to_end(&mut said).await;
+        String::from_utf8_lossy(&said).into_owned()
+    };
+    tokio::time::timeout(SOON, exchange).await.expect("it ends")
+}
+
+#[tokio::test]
+async fn no_way_of_writing_a_request_gets_in_without_a_key() {
+    let served = serve(surface(|server| server.keys = keys())).await;
+    let lines = [
+        "GET /metrics HTTP/1.1",
+        "GET //metrics HTTP/1.1",
+        "GET /healthz/../metrics HTTP/1.1",
+        "GET /healthz/..%2fmetrics HTTP/1.1",
+        "GET /%6detrics HTTP/1.1",
+        "GET /metrics%00 HTTP/1.1",
+        "GET /metrics;/healthz HTTP/1.1",
+        "GET /metrics?/healthz HTTP/1.1",
+        "GET /healthz%2f..%2fmetrics HTTP/1.1",
+        "GET http://localhost/metrics HTTP/1.1",
+        "GET http://evil.example/metrics HTTP/1.1",
+        "HEAD /metrics HTTP/1.1",
+        "GET /METRICS HTTP/1.1",
+        "GET /healthz#/metrics HTTP/1.1",
+        "GET \\\\metrics HTTP/1.1",
+        "GET metrics HTTP/1.1",
+        "OPTIONS * HTTP/1.1",
+        "CONNECT localhost:22 HTTP/1.1",
+        "TRACE /metrics HTTP/1.1",
+        "get /metrics HTTP/1.1",
+        "GET /metrics HTTP/1.0",
+        "GET /metrics HTTP/9.9",
+        "GET /metrics",
+        "\0\0\0\0",
+        "PRI * HTTP/2.0",
+        "POST /api/v1/memory/store HTTP/1.1",
+        "POST /api/v1/memory/search HTTP/1.1",
+    ];
+    let heads = [
+        "",
+        "x-forwarded-for: 127.0.0.1",
+        "x-original-url: /healthz",
+        "x-http-method-override: GET",
+        "authorization: Bearer",
+        "authorization: Bearer \t",
+        "authorization: bearer\r\nx-api-key: acme-key2",
+        "x-api-key: ",
+        "x-api-key: acme-ke",
+        "cookie: key=acme-key",
+        "content-length: 0\r\ncontent-length: 5",
+        "transfer-encoding: chunked\r\ncontent-length: 5",
+        "sec-websocket-protocol: sophia.key.%",
+        "sec-websocket-protocol: sophia.key.",
+        "authorization: Basic YWNtZS1rZXk6",
+        "origin: http://localhost",
+        "content-length: 18446744073709551616",
+        "content-length: -1",
+    ];
+    for line in lines {
+        for head in heads {
+            let request = format!("{line}\r\nhost: localhost\r\nconnection: close\r\n{head}\r\n\r\n0\r\n\r\n");
+            let said = raw(&served.url, request.as_bytes()).await;
+            // Only what is open to everyone, or nothing at all.
+            let status = said.split(' ').nth(1).and_then(|status| status.parse::<u16>().ok());
+            let is_open = said.contains(r#"{"status":"ok""#) || status == Some(204);
+            assert!(status.is_none_or(|status| status >= 400) || is_open, "{line} {head}: {said}");
+            assert!(!said.contains("# TYPE") && !said.contains("acme"), "{line} {head}: {said}");
+        }
+    }
+    let header = format!("GET /metrics HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "x".repeat(2_000_000));
+    let many = format!("GET /metrics HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "a: b\r\n".repeat(100_000));
+    for large in [header, many] {
+        let said = raw(&served.url, large.as_bytes()).await;
+        assert!(said.is_empty() || said.starts_with("HTTP/1.1 431"), "{said}");
+    }
+    assert_eq!(client().get(format!("http://{}/healthz", served.url)).send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn answers_and_metrics_hold_no_key_and_no_text_of_callers() {
+    let surface = surface(|server| server.keys = keys());
+    let secret = "zqxwvj";
+    let body = json!({"content": secret, "scope": {"user": secret}, "tags": [secret], "kind": secret, "id": secret});
+    assert_eq!(as_key(&surface, "acme-key", "POST /api/v1/memory/store", body).await.0, 200);
+    let found = json!({"query": secret, "scope": {"user": secret}});
+    assert_eq!(
+        as_key(&surface, "acme-key", "POST /api/v1/memory/search", found).await.1["hits"].as_array().unwrap().len(),
+        1
+    );
+    for (line, body) in [
+        ("GET /metrics", Value::Null),
+        ("GET /openapi.json", Value::Null),
+        ("GET /readyz", Value::Null),
+        ("GET /api/v1/ai-memory/health", Value::Null),
+        ("GET /api/v1/memory/stats", Value::Null),
+        ("GET /api/v1/memory/health", Value::Null),
+        ("GET /api/v1/unified-health", Value::Null),
+        // What others have is in no error either.
+        ("GET /api/v1/memory/records/zqxwv", Value::Null),
+        ("POST /api/v1/memory/serach", json!({})),
+        ("POST /api/v1/memory/search", json!({"query": "x", "scope": {"user": "other"}})),
+        ("POST /api/v1/memory/get", json!({"seq": 1, "scope": {"user": "other"}})),
+        ("POST /api/v1/memory/update", json!({"id": "zqxwv", "content": "x", "scope": {"user": "other"}})),
+        ("POST /api/v1/health/report", json!({})),
+    ] {
+        let (_, answer) = as_key(&surface, "acme-key", line, body).await;
+        let said = answer.to_string();
+        assert!(!said.contains(secret) && !said.contains("acme-key") && !said.contains("admin-key"), "{line}: {said}");
     }
 }

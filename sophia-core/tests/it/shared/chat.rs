@@ -15,6 +15,8 @@ fn ask(text: &str) -> ChatRequest {
 async fn chatting(redis: RedisConfig, mock: &MockProvider) -> Sophia {
     let mut config = config(redis, None);
     config.chat.providers.push(ProviderConfig::openai("mock", mock.base_url()).models(["small"]));
+    // A busy machine is not an outage; the slow Redis of a test is slower.
+    config.chat.cache.l2.timeout = Duration::from_millis(150);
     let sophia = Sophia::new(config).unwrap();
     sophia.start().await.unwrap();
     // The connection is there before anything is counted.
@@ -195,4 +197,26 @@ async fn what_is_invalidated_while_redis_is_away_does_not_come_back_with_it() {
     })
     .await;
     assert_eq!(one.chat().complete(ask("x")).await.unwrap().cache.tier, Some("l1"));
+}
+
+/// Returns how many scripts the server ran.
+fn scripts(server: &RedisServer) -> u64 {
+    let said = server.ask("INFO commandstats").unwrap();
+    let calls = said.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    calls.and_then(|calls| calls.split(',').next()?.parse().ok()).unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_miss_asks_redis_twice_and_a_hit_once() {
+    let (server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
+    let redis = || RedisConfig::url(server.url());
+    let (one, two) = (chatting(redis(), &mock).await, chatting(redis(), &mock).await);
+    // Both know the scripts and the log now.
+    assert_eq!((status(one.chat(), ask("a")).await, status(two.chat(), ask("a")).await), (MISS, L2));
+    let before = scripts(&server);
+    assert_eq!(status(one.chat(), ask("x")).await, MISS);
+    assert_eq!(scripts(&server), before + 2, "a look that takes the turn; the answer, with which the turn is given up");
+    assert_eq!(status(two.chat(), ask("x")).await, L2);
+    assert_eq!(scripts(&server), before + 3);
+    assert_eq!(server.ask("KEYS sophia:chatlease:*").unwrap().trim(), "*0", "no turn is left behind");
 }

@@ -149,6 +149,31 @@ async fn away_from_the_start_it_is_found_later() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_or_read_only_it_is_stepped_over_and_catches_up() {
+    for (trouble, mended) in
+        [("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"), ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE")]
+    {
+        let (server, directory) = (RedisServer::start(), tempfile::tempdir().unwrap());
+        let one = engine(RedisConfig::url(server.url()), Some(directory.path())).await;
+        for key in ["deleted", "changed"] {
+            set(&one, key, json!("old")).await;
+        }
+        assert_eq!(server.ask(trouble).as_deref(), Some("+OK\r\n"));
+        assert!(one.memory().kv().delete("deleted", &ada()).await.unwrap(), "{trouble}");
+        set(&one, "changed", json!("new")).await;
+        assert_eq!(read(&one, "changed").await, Some(json!("new")), "{trouble}");
+        assert!(one.memory().kv().look_up("other", &ada()).await.unwrap().degraded, "{trouble}");
+        assert_ne!(l2(&one).await, TierStatus::Healthy, "{trouble}");
+        assert_eq!(server.ask(mended).as_deref(), Some("+OK\r\n"));
+        is_back(&one).await;
+        let other = engine(RedisConfig::url(server.url()), None).await;
+        assert_eq!((found_in(&other, "deleted").await, read(&one, "deleted").await), (None, None), "{trouble}");
+        assert_ne!(read(&other, "changed").await, Some(json!("old")), "{trouble}");
+        assert_eq!(read(&one, "changed").await, Some(json!("new")), "{trouble}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_master_of_a_cluster_killed() {
     let (mut cluster, directory) = (RedisCluster::start(), tempfile::tempdir().unwrap());
     let redis = || RedisConfig::cluster(cluster.urls());

@@ -1,28 +1,27 @@
 //! The messages that a search ranks by their conversations: those that match, and those beside them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use super::{
-    read,
-    search::{Part, Search},
+    bm25,
+    conversation::Turn,
+    lexicon::{Nearness, TurnWords},
+    query::{Explain, MatchType},
+    rank::{self, Ranked},
+    record::Record,
+    search::{Part, Search, Source},
 };
-use crate::{
-    Result,
-    memory::{
-        bm25,
-        conversation::Turn,
-        lexicon::{Lexicon, Nearness, TurnWords},
-        query::{Explain, MatchType},
-        rank::{self, Ranked},
-    },
-};
+use crate::Result;
 
 /// Messages that tell how frequent near words are, spread over the wall; all of them where there are no more.
-const SAMPLE: u32 = 512;
+pub(crate) const SAMPLE: u32 = 512;
 
 /// Messages of all walls of a search.
 #[derive(Debug, Default)]
-pub(super) struct Gathered {
+pub(crate) struct Gathered {
     pub turns: Vec<Turn>,
     found: Vec<FoundTurn>,
 }
@@ -36,12 +35,12 @@ struct FoundTurn {
 
 impl Gathered {
     /// Returns BM25 and cosine of each message.
-    pub(super) fn measures(&self) -> impl Iterator<Item = (Option<f64>, Option<f64>)> {
+    pub(crate) fn measures(&self) -> impl Iterator<Item = (Option<f64>, Option<f64>)> {
         self.turns.iter().map(|turn| (Some(turn.keyword), turn.semantic))
     }
 
     /// Returns the messages in their places of the ranking: those that match, and those whose neighbours do.
-    pub(super) fn rank(&self, weighed: Vec<Explain>) -> Vec<Ranked> {
+    pub(crate) fn rank(&self, weighed: Vec<Explain>) -> Vec<Ranked> {
         let own: Vec<_> = self.turns.iter().zip(&self.found).map(|(turn, found)| match_type(turn, found)).collect();
         let of = |(place, explain): (usize, Explain)| {
             let has_context = || self.turns[place].neighbors.iter().flatten().any(|beside| own[*beside].is_some());
@@ -63,46 +62,41 @@ fn match_type(turn: &Turn, found: &FoundTurn) -> Option<MatchType> {
 }
 
 /// Measures the messages at `places`, and those beside them.
-pub(super) fn gather(search: &Search<'_>, part: &Part<'_>, places: &[u32], gathered: &mut Gathered) -> Result<()> {
+pub(crate) async fn gather<S: Source, P: Part>(
+    search: &Search<'_>,
+    source: &S,
+    part: &P,
+    places: &[u32],
+    gathered: &mut Gathered,
+) -> Result<()> {
     let ring = Ring::around(part, places);
-    let words = search.plan.words.as_deref();
-    let mut lexicon = part.block.lexicon.lock();
-    lexicon.make_room(words);
-    let sample = sample(part);
-    let mut texts: BTreeMap<u32, Arc<TurnWords>> = BTreeMap::new();
-    for place in ring.seen().chain(sample.iter().copied()) {
-        if let std::collections::btree_map::Entry::Vacant(entry) = texts.entry(place)
-            && let Some(turn) = read_turn(search, part, &mut lexicon, place)?
-        {
-            entry.insert(turn);
-        }
-    }
-    let nearness = lexicon.nearness(&part.terms, words);
-    drop(lexicon);
+    let sample = part.sample();
+    let wanted: BTreeSet<u32> = ring.outer.iter().chain(&sample).copied().collect();
+    let (texts, nearness) = read_turns(search, source, part, &wanted).await?;
     let measure = Measure::new(part, &texts, &sample, &nearness);
 
+    let found: Vec<i64> = places.iter().map(|place| part.row(*place).seq).collect();
+    let exact = source.cosines(&found).await?;
     let first = gathered.turns.len();
     let numbers: BTreeMap<u32, usize> =
         ring.ranked.iter().zip(first..).map(|(place, number)| (*place, number)).collect();
     let named = named(search, texts.values());
     for place in &ring.ranked {
-        let segment = part.segment();
-        let row = segment.row(*place);
-        let neighbors = segment.neighbors(&part.keep, *place);
+        let row = part.row(*place);
+        let neighbors = part.neighbors(*place);
         let window: Vec<u32> = neighbors.iter().flatten().copied().chain([*place]).collect();
-        let cosines: Vec<f64> = window.iter().filter_map(|place| part.cosine(search, *place)).collect();
-        let exact = if places.binary_search(place).is_ok() { search.exact_cosine(row.seq)? } else { None };
+        let cosines: Vec<f64> = window.iter().filter_map(|place| part.cosine(*place)).collect();
         let speaker = texts.get(place).map(|turn| &turn.speaker);
         gathered.turns.push(Turn {
-            session: (part.wall, row.session),
+            session: (part.wall(), row.session),
             keyword: measure.score(&[*place]),
             window_keyword: measure.score(&window),
-            semantic: exact.or_else(|| part.cosine(search, *place)),
+            semantic: exact.get(&row.seq).copied().or_else(|| part.cosine(*place)),
             window_semantic: (!cosines.is_empty()).then(|| cosines.iter().sum::<f64>() / cosines.len() as f64),
             is_by_the_named: named.is_some() && speaker == named.as_ref(),
             neighbors: neighbors.map(|beside| beside.and_then(|beside| numbers.get(&beside).copied())),
         });
-        gathered.found.push(FoundTurn { seq: row.seq, has_word: part.postings.score(segment, *place).is_some() });
+        gathered.found.push(FoundTurn { seq: row.seq, has_word: part.keyword(*place).is_some() });
     }
     Ok(())
 }
@@ -114,8 +108,8 @@ struct Ring {
 }
 
 impl Ring {
-    fn around(part: &Part<'_>, places: &[u32]) -> Ring {
-        let beside = |place: &u32| part.segment().neighbors(&part.keep, *place).into_iter().flatten();
+    fn around<P: Part>(part: &P, places: &[u32]) -> Ring {
+        let beside = |place: &u32| part.neighbors(*place).into_iter().flatten();
         let grown = |places: &[u32]| {
             let mut grown: Vec<u32> = places.iter().flat_map(beside).chain(places.iter().copied()).collect();
             grown.sort_unstable();
@@ -126,33 +120,40 @@ impl Ring {
         let outer = grown(&ranked);
         Ring { ranked, outer }
     }
-
-    fn seen(&self) -> impl Iterator<Item = u32> {
-        self.outer.iter().copied()
-    }
 }
 
-/// Chooses messages evenly over the wall.
-fn sample(part: &Part<'_>) -> Vec<u32> {
-    let segment = part.segment();
-    let all = segment.places();
-    let count = all.min(SAMPLE);
-    let places = (0..count).map(|number| (u64::from(number) * u64::from(all) / u64::from(count)) as u32);
-    places.filter(|place| segment.row(*place).session != 0 && segment.keeps(&part.keep, *place)).collect()
-}
-
-fn read_turn(
+/// Returns the words of messages, and how near these are to the words of the question.
+async fn read_turns<S: Source, P: Part>(
     search: &Search<'_>,
-    part: &Part<'_>,
-    lexicon: &mut Lexicon,
-    place: u32,
-) -> Result<Option<Arc<TurnWords>>> {
-    let seq = part.segment().row(place).seq;
-    if let Some(turn) = lexicon.turn(seq) {
-        return Ok(Some(turn));
+    source: &S,
+    part: &P,
+    places: &BTreeSet<u32>,
+) -> Result<(BTreeMap<u32, Arc<TurnWords>>, Nearness)> {
+    let words = search.plan.words.as_deref();
+    // What another search throws out of the lexicon meanwhile is taken from here.
+    let mut read: HashMap<i64, Option<Record>> = HashMap::new();
+    loop {
+        let mut missing = Vec::new();
+        {
+            let mut lexicon = part.lexicon().lock();
+            lexicon.make_room(words);
+            let mut turns = BTreeMap::new();
+            for place in places {
+                let seq = part.row(*place).seq;
+                match (lexicon.turn(seq), read.get(&seq)) {
+                    (Some(turn), _) => drop(turns.insert(*place, turn)),
+                    (None, Some(Some(record))) => drop(turns.insert(*place, lexicon.read(record, words))),
+                    (None, Some(None)) => {}
+                    (None, None) => missing.push(seq),
+                }
+            }
+            if missing.is_empty() {
+                return Ok((turns, lexicon.nearness(part.terms(), words)));
+            }
+        }
+        let mut found = source.texts(&missing).await?;
+        read.extend(missing.into_iter().map(|seq| (seq, found.remove(&seq))));
     }
-    let record = read::text_by_seq(search.connection, seq)?;
-    Ok(record.map(|record| lexicon.read(&record, search.plan.words.as_deref())))
 }
 
 /// Returns the one speaker whom the question names, if it names one and no other.
@@ -180,14 +181,14 @@ struct Measure {
 }
 
 impl Measure {
-    fn new(part: &Part<'_>, texts: &BTreeMap<u32, Arc<TurnWords>>, sample: &[u32], nearness: &Nearness) -> Measure {
+    fn new<P: Part>(part: &P, texts: &BTreeMap<u32, Arc<TurnWords>>, sample: &[u32], nearness: &Nearness) -> Measure {
         let frequencies: BTreeMap<u32, (Vec<f64>, f64)> =
             texts.iter().map(|(place, turn)| (*place, (nearness.frequencies(turn), f64::from(turn.length)))).collect();
         let sampled: Vec<_> = sample.iter().filter_map(|place| frequencies.get(place)).collect();
-        let count = part.segment().len() as f64;
+        let count = part.count() as f64;
         let share = |sum: f64| if sampled.is_empty() { 0.0 } else { sum / sampled.len() as f64 };
         let shares: Vec<f64> = part
-            .postings
+            .weights()
             .frequencies()
             .iter()
             .enumerate()
@@ -199,8 +200,8 @@ impl Measure {
         let mean = share(sampled.iter().map(|(_, length)| length).sum());
         let mean_window = {
             let window = |place: &u32| {
-                let beside = part.segment().neighbors(&part.keep, *place).into_iter().flatten();
-                beside.chain([*place]).map(|place| f64::from(part.segment().row(place).words)).sum::<f64>()
+                let beside = part.neighbors(*place).into_iter().flatten();
+                beside.chain([*place]).map(|place| f64::from(part.row(place).words)).sum::<f64>()
             };
             share(sample.iter().map(window).sum())
         };

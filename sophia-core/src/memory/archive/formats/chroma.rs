@@ -1,0 +1,122 @@
+//! The `chroma.sqlite3` of Chroma's persistent client: documents with their metadata, and vectors as far as they are in it.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension, Row};
+use serde_json::{Map, Number, Value};
+
+use super::{BATCH, Batch, Foreign, Found, Take, open_database, time, unknown};
+use crate::{
+    Result,
+    memory::{NewRecord, sqlite::internal},
+};
+
+/// The key under which Chroma keeps a document among its metadata.
+const DOCUMENT: &str = "chroma:document";
+
+pub(super) fn read(path: &Path, take: Take<'_>) -> Result<()> {
+    let failed = internal(super::OPERATION);
+    let database = open_database(path)?;
+    let total: i64 = database
+        .query_row("SELECT count(*) FROM embeddings", [], |row| row.get(0))
+        .map_err(|error| unknown(path, &error.to_string()))?;
+    let total = total.unsigned_abs();
+    let mut statement = database
+        .prepare(
+            "SELECT e.id, e.embedding_id, e.created_at, c.name, c.id FROM embeddings AS e \
+             JOIN segments AS s ON s.id = e.segment_id JOIN collections AS c ON c.id = s.collection ORDER BY e.id",
+        )
+        .map_err(&failed)?;
+    let mut rows = statement.query([]).map_err(&failed)?;
+    let (mut records, mut done) = (Vec::new(), 0);
+    while let Some(row) = rows.next().map_err(&failed)? {
+        done += 1;
+        match document(&database, row).map_err(&failed)? {
+            (_, Some(record)) => records.push(record),
+            (id, None) => {
+                let found = Found::Warning(format!("`{id}` is left out: it has a vector and no document"));
+                take(Batch { found, done, total });
+            }
+        }
+        if records.len() == BATCH && !take(Batch { found: Found::Records(std::mem::take(&mut records)), done, total }) {
+            return Ok(());
+        }
+    }
+    take(Batch { found: Found::Records(records), done: total, total });
+    Ok(())
+}
+
+/// Reads a row: its name, and its document if it has one.
+fn document(database: &Connection, row: &Row<'_>) -> rusqlite::Result<(String, Option<Foreign>)> {
+    let (number, own, created_at): (i64, String, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    let (collection, topic): (String, String) = (row.get(3)?, row.get(4)?);
+    // Names are those of a collection: two may have the same.
+    let id = format!("{collection}/{own}");
+    let mut metadata = metadata(database, number)?;
+    let Some(Value::String(text)) = metadata.shift_remove(DOCUMENT) else { return Ok((id, None)) };
+    let new = NewRecord {
+        id: Some(id.clone()),
+        kind: Some("document".to_owned()),
+        category: Some(collection),
+        metadata,
+        source: Some("chroma".to_owned()),
+        embedding: vector(database, &topic, &own)?,
+        ..NewRecord::new(text)
+    };
+    let created_at = created_at.as_deref().and_then(time);
+    Ok((id, Some(Foreign { new, created_at, updated_at: None, expires_at: None, role: None })))
+}
+
+/// Returns what is known of a document. Lists came to Chroma later, in a table of their own.
+fn metadata(database: &Connection, number: i64) -> rusqlite::Result<Map<String, Value>> {
+    let mut metadata = Map::new();
+    for (key, value) in values(database, "embedding_metadata", number)? {
+        metadata.insert(key, value);
+    }
+    if database.table_exists(None, "embedding_metadata_array")? {
+        for (key, value) in values(database, "embedding_metadata_array", number)? {
+            let list = metadata.entry(key).or_insert_with(|| Value::Array(Vec::new()));
+            if let Value::Array(list) = list {
+                list.push(value);
+            }
+        }
+    }
+    Ok(metadata)
+}
+
+fn values(database: &Connection, table: &str, number: i64) -> rusqlite::Result<Vec<(String, Value)>> {
+    let mut statement = database.prepare_cached(&format!(
+        "SELECT key, string_value, int_value, float_value, bool_value FROM {table} WHERE id = ?1 ORDER BY key, rowid"
+    ))?;
+    statement
+        .query_map([number], |row| {
+            let value = if let Some(text) = row.get::<_, Option<String>>(1)? {
+                Value::String(text)
+            } else if let Some(truth) = row.get::<_, Option<bool>>(4)? {
+                Value::Bool(truth)
+            } else if let Some(whole) = row.get::<_, Option<i64>>(2)? {
+                whole.into()
+            } else {
+                row.get::<_, Option<f64>>(3)?.and_then(Number::from_f64).map_or(Value::Null, Value::Number)
+            };
+            Ok((row.get(0)?, value))
+        })?
+        .collect()
+}
+
+/// Returns the vector of a document where it is still in the queue that Chroma fills its index from.
+fn vector(database: &Connection, collection: &str, id: &str) -> rusqlite::Result<Option<Vec<f32>>> {
+    let queued: Option<(Option<Vec<u8>>, Option<String>)> = database
+        .prepare_cached(
+            "SELECT vector, encoding FROM embeddings_queue WHERE topic LIKE '%' || ?1 AND id = ?2 AND vector IS NOT NULL \
+             ORDER BY seq_id DESC LIMIT 1",
+        )?
+        .query_row((collection, id), |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((Some(bytes), Some(encoding))) = queued else { return Ok(None) };
+    let (values, rest) = bytes.as_chunks::<4>();
+    if encoding != "FLOAT32" || !rest.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
+}

@@ -1,0 +1,165 @@
+//! The files that can be taken over: who wrote one, and what stands in it.
+
+mod chroma;
+mod mem0;
+mod server_memory;
+mod sophia;
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read},
+    path::Path,
+};
+
+use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use rusqlite::{Connection, OpenFlags};
+use serde_json::Value;
+
+use super::{ImportFormat, Item, import::readable};
+use crate::{
+    Error, ErrorKind, Result,
+    memory::{NewRecord, Nodes},
+};
+
+const OPERATION: &str = "memory.import";
+/// How a SQLite file begins.
+const SQLITE: &[u8] = b"SQLite format 3\0";
+/// Items of a batch.
+const BATCH: usize = 256;
+/// Longest line, and largest JSON document, that is read.
+const MAX_TEXT_BYTES: u64 = 1 << 30;
+
+/// Some of what stands in a file.
+pub(super) struct Batch {
+    pub found: Found,
+    /// How much of the file is read by now, of how much.
+    pub done: u64,
+    pub total: u64,
+}
+
+/// What stands in files.
+pub(super) enum Found {
+    /// Lines of our own.
+    Items(Vec<Item>),
+    /// Records of other tools.
+    Records(Vec<Foreign>),
+    /// Entities and relations.
+    Nodes(Nodes),
+    /// What is left out.
+    Warning(String),
+}
+
+/// A record of another tool.
+pub(super) struct Foreign {
+    pub new: NewRecord,
+    pub created_at: Option<Timestamp>,
+    pub updated_at: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
+    pub role: Option<String>,
+}
+
+/// Takes a batch, and says whether to go on.
+type Take<'a> = &'a mut dyn FnMut(Batch) -> bool;
+
+/// Tells who wrote a file.
+pub(super) fn detect(path: &Path) -> Result<ImportFormat> {
+    readable(path)?;
+    let failed = |error| cannot_read(path, error);
+    let mut start = Vec::new();
+    File::open(path).map_err(failed)?.take(SQLITE.len() as u64).read_to_end(&mut start).map_err(failed)?;
+    if start == SQLITE {
+        let database = open_database(path)?;
+        let has = |table: &str| database.table_exists(None, table).unwrap_or(false);
+        let known = [
+            (ImportFormat::Chroma, ["collections", "embedding_metadata"]),
+            (ImportFormat::Langgraph, ["checkpoints", "writes"]),
+            (ImportFormat::Mem0, ["history", "history"]),
+        ];
+        let format = known.into_iter().find(|(_, tables)| tables.iter().all(|table| has(table)));
+        let why = "it is a SQLite database without the tables of Chroma, LangGraph or mem0";
+        return format.map(|(format, _)| format).ok_or_else(|| unknown(path, why));
+    }
+    let mut line = String::new();
+    let mut reader = BufReader::new(File::open(path).map_err(failed)?).take(MAX_TEXT_BYTES);
+    while line.trim().is_empty() {
+        line.clear();
+        if reader.read_line(&mut line).map_err(failed)? == 0 {
+            return Err(unknown(path, "it is empty"));
+        }
+    }
+    let first: Option<Value> = serde_json::from_str(&line).ok();
+    match first.as_ref().and_then(|first| first["type"].as_str()) {
+        Some("sophia") => Ok(ImportFormat::Sophia),
+        Some("entity" | "relation") => Ok(ImportFormat::ServerMemory),
+        _ if line.trim_start().starts_with(['{', '[']) => Ok(ImportFormat::Mem0),
+        _ => Err(unknown(path, "it is neither JSON nor SQLite")),
+    }
+}
+
+/// Reads a file, batch by batch.
+pub(super) fn read(format: ImportFormat, path: &Path, take: Take<'_>) -> Result<()> {
+    match format {
+        ImportFormat::Sophia => sophia::read(path, take),
+        ImportFormat::Mem0 => mem0::read(path, take),
+        ImportFormat::ServerMemory => server_memory::read(path, take),
+        ImportFormat::Chroma => chroma::read(path, take),
+        // Its items are no batches: the caller sees to it.
+        ImportFormat::Langgraph => Ok(()),
+    }
+}
+
+/// Gives the lines of a file with their numbers, and how many bytes are read.
+fn for_each_line(path: &Path, mut take: impl FnMut(usize, &str, u64) -> Result<bool>) -> Result<u64> {
+    let failed = |error| cannot_read(path, error);
+    let file = File::open(path).map_err(failed)?;
+    let total = file.metadata().map_err(failed)?.len();
+    let mut reader = BufReader::new(file);
+    let (mut line, mut number, mut done) = (String::new(), 0, 0);
+    loop {
+        line.clear();
+        let read = reader.by_ref().take(MAX_TEXT_BYTES).read_line(&mut line).map_err(failed)? as u64;
+        number += 1;
+        done += read;
+        if read == 0 {
+            return Ok(total);
+        }
+        if !line.trim().is_empty() && !take(number, &line, done)? {
+            return Ok(total);
+        }
+    }
+}
+
+/// Opens a database of another tool, for reading only.
+fn open_database(path: &Path) -> Result<Connection> {
+    Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        .map_err(|error| unknown(path, &error.to_string()))
+}
+
+/// Reads a time as tools write it: with an offset, or without one in UTC.
+fn time(text: &str) -> Option<Timestamp> {
+    text.parse().ok().or_else(|| {
+        let local: DateTime = text.parse().ok()?;
+        Some(local.to_zoned(TimeZone::UTC).ok()?.timestamp())
+    })
+}
+
+pub(super) fn cannot_read(path: &Path, error: std::io::Error) -> Error {
+    let message = format!("`{}` cannot be read: {error}", path.display());
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Error::new(ErrorKind::NotFound, OPERATION, message).with("field", "path"),
+        _ => Error::invalid(OPERATION, "path", message),
+    }
+}
+
+fn unknown(path: &Path, why: &str) -> Error {
+    let message = format!(
+        "names `{}`, which is none of the files that are known (of Sophia, mem0, server-memory, LangGraph, Chroma): {why}",
+        path.display()
+    );
+    Error::invalid(OPERATION, "path", message)
+}
+
+fn wrong_line(path: &Path, number: usize, error: &serde_json::Error) -> Error {
+    let message = format!("line {number} of `{}` cannot be read: {error}", path.display());
+    Error::new(ErrorKind::InvalidInput, OPERATION, message).with("field", "path").with("line", number)
+}

@@ -1,0 +1,105 @@
+//! What becomes of a record that is changed, the same for every store. Pure functions.
+
+use jiff::Timestamp;
+
+use super::record::{Record, Status, Update};
+use crate::{Error, ErrorKind, Result};
+
+/// A record before and after a change.
+#[derive(Debug)]
+pub(crate) struct Revision {
+    pub old: Record,
+    pub new: Record,
+}
+
+impl Revision {
+    /// Returns whether the content has changed, and with it the vector.
+    pub fn is_of_content(&self) -> bool {
+        self.old.content != self.new.content
+    }
+}
+
+/// Changes what was found under the id in the wall of the scope. `NotFound` where the scope does not have it, `Conflict` where
+/// its version is another.
+pub(crate) fn revise(found: Option<Record>, update: Update, now: Timestamp) -> Result<Revision> {
+    let absent = || {
+        Error::new(ErrorKind::NotFound, "memory.update", "there is no record of this id in this scope")
+            .with("id", &update.id)
+    };
+    let old = found
+        .filter(|record| update.scope.covers(&record.scope))
+        .filter(|record| record.expires_at.is_none_or(|expires_at| expires_at > now))
+        .filter(|record| record.status == Status::Active || update.status == Some(Status::Active))
+        .ok_or_else(absent)?;
+    if let Some(expected) = update.if_version
+        && expected != old.version
+    {
+        return Err(Error::new(ErrorKind::Conflict, "memory.update", "the record has changed meanwhile")
+            .with("id", &update.id)
+            .with("expected", expected)
+            .with("found", old.version));
+    }
+    let mut new = patched(&old, update);
+    new.version = old.version + 1;
+    new.updated_at = now;
+    Ok(Revision { old, new })
+}
+
+/// Puts a record that is stored under the id of an existing one in its place. `Conflict` where that is of another session or
+/// agent.
+pub(crate) fn replace(existing: &Record, mut new: Record) -> Result<Record> {
+    if !new.scope.covers(&existing.scope) {
+        let message = "the id belongs to a record of another session or agent of this user";
+        return Err(Error::new(ErrorKind::Conflict, "memory.store", message).with("id", &new.id));
+    }
+    new.seq = existing.seq;
+    new.version = existing.version + 1;
+    new.created_at = existing.created_at;
+    Ok(new)
+}
+
+/// Hides a record.
+pub(crate) fn archive(old: &Record, now: Timestamp) -> Record {
+    Record { status: Status::Archived, version: old.version + 1, updated_at: now, ..old.clone() }
+}
+
+/// Returns what equal contents have in common.
+pub(crate) fn content_hash(content: &str) -> [u8; 16] {
+    let mut short = [0; 16];
+    short.copy_from_slice(&blake3::hash(content.as_bytes()).as_bytes()[..16]);
+    short
+}
+
+fn patched(old: &Record, update: Update) -> Record {
+    let mut new = old.clone();
+    if let Some(content) = update.content {
+        new.content = content;
+    }
+    if let Some(category) = update.category {
+        new.category = category;
+    }
+    if let Some(tags) = update.tags {
+        new.tags = tags.unwrap_or_default();
+    }
+    match update.metadata {
+        None => {}
+        Some(None) => new.metadata.clear(),
+        Some(Some(facts)) => {
+            for (key, value) in facts {
+                if value.is_null() {
+                    new.metadata.shift_remove(&key);
+                } else {
+                    new.metadata.insert(key, value);
+                }
+            }
+        }
+    }
+    new.priority = update.priority.unwrap_or(old.priority);
+    new.importance = update.importance.unwrap_or(old.importance);
+    new.importance = update.importance.unwrap_or(old.importance);
+    if let Some(summary) = update.summary {
+        new.summary = summary;
+    }
+    new.status = update.status.unwrap_or(old.status);
+    new
+}

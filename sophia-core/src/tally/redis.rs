@@ -1,0 +1,82 @@
+//! [`RedisTallies`]: numbers that processes share in Redis.
+
+use std::sync::LazyLock;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use redis::cmd;
+
+use super::store::{Applied, TallyChange, TallyStore};
+use crate::{
+    Clock, Result,
+    redis::{Area, Redis, Script},
+};
+
+/// KEYS a group for each change; ARGV for each change: field, floor, amount, at most or nothing, and how long it is needed.
+static APPLY: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local said, applied = {}, 1 \
+         for i = 1, #KEYS do \
+           local a = i * 5 - 4 \
+           local number = math.max(tonumber(redis.call('HGET', KEYS[i], ARGV[a]) or ARGV[a + 1]), tonumber(ARGV[a + 1])) \
+           number = number + tonumber(ARGV[a + 2]) \
+           if ARGV[a + 3] ~= '' and number > tonumber(ARGV[a + 3]) then applied = 0 end \
+           said[i] = string.format('%.17g', number) \
+         end \
+         if applied == 1 then for i = 1, #KEYS do \
+           local a = i * 5 - 4 \
+           redis.call('HSET', KEYS[i], ARGV[a], said[i]) \
+           if redis.call('PTTL', KEYS[i]) < tonumber(ARGV[a + 4]) then redis.call('PEXPIRE', KEYS[i], ARGV[a + 4]) end \
+         end end \
+         return {applied, said}",
+    )
+});
+
+/// Numbers that processes share in Redis: a hash for each group, all of them in one slot of a Cluster.
+#[derive(Debug)]
+pub(crate) struct RedisTallies {
+    redis: Redis,
+    area: Area,
+    clock: std::sync::Arc<dyn Clock>,
+}
+
+impl RedisTallies {
+    pub fn new(redis: &Redis, clock: std::sync::Arc<dyn Clock>) -> RedisTallies {
+        RedisTallies { redis: redis.clone(), area: redis.area("tally"), clock }
+    }
+
+    fn key(&self, group: &str) -> String {
+        // Hashed, so that a listing of names tells nothing.
+        self.area.wall(None, None).key(&blake3::hash(group.as_bytes()).to_hex()[..32])
+    }
+}
+
+fn millis_until(at: Timestamp, now: Timestamp) -> i64 {
+    /// A century: what is longer would overflow the time of the server.
+    const LONGEST: i128 = 100 * 365 * 24 * 3_600 * 1_000;
+    at.duration_since(now).as_millis().clamp(1, LONGEST) as i64
+}
+
+#[async_trait]
+impl TallyStore for RedisTallies {
+    async fn apply(&self, changes: &[TallyChange]) -> Result<Applied> {
+        let now = self.clock.now();
+        let mut call = APPLY.call().keys(changes.iter().map(|change| self.key(&change.group)));
+        for change in changes {
+            call = call
+                .arg(change.field.as_str())
+                .arg(change.floor.to_string())
+                .arg(change.amount.to_string())
+                .arg(change.at_most.map(|most| most.to_string()).unwrap_or_default())
+                .int(millis_until(change.expires_at, now));
+        }
+        let (applied, numbers): (i64, Vec<f64>) = self.redis.run("chat.tally", &APPLY, &call).await?;
+        Ok(Applied { applied: applied == 1, numbers })
+    }
+
+    async fn read(&self, group: &str) -> Result<Vec<(String, f64)>> {
+        let mut command = cmd("HGETALL");
+        command.arg(self.key(group));
+        self.redis.query("chat.tally", &command).await
+    }
+}

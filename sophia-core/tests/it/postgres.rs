@@ -1,0 +1,330 @@
+//! Postgres in place of the file: everything that a store must do, several processes, and Postgres away.
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use sophia_core::{
+    Clock, Config, ErrorKind, Scope, Sophia,
+    memory::{
+        AppendMessage, CheckpointStore, Encoded, ForgetRequest, Fusion, GetCheckpoint, History, KvOptions, MemoryStore,
+        Mode, NewCheckpoint, NewRecord, PostgresConfig, PostgresStore, Query, TierStatus, store::Atomicity,
+    },
+    testing::{self, PostgresServer, SilentServer},
+};
+
+/// Longest wait for what must come about; nothing is measured by it.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Schemas that the suites make.
+const SCHEMAS: usize = 64;
+
+fn ada() -> Scope {
+    Scope::new().tenant("acme").user("ada")
+}
+
+fn config(url: impl Into<String>, schema: &str) -> Config {
+    let mut config = Config::default();
+    config.postgres = PostgresConfig::url(url).schema(schema);
+    config
+}
+
+async fn engine(server: &PostgresServer, schema: &str) -> Sophia {
+    Sophia::builder().config(config(server.url(), schema)).start().await.unwrap()
+}
+
+async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn detail(sophia: &Sophia) -> (TierStatus, String) {
+    let health = sophia.memory().health().await;
+    (health.tiers["l3"].status, health.tiers["l3"].detail.clone().unwrap_or_default())
+}
+
+async fn contents(sophia: &Sophia, query: Query) -> Vec<String> {
+    sophia.memory().search(query).await.unwrap().hits.into_iter().map(|hit| hit.record.content).collect()
+}
+
+async fn empty_store(server: &PostgresServer, url: &str, clock: Arc<dyn Clock>) -> PostgresStore {
+    PostgresStore::new(&PostgresConfig::url(url).schema(server.new_schema()), clock).unwrap()
+}
+
+async fn suites(server: &PostgresServer, url: &str) {
+    testing::memory::memory_store(|clock| empty_store(server, url, clock)).await;
+    testing::memory::kv_tier(|clock| empty_store(server, url, clock)).await;
+    testing::checkpoint::checkpoint_store(|clock| empty_store(server, url, clock)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_suite_passes_with_pgvector_and_without() {
+    let server = PostgresServer::start();
+    suites(&server, &server.url()).await;
+    let (status, said) = detail(&engine(&server, "with").await).await;
+    assert!(status == TierStatus::Healthy && !said.contains("pgvector"), "{said}");
+
+    let names: Vec<String> = (0..SCHEMAS).map(|number| format!("s{number}")).collect();
+    let url = server.without_extensions(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    suites(&server, &url).await;
+    let without = Sophia::builder().config(config(&url, &server.new_schema())).start().await.unwrap();
+    let (status, said) = detail(&without).await;
+    assert!(status == TierStatus::Healthy && said.contains("pgvector is not installed"), "{said}");
+    assert!(said.contains("one by one"), "{said}");
+
+    // Whoever may not make a schema is told what to do.
+    let refused = Sophia::builder().config(config(&url, "elsewhere")).start().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unauthorized, "{refused:?}");
+    assert!(refused.message().contains("GRANT CREATE"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_is_made_once_and_one_that_is_not_ours_is_left_as_it_is() {
+    let server = PostgresServer::start();
+    let engines: Vec<_> = (0..6).map(|_| Sophia::new(config(server.url(), "common")).unwrap()).collect();
+    for started in futures::future::join_all(engines.iter().map(Sophia::start)).await {
+        started.unwrap();
+    }
+    assert_eq!(server.run("postgres", "SELECT count(*) FROM common.format"), "1");
+
+    server.run("postgres", "CREATE SCHEMA foreign_one; CREATE TABLE foreign_one.records (mine text)");
+    let foreign = Sophia::builder().config(config(server.url(), "foreign_one")).start().await.unwrap_err();
+    assert_eq!((foreign.kind(), foreign.get("field")), (ErrorKind::InvalidConfig, Some("postgres.schema")));
+    let tables = "SELECT string_agg(relname, ',') FROM pg_class WHERE relnamespace = 'foreign_one'::regnamespace";
+    assert_eq!(server.run("postgres", tables), "records");
+
+    server.run("postgres", "UPDATE common.format SET format = 999");
+    let newer = Sophia::builder().config(config(server.url(), "common")).start().await.unwrap_err();
+    assert_eq!((newer.kind(), newer.get("found")), (ErrorKind::Unsupported, Some("999")), "{newer:?}");
+    let missing = server.url_of("sophia", "nowhere");
+    let missing = Sophia::builder().config(config(missing, "common")).start().await.unwrap_err();
+    assert_eq!((missing.kind(), missing.get("field")), (ErrorKind::InvalidConfig, Some("postgres.url")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_process_writes_the_others_find() {
+    let server = PostgresServer::start();
+    let (one, other) = (engine(&server, "shared").await, engine(&server, "shared").await);
+    one.memory().store(NewRecord::new("Ada wants the report as a PDF.").scope(ada())).await.unwrap();
+    assert_eq!(contents(&other, Query::new("which file format?").scope(ada())).await.len(), 1);
+
+    // Values that the other holds near are dropped as they change.
+    let set = async |value: i64| one.memory().kv().set("plan", json!(value), KvOptions::new().scope(ada())).await;
+    let read = async || other.memory().kv().get("plan", &ada()).await.unwrap().map(|value| value.value().clone());
+    set(1).await.unwrap();
+    until("the first value is held near", async || {
+        read().await == Some(json!(1)) && other.memory().kv().look_up("plan", &ada()).await.unwrap().tier == Some("l1")
+    })
+    .await;
+    for value in 2..8 {
+        set(value).await.unwrap();
+        until("the change is heard", async || read().await == Some(Value::from(value))).await;
+    }
+
+    // Messages of many tasks in both processes keep one order, and none is lost.
+    let talk = ada().session("talk");
+    let say = async |sophia: &Sophia, from: usize| {
+        for number in 0..10 {
+            let message = AppendMessage::new(talk.clone(), "user", format!("{from}: {number}"));
+            sophia.memory().append(message).await.unwrap();
+        }
+    };
+    let calls = (0..8).map(|from| say(if from % 2 == 0 { &one } else { &other }, from));
+    futures::future::join_all(calls).await;
+    let history = |sophia: &Sophia| {
+        let memory = sophia.memory().clone();
+        let talk = talk.clone();
+        async move { memory.history(History::new(talk).limit(1_000)).await.unwrap() }
+    };
+    let (first, second) = (history(&one).await, history(&other).await);
+    assert_eq!((first.len(), &first), (80, &second));
+    assert!(first.is_sorted_by_key(|record| record.seq));
+
+    // Many that replace one record lose no version.
+    let replace = |place: usize| {
+        let memory = if place.is_multiple_of(2) { one.memory() } else { other.memory() }.clone();
+        async move { memory.store(NewRecord::new(format!("state {place}")).id("state").scope(ada())).await.unwrap() }
+    };
+    let mut versions: Vec<i64> =
+        futures::future::join_all((0..12).map(replace)).await.into_iter().map(|stored| stored.version).collect();
+    versions.sort_unstable();
+    assert_eq!(versions, Vec::from_iter(1..=12));
+
+    let receipt = one.memory().forget(ForgetRequest::scope(ada())).await.unwrap();
+    assert_eq!((receipt.records, receipt.versions, receipt.cached), (82, 11, 1), "{receipt:?}");
+    assert!(receipt.embeddings >= 1, "{receipt:?}");
+    until("what was forgotten is gone in the other", async || read().await.is_none()).await;
+    assert!(history(&other).await.is_empty());
+    let left = "SELECT (SELECT count(*) FROM shared.records) + (SELECT count(*) FROM shared.versions) + \
+                (SELECT count(*) FROM shared.vectors) + (SELECT count(*) FROM shared.kv) + (SELECT count(*) FROM shared.walls)";
+    assert_eq!(server.run("postgres", left), "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_away_is_said_at_once_and_used_again_when_it_is_back() {
+    let mut server = PostgresServer::start();
+    let sophia = engine(&server, "durable").await;
+    let memory = sophia.memory();
+    memory.store(NewRecord::new("It stays.").scope(ada())).await.unwrap();
+    memory.kv().set("k", json!(1), KvOptions::new().scope(ada())).await.unwrap();
+    server.kill();
+    let began = Instant::now();
+    let away = memory.store(NewRecord::new("lost").scope(ada())).await.unwrap_err();
+    assert_eq!((away.kind(), away.is_retryable()), (ErrorKind::Unavailable, true), "{away:?}");
+    assert_eq!(memory.search(Query::new("stays").scope(ada())).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(began.elapsed() < Duration::from_secs(5), "it was waited for");
+    let (status, said) = detail(&sophia).await;
+    assert_eq!(status, TierStatus::Unhealthy, "{said}");
+
+    server.restart();
+    assert_eq!(contents(&sophia, Query::new("stays").scope(ada())).await, ["It stays."]);
+    memory.store(NewRecord::new("And goes on.").scope(ada())).await.unwrap();
+    assert_eq!(detail(&sophia).await.0, TierStatus::Healthy);
+    let held_near = async || memory.kv().look_up("k", &ada()).await.unwrap().tier == Some("l1");
+    until("changes are heard again", held_near).await;
+
+    // Closed and used again, it opens again.
+    sophia.shutdown().await.unwrap();
+    assert_eq!(contents(&sophia, Query::new("goes").scope(ada())).await, ["And goes on."]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_call_has_a_deadline() {
+    let silent = SilentServer::start();
+    let mut config = config(format!("postgres://u@{}/d", silent.address()), "sophia");
+    config.postgres.connect_timeout = Duration::from_millis(100);
+    let error = Sophia::builder().config(config).start().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+
+    let server = PostgresServer::start();
+    let sophia = engine(&server, "slow").await;
+    let mut config = self::config(server.url(), "slow");
+    config.postgres.timeout = Duration::from_millis(300);
+    config.postgres.pool_size = 1;
+    let hurried = Sophia::builder().config(config).start().await.unwrap();
+    let (client, connection) = tokio_postgres::connect(&server.url(), tokio_postgres::NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    client.batch_execute("BEGIN; LOCK TABLE slow.records").await.unwrap();
+    let found = hurried.memory().search(Query::new("x").scope(ada())).await;
+    // Nobody was there yet: nothing has to be looked at.
+    assert!(found.unwrap().hits.is_empty());
+    let late = hurried.memory().store(NewRecord::new("late").scope(ada())).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Timeout, "{late:?}");
+    // The one connection is not lost with the call.
+    client.batch_execute("ROLLBACK").await.unwrap();
+    hurried.memory().store(NewRecord::new("in time").scope(ada())).await.unwrap();
+    assert_eq!(contents(&sophia, Query::new("time").scope(ada())).await, ["in time"]);
+    drop(client);
+    connection.await.unwrap().unwrap();
+}
+
+/// The same records in the file and in Postgres.
+async fn both(server: &PostgresServer, schema: &str) -> (tempfile::TempDir, [Sophia; 2]) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = Sophia::builder().config(Config::default().with_data_dir(directory.path())).start().await.unwrap();
+    let engines = [file, engine(server, schema).await];
+    for sophia in &engines {
+        let talk = |session: &str, role: &str, text: &str| AppendMessage::new(ada().session(session), role, text);
+        for (session, role, text) in [
+            ("spring", "Ada", "We moved to Zürich last week."),
+            ("spring", "Bob", "How are the children doing there?"),
+            ("spring", "Ada", "They love the lake, and the new school."),
+            ("summer", "Ada", "The concert in June was great."),
+            ("summer", "Bob", "Which band was it?"),
+            ("summer", "Ada", "A jazz quartet from Lisbon."),
+        ] {
+            sophia.memory().append(talk(session, role, text)).await.unwrap();
+        }
+        let documents = [
+            "The quarterly report is due on Friday, as a PDF.",
+            "Reports are reviewed by Grace before they are sent.",
+            "A recipe for bread with walnuts and honey.",
+            "The lake is closed for swimming in winter.",
+        ];
+        let records = documents.map(|text| NewRecord::new(text).scope(ada()).importance(0.3)).into();
+        sophia.memory().store_many(records, Atomicity::Together).await.unwrap();
+        sophia
+            .memory()
+            .store(NewRecord::new("The lake of another user.").scope(Scope::new().user("eve")))
+            .await
+            .unwrap();
+    }
+    (directory, engines)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_ranks_as_the_file_does() {
+    let server = PostgresServer::start();
+    let (_directory, [file, postgres]) = both(&server, "ranks").await;
+    let queries = [
+        Query::new("which music did Ada hear?"),
+        Query::new("where do the kids go to school?"),
+        Query::new("reports").mode(Mode::Keyword),
+        Query::new("a lake to swim in").mode(Mode::Semantic),
+        Query::new("qarterly reprot").typo_tolerant(),
+        Query::new("lake report").fusion(Fusion::Rrf),
+        Query::new("lake").kinds(["message"]),
+        Query::new("the lake").mode(Mode::Exact),
+        Query::new(""),
+    ];
+    for query in queries {
+        let query = query.scope(ada()).limit(20).explain();
+        let [left, right] = [&file, &postgres].map(|sophia| sophia.memory().search(query.clone()));
+        let (left, right) = (left.await.unwrap(), right.await.unwrap());
+        let seen = |found: &sophia_core::memory::SearchResult| {
+            found.hits.iter().map(|hit| (hit.record.content.clone(), hit.match_type)).collect::<Vec<_>>()
+        };
+        assert!(!left.hits.is_empty(), "{}", query.query);
+        assert_eq!(seen(&left), seen(&right), "{}", query.query);
+        assert_eq!((left.total, &left.warnings), (right.total, &right.warnings), "{}", query.query);
+        for (left, right) in left.hits.iter().zip(&right.hits) {
+            assert!((left.score - right.score).abs() < 0.01, "{}: {left:#?} {right:#?}", query.query);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_can_be_walled_off_in_the_database_too() {
+    let server = PostgresServer::start();
+    let sophia = engine(&server, "walls").await;
+    for tenant in ["acme", "globex"] {
+        let scope = Scope::new().tenant(tenant).user("ada");
+        sophia.memory().store(NewRecord::new(format!("of {tenant}")).scope(scope)).await.unwrap();
+    }
+    server.run(
+        "postgres",
+        "CREATE ROLE reader LOGIN; GRANT USAGE ON SCHEMA walls TO reader; GRANT SELECT ON walls.records TO reader; \
+         ALTER TABLE walls.records ENABLE ROW LEVEL SECURITY; \
+         CREATE POLICY own ON walls.records USING (tenant = current_setting('app.tenant'))",
+    );
+    let (client, connection) =
+        tokio_postgres::connect(&server.url_of("reader", "postgres"), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.batch_execute("SET app.tenant = 'acme'").await.unwrap();
+    let seen = client.query("SELECT content FROM walls.records", &[]).await.unwrap();
+    assert_eq!(seen.iter().map(|row| row.get::<_, &str>(0)).collect::<Vec<_>>(), ["of acme"]);
+    // The engine itself, the owner of the tables, still sees all.
+    assert_eq!(sophia.memory().stats().await.unwrap().records, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checkpoints_are_kept_through_the_engine() {
+    let server = PostgresServer::start();
+    let store = PostgresStore::new(
+        &PostgresConfig::url(server.url()).schema("steps"),
+        Arc::new(sophia_core::SystemClock::default()),
+    )
+    .unwrap();
+    assert_eq!(store.name(), "postgres");
+    store.open().await.unwrap();
+    let sophia = engine(&server, "steps").await;
+    let step = NewCheckpoint::new("t", "1", Encoded::new("json", *b"{}")).scope(ada());
+    sophia.memory().checkpoints().put(step).await.unwrap();
+    let found = CheckpointStore::get(&store, GetCheckpoint::last("t").scope(ada())).await.unwrap();
+    assert_eq!(found.map(|found| found.id), Some("1".to_owned()));
+}
