@@ -1,7 +1,12 @@
 //! Whose data it is: the isolation boundary that memory, cache, tools and limits all use.
 
+use std::fmt;
+
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
 use crate::{Error, Result};
 
@@ -21,7 +26,7 @@ const MAX_PART_BYTES: usize = 512;
 /// assert!(!ada.covers(&Scope::new().tenant("acme")));
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
 #[non_exhaustive]
 pub struct Scope {
     /// The organisation. A wall.
@@ -126,6 +131,34 @@ impl From<&Scope> for Scope {
     }
 }
 
+impl Serialize for Scope {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Scope::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Scope {
+    /// Reads its parts by name only: a list of them, which serde takes for a struct too, would make a wall of whatever comes
+    /// first.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Scope, D::Error> {
+        struct ByName;
+
+        impl<'de> Visitor<'de> for ByName {
+            type Value = Scope;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a scope: an object of tenant, user, session and agent")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, parts: A) -> Result<Scope, A::Error> {
+                Scope::deserialize(MapAccessDeserializer::new(parts))
+            }
+        }
+
+        deserializer.deserialize_map(ByName)
+    }
+}
+
 fn encode<const N: usize>(parts: [&Option<String>; N]) -> String {
     parts
         .map(|part| match part {
@@ -139,6 +172,14 @@ fn encode<const N: usize>(parts: [&Option<String>; N]) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn its_parts_are_read_by_name() {
+        let read = serde_json::from_str::<Scope>;
+        assert_eq!(read(r#"{"user": "ada"}"#).unwrap(), Scope::new().user("ada"));
+        assert!(read(r#"["acme", "ada"]"#).unwrap_err().to_string().contains("a scope"));
+        assert!(read(r#"{"who": "ada"}"#).unwrap_err().to_string().contains("unknown field `who`"));
+    }
 
     #[test]
     fn an_unset_wall_matches_only_unset() {

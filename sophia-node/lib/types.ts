@@ -341,6 +341,8 @@ export interface ChatChunk {
   cache: CacheInfo | null
   /** What memory and tools gave to the answer, with the last part; null where neither was asked for. */
   assistance: Assistance | null
+  /** What each stage did, with the last part; null unless the request asks for it. */
+  explain: Explanation | null
 }
 
 /** Configuration of chat. */
@@ -455,8 +457,10 @@ export interface ChatRequest {
   timeoutMs?: number | null
   /** Sampling temperature. */
   temperature?: number | null
-  /** Whether the answer says what each stage did, and how long it took. Default false. Streams do not say it. */
+  /** Whether the answer, or the last part of a stream, says what each stage did, and how long it took. Default false. */
   explain?: boolean
+  /** Trace that it belongs to (W3C `traceparent`), for OpenTelemetry; null begins one. */
+  traceparent?: string | null
   /** Most tokens of the answer. */
   maxTokens?: number | null
   /** Form of the answer, as the provider takes it. */
@@ -592,6 +596,8 @@ export interface Config {
   health?: HealthConfig
   /** HTTP surface: address, keys, limits. */
   server?: ServerConfig
+  /** OpenTelemetry. */
+  telemetry?: TelemetryConfig
 }
 
 /** Something that should be mended. */
@@ -718,7 +724,7 @@ export interface CostRow {
 export interface Costs {
   /** First day that is counted, UTC. */
   since: string
-  /** Since when this process counts; what earlier ones counted is not in here. */
+  /** Since when it was counted: by this process, or by all that share Redis or else a `data_dir`. */
   countedSince: string
   /** What the rows are grouped by. */
   by: CostGroup
@@ -844,6 +850,8 @@ export interface EmbedCall {
   texts?: readonly string[]
   /** Model; the configured default where it is null. */
   model?: string | null
+  /** Trace that it belongs to (W3C `traceparent`), for OpenTelemetry; null begins one. */
+  traceparent?: string | null
   /** Any further field of the provider's protocol, passed on verbatim. */
   providerFields?: Record<string, unknown>
 }
@@ -1088,7 +1096,7 @@ export interface ForgetReceipt {
   checkpoints: number
   /** Values under keys. */
   cached: number
-  /** Answers of chat that this process kept for the scope. */
+  /** Answers of chat that this process kept for the scope or the person. */
   answers: number
   /** Vectors. */
   embeddings: number
@@ -1338,6 +1346,8 @@ export interface Invalidate {
   tags?: readonly string[] | null
   /** Those that are kept under a scope that this one covers. */
   scope?: Scope | null
+  /** Those that are kept for this user, of whichever tenant. */
+  subject?: string | null
   /** All. */
   all?: boolean
 }
@@ -1492,7 +1502,9 @@ export interface L2Config {
 /**
  * How much calls may use. A call that several of these concern must keep all of them.
  *
- * Counted by this process since it started. A kept answer uses nothing. A call whose cost is not known uses no budget: `chat.budget` tells how many there were.
+ * Counted for all processes that share Redis, or else a `data_dir`, and across restarts; with neither, by this process since
+ * it started. A kept answer uses nothing. A call whose cost is not known uses no budget: `chat.budget` tells how many there
+ * were.
  */
 export interface LimitConfig {
   /** Only calls of this tenant. Default all. */
@@ -1912,6 +1924,31 @@ export interface One {
   id: string
 }
 
+/**
+ * Spans and metrics for OpenTelemetry, sent by OTLP over HTTP (`http/protobuf`).
+ *
+ * What is not set here is taken from the variables `OTEL_EXPORTER_OTLP_ENDPOINT`, `…_TRACES_ENDPOINT`, `…_METRICS_ENDPOINT`,
+ * `…_HEADERS` and `…_TIMEOUT`, `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_BSP_SCHEDULE_DELAY`,
+ * `OTEL_METRIC_EXPORT_INTERVAL`, `OTEL_TRACES_EXPORTER`, `OTEL_METRICS_EXPORTER` and `OTEL_SDK_DISABLED`. With no endpoint
+ * anywhere, nothing is sent.
+ */
+export interface OtlpConfig {
+  /** Whether anything is sent, wherever the endpoint is named. Default true. */
+  enabled?: boolean
+  /** Address of the collector, to which `/v1/traces` and `/v1/metrics` are added. Default that of the environment. */
+  endpoint?: string | null
+  /** Headers of every request, such as a key. Default those of the environment. */
+  headers?: Record<string, string>
+  /** Time in which the collector must answer. Default that of the environment, or 10 s. In milliseconds. */
+  timeoutMs?: number | null
+  /** The same as text, such as `"15m"`. */
+  timeout?: string
+  /** Name of the service. Default that of the environment, or `"sophia"`. */
+  serviceName?: string | null
+  /** Whether spans hold what was asked and answered. Default false. */
+  content?: boolean
+}
+
 /** All in one. */
 export interface Overall {
   /** 0..100: the weighted mean of the components that could be measured; `null` when none could. */
@@ -1955,13 +1992,23 @@ export interface PendingWrite {
   value: Encoded
 }
 
-/** Connection to Postgres, 14 or newer, with pgvector 0.8 or newer if it is there: where records, values, facts and checkpoints are kept in place of `data_dir`. Without `url` there is none. */
+/**
+ * Connection to Postgres, 14 or newer, with pgvector 0.8 or newer if it is there: where records, values, facts and checkpoints
+ * are kept in place of `data_dir`. Without `url` there is none.
+ */
 export interface PostgresConfig {
-  /** The database: `postgres://user:password@host[:port]/database[?sslmode=…]`, several hosts with commas between; over a Unix socket `postgres://user@/database?host=/run/postgresql`. `sslmode` is as libpq knows it, `prefer` by default; `verify-full` is what protects. Default none. */
+  /**
+   * The database: `postgres://user:password@host[:port]/database[?sslmode=…]`, several hosts with commas between; over a
+   * Unix socket `postgres://user@/database?host=/run/postgresql`. `sslmode` is as libpq knows it, `prefer` by default;
+   * `verify-full` is what protects. Default none.
+   */
   url?: string | null
   /** File with the certificates (PEM) that `sslmode=verify-ca` and `verify-full` trust. Default those of the system. */
   caFile?: string | null
-  /** Schema that holds the tables; made if it is not there. Engines with different data need different ones. Default `"sophia"`. */
+  /**
+   * Schema that holds the tables; made if it is not there. Engines with different data need different ones. Default
+   * `"sophia"`.
+   */
   schema?: string
   /** Most connections at once, beside one that listens. Default 10. */
   poolSize?: number
@@ -2470,6 +2517,8 @@ export interface RunOptions {
   timeoutMs?: number | null
   /** Names under which the kept value can be invalidated. */
   tags?: readonly string[]
+  /** Trace that it belongs to (W3C `traceparent`), for OpenTelemetry; null begins one. */
+  traceparent?: string | null
 }
 
 /**
@@ -2571,6 +2620,16 @@ export interface SemanticDecision {
   right: boolean | null
 }
 
+/** A user's verdict on an answer that was kept for another question. */
+export interface SemanticFeedback {
+  /** Key of the answer, as `cache.key` of the response says it. */
+  key: string
+  /** What the user says. */
+  verdict: SemanticVerdict
+  /** Scope under which it was asked. */
+  scope?: Scope | null
+}
+
 /** Questions that are compared with each other: one scope as far as it is shared, one model, one system prompt. */
 export interface SemanticGroup {
   /** Scope as far as it is shared. */
@@ -2631,7 +2690,9 @@ export interface SemanticReport {
   wrong: number
   /** Those in which it could not be told; they count as wrong in every bound. */
   unknown: number
-  /** Entries that are not served any more, since a new answer differed. */
+  /** Hits that their users judged; they count among the right and the wrong. */
+  judged: number
+  /** Entries that are not served any more, since a new answer differed or a user said that they were wrong. */
   demoted: number
   /** Questions that are kept. */
   entries: number
@@ -2642,6 +2703,9 @@ export interface SemanticReport {
   /** The last decisions, newest first, at most 50. */
   recent: SemanticDecision[]
 }
+
+/** What a user says of an answer that was kept for another question. */
+export type SemanticVerdict = "right" | "wrong"
 
 /** One part of a history. */
 export interface SeriesPoint {
@@ -3071,6 +3135,12 @@ export interface SystemHealth {
   trends: Trends
   /** The last hour in a few numbers. */
   kpis: Kpis
+}
+
+/** What is told to others about the engine. */
+export interface TelemetryConfig {
+  /** Spans and metrics for OpenTelemetry. */
+  otlp?: OtlpConfig
 }
 
 /** One tier. */

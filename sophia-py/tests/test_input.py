@@ -182,7 +182,8 @@ def test_a_provider_that_answers_garbage_is_an_error_and_nothing_of_it_is_kept(
 ) -> None:
     url, answers = garbage
     provider = {"name": "p", "base_url": url, "models": ["m"], "api_key": "sk-very-secret"}
-    s = Sophia({"chat": {"providers": [provider], "retry": {"retries": 0}}})
+    breaker = {"consecutive_failures": 100, "failure_ratio": 1.0}
+    s = Sophia({"chat": {"providers": [provider], "retry": {"retries": 0}, "breaker": breaker}})
     deep = b'{"choices":' + b"[" * 100_000
     kind = "application/json"
     for answer in [

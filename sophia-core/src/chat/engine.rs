@@ -38,7 +38,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Result, Scope,
     context::Context,
-    memory::{AlsoForgets, AlsoForgotten, Whole},
+    memory::{AlsoForgets, AlsoForgotten},
     otlp::{Otel, SpanContext},
     resilience::{Deadline, Limiter, Role, SingleFlight},
     tally,
@@ -385,6 +385,8 @@ impl Chat {
         let chat = Arc::downgrade(&self.0);
         AlsoForgets::new(move |what| {
             let chat = chat.upgrade().map(Chat);
+            let (scope, subject) = what.whose();
+            let what = Invalidate { scope, subject, ..Invalidate::default() };
             Box::pin(async move {
                 match chat {
                     Some(chat) => chat.forget(what).await,
@@ -394,11 +396,7 @@ impl Chat {
         })
     }
 
-    async fn forget(&self, what: Whole) -> AlsoForgotten {
-        let what = match what {
-            Whole::Wall(scope) => Invalidate::scope(scope),
-            Whole::Person(user) => Invalidate::subject(user),
-        };
+    async fn forget(&self, what: Invalidate) -> AlsoForgotten {
         // A scope that was forgotten is one that can be.
         let Ok(filter) = what.filter() else { return AlsoForgotten::default() };
         let forgetting = self.0.shared.as_ref().map(|shared| shared.forget(what));

@@ -30,15 +30,21 @@ impl ForgetRequest {
         ForgetRequest { scope: None, subject: Some(subject.into()) }
     }
 
+    /// Returns whose it is: a scope, or else a person in every tenant.
+    pub(crate) fn whose(&self) -> (Option<Scope>, Option<String>) {
+        match (&self.scope, &self.subject) {
+            (Some(scope), Some(subject)) => (Some(Scope { user: Some(subject.clone()), ..scope.clone() }), None),
+            (scope, subject) => (scope.clone(), subject.clone()),
+        }
+    }
+
     /// Returns what is forgotten as a whole, with what belongs to tenant and user alone; `None` where a session or an agent
     /// narrows it to records.
     pub(crate) fn whole(&self) -> Option<Whole> {
-        match (&self.scope, &self.subject) {
+        match self.whose() {
             (Some(scope), _) if scope.session.is_some() || scope.agent.is_some() => None,
-            (Some(scope), Some(subject)) => Some(Whole::Wall(Scope { user: Some(subject.clone()), ..scope.clone() })),
-            (Some(scope), None) => Some(Whole::Wall(scope.clone())),
-            (None, Some(subject)) => Some(Whole::Person(subject.clone())),
-            (None, None) => None,
+            (Some(scope), _) => Some(Whole::Wall(scope)),
+            (None, subject) => subject.map(Whole::Person),
         }
     }
 }
@@ -90,7 +96,9 @@ pub struct ForgetReceipt {
 }
 
 /// Who else holds something of what is forgotten, and forgets it.
-pub(crate) struct AlsoForgets(Box<dyn Fn(Whole) -> BoxFuture<'static, AlsoForgotten> + Send + Sync>);
+pub(crate) struct AlsoForgets(Box<Forgetting>);
+
+type Forgetting = dyn Fn(&ForgetRequest) -> BoxFuture<'static, AlsoForgotten> + Send + Sync;
 
 /// What somebody else has forgotten.
 #[derive(Debug, Clone, Copy, Default)]
@@ -102,11 +110,11 @@ pub(crate) struct AlsoForgotten {
 }
 
 impl AlsoForgets {
-    pub fn new(forget: impl Fn(Whole) -> BoxFuture<'static, AlsoForgotten> + Send + Sync + 'static) -> AlsoForgets {
+    pub fn new(forget: impl Fn(&ForgetRequest) -> BoxFuture<'static, AlsoForgotten> + Send + Sync + 'static) -> AlsoForgets {
         AlsoForgets(Box::new(forget))
     }
 
-    pub async fn forget(&self, what: Whole) -> AlsoForgotten {
+    pub async fn forget(&self, what: &ForgetRequest) -> AlsoForgotten {
         (self.0)(what).await
     }
 }

@@ -486,10 +486,10 @@ impl Memory {
                 }
                 walls.extend(durable.iter().flat_map(|receipt| receipt.walls.iter().cloned()));
                 is_pending |= !self.forget_shared(&walls).await;
-                if let Some(also) = self.0.also.get() {
-                    let also = also.forget(whole).await;
-                    (answers, is_pending) = (also.answers, is_pending || also.is_pending);
-                }
+            }
+            if let Some(also) = self.0.also.get() {
+                let also = also.forget(&request).await;
+                (answers, is_pending) = (also.answers, is_pending || also.is_pending);
             }
             let mut receipt = durable?;
             receipt.answers = answers;
@@ -657,6 +657,7 @@ struct Durable {
     /// Where processes count together that share it; `None` where it is this process's alone.
     tallies: Option<Arc<dyn TallyStore>>,
     /// Whether all processes of a configuration have the same one.
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only what is shared beside it has to know"))]
     is_common: bool,
 }
 

@@ -66,7 +66,7 @@ pub use checkpoint::{
 };
 pub use config::{L1Config, L2Config, MemoryConfig, RetentionConfig};
 pub use embed::{Embedder, EmbedderConfig, EmbedderKind, ModelClass};
-pub(crate) use forget::{AlsoForgets, AlsoForgotten, Whole};
+pub(crate) use forget::{AlsoForgets, AlsoForgotten};
 pub use forget::{ForgetReceipt, ForgetRequest};
 pub use graph::{
     Entity, Extract, Extracted, Extraction, Extractor, Fact, FactQuery, FoundEntity, FoundFact, Graph, GraphStore,

@@ -54,6 +54,8 @@ struct Inner {
     full: Arc<Notify>,
     is_running: AtomicBool,
     task: Mutex<Option<JoinHandle<()>>>,
+    /// Held while a request is out: what was taken is not sent once more for a shutdown in that moment.
+    posting: tokio::sync::Mutex<()>,
     /// Whether the last request failed: the first failure is logged, not all of them.
     is_failing: AtomicBool,
 }
@@ -88,6 +90,7 @@ impl Otel {
             full: Arc::default(),
             is_running: AtomicBool::new(false),
             task: Mutex::default(),
+            posting: tokio::sync::Mutex::default(),
             is_failing: AtomicBool::new(false),
         }))))
     }
@@ -146,13 +149,15 @@ impl Otel {
     /// Sends what there is, as far as the collector takes it within 5 s, and stops sending until there is more.
     pub async fn shutdown(&self) {
         let task = self.0.task.lock().take();
-        if let Some(task) = task {
-            task.abort();
-            // What it was sending is back in the queue when it has ended.
-            let _ = task.await;
-        }
-        self.0.is_running.store(false, Ordering::Release);
         let flushed = async {
+            if let Some(task) = task {
+                let out = self.0.posting.lock().await;
+                task.abort();
+                drop(out);
+                // What was not taken is back in the queue when it has ended.
+                let _ = task.await;
+            }
+            self.0.is_running.store(false, Ordering::Release);
             while self.0.send_spans(&[]).await {}
             self.0.send_metrics(&[]).await;
         };
@@ -278,6 +283,7 @@ impl Inner {
         for (name, value) in &self.settings.headers {
             request = request.header(name, value.expose());
         }
+        let _out = self.posting.lock().await;
         let answer = request.timeout(self.settings.timeout).body(body).send().await;
         let answer = answer.map_err(|_| ("it cannot be reached".to_owned(), Some(Duration::ZERO)))?;
         let status = answer.status();

@@ -442,6 +442,8 @@ class ChatChunk:
     """How the answer relates to the cache; null in the middle."""
     assistance: Assistance | None
     """What memory and tools gave to the answer, with the last part; null where neither was asked for."""
+    explain: Explanation | None
+    """What each stage did, with the last part; null unless the request asks for it."""
 
 
 @dataclass(frozen=True)
@@ -663,7 +665,7 @@ class Costs:
     since: str
     """First day that is counted, UTC."""
     counted_since: str
-    """Since when this process counts; what earlier ones counted is not in here."""
+    """Since when it was counted: by this process, or by all that share Redis or else a `data_dir`."""
     by: CostGroup
     """What the rows are grouped by."""
     rows: list[CostRow]
@@ -875,7 +877,7 @@ class ForgetReceipt:
     cached: int
     """Values under keys."""
     answers: int
-    """Answers of chat that this process kept for the scope."""
+    """Answers of chat that this process kept for the scope or the person."""
     embeddings: int
     """Vectors."""
     tiers: list[str]
@@ -1443,8 +1445,10 @@ class SemanticReport:
     """Those in which it said something else."""
     unknown: int
     """Those in which it could not be told; they count as wrong in every bound."""
+    judged: int
+    """Hits that their users judged; they count among the right and the wrong."""
     demoted: int
-    """Entries that are not served any more, since a new answer differed."""
+    """Entries that are not served any more, since a new answer differed or a user said that they were wrong."""
     entries: int
     """Questions that are kept."""
     bytes: int

@@ -207,7 +207,7 @@ fn scripts(server: &RedisServer) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_miss_asks_redis_twice_and_a_hit_once() {
+async fn a_miss_asks_redis_three_times_and_a_hit_once() {
     let (server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
     let redis = || RedisConfig::url(server.url());
     let (one, two) = (chatting(redis(), &mock).await, chatting(redis(), &mock).await);
@@ -215,8 +215,8 @@ async fn a_miss_asks_redis_twice_and_a_hit_once() {
     assert_eq!((status(one.chat(), ask("a")).await, status(two.chat(), ask("a")).await), (MISS, L2));
     let before = scripts(&server);
     assert_eq!(status(one.chat(), ask("x")).await, MISS);
-    assert_eq!(scripts(&server), before + 2, "a look that takes the turn; the answer, with which the turn is given up");
+    assert_eq!(scripts(&server), before + 3, "a look that takes the turn; whose it is; the answer");
     assert_eq!(status(two.chat(), ask("x")).await, L2);
-    assert_eq!(scripts(&server), before + 3);
+    assert_eq!(scripts(&server), before + 4);
     assert_eq!(server.ask("KEYS sophia:chatlease:*").unwrap().trim(), "*0", "no turn is left behind");
 }
