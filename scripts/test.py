@@ -92,7 +92,7 @@ def steps() -> list[Step]:
         Step("doctests", [["cargo", "test", "--doc", *EVERYTHING]]),
         Step(
             "rustdoc",
-            [["cargo", "doc", "--no-deps", "-p", "sophia-core", "--all-features"]],
+            [["cargo", "doc", "--no-deps", *EVERYTHING]],
             environment={"RUSTDOCFLAGS": "-D warnings"},
         ),
         # For the target by name, as napi builds: the dependencies of both addons are then built once.

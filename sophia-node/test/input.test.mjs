@@ -155,7 +155,7 @@ test('a provider that answers garbage is an error, and nothing of it is kept', a
     })
   })
   const provider = { name: 'p', baseUrl: `${url}/v1`, models: ['m'], apiKey: 'sk-very-secret' }
-  const s = new Sophia({ chat: { providers: [provider], retry: { retries: 0 } } })
+  const s = new Sophia({ chat: { providers: [provider], retry: { retries: 0 }, breaker: { consecutive_failures: 100, failure_ratio: 1 } } })
   const ask = () => s.chat.complete('hello', { model: 'm' })
   for (answer of [
     { body: '<html>busy</html>', type: 'text/html' },
