@@ -28,9 +28,16 @@ async def main(base_url: str, served: echo_provider.Served) -> None:
             took = {note.stage: f"{note.outcome} in {note.took_ms:.2f} ms" for note in answer.explain.stages}
             print(f"{answer.cache.status:12} {question:45} semantic: {took['semantic']}")
         assert served.calls == 3
+        # A user says that an answer by meaning was wrong: it serves no other question any more.
+        answer = await s.chat.complete(QUESTIONS[1], scope=ADA)
+        assert answer.cache.key is not None
+        assert s.chat.semantic_feedback(answer.cache.key, "wrong", scope=ADA)
+        again = await s.chat.complete(QUESTIONS[1], scope=ADA)
+        print(f"{again.cache.status:12} {QUESTIONS[1]:45} after “wrong”")
+        assert again.cache.status == "miss"
         report = s.chat.semantic_report()
         print(f"served {report.served} of {report.lookups}, ruled out {report.vetoed}")
-        assert report.served == 1
+        assert report.judged == report.wrong == 1
 
 
 with echo_provider.running() as (url, seen):
