@@ -110,7 +110,9 @@ pub(crate) struct AlsoForgotten {
 }
 
 impl AlsoForgets {
-    pub fn new(forget: impl Fn(&ForgetRequest) -> BoxFuture<'static, AlsoForgotten> + Send + Sync + 'static) -> AlsoForgets {
+    pub fn new(
+        forget: impl Fn(&ForgetRequest) -> BoxFuture<'static, AlsoForgotten> + Send + Sync + 'static,
+    ) -> AlsoForgets {
         AlsoForgets(Box::new(forget))
     }
 

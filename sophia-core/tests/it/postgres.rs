@@ -11,7 +11,8 @@ use sophia_core::{
     Clock, Config, ErrorKind, Scope, Sophia,
     memory::{
         AppendMessage, CheckpointStore, Encoded, ForgetRequest, Fusion, GetCheckpoint, History, KvOptions, MemoryStore,
-        Mode, NewCheckpoint, NewRecord, PostgresConfig, PostgresStore, Query, TierStatus, store::Atomicity,
+        Mode, NewCheckpoint, NewEntity, NewFact, NewRecord, Node, NodeChange, NodeSelection, Observations,
+        PostgresConfig, PostgresStore, Query, TierStatus, store::Atomicity,
     },
     testing::{self, PostgresServer, SilentServer},
 };
@@ -60,6 +61,7 @@ async fn suites(server: &PostgresServer, url: &str) {
     testing::memory::memory_store(|clock| empty_store(server, url, clock)).await;
     testing::memory::kv_tier(|clock| empty_store(server, url, clock)).await;
     testing::checkpoint::checkpoint_store(|clock| empty_store(server, url, clock)).await;
+    testing::graph::graph_store(|clock| empty_store(server, url, clock)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -286,6 +288,45 @@ async fn it_ranks_as_the_file_does() {
             assert!((left.score - right.score).abs() < 0.01, "{}: {left:#?} {right:#?}", query.query);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entities_that_many_observe_at_once_lose_nothing() {
+    let server = PostgresServer::start();
+    let engines = [engine(&server, "graph").await, engine(&server, "graph").await];
+    let scope = ada();
+    let node = |name: &str| Node { name: name.to_owned(), entity_type: "person".to_owned(), observations: Vec::new() };
+    // Both make the same entities, and each is there once, in one order.
+    let create = |sophia: &Sophia| {
+        let (graph, scope) = (sophia.memory().graph().clone(), scope.clone());
+        let nodes = ["ada", "bob", "mia"].map(node).into();
+        async move { graph.change_nodes(&scope, NodeChange::CreateEntities(nodes)).await.unwrap().entities.len() }
+    };
+    let made = futures::future::join_all((0..8).map(|place| create(&engines[place % 2]))).await;
+    assert_eq!(made.iter().sum::<usize>(), 3);
+    let observe = |place: usize| {
+        let (graph, scope) = (engines[place % 2].memory().graph().clone(), scope.clone());
+        async move {
+            let one = Observations { entity: "ada".to_owned(), contents: vec![format!("seen {place}")] };
+            graph.change_nodes(&scope, NodeChange::AddObservations(vec![one])).await.unwrap();
+            // What is stated by other means meanwhile neither waits for ever nor gets lost.
+            graph.upsert(NewEntity::new("ada").attribute(format!("a{place}"), place).scope(&scope)).await.unwrap();
+            graph.relate(NewFact::new("ada", "saw", format!("thing {place}")).scope(&scope)).await.unwrap();
+        }
+    };
+    futures::future::join_all((0..16).map(observe)).await;
+    for sophia in &engines {
+        let nodes = sophia.memory().graph().nodes(&scope, NodeSelection::All).await.unwrap();
+        let names: Vec<_> = nodes.entities.iter().map(|node| node.name.as_str()).collect();
+        assert_eq!(names, ["ada", "bob", "mia"]);
+        assert_eq!((nodes.entities[0].observations.len(), nodes.relations.len()), (16, 16), "{nodes:?}");
+    }
+    // Names that the database cannot hold are nobody's, as in the file.
+    let strange = NodeChange::DeleteEntities(vec!["a\0b".to_owned()]);
+    engines[0].memory().graph().change_nodes(&scope, strange).await.unwrap();
+    let one = Observations { entity: "a\0b".to_owned(), contents: vec!["x".to_owned()] };
+    let missing = engines[0].memory().graph().change_nodes(&scope, NodeChange::AddObservations(vec![one])).await;
+    assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

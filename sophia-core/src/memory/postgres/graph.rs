@@ -10,12 +10,13 @@ use tokio_postgres::Row;
 use super::{
     PostgresStore, filter, json,
     link::{Taken, Value, column},
-    micros, read, read_json, timestamp,
+    micros, nodes, read, read_json, timestamp,
 };
 use crate::{
-    Result,
+    Result, Scope,
     memory::graph::{
-        Entity, Fact, FactQuery, GraphStore, Neighbor, NeighborQuery, NewEntity, NewFact, PathQuery,
+        Entity, Fact, FactQuery, GraphStore, Neighbor, NeighborQuery, NewEntity, NewFact, NodeChange, NodeSelection,
+        Nodes, NodesAdded, PathQuery,
         believe::{Statement, state},
     },
 };
@@ -75,12 +76,43 @@ impl GraphStore for PostgresStore {
         let work = async { path(&self.link().session(OPERATION).await?, &query, now).await };
         self.link().within(OPERATION, work).await
     }
+
+    async fn nodes(&self, scope: Scope, selection: NodeSelection, now: Timestamp) -> Result<Nodes> {
+        const OPERATION: &str = "memory.graph.nodes";
+        let work = async { nodes::nodes(&self.link().session(OPERATION).await?, &scope, &selection, now).await };
+        self.link().within(OPERATION, work).await
+    }
+
+    async fn change_nodes(&self, scope: Scope, change: NodeChange, now: Timestamp) -> Result<NodesAdded> {
+        const OPERATION: &str = "memory.graph.change_nodes";
+        let work = async {
+            let taken = self.link().begin(OPERATION).await?;
+            match nodes::change(&taken, &scope, change, now).await {
+                Ok(added) => {
+                    taken.commit().await?;
+                    Ok(added)
+                }
+                Err(error) => {
+                    taken.roll_back().await?;
+                    Err(error)
+                }
+            }
+        };
+        self.link().within(OPERATION, work).await
+    }
 }
 
 /// Lets one after the other change what is known of a subject in a wall, until the transaction ends.
 async fn hold(taken: &Taken, wall: i64, subject: &str) -> Result<()> {
-    let sql = "SELECT pg_advisory_xact_lock(hashtextextended($1, $2))";
+    // Nobody is called nothing: that name stands for all of the wall.
+    let sql = "SELECT pg_advisory_xact_lock_shared(hashtextextended('', $2)), \
+               pg_advisory_xact_lock(hashtextextended($1, $2))";
     taken.query(sql, &[&subject, &wall]).await.map(drop)
+}
+
+/// Lets nobody else change what is known in a wall, until the transaction ends.
+pub(super) async fn hold_all(taken: &Taken, wall: i64) -> Result<()> {
+    taken.query("SELECT pg_advisory_xact_lock(hashtextextended('', $1))", &[&wall]).await.map(drop)
 }
 
 async fn upsert(taken: &Taken, new: NewEntity, now: Timestamp) -> Result<Entity> {
@@ -151,7 +183,7 @@ async fn relate(taken: &Taken, new: NewFact, now: Timestamp) -> Result<Fact> {
     Ok(fact)
 }
 
-async fn insert(taken: &Taken, wall: i64, tenant: Option<&str>, fact: &Fact) -> Result<()> {
+pub(super) async fn insert(taken: &Taken, wall: i64, tenant: Option<&str>, fact: &Fact) -> Result<()> {
     let sql = format!(
         "INSERT INTO facts (wall, tenant, {COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
     );

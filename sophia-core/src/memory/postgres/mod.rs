@@ -8,7 +8,7 @@
 //! | records: write, read, search | `write.rs`, `read.rs`, `search.rs`, `near.rs`, `filter.rs` |
 //! | vectors, and those that are to be made anew | `vectors.rs`, `stale.rs` |
 //! | keys and values, and what others change | `kv.rs`, `listen.rs` |
-//! | the graph | `graph.rs` |
+//! | the graph, and as `server-memory` sees it | `graph.rs`, `nodes.rs` |
 //! | checkpoints | `checkpoints.rs`, `checkpoint_values.rs` |
 //! | forgetting | `forget.rs` |
 
@@ -34,6 +34,8 @@ mod listen;
 mod migrate;
 #[cfg(feature = "postgres")]
 mod near;
+#[cfg(feature = "postgres")]
+mod nodes;
 #[cfg(feature = "postgres")]
 mod read;
 #[cfg(feature = "postgres")]
