@@ -11,9 +11,14 @@
 //! | the graph, and as `server-memory` sees it | `graph.rs`, `nodes.rs` |
 //! | checkpoints | `checkpoints.rs`, `checkpoint_values.rs` |
 //! | forgetting | `forget.rs` |
+//! | export and import, check and repair | `archive.rs`, `check.rs` |
 
 mod config;
 
+#[cfg(feature = "postgres")]
+mod archive;
+#[cfg(feature = "postgres")]
+mod check;
 #[cfg(feature = "postgres")]
 mod checkpoint_values;
 #[cfg(feature = "postgres")]

@@ -22,7 +22,6 @@ use super::{
 use crate::{
     Clock, Error, ErrorKind, NoSignals, Result, Scope, Signals,
     memory::{
-        Archive,
         forget::{ForgetReceipt, ForgetRequest},
         health::{MemoryStats, Session, TierHealth, TierStatus},
         record::Record,
@@ -235,9 +234,6 @@ impl MemoryStore for PostgresStore {
         Ok(())
     }
 }
-
-/// The tools of the database export, back up and check it.
-impl Archive for PostgresStore {}
 
 /// Returns a time as the tables hold it: microseconds since 1970.
 pub(super) fn micros(time: Timestamp) -> i64 {

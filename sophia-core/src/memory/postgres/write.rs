@@ -33,19 +33,19 @@ const MAX_WORD_BYTES: usize = 512 * 1024;
 /// Inserts a record. Where there is one of its id, it gives no row.
 const INSERT: &str = "INSERT INTO records (wall, tenant, id, version, session, agent, content, kind, category, tags, \
      metadata, facts, summary, source, role, importance, priority, archived, created_at, updated_at, expires_at, \
-     hash, length, words, model) VALUES ($1, $2, $3, 1, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
+     hash, length, words, model) VALUES ($1, $2, $3, $25, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
      $17, $18, $19, $20, $21, $22, array_to_tsvector($23), $24) ON CONFLICT (wall, id) DO NOTHING RETURNING seq";
 
 /// Inserts a record with its vector.
 fn insert_with_vector() -> String {
     format!(
-        "WITH new AS ({INSERT}) INSERT INTO vectors (seq, model, tenant, data) SELECT seq, $24, $2, $25 FROM new \
+        "WITH new AS ({INSERT}) INSERT INTO vectors (seq, model, tenant, data) SELECT seq, $24, $2, $26 FROM new \
          RETURNING seq"
     )
 }
 
 /// How the numbers of a wall change: its records, and their words.
-type Counts = BTreeMap<i64, (i64, i64)>;
+pub(super) type Counts = BTreeMap<i64, (i64, i64)>;
 
 pub(super) async fn insert_all(link: &Link, drafts: Vec<Draft>, atomicity: Atomicity) -> Result<Vec<Result<Inserted>>> {
     const OPERATION: &str = "memory.store";
@@ -65,7 +65,7 @@ pub(super) async fn insert_all(link: &Link, drafts: Vec<Draft>, atomicity: Atomi
 
 /// Counts what has changed, and ends the transaction. The rows of walls are held last, and in order: for the shortest time,
 /// and never by two who wait for each other.
-async fn finish(taken: &Taken, counts: Counts) -> Result<()> {
+pub(super) async fn finish(taken: &Taken, counts: Counts) -> Result<()> {
     for (wall, (records, words)) in counts.into_iter().filter(|(_, counts)| *counts != (0, 0)) {
         let sql = "UPDATE walls SET records = records + $2, words = words + $3 WHERE wall = $1";
         taken.execute(sql, &[&wall, &records, &words]).await?;
@@ -74,14 +74,14 @@ async fn finish(taken: &Taken, counts: Counts) -> Result<()> {
 }
 
 /// Ends the transaction where it failed, so that the connection can be used on.
-async fn rolled_back<T>(taken: &Taken, outcome: Result<T>) -> Result<T> {
+pub(super) async fn rolled_back<T>(taken: &Taken, outcome: Result<T>) -> Result<T> {
     if outcome.is_err() {
         taken.roll_back().await?;
     }
     outcome
 }
 
-fn count(counts: &mut Counts, wall: i64, records: i64, words: i64) {
+pub(super) fn count(counts: &mut Counts, wall: i64, records: i64, words: i64) {
     let counted = counts.entry(wall).or_default();
     counted.0 += records;
     counted.1 += words;
@@ -166,52 +166,8 @@ impl Insertion<'_> {
 
     /// Inserts one record; returns its number and length, or `None` where there is one of its id.
     async fn send(&self, wall: i64, draft: &Draft) -> Result<Option<(i64, i64)>> {
-        let record = &draft.record;
-        let (words, length) = lexemes(wall, record);
-        let model = draft.vector.as_ref().and_then(|vector| self.models.get(&vector.model));
-        let vector = draft.vector.as_ref().map(|vector| Values(vector.values.clone()));
-        let facts = facts(record);
-        let (metadata, priority) = (json(&record.metadata), filter::priority_name(record.priority));
-        let archived = record.status == Status::Archived;
-        let (created_at, updated_at) = (micros(record.created_at), micros(record.updated_at));
-        let expires_at = record.expires_at.map(micros);
-        let hash = content_hash(&record.content);
-        let (hash, number) = (&hash[..], model.map(|model| model.number));
-        let scope = &record.scope;
-        let values: [Value<'_>; 24] = [
-            &wall,
-            &scope.tenant,
-            &record.id,
-            &scope.session,
-            &scope.agent,
-            &record.content,
-            &record.kind,
-            &record.category,
-            &record.tags,
-            &metadata,
-            &facts,
-            &record.summary,
-            &record.source,
-            &record.role,
-            &record.importance,
-            &priority,
-            &archived,
-            &created_at,
-            &updated_at,
-            &expires_at,
-            &hash,
-            &length,
-            &words,
-            &number,
-        ];
-        let row = match &vector {
-            None => self.taken.query_opt(INSERT, &values).await?,
-            Some(vector) => {
-                let values: Vec<_> = values.into_iter().chain([vector as Value<'_>]).collect();
-                self.taken.query_opt(&insert_with_vector(), &values).await?
-            }
-        };
-        row.map(|row| Ok((column(&row, 0)?, i64::from(length)))).transpose()
+        let vector = draft.vector.as_ref().and_then(|vector| Some((vector, *self.models.get(&vector.model)?)));
+        insert_row(self.taken, wall, &draft.record, 1, vector).await
     }
 
     /// Inserts one record, or replaces the one of its id, or finds the same content.
@@ -236,6 +192,61 @@ impl Insertion<'_> {
             }
         }
     }
+}
+
+/// Inserts one record; returns its number and length, or `None` where there is one of its id.
+pub(super) async fn insert_row(
+    taken: &Taken,
+    wall: i64,
+    record: &Record,
+    version: i64,
+    vector: Option<(&NamedVector, Model)>,
+) -> Result<Option<(i64, i64)>> {
+    let (words, length) = lexemes(wall, record);
+    let (vector, model) = (vector.map(|(vector, _)| Values(vector.values.clone())), vector.map(|(_, model)| model));
+    let facts = facts(record);
+    let (metadata, priority) = (json(&record.metadata), filter::priority_name(record.priority));
+    let archived = record.status == Status::Archived;
+    let (created_at, updated_at) = (micros(record.created_at), micros(record.updated_at));
+    let expires_at = record.expires_at.map(micros);
+    let hash = content_hash(&record.content);
+    let (hash, number) = (&hash[..], model.map(|model| model.number));
+    let scope = &record.scope;
+    let values: [Value<'_>; 25] = [
+        &wall,
+        &scope.tenant,
+        &record.id,
+        &scope.session,
+        &scope.agent,
+        &record.content,
+        &record.kind,
+        &record.category,
+        &record.tags,
+        &metadata,
+        &facts,
+        &record.summary,
+        &record.source,
+        &record.role,
+        &record.importance,
+        &priority,
+        &archived,
+        &created_at,
+        &updated_at,
+        &expires_at,
+        &hash,
+        &length,
+        &words,
+        &number,
+        &version,
+    ];
+    let row = match &vector {
+        None => taken.query_opt(INSERT, &values).await?,
+        Some(vector) => {
+            let values: Vec<_> = values.into_iter().chain([vector as Value<'_>]).collect();
+            taken.query_opt(&insert_with_vector(), &values).await?
+        }
+    };
+    row.map(|row| Ok((column(&row, 0)?, i64::from(length)))).transpose()
 }
 
 /// Lets an item that fails by itself fail alone, where each stands by itself. Such a failure is found before anything of the
@@ -290,11 +301,16 @@ pub(super) async fn update(link: &Link, change: Change) -> Result<Record> {
     Ok(new)
 }
 
-/// Keeps the old state as a version and writes the new one in its place.
-async fn replace(taken: &Taken, wall: i64, old: &Record, new: &Record, counts: &mut Counts) -> Result<()> {
+/// Keeps a former state of a record.
+pub(super) async fn keep_version(taken: &Taken, old: &Record) -> Result<()> {
     let keep = "INSERT INTO versions (seq, version, tenant, body) VALUES ($1, $2, $3, $4)";
     let body = json(old);
     let kept: [Value<'_>; 4] = [&old.seq, &old.version, &old.scope.tenant, &body];
+    taken.execute(keep, &kept).await.map(drop)
+}
+
+/// Keeps the old state as a version and writes the new one in its place.
+pub(super) async fn replace(taken: &Taken, wall: i64, old: &Record, new: &Record, counts: &mut Counts) -> Result<()> {
     let (words, length) = lexemes(wall, new);
     let change = "WITH old AS (SELECT length FROM records WHERE seq = $1) \
          UPDATE records SET version = $2, session = $3, agent = $4, content = $5, kind = $6, category = $7, tags = $8, \
@@ -330,7 +346,7 @@ async fn replace(taken: &Taken, wall: i64, old: &Record, new: &Record, counts: &
         &length,
         &words,
     ];
-    let (_, row) = try_join(taken.execute(keep, &kept), taken.query_opt(change, &values)).await?;
+    let (_, row) = try_join(keep_version(taken, old), taken.query_opt(change, &values)).await?;
     let before: i32 = row.map_or(Ok(0), |row| column(&row, 0))?;
     count(counts, wall, 0, i64::from(length) - i64::from(before));
     Ok(())
@@ -418,6 +434,38 @@ pub(super) async fn purge(link: &Link, now: Timestamp) -> Result<()> {
     finish(&taken, counts).await
 }
 
+/// Makes anew what is derived from the texts and the metadata of records.
+pub(super) async fn index_anew(link: &Link, seqs: &[i64]) -> Result<()> {
+    let taken = link.begin("memory.check").await?;
+    let sql = format!(
+        "SELECT {}, r.wall, r.length FROM {} WHERE r.seq = ANY($1) ORDER BY r.seq FOR UPDATE OF r",
+        read::COLUMNS,
+        read::FROM
+    );
+    let mut counts = Counts::new();
+    for row in &taken.query(&sql, &[&seqs]).await? {
+        let record = read::record(row)?;
+        let (wall, before): (i64, i32) = (column(row, 21)?, column(row, 22)?);
+        let (words, length) = lexemes(wall, &record);
+        let (facts, hash) = (facts(&record), content_hash(&record.content));
+        let sql = "UPDATE records SET facts = $2, hash = $3, length = $4, words = array_to_tsvector($5) WHERE seq = $1";
+        taken.execute(sql, &[&record.seq, &facts, &&hash[..], &length, &words]).await?;
+        count(&mut counts, wall, 0, i64::from(length) - i64::from(before));
+    }
+    finish(&taken, counts).await
+}
+
+/// Counts the records and the words of a wall anew.
+pub(super) async fn count_anew(link: &Link, wall: i64) -> Result<()> {
+    let taken = link.begin("memory.check").await?;
+    // Whoever adds a record holds its wall until it is counted; whoever removes one counts it after this.
+    taken.query("SELECT 1 FROM walls WHERE wall = $1 FOR UPDATE", &[&wall]).await?;
+    let sql = "UPDATE walls SET (records, words) = (SELECT count(*), coalesce(sum(length), 0)::bigint FROM records \
+               WHERE wall = $1) WHERE wall = $1";
+    taken.execute(sql, &[&wall]).await?;
+    taken.commit().await
+}
+
 /// Sets or removes the vector of a record.
 pub(super) async fn set_vector(
     taken: &Taken,
@@ -442,7 +490,7 @@ pub(super) async fn set_vector(
 }
 
 /// Returns the distinct words of a record as they are indexed, and how many words it has.
-fn lexemes(wall: i64, record: &Record) -> (Vec<String>, i32) {
+pub(super) fn lexemes(wall: i64, record: &Record) -> (Vec<String>, i32) {
     let text = words::index_text(wall, record);
     let mut distinct = BTreeSet::new();
     let (mut length, mut bytes) = (0_i32, 0);
@@ -455,6 +503,7 @@ fn lexemes(wall: i64, record: &Record) -> (Vec<String>, i32) {
     (distinct.into_iter().map(str::to_owned).collect(), length)
 }
 
-fn facts(record: &Record) -> Vec<Vec<u8>> {
+/// Returns what stands for the metadata of a record in exact filters.
+pub(super) fn facts(record: &Record) -> Vec<Vec<u8>> {
     record.metadata.iter().map(|(key, value)| filter::fact(key, value)).collect()
 }
