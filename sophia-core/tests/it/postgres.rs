@@ -59,6 +59,11 @@ async fn empty_store(server: &PostgresServer, url: &str, clock: Arc<dyn Clock>) 
 }
 
 async fn suites(server: &PostgresServer, url: &str) {
+    testing::retention::retention(async |retention, clock| {
+        let config = PostgresConfig::url(url).schema(server.new_schema());
+        PostgresStore::with_retention(&config, retention, clock).unwrap()
+    })
+    .await;
     testing::memory::memory_store(|clock| empty_store(server, url, clock)).await;
     testing::memory::kv_tier(|clock| empty_store(server, url, clock)).await;
     testing::checkpoint::checkpoint_store(|clock| empty_store(server, url, clock)).await;
@@ -472,6 +477,26 @@ async fn what_is_derived_is_checked_and_made_anew() {
     assert!(report.problems[0].fix.as_ref().unwrap().contains("pg_restore"), "{report:?}");
     let backup = memory.backup(Backup::new(directory.path().join("backup"))).await.unwrap_err();
     assert!(backup.kind() == ErrorKind::Unsupported && backup.message().contains("pg_dump"), "{backup:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_drop_what_is_above_the_cap_together_drop_no_more() {
+    let server = PostgresServer::start();
+    let filler = engine(&server, "capped").await;
+    let records = |count: usize| (0..count).map(|n| NewRecord::new(format!("record {n}")).scope(ada())).collect();
+    filler.memory().store_many(records(120), Atomicity::Together).await.unwrap();
+    let mut config = config(server.url(), "capped");
+    config.memory.retention.max_records = Some(100);
+    let engines: Vec<_> = (0..6).map(|_| Sophia::new(config.clone()).unwrap()).collect();
+    // The first write of a process drops what is above.
+    let store = |sophia: &Sophia| {
+        let memory = sophia.memory().clone();
+        async move { memory.store(NewRecord::new("of another").scope(Scope::new().user("eve"))).await.unwrap() }
+    };
+    futures::future::join_all(engines.iter().map(store)).await;
+    let stats = filler.memory().stats().await.unwrap();
+    assert_eq!(stats.records, 106, "100 that stay, and one of each process");
+    assert!(filler.memory().check(Check::default()).await.unwrap().ok, "they are counted");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,7 +16,9 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     memory::{
-        record::{Record, Status},
+        RetentionConfig,
+        config::MAX_HALF_LIVES,
+        record::{PINNED, Record, Status},
         revise::{self, Revision, content_hash, revise},
         store::{Atomicity, Change, Depth, Draft, Filter, Inserted, Key, NamedVector, SameContent},
         words,
@@ -25,6 +27,10 @@ use crate::{
 
 /// Most expired records that one purge removes, so that no write waits long for it.
 const PURGE_BATCH: i64 = 1_000;
+/// Walls above the cap that are trimmed at a time, so that no write waits long for it.
+const TRIM_WALLS: i64 = 64;
+/// Least importance that is told from none: Postgres refuses numbers that are too small.
+const MIN_IMPORTANCE: f64 = 1e-200;
 /// Records that are changed by one statement each, at once in flight.
 const IN_FLIGHT: usize = 512;
 /// Bytes of words of one record that are indexed: Postgres takes 1 MiB with what it adds to each.
@@ -464,6 +470,43 @@ pub(super) async fn count_anew(link: &Link, wall: i64) -> Result<()> {
                WHERE wall = $1) WHERE wall = $1";
     taken.execute(sql, &[&wall]).await?;
     taken.commit().await
+}
+
+/// Erases what is above the cap of a wall, worth least first. What is pinned stays, whatever the cap is.
+///
+/// As [`RetentionConfig::worth`], computed where the records are.
+pub(super) async fn trim(link: &Link, retention: &RetentionConfig, now: Timestamp) -> Result<()> {
+    const OPERATION: &str = "memory.retention";
+    let Some(most) = retention.max_records.map(|most| i64::try_from(most).unwrap_or(i64::MAX)) else { return Ok(()) };
+    let full = {
+        let sql = "SELECT wall FROM walls WHERE records > $1 ORDER BY records DESC LIMIT $2";
+        let rows = link.session(OPERATION).await?.query(sql, &[&most, &TRIM_WALLS]).await?;
+        rows.iter().map(|row| column(row, 0)).collect::<Result<Vec<i64>>>()?
+    };
+    let half_life = retention.half_life.map(|half_life| half_life.as_micros() as f64);
+    for wall in full {
+        let taken = link.begin(OPERATION).await?;
+        // One process at a time counts what is above, and erases it: two would erase twice as much.
+        let sql = "SELECT records FROM walls WHERE wall = $1 AND records > $2 FOR NO KEY UPDATE SKIP LOCKED";
+        let mut counts = Counts::new();
+        if let Some(row) = taken.query_opt(sql, &[&wall, &most]).await? {
+            let above = (column::<i64>(&row, 0)? - most).min(PURGE_BATCH);
+            // What another process is changing is left to the next time.
+            let sql = "WITH due AS (SELECT seq FROM records WHERE wall = $1 AND importance < $2 ORDER BY archived DESC, \
+                 CASE WHEN $3::float8 IS NULL THEN importance WHEN importance < $7 THEN 0 ELSE importance * \
+                 power(0.5::float8, least(greatest($4 - updated_at, 0)::float8 / $3, $5)) END, seq \
+                 LIMIT $6 FOR UPDATE SKIP LOCKED), \
+                 gone AS (DELETE FROM records WHERE seq IN (SELECT seq FROM due) RETURNING length) \
+                 SELECT count(*), coalesce(sum(length), 0)::bigint FROM gone";
+            let values: [Value<'_>; 7] =
+                [&wall, &PINNED, &half_life, &micros(now), &MAX_HALF_LIVES, &above, &MIN_IMPORTANCE];
+            if let Some(row) = taken.query_opt(sql, &values).await? {
+                count(&mut counts, wall, -column::<i64>(&row, 0)?, -column::<i64>(&row, 1)?);
+            }
+        }
+        finish(&taken, counts).await?;
+    }
+    Ok(())
 }
 
 /// Sets or removes the vector of a record.
