@@ -178,10 +178,6 @@ impl Config {
         self.postgres.validate()?;
         self.redis.validate()?;
         self.memory.validate()?;
-        if self.postgres.is_set() && self.memory.retention.max_records.is_some() {
-            let message = "is kept to in a `data_dir` only; leave it out with `postgres.url`";
-            return Err(Error::invalid_config("memory.retention.max_records", message));
-        }
         self.chat.validate()?;
         self.registry.validate()?;
         self.health.validate()?;

@@ -153,7 +153,8 @@ fn embedder(path: &str, config: &EmbedderConfig, context: &Context) -> Result<Op
 
 #[cfg(feature = "postgres")]
 fn postgres(config: &Config, clock: Arc<dyn Clock>, signals: Signals) -> Result<Option<crate::memory::PostgresStore>> {
-    let store = || crate::memory::PostgresStore::with_signals(&config.postgres, clock, signals);
+    let retention = config.memory.retention.clone();
+    let store = || crate::memory::PostgresStore::with_signals(&config.postgres, retention, clock, signals);
     config.postgres.is_set().then(store).transpose()
 }
 

@@ -2090,7 +2090,7 @@ export type ProbeSpec = {
 
 /** One thing that is damaged. */
 export interface Problem {
-  /** Where: `"data"` is the data itself, all else is derived from it: `"words"`, `"vectors"`, `"tags"`, `"blocks"`. */
+  /** `"data"` is the data itself, all else is derived: `"words"`, `"filters"`, `"vectors"`, `"tags"`, `"blocks"`. */
   part: string
   /** What is wrong. */
   detail: string

@@ -61,7 +61,7 @@ pub(super) async fn run(output: Output, sophia: &Sophia, command: Mcp) -> Result
             };
             let toolset = toolsets(sophia.memory()).into_iter().find(|toolset| toolset.name() == name);
             let toolset = toolset.ok_or_else(|| Error::invalid("mcp.serve", "tools", "are not in this build"))?;
-            if sophia.config().data_dir.is_none() {
+            if sophia.config().data_dir.is_none() && !sophia.config().postgres.is_set() {
                 note("what is remembered is gone at the end: --data-dir keeps it");
             }
             let (input, output, written) = standard_streams("mcp.serve")?;

@@ -64,6 +64,19 @@ pub struct RetentionConfig {
     pub half_life: Option<Duration>,
 }
 
+/// Half-lives from which on age makes no difference.
+pub(super) const MAX_HALF_LIVES: f64 = 300.0;
+
+impl RetentionConfig {
+    /// Returns what a record is worth that was last changed so long ago: its importance, halved with each half-life.
+    pub(super) fn worth(&self, importance: f64, age: Duration) -> f64 {
+        match self.half_life {
+            Some(half_life) => importance * (-(age.as_secs_f64() / half_life.as_secs_f64()).min(MAX_HALF_LIVES)).exp2(),
+            None => importance,
+        }
+    }
+}
+
 /// The key-value tier in this process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

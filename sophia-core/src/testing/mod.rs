@@ -11,6 +11,7 @@ pub mod mock_provider;
 mod postgres;
 #[cfg(unix)]
 mod redis;
+pub mod retention;
 pub mod tally;
 
 pub use mock_provider::{Fault, MockProvider};

@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 use sophia_core::{
     Clock, Config, ErrorKind, Scope, Sophia,
     memory::{
-        AppendMessage, CheckpointStore, Encoded, ForgetRequest, Fusion, GetCheckpoint, History, KvOptions, MemoryStore,
-        Mode, NewCheckpoint, NewRecord, PostgresConfig, PostgresStore, Query, TierStatus, store::Atomicity,
+        AppendMessage, Backup, Check, CheckpointStore, Encoded, Export, FactQuery, ForgetRequest, Fusion,
+        GetCheckpoint, History, Import, KvOptions, MemoryStore, Mode, NewCheckpoint, NewEntity, NewFact, NewRecord,
+        NewWrites, Node, NodeChange, NodeSelection, Observations, PostgresConfig, PostgresStore, Query, TierStatus,
+        Update, store::Atomicity,
     },
     testing::{self, PostgresServer, SilentServer},
 };
@@ -19,7 +21,7 @@ use sophia_core::{
 /// Longest wait for what must come about; nothing is measured by it.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Schemas that the suites make.
-const SCHEMAS: usize = 64;
+const SCHEMAS: usize = 128;
 
 fn ada() -> Scope {
     Scope::new().tenant("acme").user("ada")
@@ -57,9 +59,16 @@ async fn empty_store(server: &PostgresServer, url: &str, clock: Arc<dyn Clock>) 
 }
 
 async fn suites(server: &PostgresServer, url: &str) {
+    testing::retention::retention(async |retention, clock| {
+        let config = PostgresConfig::url(url).schema(server.new_schema());
+        PostgresStore::with_retention(&config, retention, clock).unwrap()
+    })
+    .await;
     testing::memory::memory_store(|clock| empty_store(server, url, clock)).await;
     testing::memory::kv_tier(|clock| empty_store(server, url, clock)).await;
     testing::checkpoint::checkpoint_store(|clock| empty_store(server, url, clock)).await;
+    testing::graph::graph_store(|clock| empty_store(server, url, clock)).await;
+    testing::archive::archive(|clock| empty_store(server, url, clock)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -286,6 +295,208 @@ async fn it_ranks_as_the_file_does() {
             assert!((left.score - right.score).abs() < 0.01, "{}: {left:#?} {right:#?}", query.query);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entities_that_many_observe_at_once_lose_nothing() {
+    let server = PostgresServer::start();
+    let engines = [engine(&server, "graph").await, engine(&server, "graph").await];
+    let scope = ada();
+    let node = |name: &str| Node { name: name.to_owned(), entity_type: "person".to_owned(), observations: Vec::new() };
+    // Both make the same entities, and each is there once, in one order.
+    let create = |sophia: &Sophia| {
+        let (graph, scope) = (sophia.memory().graph().clone(), scope.clone());
+        let nodes = ["ada", "bob", "mia"].map(node).into();
+        async move { graph.change_nodes(&scope, NodeChange::CreateEntities(nodes)).await.unwrap().entities.len() }
+    };
+    let made = futures::future::join_all((0..8).map(|place| create(&engines[place % 2]))).await;
+    assert_eq!(made.iter().sum::<usize>(), 3);
+    let observe = |place: usize| {
+        let (graph, scope) = (engines[place % 2].memory().graph().clone(), scope.clone());
+        async move {
+            let one = Observations { entity: "ada".to_owned(), contents: vec![format!("seen {place}")] };
+            graph.change_nodes(&scope, NodeChange::AddObservations(vec![one])).await.unwrap();
+            // What is stated by other means meanwhile neither waits for ever nor gets lost.
+            graph.upsert(NewEntity::new("ada").attribute(format!("a{place}"), place).scope(&scope)).await.unwrap();
+            graph.relate(NewFact::new("ada", "saw", format!("thing {place}")).scope(&scope)).await.unwrap();
+        }
+    };
+    futures::future::join_all((0..16).map(observe)).await;
+    for sophia in &engines {
+        let nodes = sophia.memory().graph().nodes(&scope, NodeSelection::All).await.unwrap();
+        let names: Vec<_> = nodes.entities.iter().map(|node| node.name.as_str()).collect();
+        assert_eq!(names, ["ada", "bob", "mia"]);
+        assert_eq!((nodes.entities[0].observations.len(), nodes.relations.len()), (16, 16), "{nodes:?}");
+    }
+    // Names that the database cannot hold are nobody's, as in the file.
+    let strange = NodeChange::DeleteEntities(vec!["a\0b".to_owned()]);
+    engines[0].memory().graph().change_nodes(&scope, strange).await.unwrap();
+    let one = Observations { entity: "a\0b".to_owned(), contents: vec!["x".to_owned()] };
+    let missing = engines[0].memory().graph().change_nodes(&scope, NodeChange::AddObservations(vec![one])).await;
+    assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+/// Fills an engine with something of each kind, on top of what [`both`] stored.
+async fn fill(sophia: &Sophia) {
+    let memory = sophia.memory();
+    memory.store(NewRecord::new("First.").id("changed").metadata("n", 1).scope(ada())).await.unwrap();
+    memory.update(Update::new("changed").content("Second.").scope(ada())).await.unwrap();
+    memory.kv().set("plan", json!({"name": "pro"}), KvOptions::new().tags(["billing"]).scope(ada())).await.unwrap();
+    memory.graph().upsert(NewEntity::new("ada").kind("person").attribute("age", 36).scope(ada())).await.unwrap();
+    for (company, since) in [("acme", "2024-01-01T00:00:00Z"), ("globex", "2025-06-01T00:00:00Z")] {
+        let fact = NewFact::new("ada", "works_at", company).valid_at(since.parse().unwrap()).functional().scope(ada());
+        memory.graph().relate(fact).await.unwrap();
+    }
+    let value = |text: &str| Encoded::new("json", json!(text).to_string());
+    let first = NewCheckpoint::new("t", "1", value("body")).channel("c", "1", value("kept")).scope(ada());
+    let second = NewCheckpoint::new("t", "2", value("body")).parent("1").kept("c", "1").scope(ada());
+    for checkpoint in [first, second] {
+        memory.checkpoints().put(checkpoint).await.unwrap();
+    }
+    let writes = NewWrites::new("t", "2", "task").write("c", 0, value("written")).scope(ada());
+    memory.checkpoints().put_writes(writes).await.unwrap();
+}
+
+async fn exported(sophia: &Sophia, path: &std::path::Path) -> Vec<String> {
+    sophia.memory().export(Export::new(path)).await.unwrap();
+    // Scopes have other numbers there, and with them another order.
+    let mut lines: Vec<String> = std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_goes_from_the_file_to_postgres_and_back_and_loses_nothing() {
+    let server = PostgresServer::start();
+    let (directory, [file, _]) = both(&server, "unused").await;
+    fill(&file).await;
+    let path = |name: &str| directory.path().join(name);
+    let lines = exported(&file, &path("file.jsonl")).await;
+    let postgres = engine(&server, "moved").await;
+    let taken = postgres.memory().import(Import::new(path("file.jsonl"))).await.unwrap();
+    assert_eq!((taken.records, taken.entities, taken.facts), (12, 1, 3), "{taken:?}");
+    assert_eq!((taken.keys, taken.checkpoints, taken.writes), (1, 2, 1), "{taken:?}");
+    assert_eq!((taken.added, taken.updated, taken.unchanged), (20, 0, 0), "{taken:?}");
+    assert_eq!(exported(&postgres, &path("postgres.jsonl")).await, lines);
+    let again = postgres.memory().import(Import::new(path("file.jsonl"))).await.unwrap();
+    assert_eq!((again.added, again.updated, again.unchanged), (0, 0, 20), "{again:?}");
+    assert_eq!(exported(&postgres, &path("again.jsonl")).await, lines);
+
+    // It is in use at once: found, with its versions, and what comes is counted on.
+    let memory = postgres.memory();
+    assert!(!contents(&postgres, Query::new("which music did Ada hear?").scope(ada())).await.is_empty());
+    let versions = memory.versions("changed", &ada()).await.unwrap();
+    assert_eq!(versions.iter().map(|record| record.content.as_str()).collect::<Vec<_>>(), ["First.", "Second."]);
+    let stored = memory.store(NewRecord::new("New here.").id("new").scope(ada())).await.unwrap();
+    assert!(stored.seq > versions[1].seq, "{stored:?}");
+    let facts = memory.graph().facts(FactQuery::new(ada()).as_of("2024-07-01T00:00:00Z".parse().unwrap()));
+    assert_eq!(facts.await.unwrap()[0].object, "acme");
+    assert_eq!(memory.kv().get("plan", &ada()).await.unwrap().unwrap().value(), &json!({"name": "pro"}));
+    assert_eq!(memory.stats().await.unwrap().records, 13);
+    let report = memory.check(Check::default()).await.unwrap();
+    assert!(report.ok, "{report:?}");
+
+    // What is newer there comes back to the file as the next version; a value that is there stays.
+    memory.update(Update::new("changed").content("Third.").scope(ada())).await.unwrap();
+    exported(&postgres, &path("back.jsonl")).await;
+    let back = file.memory().import(Import::new(path("back.jsonl"))).await.unwrap();
+    assert_eq!((back.added, back.updated, back.unchanged), (1, 1, 19), "{back:?}");
+    let versions = file.memory().versions("changed", &ada()).await.unwrap();
+    assert_eq!(versions.iter().map(|record| record.version).collect::<Vec<_>>(), [1, 2, 3]);
+
+    // Of one user, nothing of another is in it; and no line of another is let in.
+    let of_eve = Export::new(path("eve.jsonl")).scope(Scope::new().user("eve"));
+    assert_eq!(memory.export(of_eve).await.unwrap().records, 1);
+    let only = Import::new(path("file.jsonl")).scope(Scope::new().user("eve"));
+    assert_eq!(memory.import(only).await.unwrap_err().kind(), ErrorKind::Unauthorized);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn imports_and_writes_at_once_give_no_number_twice() {
+    let server = PostgresServer::start();
+    let (directory, [file, _]) = both(&server, "unused").await;
+    let path = directory.path().join("file.jsonl");
+    file.memory().export(Export::new(&path)).await.unwrap();
+    let [one, other] = [engine(&server, "busy").await, engine(&server, "busy").await];
+    let import = async |sophia: &Sophia| sophia.memory().import(Import::new(&path)).await.unwrap();
+    let store = |place: usize| {
+        let memory = if place.is_multiple_of(2) { one.memory() } else { other.memory() }.clone();
+        async move { memory.store(NewRecord::new(format!("meanwhile {place}")).scope(ada())).await.unwrap().seq }
+    };
+    let stores = futures::future::join_all((0..40).map(store));
+    let (first, second, mut seqs) = tokio::join!(import(&one), import(&other), stores);
+    assert_eq!((first.added + second.added, first.records + second.records), (11, 22), "{first:?} {second:?}");
+    seqs.sort_unstable();
+    seqs.dedup();
+    assert_eq!(seqs.len(), 40);
+    assert_eq!(one.memory().stats().await.unwrap().records, 51);
+    let report = one.memory().check(Check::default()).await.unwrap();
+    assert!(report.ok, "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_derived_is_checked_and_made_anew() {
+    let server = PostgresServer::start();
+    let (directory, [_, sophia]) = both(&server, "checked").await;
+    let memory = sophia.memory();
+    memory.store(NewRecord::new("Filtered.").id("filtered").metadata("n", 1).scope(ada())).await.unwrap();
+    let mut repair = Check::default();
+    repair.repair = true;
+    let parts = async |check: &Check| {
+        let report = memory.check(check.clone()).await.unwrap();
+        let parts = report.problems.iter().map(|problem| (problem.part, problem.repaired)).collect::<Vec<_>>();
+        (report.ok, parts)
+    };
+    assert_eq!(parts(&Check::default()).await, (true, Vec::new()));
+    let query = Query::new("reports").mode(Mode::Keyword).scope(ada());
+    let before = contents(&sophia, query.clone()).await;
+    let filtered = Query::new("").metadata("n", 1).scope(ada());
+    for sql in [
+        "UPDATE checked.records SET words = '', length = 0 WHERE content LIKE '%eport%'",
+        "UPDATE checked.walls SET records = records + 7",
+        "UPDATE checked.records SET facts = '{}' WHERE id = 'filtered'",
+        "UPDATE checked.records SET model = NULL WHERE id = 'filtered'",
+        "DROP INDEX checked.vectors_of_1",
+    ] {
+        server.run("postgres", sql);
+    }
+    assert_eq!((contents(&sophia, query.clone()).await.len(), contents(&sophia, filtered.clone()).await.len()), (0, 0));
+    let damaged = [("words", false), ("filters", false), ("vectors", false)];
+    assert_eq!(parts(&Check::default()).await, (false, damaged.to_vec()));
+    let repaired = [("words", true), ("filters", true), ("vectors", true)];
+    assert_eq!(parts(&repair).await, (true, repaired.to_vec()));
+    assert_eq!(parts(&Check::default()).await, (true, Vec::new()));
+    assert_eq!(contents(&sophia, query).await, before);
+    assert_eq!(contents(&sophia, filtered).await, ["Filtered."]);
+    assert_eq!(server.run("postgres", "SELECT count(*) FROM pg_indexes WHERE indexname = 'vectors_of_1'"), "1");
+
+    // The data itself is left as it is, and the report says what to do.
+    server.run("postgres", "UPDATE checked.records SET metadata = '{' WHERE id = 'filtered'");
+    let report = memory.check(repair).await.unwrap();
+    assert!(!report.ok && report.problems[0].part == "data" && !report.problems[0].repaired, "{report:?}");
+    assert!(report.problems[0].fix.as_ref().unwrap().contains("pg_restore"), "{report:?}");
+    let backup = memory.backup(Backup::new(directory.path().join("backup"))).await.unwrap_err();
+    assert!(backup.kind() == ErrorKind::Unsupported && backup.message().contains("pg_dump"), "{backup:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_drop_what_is_above_the_cap_together_drop_no_more() {
+    let server = PostgresServer::start();
+    let filler = engine(&server, "capped").await;
+    let records = |count: usize| (0..count).map(|n| NewRecord::new(format!("record {n}")).scope(ada())).collect();
+    filler.memory().store_many(records(120), Atomicity::Together).await.unwrap();
+    let mut config = config(server.url(), "capped");
+    config.memory.retention.max_records = Some(100);
+    let engines: Vec<_> = (0..6).map(|_| Sophia::new(config.clone()).unwrap()).collect();
+    // The first write of a process drops what is above.
+    let store = |sophia: &Sophia| {
+        let memory = sophia.memory().clone();
+        async move { memory.store(NewRecord::new("of another").scope(Scope::new().user("eve"))).await.unwrap() }
+    };
+    futures::future::join_all(engines.iter().map(store)).await;
+    let stats = filler.memory().stats().await.unwrap();
+    assert_eq!(stats.records, 106, "100 that stay, and one of each process");
+    assert!(filler.memory().check(Check::default()).await.unwrap().ok, "they are counted");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1190,7 +1190,7 @@ class Problem:
     """One thing that is damaged."""
 
     part: str
-    """Where: `"data"` is the data itself, all else is derived from it: `"words"`, `"vectors"`, `"tags"`, `"blocks"`."""
+    """`"data"` is the data itself, all else is derived: `"words"`, `"filters"`, `"vectors"`, `"tags"`, `"blocks"`."""
     detail: str
     """What is wrong."""
     repaired: bool

@@ -6,10 +6,13 @@
 //! | writing a file | `export.rs` |
 //! | reading a file, whoever wrote it | `import.rs`, `formats/` |
 //! | backup and check | `upkeep.rs` |
+//! | what stores share: pages, and what becomes of what is there | `pages.rs`, `merge.rs` |
 
 mod export;
 pub(super) mod formats;
 mod import;
+pub(super) mod merge;
+pub(super) mod pages;
 mod store;
 mod upkeep;
 

@@ -65,11 +65,29 @@ pub struct CheckReport {
     pub problems: Vec<Problem>,
 }
 
+impl CheckReport {
+    /// Reports what was found, where nothing was made anew.
+    pub(in crate::memory) fn of(problems: Vec<Problem>) -> CheckReport {
+        CheckReport { ok: problems.is_empty(), problems }
+    }
+
+    /// Reports what was found, and that what is not among those that are left was made anew.
+    pub(in crate::memory) fn repaired(mut problems: Vec<Problem>, left: &[Problem]) -> CheckReport {
+        for problem in &mut problems {
+            problem.repaired = left.iter().all(|left| left.part != problem.part);
+            if problem.repaired {
+                problem.fix = None;
+            }
+        }
+        CheckReport { ok: problems.iter().all(|problem| problem.repaired), problems }
+    }
+}
+
 /// One thing that is damaged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[non_exhaustive]
 pub struct Problem {
-    /// Where: `"data"` is the data itself, all else is derived from it: `"words"`, `"vectors"`, `"tags"`, `"blocks"`.
+    /// `"data"` is the data itself, all else is derived: `"words"`, `"filters"`, `"vectors"`, `"tags"`, `"blocks"`.
     pub part: &'static str,
     /// What is wrong.
     pub detail: String,
@@ -84,7 +102,8 @@ impl Memory {
     /// directory as `sophia.db`, it is that data.
     ///
     /// # Errors
-    /// `Conflict` where the file is there; `InvalidInput` where it cannot be written.
+    /// `Conflict` where the file is there; `InvalidInput` where it cannot be written; `Unsupported` on Postgres, which is
+    /// backed up by its own tools.
     pub async fn backup(&self, backup: Backup) -> Result<BackupReceipt> {
         const OPERATION: &str = "memory.backup";
         let call = async {
@@ -96,7 +115,7 @@ impl Memory {
         self.timed(OPERATION, call).await
     }
 
-    /// Looks whether the data file is whole and whether what is derived from it agrees with it, and makes the latter anew
+    /// Looks whether the data is whole and whether what is derived from it agrees with it, and makes the latter anew
     /// where that is asked for. Reads everything: seconds for a large file.
     ///
     /// # Errors

@@ -22,6 +22,15 @@ pub(in crate::memory) struct Channel(
     /** Number of the value. */ pub i64,
 );
 
+/// Returns the channels of a checkpoint that its parent, where that was written before it, does not have as they are: what it
+/// has is not repeated where a checkpoint is carried.
+pub(in crate::memory) fn own<'a>(
+    channels: &'a Channels,
+    parent: Option<&'a Channels>,
+) -> impl Iterator<Item = (&'a String, &'a Channel)> {
+    channels.iter().filter(move |(name, channel)| parent.and_then(|parent| parent.get(*name)) != Some(*channel))
+}
+
 /// The channels of a new checkpoint that have a version and no new value: looked for in earlier ones.
 #[derive(Debug)]
 pub(in crate::memory) struct Wanted<'a> {

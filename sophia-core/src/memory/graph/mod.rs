@@ -8,6 +8,7 @@
 //! | what a technology must do | `store.rs` |
 //! | what users call | `handle.rs` |
 //! | what becomes of what was believed before | `believe.rs` |
+//! | what becomes of entities with observations | `stored.rs` |
 
 pub(super) mod believe;
 mod extract;
@@ -15,6 +16,7 @@ mod fact;
 mod handle;
 mod nodes;
 mod store;
+pub(super) mod stored;
 
 pub use extract::{Extract, Extracted, Extraction, Extractor, FoundEntity, FoundFact};
 pub use fact::{Entity, Fact, FactQuery, Neighbor, NeighborQuery, NewEntity, NewFact, PathQuery};

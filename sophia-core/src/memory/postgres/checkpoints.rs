@@ -10,15 +10,20 @@ use tokio_postgres::Row;
 use super::{
     PostgresStore, checkpoint_values, filter, json,
     link::{Taken, Value, column},
-    micros, read_json, timestamp,
+    micros, read, read_json, timestamp,
 };
 use crate::{
     Result, Scope,
-    memory::checkpoint::{
-        ChannelHistory, Checkpoint, CheckpointPage, CheckpointStore, CopyThread, DeleteRuns, DeleteThread, DeltaQuery,
-        Encoded, GetCheckpoint, ListCheckpoints, NewCheckpoint, NewWrites, PendingWrite, Prune, PruneStrategy,
-        channels::{self, Channel, Channels, Wanted},
-        packed::{Packer, Unpacker},
+    memory::{
+        Item, ItemPage, KeptCheckpoint, Outcome,
+        archive::pages,
+        checkpoint::{
+            ChannelHistory, Checkpoint, CheckpointPage, CheckpointStore, CopyThread, DeleteRuns, DeleteThread,
+            DeltaQuery, Encoded, GetCheckpoint, ListCheckpoints, NewCheckpoint, NewWrite, NewWrites, PendingWrite,
+            Prune, PruneStrategy,
+            channels::{self, Channel, Channels, Wanted},
+            packed::{Packer, Unpacker},
+        },
     },
 };
 
@@ -484,6 +489,98 @@ async fn delete_thread(taken: &Taken, thread: i64) -> Result<u64> {
     Ok(count.unsigned_abs())
 }
 
+/// Returns a page of checkpoints as they are kept, in the order in which they came.
+pub(super) async fn kept_checkpoints(taken: &Taken, wall: Option<i64>, after: i64, limit: usize) -> Result<ItemPage> {
+    let sql = format!(
+        "SELECT {COLUMNS}, c.run, w.tenant, w.\"user\" FROM {FROM} JOIN walls AS w USING (wall) \
+         WHERE c.checkpoint > $1 AND ($2::bigint IS NULL OR w.wall = $2) ORDER BY c.checkpoint LIMIT $3"
+    );
+    let rows = taken.query(&sql, &[&after, &wall, &read::integer(limit)]).await?;
+    let mut unpacker = Unpacker::new()?;
+    let mut items = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let stored = Stored::read_row(row)?;
+        let scope = Scope { tenant: column(row, 13)?, user: column(row, 14)?, session: None, agent: None };
+        let parent = match &stored.parent {
+            Some(parent) => self::row(taken, stored.thread, &stored.namespace, parent).await?,
+            None => None,
+        };
+        let above = parent.filter(|parent| parent.number < stored.number).map(|parent| parent.channels);
+        let own: Vec<_> = channels::own(&stored.channels, above.as_ref()).collect();
+        let wanted = own.iter().map(|(_, Channel(_, _, value))| (stored.thread, *value)).collect();
+        let values = checkpoint_values::read(taken, &wanted).await?;
+        let channels = own.into_iter().map(|(name, Channel(_, encoding, value))| {
+            let data = values.get(&(stored.thread, *value)).cloned().unwrap_or_default();
+            (name.clone(), Encoded::new(encoding, data))
+        });
+        let checkpoint = NewCheckpoint {
+            scope,
+            channels: channels.collect(),
+            run_id: column(row, 12)?,
+            body: Encoded::new(stored.encoding, unpacker.unpack(&stored.body)?),
+            versions: stored.channels.into_iter().map(|(name, Channel(version, ..))| (name, version)).collect(),
+            thread: stored.name,
+            namespace: stored.namespace,
+            id: stored.id,
+            parent: stored.parent,
+            metadata: stored.metadata,
+            deltas: stored.deltas,
+        };
+        let kept = KeptCheckpoint { checkpoint, created_at: stored.created_at };
+        items.push((stored.number.to_string(), Item::Checkpoint(Box::new(kept))));
+    }
+    Ok(pages::page(items, limit))
+}
+
+/// Returns the writes of one thread, the next after this one.
+pub(super) async fn kept_writes(taken: &Taken, wall: Option<i64>, after: i64) -> Result<ItemPage> {
+    let sql = "SELECT t.thread, t.name, w.tenant, w.\"user\" FROM checkpoint_threads AS t JOIN walls AS w USING (wall) \
+               WHERE t.thread > $1 AND ($2::bigint IS NULL OR w.wall = $2) ORDER BY t.thread LIMIT 1";
+    let Some(row) = taken.query_opt(sql, &[&after, &wall]).await? else { return Ok(ItemPage::default()) };
+    let (thread, name): (i64, String) = (column(&row, 0)?, column(&row, 1)?);
+    let scope = Scope { tenant: column(&row, 2)?, user: column(&row, 3)?, session: None, agent: None };
+    let sql = "SELECT namespace, id, task, path, channel, idx, encoding, data FROM checkpoint_writes \
+               WHERE thread = $1 ORDER BY namespace, id, task, idx";
+    let rows = taken.query(sql, &[&thread]).await?;
+    let mut unpacker = Unpacker::new()?;
+    let writes = rows.iter().map(|row| {
+        let new = NewWrites {
+            scope: scope.clone(),
+            thread: name.clone(),
+            namespace: column(row, 0)?,
+            id: column(row, 1)?,
+            task: column(row, 2)?,
+            path: column(row, 3)?,
+            writes: Vec::new(),
+        };
+        let value = Encoded::new(column::<String>(row, 6)?, unpacker.unpack(column(row, 7)?)?);
+        Ok((new, NewWrite { channel: column(row, 4)?, index: column(row, 5)?, value }))
+    });
+    Ok(ItemPage { items: pages::by_task(writes.collect::<Result<_>>()?), next: Some(thread.to_string()) })
+}
+
+/// Keeps a checkpoint that is not there.
+pub(super) async fn keep(taken: &Taken, kept: KeptCheckpoint) -> Result<Outcome> {
+    let KeptCheckpoint { checkpoint, created_at } = kept;
+    let thread = make_thread(taken, &checkpoint.scope, &checkpoint.thread).await?;
+    if row(taken, thread, &checkpoint.namespace, &checkpoint.id).await?.is_some() {
+        return Ok(Outcome::Unchanged);
+    }
+    put(taken, &checkpoint, created_at).await?;
+    Ok(Outcome::Added)
+}
+
+/// Keeps what a task wrote where nothing of that task is there.
+pub(super) async fn keep_writes(taken: &Taken, new: &NewWrites) -> Result<Outcome> {
+    let thread = make_thread(taken, &new.scope, &new.thread).await?;
+    let sql = "SELECT EXISTS (SELECT 1 FROM checkpoint_writes WHERE thread = $1 AND namespace = $2 AND id = $3 AND task = $4)";
+    if taken.query_value(sql, &[&thread, &new.namespace, &new.id, &new.task]).await? {
+        return Ok(Outcome::Unchanged);
+    }
+    put_writes(taken, new).await?;
+    Ok(Outcome::Added)
+}
+
 /// Removes all threads of a wall; returns how many checkpoints they had.
 pub(super) async fn forget(taken: &Taken, wall: i64) -> Result<u64> {
     let sql =
@@ -506,7 +603,7 @@ async fn hold_thread(taken: &Taken, scope: &Scope, name: &str) -> Result<Option<
 }
 
 /// Finds or makes a thread, and holds it for changes until the transaction ends.
-async fn make_thread(taken: &Taken, scope: &Scope, name: &str) -> Result<i64> {
+pub(super) async fn make_thread(taken: &Taken, scope: &Scope, name: &str) -> Result<i64> {
     loop {
         if let Some(thread) = hold_thread(taken, scope, name).await? {
             return Ok(thread);

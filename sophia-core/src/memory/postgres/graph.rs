@@ -10,12 +10,13 @@ use tokio_postgres::Row;
 use super::{
     PostgresStore, filter, json,
     link::{Taken, Value, column},
-    micros, read, read_json, timestamp,
+    micros, nodes, read, read_json, timestamp,
 };
 use crate::{
-    Result,
+    Result, Scope,
     memory::graph::{
-        Entity, Fact, FactQuery, GraphStore, Neighbor, NeighborQuery, NewEntity, NewFact, PathQuery,
+        Entity, Fact, FactQuery, GraphStore, Neighbor, NeighborQuery, NewEntity, NewFact, NodeChange, NodeSelection,
+        Nodes, NodesAdded, PathQuery,
         believe::{Statement, state},
     },
 };
@@ -27,7 +28,7 @@ const MAX_FACTS_PER_STEP: usize = 1_000;
 /// Most entities that a search for a path visits.
 const MAX_VISITED: usize = 10_000;
 
-const COLUMNS: &str =
+pub(super) const COLUMNS: &str =
     "id, subject, predicate, object, valid_at, invalid_at, created_at, expired_at, functional, source, metadata";
 
 #[async_trait]
@@ -75,20 +76,50 @@ impl GraphStore for PostgresStore {
         let work = async { path(&self.link().session(OPERATION).await?, &query, now).await };
         self.link().within(OPERATION, work).await
     }
+
+    async fn nodes(&self, scope: Scope, selection: NodeSelection, now: Timestamp) -> Result<Nodes> {
+        const OPERATION: &str = "memory.graph.nodes";
+        let work = async { nodes::nodes(&self.link().session(OPERATION).await?, &scope, &selection, now).await };
+        self.link().within(OPERATION, work).await
+    }
+
+    async fn change_nodes(&self, scope: Scope, change: NodeChange, now: Timestamp) -> Result<NodesAdded> {
+        const OPERATION: &str = "memory.graph.change_nodes";
+        let work = async {
+            let taken = self.link().begin(OPERATION).await?;
+            match nodes::change(&taken, &scope, change, now).await {
+                Ok(added) => {
+                    taken.commit().await?;
+                    Ok(added)
+                }
+                Err(error) => {
+                    taken.roll_back().await?;
+                    Err(error)
+                }
+            }
+        };
+        self.link().within(OPERATION, work).await
+    }
 }
 
 /// Lets one after the other change what is known of a subject in a wall, until the transaction ends.
 async fn hold(taken: &Taken, wall: i64, subject: &str) -> Result<()> {
-    let sql = "SELECT pg_advisory_xact_lock(hashtextextended($1, $2))";
+    // Nobody is called nothing: that name stands for all of the wall.
+    let sql = "SELECT pg_advisory_xact_lock_shared(hashtextextended('', $2)), \
+               pg_advisory_xact_lock(hashtextextended($1, $2))";
     taken.query(sql, &[&subject, &wall]).await.map(drop)
+}
+
+/// Lets nobody else change what is known in a wall, until the transaction ends.
+pub(super) async fn hold_all(taken: &Taken, wall: i64) -> Result<()> {
+    taken.query("SELECT pg_advisory_xact_lock(hashtextextended('', $1))", &[&wall]).await.map(drop)
 }
 
 async fn upsert(taken: &Taken, new: NewEntity, now: Timestamp) -> Result<Entity> {
     let wall = filter::make_wall(taken, &new.scope).await?;
     hold(taken, wall, &new.entity).await?;
-    let old = entities(taken, wall, std::slice::from_ref(&new.entity)).await?.remove(&new.entity);
-    let (mut attributes, kind, created_at) =
-        old.map_or((Map::new(), None, None), |old| (old.attributes, old.kind, old.created_at));
+    let old = find_entity(taken, wall, &new.entity).await?;
+    let mut attributes = old.attributes;
     for (key, value) in new.attributes {
         if value.is_null() {
             attributes.shift_remove(&key);
@@ -96,22 +127,48 @@ async fn upsert(taken: &Taken, new: NewEntity, now: Timestamp) -> Result<Entity>
             attributes.insert(key, value);
         }
     }
-    let created_at = created_at.unwrap_or(now);
     let entity = Entity {
         name: new.entity,
-        kind: new.kind.or(kind),
+        kind: new.kind.or(old.kind),
         attributes,
-        created_at: Some(created_at),
+        created_at: old.created_at.or(Some(now)),
         updated_at: Some(now),
     };
+    put_entity(taken, wall, new.scope.tenant.as_deref(), &entity).await?;
+    Ok(entity)
+}
+
+pub(super) async fn put_entity(taken: &Taken, wall: i64, tenant: Option<&str>, entity: &Entity) -> Result<()> {
     let sql = "INSERT INTO entities (wall, tenant, name, kind, attributes, created_at, updated_at) \
                VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (wall, name) DO UPDATE SET kind = excluded.kind, \
-               attributes = excluded.attributes, updated_at = excluded.updated_at";
-    let (attributes, created_at, updated_at) = (json(&entity.attributes), micros(created_at), micros(now));
-    let values: [Value<'_>; 7] =
-        [&wall, &new.scope.tenant, &entity.name, &entity.kind, &attributes, &created_at, &updated_at];
-    taken.execute(sql, &values).await?;
-    Ok(entity)
+               attributes = excluded.attributes, created_at = excluded.created_at, updated_at = excluded.updated_at";
+    let time = |time: Option<Timestamp>| micros(time.unwrap_or(Timestamp::UNIX_EPOCH));
+    let (attributes, created_at, updated_at) =
+        (json(&entity.attributes), time(entity.created_at), time(entity.updated_at));
+    let values: [Value<'_>; 7] = [&wall, &tenant, &entity.name, &entity.kind, &attributes, &created_at, &updated_at];
+    taken.execute(sql, &values).await.map(drop)
+}
+
+/// Returns an entity; one that only facts name has no times.
+pub(super) async fn find_entity(taken: &Taken, wall: i64, name: &str) -> Result<Entity> {
+    let name = name.to_owned();
+    let known = entities(taken, wall, std::slice::from_ref(&name)).await?.remove(&name);
+    Ok(known.unwrap_or_else(|| unknown(name)))
+}
+
+fn unknown(name: String) -> Entity {
+    Entity { name, kind: None, attributes: Map::new(), created_at: None, updated_at: None }
+}
+
+/// Reads an entity.
+pub(super) fn entity(row: &Row) -> Result<Entity> {
+    Ok(Entity {
+        name: column(row, 0)?,
+        kind: column(row, 1)?,
+        attributes: read_json(column(row, 2)?)?,
+        created_at: Some(timestamp(column(row, 3)?)),
+        updated_at: Some(timestamp(column(row, 4)?)),
+    })
 }
 
 async fn entities(taken: &Taken, wall: i64, names: &[String]) -> Result<HashMap<String, Entity>> {
@@ -119,15 +176,8 @@ async fn entities(taken: &Taken, wall: i64, names: &[String]) -> Result<HashMap<
     let rows = taken.query(sql, &[&wall, &names]).await?;
     rows.iter()
         .map(|row| {
-            let name: String = column(row, 0)?;
-            let entity = Entity {
-                name: name.clone(),
-                kind: column(row, 1)?,
-                attributes: read_json(column(row, 2)?)?,
-                created_at: Some(timestamp(column(row, 3)?)),
-                updated_at: Some(timestamp(column(row, 4)?)),
-            };
-            Ok((name, entity))
+            let entity = entity(row)?;
+            Ok((entity.name.clone(), entity))
         })
         .collect()
 }
@@ -151,7 +201,7 @@ async fn relate(taken: &Taken, new: NewFact, now: Timestamp) -> Result<Fact> {
     Ok(fact)
 }
 
-async fn insert(taken: &Taken, wall: i64, tenant: Option<&str>, fact: &Fact) -> Result<()> {
+pub(super) async fn insert(taken: &Taken, wall: i64, tenant: Option<&str>, fact: &Fact) -> Result<()> {
     let sql = format!(
         "INSERT INTO facts (wall, tenant, {COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
     );
@@ -217,7 +267,6 @@ async fn neighbors(taken: &Taken, query: &NeighborQuery, now: Timestamp) -> Resu
     }
     let names: Vec<String> = found.iter().map(|(name, _, _)| name.clone()).collect();
     let mut known = entities(taken, wall, &names).await?;
-    let unknown = |name| Entity { name, kind: None, attributes: Map::new(), created_at: None, updated_at: None };
     Ok(found
         .into_iter()
         .map(|(name, depth, fact)| Neighbor {
@@ -299,7 +348,7 @@ async fn touching(
     rows.iter().map(|row| Ok((column(row, 11)?, fact(row)?))).collect()
 }
 
-fn fact(row: &Row) -> Result<Fact> {
+pub(super) fn fact(row: &Row) -> Result<Fact> {
     let (invalid_at, expired_at): (Option<i64>, Option<i64>) = (column(row, 5)?, column(row, 7)?);
     Ok(Fact {
         id: column(row, 0)?,

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     memory::{
+        KeptKey,
         health::{TierHealth, TierStatus},
         kv::{Elsewhere, Invalidation, KvEntry, KvIndex, KvKey, KvKeys, KvTier, KvValue, is_reserved},
     },
@@ -157,6 +158,19 @@ async fn set(taken: &Taken, key: &KvKey, entry: &KvEntry, value: &KvValue) -> Re
     let values: [super::link::Value<'_>; 7] =
         [&wall, &scope.tenant, &key.key(), &value.json(), &entry.tags, &expires_at, &stale_until];
     taken.execute(sql, &values).await.map(drop)
+}
+
+/// Puts a value under a key that has none; returns whether it had none.
+pub(super) async fn add(taken: &Taken, key: &KvKey, kept: KeptKey) -> Result<bool> {
+    let scope = key.scope();
+    let wall = filter::make_wall(taken, &scope).await?;
+    let sql = "INSERT INTO kv (wall, tenant, key, value, tags, expires_at, stale_until) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (wall, key) DO NOTHING";
+    let value = KvValue::new(kept.value);
+    let (expires_at, stale_until) = (kept.expires_at.map(micros), kept.stale_until.map(micros));
+    let values: [super::link::Value<'_>; 7] =
+        [&wall, &scope.tenant, &key.key(), &value.json(), &kept.tags, &expires_at, &stale_until];
+    Ok(taken.execute(sql, &values).await? > 0)
 }
 
 /// Removes a key; returns until when it would have been alive, if it was there.

@@ -156,6 +156,17 @@ impl Link {
         Ok(taken)
     }
 
+    /// Takes a connection, and begins to read on it what is there at one moment.
+    ///
+    /// # Errors
+    /// As [`Link::session`].
+    pub async fn begin_reading(&self, operation: &'static str) -> Result<Taken> {
+        let taken = self.session(operation).await?;
+        taken.begin().await?;
+        taken.run("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
+        Ok(taken)
+    }
+
     /// Opens a connection of its own, with what is to be polled so that anything happens on it.
     pub async fn connect(&self, operation: &'static str) -> Result<(Client, Connection<Socket, Stream<Socket>>)> {
         let limit = self.0.config.connect_timeout;

@@ -116,11 +116,20 @@ impl Inner {
 
 /// Tells other processes which keys have changed, when the transaction is committed.
 pub(super) async fn tell(taken: &Taken, ears: &Ears, keys: &[KvKey]) -> Result<()> {
-    let everything = || vec![write(&ears.0.origin, None)];
+    tell_from(taken, ears, &ears.0.origin, keys).await
+}
+
+/// Tells all processes, this one too, which keys have changed, when the transaction is committed.
+pub(super) async fn tell_everyone(taken: &Taken, ears: &Ears, keys: &[KvKey]) -> Result<()> {
+    tell_from(taken, ears, "", keys).await
+}
+
+async fn tell_from(taken: &Taken, ears: &Ears, origin: &str, keys: &[KvKey]) -> Result<()> {
+    let everything = || vec![write(origin, None)];
     let messages: Vec<String> = if keys.len() > MAX_NAMED {
         everything()
     } else {
-        let named: Vec<_> = keys.iter().map(|key| write(&ears.0.origin, Some(key))).collect();
+        let named: Vec<_> = keys.iter().map(|key| write(origin, Some(key))).collect();
         if named.iter().any(|message| message.len() > MAX_MESSAGE_BYTES) { everything() } else { named }
     };
     if messages.is_empty() {

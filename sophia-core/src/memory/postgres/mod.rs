@@ -8,12 +8,17 @@
 //! | records: write, read, search | `write.rs`, `read.rs`, `search.rs`, `near.rs`, `filter.rs` |
 //! | vectors, and those that are to be made anew | `vectors.rs`, `stale.rs` |
 //! | keys and values, and what others change | `kv.rs`, `listen.rs` |
-//! | the graph | `graph.rs` |
+//! | the graph, and as `server-memory` sees it | `graph.rs`, `nodes.rs` |
 //! | checkpoints | `checkpoints.rs`, `checkpoint_values.rs` |
 //! | forgetting | `forget.rs` |
+//! | export and import, check and repair | `archive.rs`, `check.rs` |
 
 mod config;
 
+#[cfg(feature = "postgres")]
+mod archive;
+#[cfg(feature = "postgres")]
+mod check;
 #[cfg(feature = "postgres")]
 mod checkpoint_values;
 #[cfg(feature = "postgres")]
@@ -34,6 +39,8 @@ mod listen;
 mod migrate;
 #[cfg(feature = "postgres")]
 mod near;
+#[cfg(feature = "postgres")]
+mod nodes;
 #[cfg(feature = "postgres")]
 mod read;
 #[cfg(feature = "postgres")]

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     Clock, Error, ErrorKind, NoSignals, Result, Scope, Signals,
     memory::{
-        Archive,
+        RetentionConfig,
         forget::{ForgetReceipt, ForgetRequest},
         health::{MemoryStats, Session, TierHealth, TierStatus},
         record::Record,
@@ -46,6 +46,7 @@ pub struct PostgresStore(Arc<Inner>);
 struct Inner {
     link: Link,
     clock: Arc<dyn Clock>,
+    retention: RetentionConfig,
     ears: Ears,
     /// Monotonic time of the last purge, in milliseconds.
     purged_ms: AtomicI64,
@@ -57,11 +58,24 @@ impl PostgresStore {
     /// # Errors
     /// [`ErrorKind::InvalidConfig`] for a URL or a file that cannot be used.
     pub fn new(config: &PostgresConfig, clock: Arc<dyn Clock>) -> Result<PostgresStore> {
-        PostgresStore::with_signals(config, clock, Arc::new(NoSignals))
+        PostgresStore::with_retention(config, RetentionConfig::default(), clock)
+    }
+
+    /// As [`PostgresStore::new`], with what is dropped by itself: its cap and half-life; times to live come with the records.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::new`].
+    pub fn with_retention(
+        config: &PostgresConfig,
+        retention: RetentionConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<PostgresStore> {
+        PostgresStore::with_signals(config, retention, clock, Arc::new(NoSignals))
     }
 
     pub(crate) fn with_signals(
         config: &PostgresConfig,
+        retention: RetentionConfig,
         clock: Arc<dyn Clock>,
         signals: Signals,
     ) -> Result<PostgresStore> {
@@ -69,7 +83,7 @@ impl PostgresStore {
         signals.depends("memory", SERVICE);
         let link = Link::new(config, signals)?;
         let (ears, purged_ms) = (Ears::new(&link), AtomicI64::new(i64::MIN));
-        Ok(PostgresStore(Arc::new(Inner { link, clock, ears, purged_ms })))
+        Ok(PostgresStore(Arc::new(Inner { link, clock, retention, ears, purged_ms })))
     }
 
     pub(super) fn link(&self) -> &Link {
@@ -89,6 +103,7 @@ impl PostgresStore {
         if self.is_time_to_purge() {
             let now = self.0.clock.now();
             write::purge(self.link(), now).await?;
+            write::trim(self.link(), &self.0.retention, now).await?;
             kv::purge(self.link(), now).await?;
         }
         Ok(())
@@ -235,9 +250,6 @@ impl MemoryStore for PostgresStore {
         Ok(())
     }
 }
-
-/// The tools of the database export, back up and check it.
-impl Archive for PostgresStore {}
 
 /// Returns a time as the tables hold it: microseconds since 1970.
 pub(super) fn micros(time: Timestamp) -> i64 {

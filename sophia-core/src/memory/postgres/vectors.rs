@@ -90,21 +90,71 @@ pub(super) async fn make_model(link: &Link, operation: &'static str, name: &str,
     let model = match made {
         Some(row) => {
             let number: i32 = column(&row, 0)?;
-            if taken.tables.vectors == Vectors::Half && dimensions <= MAX_INDEXED {
-                taken
-                    .run(&format!(
-                        "CREATE INDEX vectors_of_{number} ON vectors USING hnsw \
-                         ((data::halfvec({dimensions})) halfvec_ip_ops) WHERE model = {number}"
-                    ))
-                    .await?;
+            let model = Model { number, dimensions };
+            if is_indexed(&taken, model) {
+                taken.run(&make_index(model)).await?;
             }
-            Some(Model { number, dimensions })
+            Some(model)
         }
         // Another process has just made it.
         None => find_model(&taken, name).await?,
     };
     taken.commit().await?;
     model.ok_or_else(|| crate::Error::new(crate::ErrorKind::Internal, operation, "a model was not kept"))
+}
+
+fn make_index(model: Model) -> String {
+    let Model { number, dimensions } = model;
+    format!(
+        "CREATE INDEX vectors_of_{number} ON vectors USING hnsw ((data::halfvec({dimensions})) halfvec_ip_ops) \
+         WHERE model = {number}"
+    )
+}
+
+/// Returns the models that should have an index, and have none that can be used.
+pub(super) async fn without_index(taken: &Taken) -> Result<Vec<Model>> {
+    let sql = "SELECT model, dimensions FROM models WHERE dimensions <= $1 AND NOT EXISTS (SELECT 1 FROM pg_index AS i \
+               JOIN pg_class AS c ON c.oid = i.indexrelid WHERE i.indrelid = to_regclass('vectors') \
+               AND c.relname = 'vectors_of_' || model AND i.indisvalid)";
+    let most = i32::try_from(MAX_INDEXED).unwrap_or(i32::MAX);
+    let rows = taken.query(sql, &[&most]).await?;
+    rows.iter()
+        .map(|row| {
+            let dimensions: i32 = column(row, 1)?;
+            Ok(Model { number: column(row, 0)?, dimensions: usize::try_from(dimensions).unwrap_or(0) })
+        })
+        .collect()
+}
+
+/// Makes the index of a model anew, however long it takes.
+pub(super) async fn index_anew(link: &Link, model: Model) -> Result<()> {
+    let taken = link.begin("memory.check").await?;
+    taken.run(&format!("SET LOCAL statement_timeout = 0; DROP INDEX IF EXISTS vectors_of_{}", model.number)).await?;
+    taken.run(&make_index(model)).await?;
+    taken.commit().await
+}
+
+/// Removes the vectors of records that are too long or too short, and notes with each record whose vector it has.
+pub(super) async fn note_anew(link: &Link, seqs: &[i64]) -> Result<()> {
+    let taken = link.begin("memory.check").await?;
+    taken.query("SELECT seq FROM records WHERE seq = ANY($1) ORDER BY seq FOR UPDATE", &[&seqs]).await?;
+    let sql = format!(
+        "DELETE FROM vectors AS v USING models AS m WHERE v.seq = ANY($1) AND m.model = v.model AND {} <> m.dimensions",
+        dimensions(&taken)
+    );
+    taken.execute(&sql, &[&seqs]).await?;
+    let sql = "UPDATE records AS r SET model = (SELECT v.model FROM vectors AS v WHERE v.seq = r.seq) \
+               WHERE r.seq = ANY($1)";
+    taken.execute(sql, &[&seqs]).await?;
+    taken.commit().await
+}
+
+/// Returns what says how many dimensions a vector of `vectors AS v` has.
+pub(super) fn dimensions(taken: &Taken) -> &'static str {
+    match taken.tables.vectors {
+        Vectors::Half => "vector_dims(v.data)",
+        Vectors::Plain => "cardinality(v.data)",
+    }
 }
 
 /// Returns whether searches by meaning may go by an index.

@@ -16,7 +16,9 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     memory::{
-        record::{Record, Status},
+        RetentionConfig,
+        config::MAX_HALF_LIVES,
+        record::{PINNED, Record, Status},
         revise::{self, Revision, content_hash, revise},
         store::{Atomicity, Change, Depth, Draft, Filter, Inserted, Key, NamedVector, SameContent},
         words,
@@ -25,6 +27,10 @@ use crate::{
 
 /// Most expired records that one purge removes, so that no write waits long for it.
 const PURGE_BATCH: i64 = 1_000;
+/// Walls above the cap that are trimmed at a time, so that no write waits long for it.
+const TRIM_WALLS: i64 = 64;
+/// Least importance that is told from none: Postgres refuses numbers that are too small.
+const MIN_IMPORTANCE: f64 = 1e-200;
 /// Records that are changed by one statement each, at once in flight.
 const IN_FLIGHT: usize = 512;
 /// Bytes of words of one record that are indexed: Postgres takes 1 MiB with what it adds to each.
@@ -33,19 +39,19 @@ const MAX_WORD_BYTES: usize = 512 * 1024;
 /// Inserts a record. Where there is one of its id, it gives no row.
 const INSERT: &str = "INSERT INTO records (wall, tenant, id, version, session, agent, content, kind, category, tags, \
      metadata, facts, summary, source, role, importance, priority, archived, created_at, updated_at, expires_at, \
-     hash, length, words, model) VALUES ($1, $2, $3, 1, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
+     hash, length, words, model) VALUES ($1, $2, $3, $25, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
      $17, $18, $19, $20, $21, $22, array_to_tsvector($23), $24) ON CONFLICT (wall, id) DO NOTHING RETURNING seq";
 
 /// Inserts a record with its vector.
 fn insert_with_vector() -> String {
     format!(
-        "WITH new AS ({INSERT}) INSERT INTO vectors (seq, model, tenant, data) SELECT seq, $24, $2, $25 FROM new \
+        "WITH new AS ({INSERT}) INSERT INTO vectors (seq, model, tenant, data) SELECT seq, $24, $2, $26 FROM new \
          RETURNING seq"
     )
 }
 
 /// How the numbers of a wall change: its records, and their words.
-type Counts = BTreeMap<i64, (i64, i64)>;
+pub(super) type Counts = BTreeMap<i64, (i64, i64)>;
 
 pub(super) async fn insert_all(link: &Link, drafts: Vec<Draft>, atomicity: Atomicity) -> Result<Vec<Result<Inserted>>> {
     const OPERATION: &str = "memory.store";
@@ -65,7 +71,7 @@ pub(super) async fn insert_all(link: &Link, drafts: Vec<Draft>, atomicity: Atomi
 
 /// Counts what has changed, and ends the transaction. The rows of walls are held last, and in order: for the shortest time,
 /// and never by two who wait for each other.
-async fn finish(taken: &Taken, counts: Counts) -> Result<()> {
+pub(super) async fn finish(taken: &Taken, counts: Counts) -> Result<()> {
     for (wall, (records, words)) in counts.into_iter().filter(|(_, counts)| *counts != (0, 0)) {
         let sql = "UPDATE walls SET records = records + $2, words = words + $3 WHERE wall = $1";
         taken.execute(sql, &[&wall, &records, &words]).await?;
@@ -74,14 +80,14 @@ async fn finish(taken: &Taken, counts: Counts) -> Result<()> {
 }
 
 /// Ends the transaction where it failed, so that the connection can be used on.
-async fn rolled_back<T>(taken: &Taken, outcome: Result<T>) -> Result<T> {
+pub(super) async fn rolled_back<T>(taken: &Taken, outcome: Result<T>) -> Result<T> {
     if outcome.is_err() {
         taken.roll_back().await?;
     }
     outcome
 }
 
-fn count(counts: &mut Counts, wall: i64, records: i64, words: i64) {
+pub(super) fn count(counts: &mut Counts, wall: i64, records: i64, words: i64) {
     let counted = counts.entry(wall).or_default();
     counted.0 += records;
     counted.1 += words;
@@ -166,52 +172,8 @@ impl Insertion<'_> {
 
     /// Inserts one record; returns its number and length, or `None` where there is one of its id.
     async fn send(&self, wall: i64, draft: &Draft) -> Result<Option<(i64, i64)>> {
-        let record = &draft.record;
-        let (words, length) = lexemes(wall, record);
-        let model = draft.vector.as_ref().and_then(|vector| self.models.get(&vector.model));
-        let vector = draft.vector.as_ref().map(|vector| Values(vector.values.clone()));
-        let facts = facts(record);
-        let (metadata, priority) = (json(&record.metadata), filter::priority_name(record.priority));
-        let archived = record.status == Status::Archived;
-        let (created_at, updated_at) = (micros(record.created_at), micros(record.updated_at));
-        let expires_at = record.expires_at.map(micros);
-        let hash = content_hash(&record.content);
-        let (hash, number) = (&hash[..], model.map(|model| model.number));
-        let scope = &record.scope;
-        let values: [Value<'_>; 24] = [
-            &wall,
-            &scope.tenant,
-            &record.id,
-            &scope.session,
-            &scope.agent,
-            &record.content,
-            &record.kind,
-            &record.category,
-            &record.tags,
-            &metadata,
-            &facts,
-            &record.summary,
-            &record.source,
-            &record.role,
-            &record.importance,
-            &priority,
-            &archived,
-            &created_at,
-            &updated_at,
-            &expires_at,
-            &hash,
-            &length,
-            &words,
-            &number,
-        ];
-        let row = match &vector {
-            None => self.taken.query_opt(INSERT, &values).await?,
-            Some(vector) => {
-                let values: Vec<_> = values.into_iter().chain([vector as Value<'_>]).collect();
-                self.taken.query_opt(&insert_with_vector(), &values).await?
-            }
-        };
-        row.map(|row| Ok((column(&row, 0)?, i64::from(length)))).transpose()
+        let vector = draft.vector.as_ref().and_then(|vector| Some((vector, *self.models.get(&vector.model)?)));
+        insert_row(self.taken, wall, &draft.record, 1, vector).await
     }
 
     /// Inserts one record, or replaces the one of its id, or finds the same content.
@@ -236,6 +198,61 @@ impl Insertion<'_> {
             }
         }
     }
+}
+
+/// Inserts one record; returns its number and length, or `None` where there is one of its id.
+pub(super) async fn insert_row(
+    taken: &Taken,
+    wall: i64,
+    record: &Record,
+    version: i64,
+    vector: Option<(&NamedVector, Model)>,
+) -> Result<Option<(i64, i64)>> {
+    let (words, length) = lexemes(wall, record);
+    let (vector, model) = (vector.map(|(vector, _)| Values(vector.values.clone())), vector.map(|(_, model)| model));
+    let facts = facts(record);
+    let (metadata, priority) = (json(&record.metadata), filter::priority_name(record.priority));
+    let archived = record.status == Status::Archived;
+    let (created_at, updated_at) = (micros(record.created_at), micros(record.updated_at));
+    let expires_at = record.expires_at.map(micros);
+    let hash = content_hash(&record.content);
+    let (hash, number) = (&hash[..], model.map(|model| model.number));
+    let scope = &record.scope;
+    let values: [Value<'_>; 25] = [
+        &wall,
+        &scope.tenant,
+        &record.id,
+        &scope.session,
+        &scope.agent,
+        &record.content,
+        &record.kind,
+        &record.category,
+        &record.tags,
+        &metadata,
+        &facts,
+        &record.summary,
+        &record.source,
+        &record.role,
+        &record.importance,
+        &priority,
+        &archived,
+        &created_at,
+        &updated_at,
+        &expires_at,
+        &hash,
+        &length,
+        &words,
+        &number,
+        &version,
+    ];
+    let row = match &vector {
+        None => taken.query_opt(INSERT, &values).await?,
+        Some(vector) => {
+            let values: Vec<_> = values.into_iter().chain([vector as Value<'_>]).collect();
+            taken.query_opt(&insert_with_vector(), &values).await?
+        }
+    };
+    row.map(|row| Ok((column(&row, 0)?, i64::from(length)))).transpose()
 }
 
 /// Lets an item that fails by itself fail alone, where each stands by itself. Such a failure is found before anything of the
@@ -290,11 +307,16 @@ pub(super) async fn update(link: &Link, change: Change) -> Result<Record> {
     Ok(new)
 }
 
-/// Keeps the old state as a version and writes the new one in its place.
-async fn replace(taken: &Taken, wall: i64, old: &Record, new: &Record, counts: &mut Counts) -> Result<()> {
+/// Keeps a former state of a record.
+pub(super) async fn keep_version(taken: &Taken, old: &Record) -> Result<()> {
     let keep = "INSERT INTO versions (seq, version, tenant, body) VALUES ($1, $2, $3, $4)";
     let body = json(old);
     let kept: [Value<'_>; 4] = [&old.seq, &old.version, &old.scope.tenant, &body];
+    taken.execute(keep, &kept).await.map(drop)
+}
+
+/// Keeps the old state as a version and writes the new one in its place.
+pub(super) async fn replace(taken: &Taken, wall: i64, old: &Record, new: &Record, counts: &mut Counts) -> Result<()> {
     let (words, length) = lexemes(wall, new);
     let change = "WITH old AS (SELECT length FROM records WHERE seq = $1) \
          UPDATE records SET version = $2, session = $3, agent = $4, content = $5, kind = $6, category = $7, tags = $8, \
@@ -330,7 +352,7 @@ async fn replace(taken: &Taken, wall: i64, old: &Record, new: &Record, counts: &
         &length,
         &words,
     ];
-    let (_, row) = try_join(taken.execute(keep, &kept), taken.query_opt(change, &values)).await?;
+    let (_, row) = try_join(keep_version(taken, old), taken.query_opt(change, &values)).await?;
     let before: i32 = row.map_or(Ok(0), |row| column(&row, 0))?;
     count(counts, wall, 0, i64::from(length) - i64::from(before));
     Ok(())
@@ -418,6 +440,75 @@ pub(super) async fn purge(link: &Link, now: Timestamp) -> Result<()> {
     finish(&taken, counts).await
 }
 
+/// Makes anew what is derived from the texts and the metadata of records.
+pub(super) async fn index_anew(link: &Link, seqs: &[i64]) -> Result<()> {
+    let taken = link.begin("memory.check").await?;
+    let sql = format!(
+        "SELECT {}, r.wall, r.length FROM {} WHERE r.seq = ANY($1) ORDER BY r.seq FOR UPDATE OF r",
+        read::COLUMNS,
+        read::FROM
+    );
+    let mut counts = Counts::new();
+    for row in &taken.query(&sql, &[&seqs]).await? {
+        let record = read::record(row)?;
+        let (wall, before): (i64, i32) = (column(row, 21)?, column(row, 22)?);
+        let (words, length) = lexemes(wall, &record);
+        let (facts, hash) = (facts(&record), content_hash(&record.content));
+        let sql = "UPDATE records SET facts = $2, hash = $3, length = $4, words = array_to_tsvector($5) WHERE seq = $1";
+        taken.execute(sql, &[&record.seq, &facts, &&hash[..], &length, &words]).await?;
+        count(&mut counts, wall, 0, i64::from(length) - i64::from(before));
+    }
+    finish(&taken, counts).await
+}
+
+/// Counts the records and the words of a wall anew.
+pub(super) async fn count_anew(link: &Link, wall: i64) -> Result<()> {
+    let taken = link.begin("memory.check").await?;
+    // Whoever adds a record holds its wall until it is counted; whoever removes one counts it after this.
+    taken.query("SELECT 1 FROM walls WHERE wall = $1 FOR UPDATE", &[&wall]).await?;
+    let sql = "UPDATE walls SET (records, words) = (SELECT count(*), coalesce(sum(length), 0)::bigint FROM records \
+               WHERE wall = $1) WHERE wall = $1";
+    taken.execute(sql, &[&wall]).await?;
+    taken.commit().await
+}
+
+/// Erases what is above the cap of a wall, worth least first. What is pinned stays, whatever the cap is.
+///
+/// As [`RetentionConfig::worth`], computed where the records are.
+pub(super) async fn trim(link: &Link, retention: &RetentionConfig, now: Timestamp) -> Result<()> {
+    const OPERATION: &str = "memory.retention";
+    let Some(most) = retention.max_records.map(|most| i64::try_from(most).unwrap_or(i64::MAX)) else { return Ok(()) };
+    let full = {
+        let sql = "SELECT wall FROM walls WHERE records > $1 ORDER BY records DESC LIMIT $2";
+        let rows = link.session(OPERATION).await?.query(sql, &[&most, &TRIM_WALLS]).await?;
+        rows.iter().map(|row| column(row, 0)).collect::<Result<Vec<i64>>>()?
+    };
+    let half_life = retention.half_life.map(|half_life| half_life.as_micros() as f64);
+    for wall in full {
+        let taken = link.begin(OPERATION).await?;
+        // One process at a time counts what is above, and erases it: two would erase twice as much.
+        let sql = "SELECT records FROM walls WHERE wall = $1 AND records > $2 FOR NO KEY UPDATE SKIP LOCKED";
+        let mut counts = Counts::new();
+        if let Some(row) = taken.query_opt(sql, &[&wall, &most]).await? {
+            let above = (column::<i64>(&row, 0)? - most).min(PURGE_BATCH);
+            // What another process is changing is left to the next time.
+            let sql = "WITH due AS (SELECT seq FROM records WHERE wall = $1 AND importance < $2 ORDER BY archived DESC, \
+                 CASE WHEN $3::float8 IS NULL THEN importance WHEN importance < $7 THEN 0 ELSE importance * \
+                 power(0.5::float8, least(greatest($4 - updated_at, 0)::float8 / $3, $5)) END, seq \
+                 LIMIT $6 FOR UPDATE SKIP LOCKED), \
+                 gone AS (DELETE FROM records WHERE seq IN (SELECT seq FROM due) RETURNING length) \
+                 SELECT count(*), coalesce(sum(length), 0)::bigint FROM gone";
+            let values: [Value<'_>; 7] =
+                [&wall, &PINNED, &half_life, &micros(now), &MAX_HALF_LIVES, &above, &MIN_IMPORTANCE];
+            if let Some(row) = taken.query_opt(sql, &values).await? {
+                count(&mut counts, wall, -column::<i64>(&row, 0)?, -column::<i64>(&row, 1)?);
+            }
+        }
+        finish(&taken, counts).await?;
+    }
+    Ok(())
+}
+
 /// Sets or removes the vector of a record.
 pub(super) async fn set_vector(
     taken: &Taken,
@@ -442,7 +533,7 @@ pub(super) async fn set_vector(
 }
 
 /// Returns the distinct words of a record as they are indexed, and how many words it has.
-fn lexemes(wall: i64, record: &Record) -> (Vec<String>, i32) {
+pub(super) fn lexemes(wall: i64, record: &Record) -> (Vec<String>, i32) {
     let text = words::index_text(wall, record);
     let mut distinct = BTreeSet::new();
     let (mut length, mut bytes) = (0_i32, 0);
@@ -455,6 +546,7 @@ fn lexemes(wall: i64, record: &Record) -> (Vec<String>, i32) {
     (distinct.into_iter().map(str::to_owned).collect(), length)
 }
 
-fn facts(record: &Record) -> Vec<Vec<u8>> {
+/// Returns what stands for the metadata of a record in exact filters.
+pub(super) fn facts(record: &Record) -> Vec<Vec<u8>> {
     record.metadata.iter().map(|(key, value)| filter::fact(key, value)).collect()
 }

@@ -7,18 +7,20 @@ use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter, typ
 
 use super::{SqliteStore, backup, check, checkpoints, filter, graph, internal, kv, micros, read, timestamp, write};
 use crate::{
-    Error, ErrorKind, Result, Scope,
+    Error, Result, Scope,
     memory::{
-        Archive, CheckReport, Fact, Item, ItemPage, KeptEntity, KeptFact, KeptKey, KeptRecord, Outcome, Part, Record,
-        Repair, half,
+        Archive, CheckReport, Item, ItemPage, KeptEntity, KeptFact, KeptKey, KeptRecord, Outcome, Part, Record, Repair,
+        archive::{
+            merge::{self, Replacement},
+            pages,
+        },
+        half,
         store::{Key, NamedVector},
     },
 };
 
 const READ: &str = "memory.export";
 const WRITE: &str = "memory.import";
-/// Checkpoints of a page: each may be as large as the state of a workflow.
-const CHECKPOINTS: usize = 16;
 
 #[async_trait]
 impl Archive for SqliteStore {
@@ -48,9 +50,10 @@ impl Archive for SqliteStore {
                 Part::Facts => facts(connection, wall, &after, limit),
                 Part::Keys => keys(connection, wall, &after, limit),
                 Part::Checkpoints => {
-                    checkpoints::kept_checkpoints(connection, wall, number(&after)?, limit.min(CHECKPOINTS))
+                    let limit = limit.min(pages::CHECKPOINTS);
+                    checkpoints::kept_checkpoints(connection, wall, pages::number(&after)?, limit)
                 }
-                Part::Writes => checkpoints::kept_writes(connection, wall, number(&after)?),
+                Part::Writes => checkpoints::kept_writes(connection, wall, pages::number(&after)?),
             }
         })
         .await
@@ -89,23 +92,6 @@ fn rows<T>(
         .map_err(internal(READ))
 }
 
-/// Makes a page of items that carry their cursors.
-pub(super) fn page(items: Vec<(String, Item)>, limit: usize) -> ItemPage {
-    let next = (items.len() == limit).then(|| items.last().map(|(cursor, _)| cursor.clone())).flatten();
-    ItemPage { items: items.into_iter().map(|(_, item)| item).collect(), next }
-}
-
-fn number(after: &str) -> Result<i64> {
-    let wrong = |_| Error::invalid(READ, "after", "must be the `next` of the page before");
-    if after.is_empty() { Ok(0) } else { after.parse().map_err(wrong) }
-}
-
-/// Reads the cursor of rows that are known by their wall and a name.
-fn wall_and_name(after: &str) -> Result<(i64, &str)> {
-    let (wall, name) = after.split_once(':').unwrap_or_default();
-    Ok((number(wall)?, name))
-}
-
 fn scope(row: &Row<'_>, column: usize) -> rusqlite::Result<Scope> {
     Ok(Scope { tenant: row.get(column)?, user: row.get(column + 1)?, session: None, agent: None })
 }
@@ -119,7 +105,7 @@ fn records(connection: &Connection, wall: Option<i64>, scope: &Scope, after: &st
         }
     }
     sql.push_str(" AND r.seq > ? ORDER BY r.seq LIMIT ?");
-    values.extend([Sql::Integer(number(after)?), Sql::Integer(limit as i64)]);
+    values.extend([Sql::Integer(pages::number(after)?), Sql::Integer(limit as i64)]);
     let items = rows(connection, &sql, values, read::record)?
         .into_iter()
         .map(|record| {
@@ -128,7 +114,7 @@ fn records(connection: &Connection, wall: Option<i64>, scope: &Scope, after: &st
             Ok((seq.to_string(), Item::Record(Box::new(KeptRecord { record, versions, vector }))))
         })
         .collect::<Result<_>>()?;
-    Ok(page(items, limit))
+    Ok(pages::page(items, limit))
 }
 
 fn vector(connection: &Connection, seq: i64) -> Result<Option<NamedVector>> {
@@ -147,15 +133,15 @@ fn entities(connection: &Connection, wall: Option<i64>, after: &str, limit: usiz
     let sql = "SELECT e.wall, w.tenant, w.user, e.name, e.kind, e.attributes, e.created_at, e.updated_at \
          FROM entities AS e JOIN walls AS w ON w.wall = e.wall";
     let (mut sql, mut values) = select(sql, wall, "e.wall");
-    let (last, name) = wall_and_name(after)?;
+    let (last, name) = pages::wall_and_name(after)?;
     sql.push_str(" AND (e.wall, e.name) > (?, ?) ORDER BY e.wall, e.name LIMIT ?");
     values.extend([Sql::Integer(last), Sql::Text(name.to_owned()), Sql::Integer(limit as i64)]);
     let items = rows(connection, &sql, values, |row| {
         let entity = graph::entity(row, 3)?;
-        let cursor = format!("{}:{}", row.get::<_, i64>(0)?, entity.name);
+        let cursor = pages::place(row.get(0)?, &entity.name);
         Ok((cursor, Item::Entity(Box::new(KeptEntity { scope: scope(row, 1)?, entity }))))
     })?;
-    Ok(page(items, limit))
+    Ok(pages::page(items, limit))
 }
 
 fn facts(connection: &Connection, wall: Option<i64>, after: &str, limit: usize) -> Result<ItemPage> {
@@ -163,19 +149,19 @@ fn facts(connection: &Connection, wall: Option<i64>, after: &str, limit: usize) 
     let sql = format!("SELECT {columns}, w.tenant, w.user, f.fact FROM facts AS f JOIN walls AS w ON w.wall = f.wall");
     let (mut sql, mut values) = select(&sql, wall, "f.wall");
     sql.push_str(" AND f.fact > ? ORDER BY f.fact LIMIT ?");
-    values.extend([Sql::Integer(number(after)?), Sql::Integer(limit as i64)]);
+    values.extend([Sql::Integer(pages::number(after)?), Sql::Integer(limit as i64)]);
     let items = rows(connection, &sql, values, |row| {
         let kept = KeptFact { fact: graph::fact(row)?, scope: scope(row, 11)? };
         Ok((row.get::<_, i64>(13)?.to_string(), Item::Fact(Box::new(kept))))
     })?;
-    Ok(page(items, limit))
+    Ok(pages::page(items, limit))
 }
 
 fn keys(connection: &Connection, wall: Option<i64>, after: &str, limit: usize) -> Result<ItemPage> {
     let sql = "SELECT k.wall, w.tenant, w.user, k.key, k.value, k.tags, k.expires_at, k.stale_until \
          FROM kv AS k JOIN walls AS w ON w.wall = k.wall";
     let (mut sql, mut values) = select(sql, wall, "k.wall");
-    let (last, name) = wall_and_name(after)?;
+    let (last, name) = pages::wall_and_name(after)?;
     // What the engine keeps for itself, under keys that begin with U+0001, is made anew where it is needed.
     sql.push_str(" AND k.key NOT GLOB char(1) || '*' AND (k.wall, k.key) > (?, ?) ORDER BY k.wall, k.key LIMIT ?");
     values.extend([Sql::Integer(last), Sql::Text(name.to_owned()), Sql::Integer(limit as i64)]);
@@ -189,9 +175,9 @@ fn keys(connection: &Connection, wall: Option<i64>, after: &str, limit: usize) -
             stale_until: row.get::<_, Option<i64>>(7)?.map(timestamp),
             key,
         };
-        Ok((format!("{}:{}", row.get::<_, i64>(0)?, kept.key), Item::Key(Box::new(kept))))
+        Ok((pages::place(row.get(0)?, &kept.key), Item::Key(Box::new(kept))))
     })?;
-    Ok(page(items, limit))
+    Ok(pages::page(items, limit))
 }
 
 fn write_item(connection: &Connection, item: Item) -> Result<Outcome> {
@@ -222,24 +208,11 @@ fn write_record(connection: &Connection, kept: KeptRecord) -> Result<Outcome> {
         write::set_vector(connection, wall, record.seq, vector.as_ref())?;
         return Ok(Outcome::Added);
     };
-    if old.scope != record.scope {
-        let message = "the id belongs to a record of another session or agent of this user";
-        return Err(Error::new(ErrorKind::Conflict, WRITE, message).with("id", &record.id));
-    }
-    record.seq = old.seq;
-    let is_same =
-        Record { version: old.version, created_at: old.created_at, updated_at: old.updated_at, ..record.clone() }
-            == old;
-    if is_same || old.updated_at >= record.updated_at {
+    let Some(Replacement { record, versions }) = merge::record(&old, record, versions)? else {
         return Ok(Outcome::Unchanged);
-    }
-    // A record of another tool counts from one: it becomes the next version of what is there.
-    let follows = record.version > old.version && versions.len() as i64 + 1 == record.version;
-    if !follows {
-        record.version = old.version + 1;
-    }
+    };
     write::replace(connection, wall, &old, &record)?;
-    if follows {
+    if let Some(versions) = versions {
         connection
             .prepare_cached("DELETE FROM versions WHERE seq = ?1")
             .and_then(|mut statement| statement.execute([record.seq]))
@@ -278,35 +251,31 @@ fn last_seq(connection: &Connection) -> Result<i64> {
 fn write_entity(connection: &Connection, kept: KeptEntity) -> Result<Outcome> {
     let KeptEntity { scope, entity } = kept;
     let wall = filter::make_wall(connection, &scope)?;
-    let old = graph::find_entity(connection, wall, &entity.name)?;
-    if old.created_at.is_some() && (old == entity || old.updated_at >= entity.updated_at) {
-        return Ok(Outcome::Unchanged);
+    let outcome = merge::entity(&graph::find_entity(connection, wall, &entity.name)?, &entity);
+    if outcome != Outcome::Unchanged {
+        graph::put_entity(connection, wall, &entity)?;
     }
-    graph::put_entity(connection, wall, &entity)?;
-    Ok(if old.created_at.is_some() { Outcome::Updated } else { Outcome::Added })
+    Ok(outcome)
 }
 
-/// Writes a fact that is not there; one that is there can only have ended since.
 fn write_fact(connection: &Connection, kept: KeptFact) -> Result<Outcome> {
     let KeptFact { scope, fact } = kept;
     let wall = filter::make_wall(connection, &scope)?;
-    let old: Option<(i64, Option<i64>)> = connection
+    let known = connection
         .prepare_cached("SELECT wall, expired_at FROM facts WHERE id = ?1")
         .and_then(|mut statement| statement.query_row([&fact.id], |row| Ok((row.get(0)?, row.get(1)?))).optional())
         .map_err(internal(WRITE))?;
-    match (old, &fact) {
-        (None, fact) => graph::insert(connection, wall, fact).map(|()| Outcome::Added),
-        (Some((theirs, _)), fact) if theirs != wall => {
-            let message = "the id belongs to a fact of somebody else";
-            Err(Error::new(ErrorKind::Conflict, WRITE, message).with("id", &fact.id))
-        }
-        (Some((_, None)), Fact { expired_at: Some(expired_at), id, .. }) => connection
+    let outcome = merge::fact(known, wall, &fact)?;
+    match outcome {
+        Outcome::Added => graph::insert(connection, wall, &fact)?,
+        Outcome::Updated => connection
             .prepare_cached("UPDATE facts SET expired_at = ?2 WHERE id = ?1")
-            .and_then(|mut statement| statement.execute(params![id, micros(*expired_at)]))
-            .map(|_| Outcome::Updated)
-            .map_err(internal(WRITE)),
-        _ => Ok(Outcome::Unchanged),
+            .and_then(|mut statement| statement.execute(params![fact.id, fact.expired_at.map(micros)]))
+            .map(drop)
+            .map_err(internal(WRITE))?,
+        Outcome::Unchanged => {}
     }
+    Ok(outcome)
 }
 
 /// Writes a value where there is none: what is there may be newer, and nothing says when it was set.

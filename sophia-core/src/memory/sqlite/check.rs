@@ -22,7 +22,7 @@ pub(super) const RESTORE: &str = "stop every process that uses it, put the last 
 pub(super) async fn check(store: &SqliteStore, repair: Repair) -> Result<CheckReport> {
     let files = store.file();
     let folder = files.clone();
-    let mut problems = store.bare(move |connection| look(connection, folder.as_ref())).await?;
+    let problems = store.bare(move |connection| look(connection, folder.as_ref())).await?;
     let data_is_whole = problems.iter().all(|problem| problem.part != "data");
     let derived = problems.iter().any(|problem| problem.part != "data");
     if repair == Repair::Rebuild && derived && data_is_whole {
@@ -30,14 +30,9 @@ pub(super) async fn check(store: &SqliteStore, repair: Repair) -> Result<CheckRe
         store.sweep().await?;
         store.forget_blocks();
         let left = store.bare(move |connection| look(connection, files.as_ref())).await?;
-        for problem in &mut problems {
-            problem.repaired = left.iter().all(|left| left.part != problem.part);
-            if problem.repaired {
-                problem.fix = None;
-            }
-        }
+        return Ok(CheckReport::repaired(problems, &left));
     }
-    Ok(CheckReport { ok: problems.iter().all(|problem| problem.repaired), problems })
+    Ok(CheckReport::of(problems))
 }
 
 fn look(connection: &Connection, file: Option<&PathBuf>) -> Result<Vec<Problem>> {

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{
-    SqliteStore, archive,
+    SqliteStore,
     checkpoint_values::{self, ValueReader, ValueWriter},
     filter, internal, micros, timestamp,
     write::json,
@@ -21,6 +21,7 @@ use crate::{
     Result, Scope,
     memory::{
         Item, ItemPage, KeptCheckpoint, Outcome,
+        archive::pages,
         checkpoint::{
             ChannelHistory, Checkpoint, CheckpointPage, CheckpointStore, CopyThread, DeleteRuns, DeleteThread,
             DeltaQuery, Encoded, GetCheckpoint, ListCheckpoints, NewCheckpoint, NewWrite, NewWrites, PendingWrite,
@@ -460,13 +461,9 @@ pub(super) fn kept_checkpoints(
                 Some(parent) => row(connection, stored.thread, &stored.namespace, parent)?,
                 None => None,
             };
-            // What its parent has, and what is written before it, is not repeated.
             let above = parent.filter(|parent| parent.number < stored.number).map(|parent| parent.channels);
-            let is_kept =
-                |name: &String, channel: &Channel| above.as_ref().and_then(|above| above.get(name)) == Some(channel);
             let mut channels = BTreeMap::new();
-            for (name, channel) in stored.channels.iter().filter(|(name, channel)| !is_kept(name, channel)) {
-                let Channel(_, encoding, value) = channel;
+            for (name, Channel(_, encoding, value)) in channels::own(&stored.channels, above.as_ref()) {
                 channels.insert(name.clone(), Encoded::new(encoding, reader.read(stored.thread, *value)?));
             }
             let checkpoint = NewCheckpoint {
@@ -486,7 +483,7 @@ pub(super) fn kept_checkpoints(
             Ok((stored.number.to_string(), Item::Checkpoint(Box::new(kept))))
         })
         .collect::<Result<_>>()?;
-    Ok(archive::page(items, limit))
+    Ok(pages::page(items, limit))
 }
 
 /// Returns the writes of one thread, the next after this one.
@@ -514,7 +511,7 @@ pub(super) fn kept_writes(connection: &Connection, wall: Option<i64>, after: i64
         .map_err(&failed)?;
     let mut rows = statement.query([thread]).map_err(&failed)?;
     let mut reader = ValueReader::new(connection)?;
-    let mut items: Vec<NewWrites> = Vec::new();
+    let mut writes = Vec::new();
     while let Some(row) = rows.next().map_err(&failed)? {
         let text = |column| row.get::<_, String>(column).map_err(&failed);
         let new = NewWrites {
@@ -529,15 +526,9 @@ pub(super) fn kept_writes(connection: &Connection, wall: Option<i64>, after: i64
         let data: Vec<u8> = row.get(7).map_err(&failed)?;
         let value = Encoded::new(text(6)?, reader.unpack(&data)?);
         let write = NewWrite { channel: text(4)?, index: row.get(5).map_err(&failed)?, value };
-        match items.last_mut().filter(|last| NewWrites { writes: Vec::new(), ..(*last).clone() } == new) {
-            Some(last) => last.writes.push(write),
-            None => items.push(NewWrites { writes: vec![write], ..new }),
-        }
+        writes.push((new, write));
     }
-    Ok(ItemPage {
-        items: items.into_iter().map(|writes| Item::Writes(Box::new(writes))).collect(),
-        next: Some(thread.to_string()),
-    })
+    Ok(ItemPage { items: pages::by_task(writes), next: Some(thread.to_string()) })
 }
 
 /// Keeps a checkpoint that is not there.

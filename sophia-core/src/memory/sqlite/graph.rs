@@ -137,10 +137,6 @@ fn relate(connection: &Connection, new: NewFact, now: Timestamp) -> Result<Fact>
     Ok(fact)
 }
 
-pub(super) fn new_id() -> String {
-    uuid::Uuid::now_v7().to_string()
-}
-
 /// Returns the facts of the same subject and predicate that the store believes.
 fn believed(connection: &Connection, wall: i64, new: &NewFact) -> Result<Vec<Fact>> {
     let sql = format!(

@@ -4,53 +4,18 @@ use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params, params_from_iter, types::Value as Sql};
-use serde_json::{Map, Value};
 
 use super::{filter, graph, internal, micros, write::json};
 use crate::{
-    Error, ErrorKind, Result, Scope,
-    memory::graph::{Fact, Node, NodeChange, NodeSelection, Nodes, NodesAdded, Observations, Relation},
+    Result, Scope,
+    memory::graph::{
+        Node, NodeChange, NodeSelection, Nodes, NodesAdded, Observations, Relation,
+        stored::{self, Stored},
+    },
 };
 
 const READ: &str = "memory.graph.nodes";
 const CHANGE: &str = "memory.graph.change_nodes";
-/// Attribute that holds what was observed.
-const OBSERVATIONS: &str = "observations";
-/// Stands behind the name of an entity that came twice in one call, before its number: `server-memory` keeps both, while a
-/// name is a key here. No name of an entity holds it.
-const COPY: char = '\u{1f}';
-
-/// An entity as it is stored.
-struct Stored {
-    created_at: i64,
-    /// Name, with what tells copies apart.
-    key: String,
-    kind: Option<String>,
-    attributes: Map<String, Value>,
-}
-
-impl Stored {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Stored> {
-        Ok(Stored { key: row.get(0)?, kind: row.get(1)?, attributes: graph::object(row, 2)?, created_at: row.get(3)? })
-    }
-
-    fn name(&self) -> &str {
-        self.key.split(COPY).next().unwrap_or_default()
-    }
-
-    fn observations(&self) -> Vec<String> {
-        let list = self.attributes.get(OBSERVATIONS).and_then(Value::as_array);
-        list.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
-    }
-
-    fn node(self) -> Node {
-        Node {
-            name: self.name().to_owned(),
-            observations: self.observations(),
-            entity_type: self.kind.unwrap_or_default(),
-        }
-    }
-}
 
 pub(super) fn nodes(
     connection: &Connection,
@@ -59,7 +24,7 @@ pub(super) fn nodes(
     now: Timestamp,
 ) -> Result<Nodes> {
     let Some(wall) = filter::find_wall(connection, scope)? else { return Ok(Nodes::default()) };
-    let mut found = match selection {
+    let found = match selection {
         NodeSelection::Named(names) => {
             let mut found = Vec::new();
             for name in names.iter().collect::<HashSet<_>>() {
@@ -69,13 +34,7 @@ pub(super) fn nodes(
         }
         _ => all(connection, wall)?,
     };
-    found.sort_by(|a, b| (a.created_at, &a.key).cmp(&(b.created_at, &b.key)));
-    let mut entities: Vec<Node> = found.into_iter().map(Stored::node).collect();
-    if let NodeSelection::Matching(text) = selection {
-        let text = text.to_lowercase();
-        let holds = |part: &String| part.to_lowercase().contains(&text);
-        entities.retain(|node| holds(&node.name) || holds(&node.entity_type) || node.observations.iter().any(holds));
-    }
+    let entities = stored::select(found, selection);
     let relations = if *selection == NodeSelection::All {
         relations(connection, wall, "", &[], now)?
     } else {
@@ -89,25 +48,26 @@ pub(super) fn nodes(
     Ok(Nodes { entities, relations: relations.into_values().collect() })
 }
 
+fn read(row: &Row<'_>) -> rusqlite::Result<Stored> {
+    Ok(Stored { key: row.get(0)?, kind: row.get(1)?, attributes: graph::object(row, 2)?, created_at: row.get(3)? })
+}
+
 fn all(connection: &Connection, wall: i64) -> Result<Vec<Stored>> {
     connection
         .prepare_cached("SELECT name, kind, attributes, created_at FROM entities WHERE wall = ?1")
-        .and_then(|mut statement| statement.query_map([wall], Stored::read)?.collect())
+        .and_then(|mut statement| statement.query_map([wall], read)?.collect())
         .map_err(internal(READ))
 }
 
 /// Returns an entity and its copies, the first one first.
 fn named(connection: &Connection, wall: i64, name: &str) -> Result<Vec<Stored>> {
-    let next = char::from_u32(COPY as u32 + 1).unwrap_or(COPY);
+    let (first, end) = stored::copies(name);
     let mut found: Vec<Stored> = connection
         .prepare_cached(
             "SELECT name, kind, attributes, created_at FROM entities \
              WHERE wall = ?1 AND (name = ?2 OR (name >= ?3 AND name < ?4))",
         )
-        .and_then(|mut statement| {
-            let values = params![wall, name, format!("{name}{COPY}"), format!("{name}{next}")];
-            statement.query_map(values, Stored::read)?.collect()
-        })
+        .and_then(|mut statement| statement.query_map(params![wall, name, first, end], read)?.collect())
         .map_err(internal(READ))?;
     found.sort_by_key(|stored| stored.created_at);
     Ok(found)
@@ -173,10 +133,9 @@ pub(super) fn change(connection: &Connection, scope: &Scope, change: NodeChange,
         }
         NodeChange::DeleteObservations(list) => {
             for Observations { entity, contents } in list {
-                let Some(stored) = named(connection, wall, &entity)?.into_iter().next() else { continue };
-                let mut kept = stored.observations();
-                kept.retain(|observation| !contents.contains(observation));
-                observe(connection, wall, stored, kept, now)?;
+                let Some(mut stored) = named(connection, wall, &entity)?.into_iter().next() else { continue };
+                stored.remove(&contents);
+                observe(connection, wall, &stored, now)?;
             }
         }
         NodeChange::DeleteRelations(relations) => {
@@ -201,21 +160,15 @@ fn create_entities(connection: &Connection, wall: i64, entities: Vec<Node>, now:
             new.push(entity);
         }
     }
-    // Each a little later than the one before: the time tells the order, also where the clock stands still.
     let last: Option<i64> = connection
         .prepare_cached("SELECT max(created_at) FROM entities WHERE wall = ?1")
         .and_then(|mut statement| statement.query_row([wall], |row| row.get(0)))
         .map_err(internal(CHANGE))?;
-    let first = last.map_or(micros(now), |last| micros(now).max(last + 1));
-    let mut names = HashSet::new();
-    for (created_at, entity) in (first..).zip(&new) {
-        let is_copy = !names.insert(&entity.name);
-        let key = if is_copy { format!("{}{COPY}{created_at}", entity.name) } else { entity.name.clone() };
-        let attributes = Map::from_iter([(OBSERVATIONS.to_owned(), Value::from(entity.observations.clone()))]);
+    for Stored { created_at, key, kind, attributes } in stored::create(&new, last, micros(now)) {
         execute(
             connection,
             "INSERT INTO entities (wall, name, kind, attributes, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?5)",
-            params![wall, key, entity.entity_type, json(&attributes), created_at],
+            params![wall, key, kind, json(&attributes), created_at],
         )?;
     }
     Ok(new)
@@ -233,52 +186,27 @@ fn create_relations(
             new.push(relation);
         }
     }
-    for Relation { from, to, relation_type } in &new {
-        let fact = Fact {
-            id: graph::new_id(),
-            subject: from.clone(),
-            predicate: relation_type.clone(),
-            object: to.clone(),
-            valid_at: now,
-            invalid_at: None,
-            created_at: now,
-            expired_at: None,
-            functional: false,
-            source: None,
-            metadata: Map::new(),
-        };
-        graph::insert(connection, wall, &fact)?;
+    for relation in &new {
+        graph::insert(connection, wall, &stored::fact_of(relation, now))?;
     }
     Ok(new)
 }
 
 fn add_observations(connection: &Connection, wall: i64, add: Observations, now: Timestamp) -> Result<Observations> {
-    let Observations { entity, mut contents } = add;
-    let Some(stored) = named(connection, wall, &entity)?.into_iter().next() else {
-        let message = format!("Entity with name {entity} not found");
-        return Err(Error::new(ErrorKind::NotFound, CHANGE, message));
+    let Some(mut stored) = named(connection, wall, &add.entity)?.into_iter().next() else {
+        return Err(stored::not_found(&add));
     };
-    let mut all = stored.observations();
-    contents.retain(|content| !all.contains(content));
-    all.extend(contents.iter().cloned());
-    observe(connection, wall, stored, all, now)?;
-    Ok(Observations { entity, contents })
+    let contents = stored.add(add.contents);
+    observe(connection, wall, &stored, now)?;
+    Ok(Observations { contents, ..add })
 }
 
-/// Sets what was observed of an entity.
-fn observe(
-    connection: &Connection,
-    wall: i64,
-    stored: Stored,
-    observations: Vec<String>,
-    now: Timestamp,
-) -> Result<()> {
-    let Stored { key, mut attributes, .. } = stored;
-    attributes.insert(OBSERVATIONS.to_owned(), observations.into());
+/// Writes what was observed of an entity.
+fn observe(connection: &Connection, wall: i64, stored: &Stored, now: Timestamp) -> Result<()> {
     execute(
         connection,
         "UPDATE entities SET attributes = ?3, updated_at = ?4 WHERE wall = ?1 AND name = ?2",
-        params![wall, key, json(&attributes), micros(now)],
+        params![wall, stored.key, json(&stored.attributes), micros(now)],
     )
 }
 

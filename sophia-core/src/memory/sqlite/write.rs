@@ -271,7 +271,8 @@ pub(super) fn trim(connection: &Connection, retention: &RetentionConfig, now: Ti
             )
             .and_then(|mut statement| {
                 let worth = |row: &rusqlite::Row<'_>| {
-                    Ok((row.get(0)?, worth(row.get(1)?, row.get(2)?, retention.half_life, now), row.get(3)?))
+                    let age = (micros(now) - row.get::<_, i64>(2)?).max(0).unsigned_abs();
+                    Ok((row.get(0)?, retention.worth(row.get(1)?, Duration::from_micros(age)), row.get(3)?))
                 };
                 statement.query_map((wall, PINNED), worth)?.collect()
             })
@@ -286,15 +287,6 @@ pub(super) fn trim(connection: &Connection, retention: &RetentionConfig, now: Ti
         block_files::disown(connection, wall)?;
     }
     Ok(())
-}
-
-/// Returns what a record is worth: its importance, halved with each half-life since its last change.
-fn worth(importance: f64, updated_at: i64, half_life: Option<Duration>, now: Timestamp) -> f64 {
-    let age = Duration::from_micros((micros(now) - updated_at).max(0).unsigned_abs());
-    match half_life {
-        Some(half_life) => importance * (-age.as_secs_f64() / half_life.as_secs_f64()).exp2(),
-        None => importance,
-    }
 }
 
 pub(super) fn index(connection: &Connection, wall: i64, record: &Record) -> Result<()> {
