@@ -1,5 +1,5 @@
 """Nearest neighbours by meaning, beside sqlite-vec and Chroma: `pip install sophia-ai numpy sqlite-vec chromadb`, then
-`python benches/python/search.py [ROWS]`.
+`python benches/python/search.py [ROWS]`. Where Python's own SQLite loads no extensions: `pip install pysqlite3-binary`.
 
 The vectors are made: unit vectors around a thousand centres, 256 dimensions, the same for all. Each store is asked one
 question after the other for its ten nearest; recall is against an exact scan.
@@ -7,6 +7,7 @@ question after the other for its ten nearest; recall is against an exact scan.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import sys
 import tempfile
@@ -14,6 +15,9 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+
+with contextlib.suppress(ImportError):
+    import pysqlite3 as sqlite3
 
 DIMENSIONS = 256
 CENTRES = 1_000
@@ -68,7 +72,7 @@ def chroma(rows: np.ndarray, directory: str) -> Ask:
     import chromadb
 
     client = chromadb.PersistentClient(directory, settings=chromadb.Settings(anonymized_telemetry=False))
-    collection = client.create_collection("v", metadata={"hnsw:space": "cosine"})
+    collection = client.create_collection("vectors", metadata={"hnsw:space": "cosine"})
     for first in range(0, len(rows), BATCH):
         batch = rows[first : first + BATCH]
         collection.add(ids=[str(first + row) for row in range(len(batch))], embeddings=batch)
