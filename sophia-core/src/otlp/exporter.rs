@@ -148,21 +148,22 @@ impl Otel {
 
     /// Sends what there is, as far as the collector takes it within 5 s, and stops sending until there is more.
     pub async fn shutdown(&self) {
+        let until = tokio::time::Instant::now() + FLUSHED_WITHIN;
         let task = self.0.task.lock().take();
+        if let Some(task) = task {
+            let out = tokio::time::timeout_at(until, self.0.posting.lock()).await;
+            task.abort();
+            drop(out);
+            // What was not taken is back in the queue when it has ended.
+            let _ = task.await;
+        }
+        self.0.is_running.store(false, Ordering::Release);
         let flushed = async {
-            if let Some(task) = task {
-                let out = self.0.posting.lock().await;
-                task.abort();
-                drop(out);
-                // What was not taken is back in the queue when it has ended.
-                let _ = task.await;
-            }
-            self.0.is_running.store(false, Ordering::Release);
             while self.0.send_spans(&[]).await {}
             self.0.send_metrics(&[]).await;
         };
         // What a collector that is away does not take is gone.
-        let _ = tokio::time::timeout(FLUSHED_WITHIN, flushed).await;
+        let _ = tokio::time::timeout_at(until, flushed).await;
         self.0.client.close();
     }
 
