@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -32,6 +33,7 @@ def cargo() -> None:
         raise Missing("cargo is not installed. Install Rust with rustup: https://rustup.rs")
 
 
+@functools.cache
 def host() -> str:
     """The target that this machine builds for, such as x86_64-unknown-linux-gnu."""
     said = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout

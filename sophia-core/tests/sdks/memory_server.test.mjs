@@ -11,7 +11,7 @@ import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
 const root = fileURLToPath(new URL('../../..', import.meta.url))
-const target = process.env.CARGO_TARGET_DIR ?? join(root, 'target')
+const built = process.env.SOPHIA_TEST_BUILT ?? join(root, 'target/debug')
 const ROUNDS = 400
 
 async function connect(t, command, args, env = {}) {
@@ -27,7 +27,7 @@ async function folder(t) {
   return path
 }
 
-const sophia = (t, dir, ...args) => connect(t, join(target, 'debug', 'sophia'), ['mcp', 'serve', ...args, '--data-dir', dir])
+const sophia = (t, dir, ...args) => connect(t, join(built, 'sophia'), ['mcp', 'serve', ...args, '--data-dir', dir])
 const reference = (t, dir) =>
   connect(t, process.execPath, [join(root, 'node_modules/@modelcontextprotocol/server-memory/dist/index.js')], {
     MEMORY_FILE_PATH: join(dir, 'memory.jsonl'),

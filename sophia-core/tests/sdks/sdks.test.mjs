@@ -13,7 +13,7 @@ import { fileURLToPath } from 'node:url'
 import OpenAI from 'openai'
 import { z } from 'zod'
 
-const target = process.env.CARGO_TARGET_DIR ?? fileURLToPath(new URL('../../../target', import.meta.url))
+const built = process.env.SOPHIA_TEST_BUILT ?? fileURLToPath(new URL('../../../target/debug', import.meta.url))
 const user = (content) => [{ role: 'user', content }]
 const options = { apiKey: 'test-key', maxRetries: 0 }
 const parameters = {
@@ -26,7 +26,7 @@ const City = z.object({ name: z.string(), people: z.number() })
 let program, addresses
 
 before(async () => {
-  program = spawn(`${target}/debug/examples/served_mock`, { stdio: ['pipe', 'pipe', 'inherit'] })
+  program = spawn(`${built}/examples/served_mock`, { stdio: ['pipe', 'pipe', 'inherit'] })
   for await (const line of createInterface({ input: program.stdout })) {
     addresses = JSON.parse(line)
     break

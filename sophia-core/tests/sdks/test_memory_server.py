@@ -11,7 +11,7 @@ from pathlib import Path
 from mcp import Client, StdioServerParameters
 
 ROOT = Path(__file__).parents[3]
-PROGRAM = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug" / "sophia"
+PROGRAM = Path(os.environ.get("SOPHIA_TEST_BUILT", ROOT / "target" / "debug")) / "sophia"
 
 
 async def test_memories_are_stored_and_found(tmp_path: Path) -> None:

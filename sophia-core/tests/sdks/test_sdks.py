@@ -21,7 +21,7 @@ from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 
 ROOT = Path(__file__).parents[3]
-PROGRAM = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug" / "examples" / "served_mock"
+PROGRAM = Path(os.environ.get("SOPHIA_TEST_BUILT", ROOT / "target" / "debug")) / "examples" / "served_mock"
 UPSTREAMS = ["openai", "anthropic", "responses"]
 
 
