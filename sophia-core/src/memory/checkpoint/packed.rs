@@ -22,9 +22,18 @@ pub(in crate::memory) fn hash_of_bytes(bytes: &[u8]) -> blake3::Hash {
     blake3::hash(bytes)
 }
 
-/// Returns what equal lists of runs have in common.
-pub(in crate::memory) fn hash_of_list(data: &[u8]) -> blake3::Hash {
-    blake3::Hasher::new_derive_key(LIST_CONTEXT).update(data).finalize()
+/// Returns what equal lists of runs have in common: their items, whatever numbers the runs have.
+pub(in crate::memory) fn hash_of_list(
+    format: Format,
+    count: u32,
+    runs: impl Iterator<Item = blake3::Hash>,
+) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new_derive_key(LIST_CONTEXT);
+    hasher.update(&[format.code()]).update(&count.to_le_bytes());
+    for run in runs {
+        hasher.update(run.as_bytes());
+    }
+    hasher.finalize()
 }
 
 /// A list as it is kept.

@@ -23,22 +23,27 @@ pub(super) async fn keep(taken: &Taken, thread: i64, tenant: Option<&str>, value
         }
     }
     let mut packer = Packer::new()?;
-    let parts = parts.into_iter().map(|part| (packed::hash_of_bytes(part), part)).collect();
+    let parts: Vec<_> = parts.into_iter().map(|part| (packed::hash_of_bytes(part), part)).collect();
+    let mut hashes = parts.iter().map(|(hash, _)| *hash).collect::<Vec<_>>().into_iter();
     let mut numbers = keep_all(taken, thread, tenant, parts, |part| packer.pack(part)).await?.into_iter();
     // A list is written when the numbers of its runs are known.
     let mut kept: Vec<Option<i64>> = Vec::with_capacity(values.len());
     let mut lists = Vec::new();
     for cut in cuts {
         match cut {
-            None => kept.push(numbers.next()),
+            None => {
+                hashes.next();
+                kept.push(numbers.next());
+            }
             Some(cut) => {
                 let runs = numbers.by_ref().take(cut.runs.len()).collect();
-                lists.push(List { format: cut.format, count: cut.count, runs }.write());
+                let hash = packed::hash_of_list(cut.format, cut.count, hashes.by_ref().take(cut.runs.len()));
+                lists.push((hash, List { format: cut.format, count: cut.count, runs }.write()));
                 kept.push(None);
             }
         }
     }
-    let lists = lists.iter().map(|list| (packed::hash_of_list(list), list.as_slice())).collect();
+    let lists = lists.iter().map(|(hash, list)| (*hash, list.as_slice())).collect();
     let mut lists = keep_all(taken, thread, tenant, lists, |list| Ok(list.to_vec())).await?.into_iter();
     Ok(kept.into_iter().filter_map(|number| number.or_else(|| lists.next())).collect())
 }

@@ -28,7 +28,7 @@ pub(super) async fn check(store: &SqliteStore, repair: Repair) -> Result<CheckRe
     if repair == Repair::Rebuild && derived && data_is_whole {
         store.bare(rebuild).await?;
         store.sweep().await?;
-        store.forget_blocks();
+        store.forget_held();
         let left = store.bare(move |connection| look(connection, files.as_ref())).await?;
         return Ok(CheckReport::repaired(problems, &left));
     }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::{
     SqliteStore,
-    checkpoint_values::{self, ValueReader, ValueWriter},
+    checkpoint_values::{self, Lists, ValueReader, ValueWriter},
     filter, internal, micros, timestamp,
     write::json,
 };
@@ -38,7 +38,8 @@ const FROM: &str = "checkpoints AS c JOIN checkpoint_threads AS t USING (thread)
 #[async_trait]
 impl CheckpointStore for SqliteStore {
     async fn put(&self, checkpoint: NewCheckpoint, now: Timestamp) -> Result<()> {
-        self.write(move |connection| put(connection, checkpoint, now)).await
+        let lists = self.lists();
+        self.write(move |connection| put(connection, checkpoint, now, Some(&lists))).await
     }
 
     async fn put_writes(&self, writes: NewWrites) -> Result<()> {
@@ -46,7 +47,8 @@ impl CheckpointStore for SqliteStore {
     }
 
     async fn get(&self, which: GetCheckpoint) -> Result<Option<Checkpoint>> {
-        self.read(move |connection| get(connection, &which)).await
+        let lists = self.lists();
+        self.read(move |connection| get(connection, &which, &lists)).await
     }
 
     async fn list(&self, query: ListCheckpoints, limit: usize) -> Result<CheckpointPage> {
@@ -89,9 +91,9 @@ impl CheckpointStore for SqliteStore {
     }
 }
 
-fn put(connection: &Connection, new: NewCheckpoint, now: Timestamp) -> Result<()> {
+fn put(connection: &Connection, new: NewCheckpoint, now: Timestamp, lists: Option<&Lists>) -> Result<()> {
     let thread = make_thread(connection, &new.scope, &new.thread)?;
-    let mut values = ValueWriter::new(connection, thread)?;
+    let mut values = ValueWriter::new(connection, thread, lists)?;
     let mut channels = kept(connection, thread, &new)?;
     for (name, value) in &new.channels {
         let version = new.versions.get(name).cloned().unwrap_or_default();
@@ -155,7 +157,7 @@ fn kept(connection: &Connection, thread: i64, new: &NewCheckpoint) -> Result<Cha
 fn put_writes(connection: &Connection, new: &NewWrites) -> Result<()> {
     let failed = internal("memory.checkpoints.put_writes");
     let thread = make_thread(connection, &new.scope, &new.thread)?;
-    let mut values = ValueWriter::new(connection, thread)?;
+    let mut values = ValueWriter::new(connection, thread, None)?;
     for write in &new.writes {
         let verb = if write.index < 0 { "REPLACE" } else { "IGNORE" };
         let sql = format!(
@@ -183,13 +185,13 @@ fn put_writes(connection: &Connection, new: &NewWrites) -> Result<()> {
     Ok(())
 }
 
-fn get(connection: &Connection, which: &GetCheckpoint) -> Result<Option<Checkpoint>> {
+fn get(connection: &Connection, which: &GetCheckpoint, lists: &Lists) -> Result<Option<Checkpoint>> {
     let Some(thread) = find_thread(connection, &which.scope, &which.thread)? else { return Ok(None) };
     let stored = match &which.id {
         Some(id) => row(connection, thread, &which.namespace, id)?,
         None => last(connection, thread, &which.namespace)?,
     };
-    stored.map(|stored| stored.read(connection, &mut ValueReader::new(connection)?)).transpose()
+    stored.map(|stored| stored.read(connection, &mut ValueReader::new(connection, Some(lists))?)).transpose()
 }
 
 fn list(connection: &Connection, query: &ListCheckpoints, limit: usize) -> Result<CheckpointPage> {
@@ -216,7 +218,7 @@ fn list(connection: &Connection, query: &ListCheckpoints, limit: usize) -> Resul
     sql.push_str(" ORDER BY c.id DESC, c.checkpoint DESC");
     let mut statement = connection.prepare_cached(&sql).map_err(&failed)?;
     let mut rows = statement.query(params_from_iter(values)).map_err(&failed)?;
-    let mut reader = ValueReader::new(connection)?;
+    let mut reader = ValueReader::new(connection, None)?;
     let (mut page, mut bytes, mut last) = (CheckpointPage::default(), 0, None);
     while let Some(row) = rows.next().map_err(&failed)? {
         let stored = StoredCheckpoint::read_row(row).map_err(&failed)?;
@@ -243,7 +245,7 @@ fn deltas(connection: &Connection, query: DeltaQuery) -> Result<BTreeMap<String,
         Some(id) => row(connection, thread, &query.namespace, id)?,
         None => last(connection, thread, &query.namespace)?,
     };
-    let mut reader = ValueReader::new(connection)?;
+    let mut reader = ValueReader::new(connection, None)?;
     let mut open: HashSet<String> = histories.keys().cloned().collect();
     for ancestor in Ancestors::of(connection, thread, &query.namespace, start) {
         let ancestor = ancestor?;
@@ -453,7 +455,7 @@ pub(super) fn kept_checkpoints(
         })
         .and_then(Iterator::collect)
         .map_err(&failed)?;
-    let mut reader = ValueReader::new(connection)?;
+    let mut reader = ValueReader::new(connection, None)?;
     let items = stored
         .into_iter()
         .map(|(stored, run_id, scope)| {
@@ -510,7 +512,7 @@ pub(super) fn kept_writes(connection: &Connection, wall: Option<i64>, after: i64
         )
         .map_err(&failed)?;
     let mut rows = statement.query([thread]).map_err(&failed)?;
-    let mut reader = ValueReader::new(connection)?;
+    let mut reader = ValueReader::new(connection, None)?;
     let mut writes = Vec::new();
     while let Some(row) = rows.next().map_err(&failed)? {
         let text = |column| row.get::<_, String>(column).map_err(&failed);
@@ -538,7 +540,7 @@ pub(super) fn keep(connection: &Connection, kept: KeptCheckpoint) -> Result<Outc
     if row(connection, thread, &checkpoint.namespace, &checkpoint.id)?.is_some() {
         return Ok(Outcome::Unchanged);
     }
-    put(connection, checkpoint, created_at)?;
+    put(connection, checkpoint, created_at, None)?;
     Ok(Outcome::Added)
 }
 

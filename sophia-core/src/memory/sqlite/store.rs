@@ -16,7 +16,9 @@ use rusqlite::Connection;
 
 use super::{
     block_files::{self, BlockFiles},
-    check, forget, kv, leases,
+    check,
+    checkpoint_values::Lists,
+    forget, kv, leases,
     open::Place,
     read, search, stale, tallies,
     threads::{Sender, Threads},
@@ -54,6 +56,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     threads: Mutex<Option<Threads>>,
     vectors: Arc<Blocks>,
+    lists: Arc<Lists>,
     retention: Arc<RetentionConfig>,
     watch: kv::Watch,
     /// Monotonic time of the last purge, in milliseconds.
@@ -96,6 +99,7 @@ impl SqliteBuilder {
             clock: self.clock,
             threads: Mutex::new(None),
             vectors: Arc::new(Blocks::new(self.vector_bytes, self.place.file().map(BlockFiles::beside))),
+            lists: Arc::new(Lists::new()),
             retention: Arc::new(self.retention),
             purged_ms: AtomicI64::new(i64::MIN),
             place: self.place,
@@ -174,9 +178,14 @@ impl SqliteStore {
         self.0.place.file()
     }
 
-    /// Drops the vectors that are held in memory.
-    pub(super) fn forget_blocks(&self) {
+    pub(super) fn lists(&self) -> Arc<Lists> {
+        self.0.lists.clone()
+    }
+
+    /// Drops what is held in memory of the file.
+    pub(super) fn forget_held(&self) {
         self.0.vectors.clear();
+        self.0.lists.clear();
     }
 
     /// Returns a way to the threads, starting them if there are none that work.
@@ -186,7 +195,7 @@ impl SqliteStore {
             return Ok(threads.sender());
         }
         // What was held in memory may be of another file by now.
-        self.0.vectors.clear();
+        self.forget_held();
         let started = Threads::start(&self.0.place)?;
         let sender = started.sender();
         *threads = Some(started);
@@ -263,6 +272,7 @@ impl MemoryStore for SqliteStore {
     async fn forget(&self, request: ForgetRequest) -> Result<ForgetReceipt> {
         let origin = self.0.watch.origin();
         let receipt = self.write(move |connection| forget::forget(connection, &request, origin)).await?;
+        self.0.lists.clear();
         self.sweep().await?;
         self.sender()?.bare(forget::compact).await?;
         Ok(receipt)
