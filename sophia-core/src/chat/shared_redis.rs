@@ -59,8 +59,8 @@ static TURN: LazyLock<Script> = LazyLock::new(|| {
 static KEEP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local now = redis.call('TIME') \
-         local ms = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000)) \
-         redis.call('SET', KEYS[1], ms .. '\\n' .. ARGV[1], 'EX', ARGV[2]) \
+         local us = string.format('%.0f', now[1] * 1000000 + now[2]) \
+         redis.call('SET', KEYS[1], us .. '\\n' .. ARGV[1], 'EX', ARGV[2]) \
          if KEYS[2] and redis.call('GET', KEYS[2]) == ARGV[3] then redis.call('DEL', KEYS[2]) end return 1",
     )
 });
@@ -77,8 +77,8 @@ static LIST: LazyLock<Script> = LazyLock::new(|| {
 static INVALIDATE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local now = redis.call('TIME') \
-         local ms = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000)) \
-         redis.call('LPUSH', KEYS[1], ms .. ' ' .. ARGV[1] .. ' ' .. ARGV[2]) \
+         local us = string.format('%.0f', now[1] * 1000000 + now[2]) \
+         redis.call('LPUSH', KEYS[1], us .. ' ' .. ARGV[1] .. ' ' .. ARGV[2]) \
          if redis.call('LLEN', KEYS[1]) > tonumber(ARGV[3]) then \
            redis.call('RPOP', KEYS[1]) \
            local last = redis.call('LINDEX', KEYS[1], -1) \
@@ -117,12 +117,12 @@ struct Log {
     /// How often it was heard to change.
     changes: u64,
     /// Time of the last one of others that was taken over.
-    taken_over_ms: u64,
+    taken_over_us: u64,
 }
 
 #[derive(Debug)]
 struct Logged {
-    at_ms: u64,
+    at_us: u64,
     origin: String,
     filter: Filter,
 }
@@ -366,10 +366,10 @@ impl SharedCache {
             2 => return Some(Looked::Turn(Taken::Theirs(String::from_utf8_lossy(&bytes).into_owned()))),
             _ => {}
         }
-        if let Some((at_ms, stored)) = Stored::read(&bytes) {
+        if let Some((at_us, stored)) = Stored::read(&bytes) {
             let log = self.ask(self.0.log(operation)).await?;
             let means_it = |filter: &Filter| filter.matches(&keeping.key, &stored.scope, &stored.context, &stored.tags);
-            if !log.iter().any(|logged| logged.at_ms >= at_ms && means_it(&logged.filter))
+            if !log.iter().any(|logged| logged.at_us >= at_us && means_it(&logged.filter))
                 && let Some(kept) = self.0.bring_up(keeping, stored, left_ms)
             {
                 return Some(Looked::Kept(kept));
@@ -559,12 +559,12 @@ impl Inner {
         let Ok(entries) = self.log("chat.invalidate").await else { return };
         let since = {
             let mut log = self.log.lock();
-            let newest = entries.iter().map(|logged| logged.at_ms).max().unwrap_or(0);
-            let since = log.taken_over_ms;
-            log.taken_over_ms = newest.max(since);
+            let newest = entries.iter().map(|logged| logged.at_us).max().unwrap_or(0);
+            let since = log.taken_over_us;
+            log.taken_over_us = newest.max(since);
             since
         };
-        for logged in entries.iter().filter(|logged| logged.at_ms >= since && logged.origin != self.origin) {
+        for logged in entries.iter().filter(|logged| logged.at_us >= since && logged.origin != self.origin) {
             self.cache.remove(logged.filter.clone());
         }
     }
@@ -596,10 +596,10 @@ impl Listener for Ears {
 impl Logged {
     fn read(line: &str) -> Option<Logged> {
         let mut parts = line.splitn(3, ' ');
-        let at_ms = parts.next()?.parse().ok()?;
+        let at_us = parts.next()?.parse().ok()?;
         let origin = parts.next()?.to_owned();
         let which: Invalidate = serde_json::from_str(parts.next()?).ok()?;
-        Some(Logged { at_ms, origin, filter: which.filter().ok()? })
+        Some(Logged { at_us, origin, filter: which.filter().ok()? })
     }
 }
 
@@ -607,8 +607,8 @@ impl Stored {
     /// Reads what stands in Redis, and the time of the server at which it was stored.
     fn read(bytes: &[u8]) -> Option<(u64, Stored)> {
         let end = bytes.iter().position(|byte| *byte == b'\n')?;
-        let at_ms = std::str::from_utf8(&bytes[..end]).ok()?.parse().ok()?;
-        Some((at_ms, serde_json::from_slice(&bytes[end + 1..]).ok()?))
+        let at_us = std::str::from_utf8(&bytes[..end]).ok()?.parse().ok()?;
+        Some((at_us, serde_json::from_slice(&bytes[end + 1..]).ok()?))
     }
 }
 
