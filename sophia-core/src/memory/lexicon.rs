@@ -7,7 +7,13 @@ use std::{collections::HashMap, sync::Arc};
 
 use serde_json::Value;
 
-use super::{embed::WordVectors, kernel, record::Record, words, words::Term};
+use super::{
+    byte_vectors::{ByteVectors, Needle},
+    embed::WordVectors,
+    record::Record,
+    words,
+    words::Term,
+};
 
 /// Cosine of two words below which they have nothing in common. Of the bundled model's pairs of unrelated words, nearly all
 /// lie below it.
@@ -25,9 +31,8 @@ const MAX_SPEAKER_BYTES: usize = 40;
 pub(crate) struct Lexicon {
     numbers: HashMap<String, u32>,
     words: Vec<Word>,
-    /// Vectors of the words as bytes, one after the other, and what they are multiplied with.
-    values: Vec<i8>,
-    scales: Vec<f32>,
+    /// Vectors of the words.
+    vectors: ByteVectors,
     turns: HashMap<i64, Arc<TurnWords>>,
 }
 
@@ -60,7 +65,7 @@ impl Lexicon {
 
     /// Makes room where there is none left. Numbers of words that were given before are void then.
     pub fn make_room(&mut self, vectors: Option<&dyn WordVectors>) {
-        let is_of_other_vectors = self.scales.len() != if vectors.is_some() { self.words.len() } else { 0 };
+        let is_of_other_vectors = self.vectors.len() != if vectors.is_some() { self.words.len() } else { 0 };
         if self.words.len() > MAX_WORDS || self.turns.len() > MAX_TURNS || is_of_other_vectors {
             self.clear();
         }
@@ -91,15 +96,13 @@ impl Lexicon {
     /// Returns how near each word is to each term: 1 for a form of it, 0 for what has nothing in common with it.
     pub fn nearness(&self, terms: &[Term], vectors: Option<&dyn WordVectors>) -> Nearness {
         let mut near = vec![0.0; terms.len() * self.words.len()];
-        let mut dots = vec![0; self.words.len()];
+        let mut cosines = vec![0.0; self.words.len()];
         for (place, term) in terms.iter().enumerate() {
             let near = &mut near[place * self.words.len()..][..self.words.len()];
-            let vectors = vectors.filter(|_| self.scales.len() == self.words.len());
+            let vectors = vectors.filter(|_| self.vectors.len() == self.words.len());
             if let Some(vector) = vectors.and_then(|vectors| vectors.word(&term.word)) {
-                let (values, scale) = kernel::quantize(&vector);
-                kernel::dots(&values, &self.values, &mut dots);
-                for (((near, dot), own), word) in near.iter_mut().zip(&dots).zip(&self.scales).zip(&self.words) {
-                    let cosine = *dot as f32 * own * scale;
+                self.vectors.cosines(&Needle::new(&vector), 0, &mut cosines);
+                for ((near, cosine), word) in near.iter_mut().zip(&cosines).zip(&self.words) {
                     if !word.is_stop_word {
                         *near = ((cosine - NEAR_FLOOR) / (1.0 - NEAR_FLOOR)).clamp(0.0, 1.0);
                     }
@@ -122,11 +125,10 @@ impl Lexicon {
         self.numbers.insert(word.to_owned(), number);
         self.words.push(Word { stem: words::stemmed(word), is_stop_word: words::is_stop_word(word) });
         if let Some(vectors) = vectors {
-            let (values, scale) = vectors
-                .word(word)
-                .map_or_else(|| (vec![0; vectors.word_dimensions()], 0.0), |vector| kernel::quantize(&vector));
-            self.values.extend_from_slice(&values);
-            self.scales.push(scale);
+            if self.vectors.len() == 0 {
+                self.vectors = ByteVectors::new(vectors.word_dimensions());
+            }
+            self.vectors.insert(self.vectors.len(), vectors.word(word).as_deref());
         }
         number
     }

@@ -15,6 +15,7 @@
 mod archive;
 mod arguments;
 mod bm25;
+mod byte_vectors;
 mod checkpoint;
 mod config;
 mod conversation;

@@ -39,11 +39,10 @@ pub(crate) struct Ranked {
     pub explain: Explain,
 }
 
-/// Returns what scores are measured against: BM25 and cosine of everything that is ranked, and the range of all cosines.
-pub(crate) fn scale(measures: impl Iterator<Item = (Option<f64>, Option<f64>)>, range: Option<(f64, f64)>) -> Scale {
+/// Returns what scores are measured against: BM25 and cosine of everything that is ranked, and the least of all cosines.
+pub(crate) fn scale(measures: impl Iterator<Item = (Option<f64>, Option<f64>)>, least: f64) -> Scale {
     // Zero is in the range: a single weak record is not a perfect one.
-    let least = range.map_or(0.0, |(low, _)| low.min(0.0));
-    let mut scale = Scale { keyword: 0.0, semantic: (least, 0.0) };
+    let mut scale = Scale { keyword: 0.0, semantic: (least.min(0.0), 0.0) };
     for (keyword, semantic) in measures {
         scale.keyword = scale.keyword.max(keyword.unwrap_or(0.0));
         let (low, high) = &mut scale.semantic;
@@ -161,7 +160,7 @@ mod tests {
 
     fn ranked(mode: Mode, candidates: &[Candidate]) -> Vec<Ranked> {
         let measures = candidates.iter().map(|candidate| (candidate.keyword, candidate.semantic));
-        let mut ranking = fuse(mode, candidates, scale(measures, None));
+        let mut ranking = fuse(mode, candidates, scale(measures, 0.0));
         sort(&mut ranking);
         ranking
     }
@@ -193,7 +192,7 @@ mod tests {
     fn ranks_alone_count_where_they_are_asked_for() {
         let candidates = [candidate(1, 100.0, 0.3), candidate(2, 2.0, 0.9), candidate(3, 1.0, None)];
         let measures = candidates.iter().map(|candidate| (candidate.keyword, candidate.semantic));
-        let mut ranking = fuse_by_rank(&candidates, scale(measures, None));
+        let mut ranking = fuse_by_rank(&candidates, scale(measures, 0.0));
         sort(&mut ranking);
         assert_eq!(order(&ranking), [2, 1, 3]);
         let first = ranking[0].explain;

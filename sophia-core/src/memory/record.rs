@@ -34,6 +34,24 @@ pub enum Priority {
     Critical,
 }
 
+impl Priority {
+    /// Returns its name, as stores keep it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Priority::Low => "low",
+            Priority::Medium => "medium",
+            Priority::High => "high",
+            Priority::Critical => "critical",
+        }
+    }
+
+    /// Returns the one of this name; the default for a name that is none.
+    pub(crate) fn named(name: &str) -> Priority {
+        let all = [Priority::Low, Priority::High, Priority::Critical];
+        all.into_iter().find(|priority| priority.name() == name).unwrap_or_default()
+    }
+}
+
 /// Whether a record is shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

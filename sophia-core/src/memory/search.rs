@@ -60,8 +60,8 @@ pub(crate) trait Part {
     fn missing(&self) -> usize;
     /// Returns the words that stand in more records than were looked at.
     fn cut(&self) -> &[usize];
-    /// Returns least and greatest cosine of all that was compared.
-    fn range(&self) -> Option<(f64, f64)>;
+    /// Returns the least cosine of all that was compared, about; 0 at most.
+    fn least(&self) -> f64;
     /// Returns the places of the candidates.
     fn candidates(&self) -> &BTreeSet<u32>;
     /// Chooses messages evenly over the wall: they tell how frequent near words are.
@@ -155,10 +155,10 @@ impl<'a> Search<'a> {
                 turns::gather(self, source, part, &of_talk, &mut gathered).await?;
             }
         }
-        let range = range(parts);
-        self.settle(source, &mut candidates, range).await?;
+        let least = parts.iter().map(Part::least).fold(0.0, f64::min);
+        self.settle(source, &mut candidates, least).await?;
         let candidates: Vec<_> = candidates.into_iter().map(|(_, candidate)| candidate).collect();
-        let scale = rank::scale(candidates.iter().map(|c| (c.keyword, c.semantic)).chain(gathered.measures()), range);
+        let scale = rank::scale(candidates.iter().map(|c| (c.keyword, c.semantic)).chain(gathered.measures()), least);
         let mut ranking = match self.plan.mode {
             Mode::Hybrid if !is_linear => rank::fuse_by_rank(&candidates, scale),
             mode => rank::fuse(mode, &candidates, scale),
@@ -174,10 +174,10 @@ impl<'a> Search<'a> {
         &self,
         source: &S,
         candidates: &mut [(&P, Candidate)],
-        range: Option<(f64, f64)>,
+        least: f64,
     ) -> Result<()> {
         let measures = candidates.iter().map(|(_, candidate)| (candidate.keyword, candidate.semantic));
-        let scale = rank::scale(measures, range);
+        let scale = rank::scale(measures, least);
         candidates.sort_by_cached_key(|(_, candidate)| rank::order(self.plan.mode, candidate, scale));
         let page = (self.plan.limit + self.plan.offset).next_multiple_of(MIN_SETTLED).min(candidates.len());
         let best = &mut candidates[..page];
@@ -259,10 +259,6 @@ pub(crate) fn whole(record: Record, match_type: MatchType) -> Match {
 
 fn candidate<P: Part>(part: &P, place: u32) -> Candidate {
     Candidate { seq: part.row(place).seq, keyword: part.keyword(place), semantic: part.cosine(place) }
-}
-
-fn range<P: Part>(parts: &[P]) -> Option<(f64, f64)> {
-    parts.iter().filter_map(Part::range).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
 }
 
 fn seqs(ranking: &[Ranked]) -> Vec<i64> {

@@ -2,30 +2,22 @@
 //!
 //! It is derived from the store and can be built again at any time. What it finds is settled by the exact vectors.
 
-use std::{cmp::Reverse, collections::BinaryHeap, collections::HashMap};
+use std::{cmp::Ordering, collections::HashMap};
 
-use super::kernel::{self, quantize};
+pub(crate) use super::byte_vectors::Needle;
+use super::byte_vectors::{ByteVectors, CHUNK_ROWS};
 
-/// Vectors that one call of a kernel compares: the results stay in the fastest cache.
-const CHUNK_ROWS: usize = 256;
-/// Rows above which signs are compared before bytes: below, comparing all bytes takes a few milliseconds.
-const SIGNS_ABOVE_ROWS: usize = 200_000;
-/// Of what the signs let through, at least this many rows for each that is wanted, and this share of all rows, are compared
-/// byte by byte. So 99 of 100 nearest are found (measured by `benches/rust/search.rs`).
-const SIGNS_KEEP_EACH: usize = 64;
-const SIGNS_KEEP_SHARE: usize = 40;
+/// For each row that is wanted, so many of the nearest by half of their bytes are compared by all. So nothing that is among
+/// the nearest is missed in practice (measured by `benches/rust/search.rs`).
+const ROUGH_EACH: usize = 2;
 /// Removed rows that are left in their places before the rest is moved together.
 const MIN_GONE_ROWS: usize = 1_024;
 
 /// The records of one wall, with the vectors of one model. In the order of their numbers.
 #[derive(Debug, Default)]
 pub(crate) struct Segment {
-    dimensions: usize,
     rows: Vec<Row>,
-    values: Vec<i8>,
-    scales: Vec<f32>,
-    /// One bit for each value that is positive; empty where there are few rows.
-    signs: Vec<u64>,
+    vectors: ByteVectors,
     /// Places of the messages of each conversation.
     sessions: HashMap<u64, Vec<u32>>,
     counts: Counts,
@@ -99,42 +91,24 @@ pub(crate) struct Near {
 pub(crate) struct Scan {
     /// Best first; of equals the newest first.
     pub near: Vec<Near>,
-    /// Least and greatest cosine of all that was compared.
-    pub range: Option<(f32, f32)>,
-}
-
-/// A vector to compare with, as bytes.
-#[derive(Debug)]
-pub(crate) struct Needle {
-    values: Vec<i8>,
-    scale: f32,
-    signs: Vec<u64>,
-}
-
-impl Needle {
-    pub fn new(vector: &[f32]) -> Needle {
-        let (values, scale) = quantize(vector);
-        let mut bits = Vec::new();
-        push_signs(&values, &mut bits);
-        Needle { values, scale, signs: bits }
-    }
+    /// Least cosine of all that was compared, about; 0 at most.
+    pub least: f32,
 }
 
 impl Segment {
     pub fn new(dimensions: usize) -> Segment {
-        Segment { dimensions, ..Segment::default() }
+        Segment::from_parts(Vec::new(), ByteVectors::new(dimensions))
     }
 
     /// Puts a segment together that was taken apart: rows in the order of their numbers.
-    pub fn from_parts(dimensions: usize, rows: Vec<Row>, scales: Vec<f32>, values: Vec<i8>) -> Segment {
-        let mut segment = Segment { dimensions, rows, values, scales, ..Segment::default() };
-        for (row, scale) in segment.rows.iter().zip(&segment.scales) {
+    pub fn from_parts(rows: Vec<Row>, vectors: ByteVectors) -> Segment {
+        let mut segment = Segment { rows, vectors, sessions: HashMap::new(), counts: Counts::default() };
+        for (place, row) in segment.rows.iter().enumerate() {
             segment.counts.words += u64::from(row.words);
-            segment.counts.missing += usize::from(*scale == NO_VECTOR && !row.archived);
-            segment.counts.with_vector += usize::from(*scale != NO_VECTOR && !row.archived);
+            segment.counts.missing += usize::from(!segment.vectors.has(place) && !row.archived);
+            segment.counts.with_vector += usize::from(segment.vectors.has(place) && !row.archived);
         }
         segment.group_sessions();
-        segment.make_signs();
         segment
     }
 
@@ -143,21 +117,19 @@ impl Segment {
         !self.row(place).is_gone()
     }
 
-    /// Returns the values at a place, and what they are multiplied with.
-    pub fn stored_vector(&self, place: u32) -> (&[i8], f32) {
-        let place = place as usize;
-        (&self.values[place * self.dimensions..][..self.dimensions], self.scales[place])
+    /// Returns the vectors, each at the place of its record.
+    pub fn vectors(&self) -> &ByteVectors {
+        &self.vectors
     }
 
     pub fn dimensions(&self) -> usize {
-        self.dimensions
+        self.vectors.dimensions()
     }
 
     /// Makes room for so many rows more.
     pub fn reserve(&mut self, rows: usize) {
         self.rows.reserve_exact(rows);
-        self.scales.reserve_exact(rows);
-        self.values.reserve_exact(rows * self.dimensions);
+        self.vectors.reserve(rows);
     }
 
     /// Rows that it holds.
@@ -187,21 +159,15 @@ impl Segment {
 
     /// Memory that it takes, in bytes.
     pub fn bytes(&self) -> usize {
-        self.values.capacity()
-            + self.scales.capacity() * size_of::<f32>()
+        self.vectors.bytes()
             + self.rows.capacity() * size_of::<Row>()
-            + self.signs.capacity() * size_of::<u64>()
             + self.sessions.values().map(|places| (places.capacity() + 12) * size_of::<u32>()).sum::<usize>()
     }
 
     /// Puts a record and its vector of length one, in place of what was there of it.
     pub fn put(&mut self, row: Row, vector: Option<&[f32]>) {
         let row = Row { words: row.words.min(GONE - 1), ..row };
-        let (values, scale) = match vector.filter(|vector| vector.len() == self.dimensions) {
-            Some(vector) => quantize(vector),
-            None => (vec![0; self.dimensions], NO_VECTOR),
-        };
-        match self.rows.binary_search_by_key(&row.seq, |row| row.seq) {
+        let place = match self.rows.binary_search_by_key(&row.seq, |row| row.seq) {
             Ok(place) => {
                 self.take_back(place);
                 if self.rows[place].is_gone() {
@@ -209,33 +175,27 @@ impl Segment {
                 }
                 let moved = self.rows[place].session != row.session;
                 self.rows[place] = row;
-                self.scales[place] = scale;
-                self.values[place * self.dimensions..][..self.dimensions].copy_from_slice(&values);
+                self.vectors.replace(place, vector);
                 if moved {
                     self.group_sessions();
                 }
-            }
-            Err(place) if place == self.rows.len() => {
-                if row.session != 0 {
-                    self.sessions.entry(row.session).or_default().push(place as u32);
-                }
-                self.rows.push(row);
-                self.scales.push(scale);
-                self.values.extend_from_slice(&values);
+                place
             }
             Err(place) => {
+                let is_last = place == self.rows.len();
                 self.rows.insert(place, row);
-                self.scales.insert(place, scale);
-                let at = place * self.dimensions;
-                self.values.splice(at..at, values.iter().copied());
-                self.signs.clear();
-                self.group_sessions();
+                self.vectors.insert(place, vector);
+                if !is_last {
+                    self.group_sessions();
+                } else if row.session != 0 {
+                    self.sessions.entry(row.session).or_default().push(place as u32);
+                }
+                place
             }
-        }
+        };
         self.counts.words += u64::from(row.words);
-        self.counts.missing += usize::from(scale == NO_VECTOR && !row.archived);
-        self.counts.with_vector += usize::from(scale != NO_VECTOR && !row.archived);
-        self.keep_signs(row.seq, &values);
+        self.counts.missing += usize::from(!self.vectors.has(place) && !row.archived);
+        self.counts.with_vector += usize::from(self.vectors.has(place) && !row.archived);
     }
 
     /// Removes a record; nothing of its vector is left.
@@ -243,12 +203,7 @@ impl Segment {
         let Some(place) = self.find_any(seq).filter(|place| !self.rows[*place].is_gone()) else { return };
         self.take_back(place);
         self.rows[place] = Row { words: GONE, archived: true, expires_at: 0, ..self.rows[place] };
-        self.scales[place] = NO_VECTOR;
-        self.values[place * self.dimensions..][..self.dimensions].fill(0);
-        if !self.signs.is_empty() {
-            let words = sign_words(self.dimensions);
-            self.signs[place * words..][..words].fill(0);
-        }
+        self.vectors.replace(place, None);
         self.counts.gone += 1;
         if self.counts.gone > MIN_GONE_ROWS.max(self.rows.len() / 4) {
             self.move_together();
@@ -263,6 +218,13 @@ impl Segment {
     /// Returns the place of a record that lies below `limit`: quick where it lies close below.
     pub fn find_below(&self, seq: i64, limit: u32) -> Option<u32> {
         let limit = limit as usize;
+        // Where no other wall wrote in between, it lies as many places below as its number does.
+        let below = self.rows[..limit].last().and_then(|last| usize::try_from(last.seq - seq).ok());
+        if let Some(place) = below.and_then(|below| (limit - 1).checked_sub(below))
+            && self.rows[place].seq == seq
+        {
+            return (!self.rows[place].is_gone()).then_some(place as u32);
+        }
         let mut step = 1;
         while step < limit && self.rows[limit - step].seq > seq {
             step *= 2;
@@ -284,13 +246,7 @@ impl Segment {
 
     /// Returns the approximate cosine of the vector at a place; `None` where there is none.
     pub fn cosine(&self, needle: &Needle, place: u32) -> Option<f32> {
-        let place = place as usize;
-        if needle.values.len() != self.dimensions || self.scales[place] == NO_VECTOR {
-            return None;
-        }
-        let mut dot = [0];
-        kernel::dots(&needle.values, &self.values[place * self.dimensions..][..self.dimensions], &mut dot);
-        Some(dot[0] as f32 * self.scales[place] * needle.scale)
+        self.vectors.cosine(needle, place as usize)
     }
 
     /// Returns the messages before and after the one at a place, of those that may be found.
@@ -303,66 +259,60 @@ impl Segment {
 
     /// Finds the `count` nearest rows that may be found.
     pub fn scan(&self, needle: &Needle, count: usize, keep: &Keep) -> Scan {
-        if needle.values.len() != self.dimensions || self.dimensions == 0 || count == 0 {
+        if needle.dimensions() != self.dimensions() || needle.dimensions() == 0 || count == 0 {
             return Scan::default();
         }
-        let mut best = Best::new(count);
+        let enough = count.saturating_mul(ROUGH_EACH);
         match keep {
-            Keep::Only(places) => {
-                for place in places {
-                    if let Some(cosine) = self.cosine(needle, *place) {
-                        best.offer(Near { cosine, place: *place }, |_| true);
+            Keep::Only(places) => self.settle(needle, count, places.iter().copied()),
+            Keep::Active(_) if self.rows.len() <= enough => self.go_through(count, keep, |first, cosines| {
+                self.vectors.cosines(needle, first, cosines);
+            }),
+            Keep::Active(_) => {
+                let rough = self.go_through(enough, keep, |first, cosines| {
+                    self.vectors.rough_cosines(needle, first, cosines);
+                });
+                let near = self.settle(needle, count, rough.near.iter().map(|near| near.place)).near;
+                Scan { near, least: rough.least }
+            }
+        }
+    }
+
+    /// Finds the nearest of all rows, by what `compare` makes of those from a place on.
+    fn go_through(&self, count: usize, keep: &Keep, compare: impl Fn(usize, &mut [f32])) -> Scan {
+        let mut best = Best::new(count);
+        let mut cosines = [0.0; CHUNK_ROWS];
+        for first in (0..self.rows.len()).step_by(CHUNK_ROWS) {
+            let rows = CHUNK_ROWS.min(self.rows.len() - first);
+            compare(first, &mut cosines[..rows]);
+            // What is left of the last chunk is near nothing.
+            cosines[rows..].fill(0.0);
+            for (number, few) in cosines.as_chunks::<FEW_ROWS>().0.iter().enumerate() {
+                // Nearly always none is good enough.
+                if !best.sees(few) {
+                    continue;
+                }
+                for (place, cosine) in (first + number * FEW_ROWS..first + rows).zip(few) {
+                    let near = Near { cosine: *cosine, place: place as u32 };
+                    if *cosine >= best.floor && self.vectors.has(place) && self.keeps(keep, near.place) {
+                        best.take(near);
                     }
                 }
             }
-            Keep::Active(_) if !self.signs.is_empty() => self.scan_by_signs(needle, count, keep, &mut best),
-            Keep::Active(_) => self.scan_all(needle, keep, &mut best),
         }
         best.into_scan()
     }
 
-    fn scan_all(&self, needle: &Needle, keep: &Keep, best: &mut Best) {
-        let (mut dots, mut cosines) = ([0; CHUNK_ROWS], [0.0; CHUNK_ROWS]);
-        let chunks = self.values.chunks(CHUNK_ROWS * self.dimensions).zip(self.scales.chunks(CHUNK_ROWS));
-        for (chunk, (values, scales)) in chunks.enumerate() {
-            let (dots, cosines) = (&mut dots[..scales.len()], &mut cosines[..scales.len()]);
-            kernel::dots(&needle.values, values, dots);
-            for ((cosine, dot), scale) in cosines.iter_mut().zip(&*dots).zip(scales) {
-                *cosine = *dot as f32 * scale * needle.scale;
-            }
-            best.see(cosines, scales);
-            for (offset, (cosine, scale)) in cosines.iter().zip(scales).enumerate() {
-                if *cosine >= best.floor && *scale != NO_VECTOR {
-                    let near = Near { cosine: *cosine, place: (chunk * CHUNK_ROWS + offset) as u32 };
-                    best.take(near, |place| self.keeps(keep, place));
-                }
+    /// Finds the nearest of these rows by all of their bytes.
+    fn settle(&self, needle: &Needle, count: usize, places: impl Iterator<Item = u32>) -> Scan {
+        let mut best = Best::new(count);
+        for place in places {
+            if let Some(cosine) = self.cosine(needle, place) {
+                best.least[0] = best.least[0].min(cosine);
+                best.take(Near { cosine, place });
             }
         }
-    }
-
-    /// Compares the bytes of those rows only whose values have most of their signs in common with the needle.
-    fn scan_by_signs(&self, needle: &Needle, count: usize, keep: &Keep, best: &mut Best) {
-        let words = sign_words(self.dimensions);
-        let mut distances = vec![0_u32; self.rows.len()];
-        kernel::distances(&needle.signs, &self.signs, &mut distances);
-        let mut histogram = vec![0_usize; words * 64 + 1];
-        for (distance, scale) in distances.iter().zip(&self.scales) {
-            if *scale != NO_VECTOR {
-                histogram[*distance as usize] += 1;
-            }
-        }
-        let wanted = (count * SIGNS_KEEP_EACH).max(self.rows.len() / SIGNS_KEEP_SHARE);
-        let mut seen = 0;
-        let within = histogram.iter().position(|rows| {
-            seen += rows;
-            seen >= wanted
-        });
-        let within = within.unwrap_or(histogram.len()) as u32;
-        for (place, _) in distances.iter().enumerate().filter(|(_, distance)| **distance <= within) {
-            if let Some(cosine) = self.cosine(needle, place as u32) {
-                best.offer(Near { cosine, place: place as u32 }, |place| self.keeps(keep, place));
-            }
-        }
+        best.into_scan()
     }
 
     fn find_any(&self, seq: i64) -> Option<usize> {
@@ -374,8 +324,8 @@ impl Segment {
         let row = self.rows[place];
         if !row.is_gone() {
             self.counts.words -= u64::from(row.words);
-            self.counts.missing -= usize::from(self.scales[place] == NO_VECTOR && !row.archived);
-            self.counts.with_vector -= usize::from(self.scales[place] != NO_VECTOR && !row.archived);
+            self.counts.missing -= usize::from(!self.vectors.has(place) && !row.archived);
+            self.counts.with_vector -= usize::from(self.vectors.has(place) && !row.archived);
         }
     }
 
@@ -386,148 +336,79 @@ impl Segment {
         }
     }
 
-    fn keep_signs(&mut self, seq: i64, values: &[i8]) {
-        let words = sign_words(self.dimensions);
-        if self.signs.len() == (self.rows.len() - 1) * words && !self.signs.is_empty() {
-            push_signs(values, &mut self.signs);
-        } else if self.signs.len() == self.rows.len() * words && words > 0 {
-            if let Some(place) = self.find_any(seq) {
-                let mut bits = Vec::with_capacity(words);
-                push_signs(values, &mut bits);
-                self.signs[place * words..][..words].copy_from_slice(&bits);
-            }
-        } else {
-            self.make_signs();
-        }
-    }
-
-    /// Makes the signs of all rows, if they are many.
-    fn make_signs(&mut self) {
-        self.signs.clear();
-        if self.rows.len() > SIGNS_ABOVE_ROWS && self.dimensions > 0 {
-            self.signs.reserve_exact(self.rows.capacity() * sign_words(self.dimensions));
-            for values in self.values.chunks_exact(self.dimensions) {
-                push_signs(values, &mut self.signs);
-            }
-        }
-    }
-
     /// Closes the places that removed rows have left.
     fn move_together(&mut self) {
         let mut to = 0;
         for from in 0..self.rows.len() {
             if !self.rows[from].is_gone() {
                 self.rows[to] = self.rows[from];
-                self.scales[to] = self.scales[from];
-                self.values.copy_within(from * self.dimensions..(from + 1) * self.dimensions, to * self.dimensions);
+                self.vectors.copy(from, to);
                 to += 1;
             }
         }
         self.rows.truncate(to);
-        self.scales.truncate(to);
-        self.values.truncate(to * self.dimensions);
+        self.vectors.truncate(to);
         self.counts.gone = 0;
-        self.make_signs();
         self.group_sessions();
     }
 }
 
-/// Scale of a row without a vector, and of one that is zero.
-const NO_VECTOR: f32 = 0.0;
+/// Rows whose cosines are compared together, and how many at once.
+const FEW_ROWS: usize = 32;
+const LANES: usize = 8;
 
 /// The best of what was offered.
 struct Best {
     count: usize,
-    heap: BinaryHeap<Reverse<Ordered>>,
+    /// At most twice as many as are wanted: half of them go at once, which is cheaper than to keep them in order.
+    kept: Vec<Near>,
     /// What is below is not among the best.
     floor: f32,
-    lowest: f32,
-    highest: f32,
+    /// The least that was seen, 0 at most; together they are one.
+    least: [f32; LANES],
 }
 
 impl Best {
     fn new(count: usize) -> Best {
-        Best {
-            count,
-            heap: BinaryHeap::with_capacity(count.min(1 << 16) + 1),
-            floor: f32::NEG_INFINITY,
-            lowest: f32::INFINITY,
-            highest: f32::NEG_INFINITY,
-        }
+        Best { count, kept: Vec::new(), floor: f32::NEG_INFINITY, least: [0.0; LANES] }
     }
 
-    /// Takes what was compared into the range.
-    fn see(&mut self, cosines: &[f32], scales: &[f32]) {
-        // Side by side, so that the compiler compares them together.
-        const LANES: usize = 8;
-        let (mut lowest, mut highest) = ([self.lowest; LANES], [self.highest; LANES]);
-        for (cosines, scales) in cosines.chunks(LANES).zip(scales.chunks(LANES)) {
-            for (lane, (cosine, scale)) in cosines.iter().zip(scales).enumerate() {
-                let is_there = *scale != NO_VECTOR;
-                lowest[lane] = if is_there && *cosine < lowest[lane] { *cosine } else { lowest[lane] };
-                highest[lane] = if is_there && *cosine > highest[lane] { *cosine } else { highest[lane] };
+    /// Takes note of what was compared; returns whether some of it may be among the best.
+    fn sees(&mut self, cosines: &[f32; FEW_ROWS]) -> bool {
+        // Side by side, so that the compiler compares several at once.
+        let mut greatest = [f32::NEG_INFINITY; LANES];
+        for lanes in cosines.as_chunks::<LANES>().0 {
+            for ((cosine, least), greatest) in lanes.iter().zip(&mut self.least).zip(&mut greatest) {
+                *least = if *cosine < *least { *cosine } else { *least };
+                *greatest = if *cosine > *greatest { *cosine } else { *greatest };
             }
         }
-        self.lowest = lowest.into_iter().fold(self.lowest, f32::min);
-        self.highest = highest.into_iter().fold(self.highest, f32::max);
+        greatest.iter().any(|greatest| *greatest >= self.floor)
     }
 
-    /// Takes what is among the best and may be found. Asks that only of what is good enough.
-    fn take(&mut self, near: Near, may_be_found: impl Fn(u32) -> bool) {
-        let ordered = Ordered(near);
-        let is_full = self.heap.len() == self.count;
-        if is_full && self.heap.peek().is_some_and(|Reverse(least)| ordered <= *least) || !may_be_found(near.place) {
+    /// Takes what may be among the best.
+    fn take(&mut self, near: Near) {
+        if near.cosine < self.floor {
             return;
         }
-        if is_full {
-            self.heap.pop();
+        self.kept.push(near);
+        if self.kept.len() >= 2 * self.count {
+            self.kept.select_nth_unstable_by(self.count - 1, best_first);
+            self.kept.truncate(self.count);
+            self.floor = self.kept[self.count - 1].cosine;
         }
-        self.heap.push(Reverse(ordered));
-        if self.heap.len() == self.count {
-            self.floor = self.heap.peek().map_or(self.floor, |Reverse(Ordered(least))| least.cosine);
-        }
     }
 
-    fn offer(&mut self, near: Near, may_be_found: impl Fn(u32) -> bool) {
-        self.lowest = self.lowest.min(near.cosine);
-        self.highest = self.highest.max(near.cosine);
-        self.take(near, may_be_found);
-    }
-
-    fn into_scan(self) -> Scan {
-        // Ascending order of `Reverse` is descending order of what it holds.
-        let near = self.heap.into_sorted_vec().into_iter().map(|Reverse(Ordered(near))| near).collect();
-        Scan { near, range: (self.lowest <= self.highest).then_some((self.lowest, self.highest)) }
+    fn into_scan(mut self) -> Scan {
+        self.kept.sort_unstable_by(best_first);
+        self.kept.truncate(self.count);
+        Scan { near: self.kept, least: self.least.into_iter().fold(0.0, f32::min) }
     }
 }
 
-/// Ordered by cosine, then by age, so that equal cosines give the same answer every time.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Ordered(Near);
-
-impl Eq for Ordered {}
-
-impl PartialOrd for Ordered {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Ordered {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.cosine.total_cmp(&other.0.cosine).then(self.0.place.cmp(&other.0.place))
-    }
-}
-
-fn sign_words(dimensions: usize) -> usize {
-    dimensions.div_ceil(64)
-}
-
-fn push_signs(values: &[i8], signs: &mut Vec<u64>) {
-    for values in values.chunks(64) {
-        let bits = values.iter().enumerate().map(|(bit, value)| u64::from(*value > 0) << bit);
-        signs.push(bits.sum());
-    }
+/// By cosine, of equals the newest, so that equal cosines give the same answer every time.
+fn best_first(a: &Near, b: &Near) -> Ordering {
+    b.cosine.total_cmp(&a.cosine).then(b.place.cmp(&a.place))
 }
 
 #[cfg(test)]
@@ -602,7 +483,8 @@ mod tests {
         }
         assert_eq!(segment.len(), 2_500);
         assert!(segment.places() < 3_500, "{} places", segment.places());
-        assert_eq!(segment.values.iter().filter(|value| **value != 0).count(), 2_500);
+        let with_values = (0..segment.vectors.len()).filter(|place| segment.vectors.halves(*place)[0][0] != 0);
+        assert_eq!(with_values.count(), 2_500);
         let place = segment.find(5).unwrap();
         let neighbors = segment.neighbors(&Keep::Active(0), place);
         assert_eq!(neighbors.map(|place| place.map(|place| segment.row(place).seq)), [Some(3), Some(7)]);

@@ -5,9 +5,12 @@
 
 use std::io::{self, Read, Write};
 
-use super::segment::{Row, Segment};
+use super::{
+    byte_vectors::ByteVectors,
+    segment::{Row, Segment},
+};
 
-const MAGIC: &[u8; 8] = b"SOPHBLK1";
+const MAGIC: &[u8; 8] = b"SOPHBLK2";
 const HEADER_BYTES: usize = 64;
 const ROW_BYTES: usize = 32;
 /// Bytes that are read or written at a time.
@@ -52,12 +55,14 @@ pub(crate) fn write(segment: &Segment, label: &Label, to: &mut impl Write) -> io
         to.flush_over(&mut buffer, CHUNK_BYTES)?;
     }
     for place in places() {
-        buffer.extend_from_slice(&segment.stored_vector(place).1.to_le_bytes());
+        buffer.extend_from_slice(&segment.vectors().scale(place as usize).to_le_bytes());
         to.flush_over(&mut buffer, CHUNK_BYTES)?;
     }
-    for place in places() {
-        buffer.extend(segment.stored_vector(place).0.iter().map(|value| *value as u8));
-        to.flush_over(&mut buffer, CHUNK_BYTES)?;
+    for half in 0..2 {
+        for place in places() {
+            buffer.extend_from_slice(segment.vectors().halves(place as usize)[half]);
+            to.flush_over(&mut buffer, CHUNK_BYTES)?;
+        }
     }
     to.flush_over(&mut buffer, 0)?;
     let checksum = to.hasher.finalize();
@@ -83,26 +88,36 @@ pub(crate) fn read(expected: &Label, from: &mut impl Read) -> io::Result<(Segmen
     let (rows, dimensions) = (rows as usize, dimensions as usize);
     let mut known = Vec::new();
     from.read_chunks(rows, ROW_BYTES, |bytes| {
+        reserve(&mut known, rows);
         known.extend(bytes.chunks_exact(ROW_BYTES).map(row));
     })?;
     let mut scales = Vec::new();
     from.read_chunks(rows, size_of::<f32>(), |bytes| {
+        reserve(&mut scales, rows);
         scales.extend(bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes(array(bytes))));
     })?;
-    let mut values: Vec<i8> = Vec::new();
-    from.read_chunks(rows, dimensions, |bytes| {
-        // Not before there are bytes: a wrong number of rows does not take memory that is not there.
-        if values.is_empty() {
-            values.reserve_exact(rows * dimensions);
-        }
-        values.extend(bytes.iter().map(|byte| *byte as i8));
-    })?;
+    let mut halves = [Vec::new(), Vec::new()];
+    let width = dimensions.div_ceil(2);
+    for half in &mut halves {
+        from.read_chunks(rows, width, |bytes| {
+            reserve(half, rows * width);
+            half.extend_from_slice(bytes);
+        })?;
+    }
     let mut checksum = [0; blake3::OUT_LEN];
     from.inner.read_exact(&mut checksum)?;
     if from.hasher.finalize() != checksum {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "damaged"));
     }
-    Ok((Segment::from_parts(dimensions, known, scales, values), label.change))
+    let [upper, lower] = halves;
+    Ok((Segment::from_parts(known, ByteVectors::from_parts(dimensions, scales, upper, lower)), label.change))
+}
+
+/// Makes room for all items with the first ones: not before, so that a wrong number takes no memory that is not there.
+fn reserve<T>(items: &mut Vec<T>, count: usize) {
+    if items.is_empty() {
+        items.reserve_exact(count);
+    }
 }
 
 fn row(bytes: &[u8]) -> Row {

@@ -103,9 +103,9 @@ pub(crate) fn frequencies(terms: &[Term], record: &Record) -> (Vec<u32>, u32) {
     let mut counts = vec![0; terms.len()];
     let mut length = 0;
     for text in texts(record) {
-        for_each_stem(text, |_, stem| {
+        for_each_term(text, terms, |_, term| {
             length += 1;
-            if let Some(place) = terms.iter().position(|term| term.is(stem)) {
+            if let Some(place) = term {
                 counts[place] += 1;
             }
         });
@@ -125,7 +125,7 @@ pub(crate) fn coverage(terms: &[Term], record: &Record) -> f64 {
 /// Returns the part of a text where most of the terms stand together, with them between `**`.
 pub(crate) fn highlight(terms: &[Term], text: &str) -> Option<String> {
     let mut words: Vec<(Range<usize>, Option<usize>)> = Vec::new();
-    for_each_stem(text, |range, stem| words.push((range, terms.iter().position(|term| term.is(stem)))));
+    for_each_term(text, terms, |range, term| words.push((range, term)));
     let distinct = |from: usize| {
         let part = words[from..].iter().take(HIGHLIGHT_WORDS);
         part.filter_map(|(_, term)| *term).fold(0_u64, |seen, term| seen | 1 << term).count_ones()
@@ -174,6 +174,26 @@ pub(crate) fn stemmed(word: &str) -> String {
     let mut stemmed = word.to_owned();
     stem(&mut stemmed);
     stemmed
+}
+
+/// Cuts a text into words, and gives each with the place of the term that it is a form of.
+fn for_each_term(text: &str, terms: &[Term], mut take: impl FnMut(Range<usize>, Option<usize>)) {
+    // A stem begins as its word does: most words need not be brought to theirs.
+    let mut begins = [false; 256];
+    for stem in terms.iter().flat_map(|term| term.meant.iter().chain([&term.stem])) {
+        stem.bytes().take(1).for_each(|byte| begins[usize::from(byte)] = true);
+    }
+    let mut stemmed = String::new();
+    for_each_word(text, |range, word| {
+        let may_be = word.bytes().next().is_some_and(|byte| begins[usize::from(byte)]);
+        let term = may_be.then(|| {
+            stemmed.clear();
+            stemmed.push_str(word);
+            stem(&mut stemmed);
+            terms.iter().position(|term| term.is(&stemmed))
+        });
+        take(range, term.flatten());
+    });
 }
 
 /// Cuts a text into words, and gives each with its stem.

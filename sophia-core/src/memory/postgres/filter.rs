@@ -7,10 +7,7 @@ use super::{
     link::{Taken, Value, column},
     micros,
 };
-use crate::{
-    Result, Scope,
-    memory::{record::Priority, store::Filter},
-};
+use crate::{Result, Scope, memory::store::Filter};
 
 /// A value of a condition.
 pub(super) type Owned = Box<dyn ToSql + Sync + Send>;
@@ -105,7 +102,7 @@ pub(super) async fn condition(taken: &Taken, filter: &Filter) -> Result<Conditio
         }
     }
     if let Some(priorities) = &filter.priorities {
-        let names: Vec<_> = priorities.iter().map(|priority| priority_name(*priority).to_owned()).collect();
+        let names: Vec<_> = priorities.iter().map(|priority| priority.name().to_owned()).collect();
         condition.and_any("r.priority", &names);
     }
     for (operator, tags) in [("&&", &filter.tags), ("@>", &filter.tags_all)] {
@@ -206,21 +203,3 @@ pub(super) fn fact(key: &str, value: &Json) -> Vec<u8> {
 
 /// Whole numbers below are exact as floating-point numbers: 2^53.
 const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
-
-pub(super) fn priority_name(priority: Priority) -> &'static str {
-    match priority {
-        Priority::Low => "low",
-        Priority::Medium => "medium",
-        Priority::High => "high",
-        Priority::Critical => "critical",
-    }
-}
-
-pub(super) fn priority_from(name: &str) -> Priority {
-    match name {
-        "low" => Priority::Low,
-        "high" => Priority::High,
-        "critical" => Priority::Critical,
-        _ => Priority::Medium,
-    }
-}

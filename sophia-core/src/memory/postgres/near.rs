@@ -26,8 +26,8 @@ pub(super) struct Aim {
 pub(super) struct Near {
     /// Numbers with their cosines, best first.
     pub best: Vec<(i64, f64)>,
-    /// Least and greatest cosine, where all were compared.
-    pub range: Option<(f64, f64)>,
+    /// Least cosine, where all were compared.
+    pub least: Option<f64>,
 }
 
 /// Finds the nearest that a condition lets through.
@@ -63,14 +63,14 @@ async fn by_all(taken: &Taken, condition: &Condition, aim: &Aim, count: usize) -
     let sql = format!(
         "WITH near AS MATERIALIZED (SELECT r.seq, -(v.data <#> {question}) AS cosine FROM records AS r \
          JOIN vectors AS v ON v.seq = r.seq WHERE v.model = {} AND {}) \
-         SELECT seq, cosine, (SELECT min(cosine) FROM near), (SELECT max(cosine) FROM near) FROM near \
+         SELECT seq, cosine, (SELECT min(cosine) FROM near) FROM near \
          ORDER BY cosine DESC, seq DESC LIMIT {count}",
         aim.model.number, condition.sql
     );
     let rows = taken.query(&sql, &values).await?;
-    let range = rows.first().map(|row| Ok::<_, crate::Error>((column(row, 2)?, column(row, 3)?))).transpose()?;
+    let least = rows.first().map(|row| column(row, 2)).transpose()?;
     let best = rows.iter().map(|row| Ok((column(row, 0)?, column(row, 1)?))).collect::<Result<_>>()?;
-    Ok(Near { best, range })
+    Ok(Near { best, least })
 }
 
 async fn by_index(taken: &Taken, condition: &Condition, aim: &Aim, count: usize) -> Result<Near> {
@@ -87,7 +87,7 @@ async fn by_index(taken: &Taken, condition: &Condition, aim: &Aim, count: usize)
         rows.iter().map(|row| Ok((column(row, 0)?, column(row, 1)?))).collect::<Result<Vec<(i64, f64)>>>()?;
     // The walk gives them in about this order only.
     best.sort_by(|a, b| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));
-    Ok(Near { best, range: None })
+    Ok(Near { best, least: None })
 }
 
 fn with_question<'a>(condition: &'a Condition, aim: &'a Aim) -> (Vec<Value<'a>>, String) {
@@ -122,12 +122,12 @@ async fn by_hand(taken: &Taken, condition: &Condition, aim: &Aim, count: usize) 
         aim.model.number, condition.sql
     );
     let mut best = BinaryHeap::with_capacity(count + 1);
-    let mut range: Option<(f64, f64)> = None;
+    let mut least: Option<f64> = None;
     taken
         .each(&sql, &condition.values(), |row| {
             let data: Values = column(row, 1)?;
             let cosine = dot(&data.0, &aim.values.0);
-            range = Some(range.map_or((cosine, cosine), |(low, high)| (low.min(cosine), high.max(cosine))));
+            least = Some(least.map_or(cosine, |least| least.min(cosine)));
             best.push(Met(cosine, column(row, 0)?));
             if best.len() > count {
                 best.pop();
@@ -136,7 +136,7 @@ async fn by_hand(taken: &Taken, condition: &Condition, aim: &Aim, count: usize) 
         })
         .await?;
     let best = best.into_sorted_vec().into_iter().map(|Met(cosine, seq)| (seq, cosine)).collect();
-    Ok(Near { best, range })
+    Ok(Near { best, least })
 }
 
 /// Returns the cosines of records with the question, whichever model made their vectors.
@@ -211,7 +211,7 @@ mod tests {
         let filter = Filter::new(vec![Scope::new().user("ada")], jiff::Timestamp::now());
         let all = filter::condition(&taken, &filter).await.unwrap();
         let found = find(&taken, &all, &aim, 5).await.unwrap();
-        assert!(found.range.is_none(), "by the index, not all are compared");
+        assert!(found.least.is_none(), "by the index, not all are compared");
         let mut seqs: Vec<i64> = found.best.iter().map(|(seq, _)| *seq).collect();
         seqs.sort_unstable();
         let first = seqs[0];
@@ -223,10 +223,10 @@ mod tests {
         let even = Filter { kinds: Some(vec!["even".into()]), ..filter.clone() };
         let even = filter::condition(&taken, &even).await.unwrap();
         let found = find(&taken, &even, &aim, 150).await.unwrap();
-        assert!(found.range.is_none() && found.best.len() == 150, "{}", found.best.len());
+        assert!(found.least.is_none() && found.best.len() == 150, "{}", found.best.len());
         let few = Filter { ids: Some(vec!["r1".into(), "r2".into()]), ..filter };
         let few = filter::condition(&taken, &few).await.unwrap();
         let found = find(&taken, &few, &aim, 5).await.unwrap();
-        assert!(found.range.is_some() && found.best.len() == 2);
+        assert!(found.least.is_some() && found.best.len() == 2);
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn record(row: &Row) -> Result<Record> {
         source: column(row, 13)?,
         role: column(row, 14)?,
         importance: column(row, 15)?,
-        priority: filter::priority_from(column(row, 16)?),
+        priority: Priority::named(column(row, 16)?),
         status: if column(row, 17)? { Status::Archived } else { Status::Active },
         created_at: timestamp(column(row, 18)?),
         updated_at: timestamp(column(row, 19)?),

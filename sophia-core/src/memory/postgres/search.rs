@@ -86,11 +86,11 @@ async fn by_words_and_meaning(taken: &Taken, condition: Condition, plan: &Plan) 
     }
     let best = by_words.iter().flat_map(Words::scored);
     let mut candidates: BTreeSet<i64> = best_of_all(best.collect(), count).collect();
-    let (mut range, mut by_meaning) = (None, Vec::new());
+    let (mut least, mut by_meaning) = (0.0_f64, Vec::new());
     for aim in &aims {
         let near = near::find(taken, &condition, aim, count).await?;
         by_meaning.extend(near.best.into_iter().map(|(seq, cosine)| (cosine, seq, seq)));
-        range = [range, near.range].into_iter().flatten().reduce(|a: (f64, f64), b| (a.0.min(b.0), a.1.max(b.1)));
+        least = near.least.map_or(least, |other| least.min(other));
     }
     candidates.extend(best_of_all(by_meaning, count));
 
@@ -99,7 +99,7 @@ async fn by_words_and_meaning(taken: &Taken, condition: Condition, plan: &Plan) 
     let mut missing = missing(taken, &condition, &aims).await?;
     let mut parts = Vec::with_capacity(by_words.len());
     for words in by_words {
-        parts.push(Part::new(words, &around, &candidates, &cosines, range, std::mem::take(&mut missing)));
+        parts.push(Part::new(words, &around, &candidates, &cosines, least, std::mem::take(&mut missing)));
     }
     let model = aims.first().map(|aim| aim.model.number);
     search.finish(&Reading { taken, model }, parts).await
@@ -345,7 +345,7 @@ struct Part {
     candidates: BTreeSet<u32>,
     sample: Vec<u32>,
     cosines: HashMap<i64, f64>,
-    range: Option<(f64, f64)>,
+    least: f64,
     missing: usize,
     lexicon: Mutex<Lexicon>,
 }
@@ -356,7 +356,7 @@ impl Part {
         around: &Around,
         candidates: &BTreeSet<i64>,
         cosines: &HashMap<i64, f64>,
-        range: Option<(f64, f64)>,
+        least: f64,
         missing: usize,
     ) -> Part {
         let mut segment = Segment::new(0);
@@ -368,7 +368,7 @@ impl Part {
         let cosines = cosines.map(|(seq, cosine)| (*seq, *cosine)).collect();
         // Only what may be found was read.
         let keep = Keep::Active(0);
-        Part { words, segment, keep, candidates, sample, cosines, range, missing, lexicon: Mutex::default() }
+        Part { words, segment, keep, candidates, sample, cosines, least, missing, lexicon: Mutex::default() }
     }
 }
 
@@ -397,8 +397,8 @@ impl SearchPart for Part {
         &self.words.cut
     }
 
-    fn range(&self) -> Option<(f64, f64)> {
-        self.range
+    fn least(&self) -> f64 {
+        self.least
     }
 
     fn candidates(&self) -> &BTreeSet<u32> {

@@ -211,7 +211,7 @@ pub(super) async fn insert_row(
     let (words, length) = lexemes(wall, record);
     let (vector, model) = (vector.map(|(vector, _)| Values(vector.values.clone())), vector.map(|(_, model)| model));
     let facts = facts(record);
-    let (metadata, priority) = (json(&record.metadata), filter::priority_name(record.priority));
+    let (metadata, priority) = (json(&record.metadata), record.priority.name());
     let archived = record.status == Status::Archived;
     let (created_at, updated_at) = (micros(record.created_at), micros(record.updated_at));
     let expires_at = record.expires_at.map(micros);
@@ -324,7 +324,7 @@ pub(super) async fn replace(taken: &Taken, wall: i64, old: &Record, new: &Record
          archived = $16, updated_at = $17, expires_at = $18, hash = $19, length = $20, words = array_to_tsvector($21) \
          WHERE seq = $1 RETURNING (SELECT length FROM old)";
     let facts = facts(new);
-    let (metadata, priority) = (json(&new.metadata), filter::priority_name(new.priority));
+    let (metadata, priority) = (json(&new.metadata), new.priority.name());
     let archived = new.status == Status::Archived;
     let (updated_at, expires_at) = (micros(new.updated_at), new.expires_at.map(micros));
     let hash = content_hash(&new.content);

@@ -4,10 +4,7 @@ use rusqlite::{Connection, OptionalExtension, types::Value as Sql};
 use serde_json::Value;
 
 use super::{internal, micros};
-use crate::{
-    Result, Scope,
-    memory::{record::Priority, store::Filter},
-};
+use crate::{Result, Scope, memory::store::Filter};
 
 /// A condition over `records AS r`, and its values.
 #[derive(Debug, Clone)]
@@ -73,7 +70,7 @@ pub(super) fn condition(connection: &Connection, filter: &Filter) -> Result<Cond
         }
     }
     if let Some(priorities) = &filter.priorities {
-        let names: Vec<_> = priorities.iter().map(|priority| priority_name(*priority).to_owned()).collect();
+        let names: Vec<_> = priorities.iter().map(|priority| priority.name().to_owned()).collect();
         condition.and_any("r.priority", &names);
     }
     if let Some(tags) = &filter.tags {
@@ -144,23 +141,5 @@ fn json_value(value: &Value) -> (&'static str, Sql) {
         }
         Value::String(text) => ("('text')", Sql::Text(text.clone())),
         Value::Array(_) | Value::Object(_) => ("('array', 'object')", Sql::Text(value.to_string())),
-    }
-}
-
-pub(super) fn priority_name(priority: Priority) -> &'static str {
-    match priority {
-        Priority::Low => "low",
-        Priority::Medium => "medium",
-        Priority::High => "high",
-        Priority::Critical => "critical",
-    }
-}
-
-pub(super) fn priority_from(name: &str) -> Priority {
-    match name {
-        "low" => Priority::Low,
-        "high" => Priority::High,
-        "critical" => Priority::Critical,
-        _ => Priority::Medium,
     }
 }

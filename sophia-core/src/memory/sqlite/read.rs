@@ -43,7 +43,7 @@ pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         source: row.get(13)?,
         role: row.get(14)?,
         importance: row.get(15)?,
-        priority: filter::priority_from(row.get_ref(16)?.as_str()?),
+        priority: Priority::named(row.get_ref(16)?.as_str()?),
         status: if row.get_ref(17)?.as_str()? == "archived" { Status::Archived } else { Status::Active },
         created_at: timestamp(row.get(18)?),
         updated_at: timestamp(row.get(19)?),

@@ -93,8 +93,7 @@ struct Part<'a> {
     /// The words of the question, with what they may have been meant as in this wall.
     terms: Vec<Term>,
     postings: Postings,
-    /// Least and greatest cosine.
-    range: Option<(f32, f32)>,
+    least: f32,
     /// Places of candidates.
     candidates: BTreeSet<u32>,
 }
@@ -131,8 +130,8 @@ impl SearchPart for Part<'_> {
         &self.postings.cut
     }
 
-    fn range(&self) -> Option<(f64, f64)> {
-        self.range.map(|(low, high)| (f64::from(low), f64::from(high)))
+    fn least(&self) -> f64 {
+        f64::from(self.least)
     }
 
     fn candidates(&self) -> &BTreeSet<u32> {
@@ -222,9 +221,9 @@ impl<'a> Search<'a> {
             let keep = keep(&block);
             let terms = self.terms_of(*wall, &mut question)?;
             let postings = Postings::read(self.connection, *wall, &terms, &block.segment, &keep)?;
-            let (range, candidates) = (None, BTreeSet::new());
+            let (least, candidates) = (0.0, BTreeSet::new());
             let search = &self;
-            parts.push(Part { search, wall: *wall, block, keep, former, terms, postings, range, candidates });
+            parts.push(Part { search, wall: *wall, block, keep, former, terms, postings, least, candidates });
         }
         self.choose_candidates(&mut parts, question.wanted());
         // Reading a file never waits for a wake-up, so the first poll is the last.
@@ -286,7 +285,7 @@ impl<'a> Search<'a> {
                         .iter()
                         .map(|near| (f64::from(near.cosine), segment.row(near.place).seq, (number, near.place))),
                 );
-                part.range = scan.range;
+                part.least = scan.least;
             }
             for ((keep, block), former) in part.former.iter().zip(&self.former) {
                 let scan = block.segment.scan(&former.needle, count, keep);
@@ -294,7 +293,7 @@ impl<'a> Search<'a> {
                     let seq = block.segment.row(near.place).seq;
                     Some((f64::from(near.cosine), seq, (number, segment.find(seq)?)))
                 }));
-                part.range = part.range.into_iter().chain(scan.range).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
+                part.least = part.least.min(scan.least);
             }
         }
         for (number, place) in best_of_all(by_words, count).chain(best_of_all(by_meaning, count)) {
