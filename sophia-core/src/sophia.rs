@@ -200,6 +200,22 @@ impl Sophia {
         outcome
     }
 
+    /// Shuts down, and keeps the data file closed until [`Sophia::resume`]: what uses the memory meanwhile waits. For a process
+    /// that is about to fork: a child that inherits an open SQLite file takes the locks of its parent for its own, and what it
+    /// or the parent writes is lost.
+    ///
+    /// # Errors
+    /// What closing the data file says.
+    pub async fn suspend(&self) -> Result<()> {
+        self.shutdown().await?;
+        self.0.memory.suspend().await
+    }
+
+    /// Ends what [`Sophia::suspend`] began. [`Sophia::start`] starts background work again.
+    pub fn resume(&self) {
+        self.0.memory.resume();
+    }
+
     /// Returns the configuration that the engine runs with.
     pub fn config(&self) -> &Config {
         &self.0.config

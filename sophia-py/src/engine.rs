@@ -341,6 +341,17 @@ impl Engine {
         let sophia = self.sophia(py)?;
         pending::run_sync(py, pending::reply(async move { sophia.shutdown().await }))
     }
+
+    /// Closes what a forked process must not inherit, and keeps it closed until `resume`.
+    fn suspend_sync<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let sophia = self.sophia(py)?;
+        pending::run_sync(py, pending::reply(async move { sophia.suspend().await }))
+    }
+
+    fn resume(&self, py: Python<'_>) -> PyResult<()> {
+        self.sophia(py)?.resume();
+        Ok(())
+    }
 }
 
 impl Engine {

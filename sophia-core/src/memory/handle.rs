@@ -121,6 +121,14 @@ impl Memory {
         self.0.store.close().await
     }
 
+    pub(crate) async fn suspend(&self) -> Result<()> {
+        self.0.store.suspend().await
+    }
+
+    pub(crate) fn resume(&self) {
+        self.0.store.resume();
+    }
+
     /// Sets what turns text into vectors, from the next call on.
     ///
     /// Vectors of another model are not compared with its own: records are embedded anew in the background, the newest first,

@@ -80,6 +80,14 @@ pub trait MemoryStore: Debug + Send + Sync + 'static {
 
     /// Ends what is under way and closes. A later use opens again.
     async fn close(&self) -> Result<()>;
+
+    /// Closes what a forked process must not inherit; whoever uses the store waits until [`MemoryStore::resume`].
+    async fn suspend(&self) -> Result<()> {
+        self.close().await
+    }
+
+    /// Lets the store be used again after [`MemoryStore::suspend`].
+    fn resume(&self) {}
 }
 
 /// A record that is about to be stored; its `seq` and `version` are the store's to give.

@@ -109,17 +109,22 @@ class Sophia:
 
 
 def _before_fork() -> None:
-    """Closes what is open: a child that inherited an open SQLite file would take the parent's locks for its own."""
+    """Closes what is open: a child that inherited an open SQLite file would take the parent's locks for its own.
+
+    It stays closed until the fork is done: other threads, and work in the background, would open it again.
+    """
     if _sophia.has_begun():
         for sophia in list(_LIVE):
             if sophia._engine.durable:
-                sophia._engine.close_sync()
+                sophia._engine.suspend_sync()
 
 
 def _after_fork_in_parent() -> None:
     for sophia in list(_LIVE):
-        if sophia._started and sophia._engine.durable:
-            sophia._engine.start_sync()
+        if sophia._engine.durable:
+            sophia._engine.resume()
+            if sophia._started:
+                sophia._engine.start_sync()
 
 
 if hasattr(os, "register_at_fork"):

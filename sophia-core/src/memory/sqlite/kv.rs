@@ -72,7 +72,7 @@ impl KvTier for SqliteStore {
     }
 
     fn changed_elsewhere(&self, drop: &mut dyn FnMut(Elsewhere)) {
-        self.watch().look(drop);
+        self.watch().look(self, drop);
     }
 }
 
@@ -255,9 +255,13 @@ impl Watch {
         self.change.store(-1, Ordering::Relaxed);
     }
 
-    fn look(&self, drop: &mut dyn FnMut(Elsewhere)) {
+    fn look(&self, store: &SqliteStore, drop: &mut dyn FnMut(Elsewhere)) {
         // Another caller is looking: it will do.
         let (Some(path), Some(mut connection)) = (&self.path, self.connection.try_lock()) else { return };
+        // Under the lock, which closing takes as well.
+        if store.is_suspended() {
+            return drop(Elsewhere::Everything);
+        }
         let first = connection.is_none();
         if first {
             // Before the file is there, nobody has changed anything in it.

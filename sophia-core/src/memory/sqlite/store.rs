@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use rusqlite::Connection;
+use tokio::sync::watch;
 
 use super::{
     block_files::{self, BlockFiles},
@@ -61,6 +62,7 @@ struct Inner {
     watch: kv::Watch,
     /// Monotonic time of the last purge, in milliseconds.
     purged_ms: AtomicI64,
+    suspended: watch::Sender<bool>,
 }
 
 /// Sets up a [`SqliteStore`].
@@ -103,6 +105,7 @@ impl SqliteBuilder {
             retention: Arc::new(self.retention),
             purged_ms: AtomicI64::new(i64::MIN),
             place: self.place,
+            suspended: watch::Sender::new(false),
         }))
     }
 }
@@ -140,7 +143,7 @@ impl SqliteStore {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        let sender = self.sender()?;
+        let sender = self.sender().await?;
         let purge = self.is_time_to_purge();
         let (now, retention) = (self.0.clock.now(), self.0.retention.clone());
         sender
@@ -161,7 +164,7 @@ impl SqliteStore {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        self.sender()?.read(work).await
+        self.sender().await?.read(work).await
     }
 
     /// Runs `work` on the writing connection, outside a transaction.
@@ -170,7 +173,7 @@ impl SqliteStore {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        self.sender()?.bare(work).await
+        self.sender().await?.bare(work).await
     }
 
     /// Returns the data file, if there is one.
@@ -189,8 +192,28 @@ impl SqliteStore {
     }
 
     /// Returns a way to the threads, starting them if there are none that work.
-    fn sender(&self) -> Result<Sender> {
+    async fn sender(&self) -> Result<Sender> {
+        loop {
+            if let Some(sender) = self.sender_unless_suspended() {
+                return sender;
+            }
+            // Fails only without the other end, which this store holds.
+            let _ = self.0.suspended.subscribe().wait_for(|suspended| !suspended).await;
+        }
+    }
+
+    fn sender_unless_suspended(&self) -> Option<Result<Sender>> {
         let mut threads = self.0.threads.lock();
+        // Looked at under the lock: what `suspend` closes after it was said, it closes for good.
+        (!self.is_suspended()).then(|| self.sender_of(&mut threads))
+    }
+
+    /// Returns whether nothing may be opened.
+    pub(super) fn is_suspended(&self) -> bool {
+        *self.0.suspended.borrow()
+    }
+
+    fn sender_of(&self, threads: &mut Option<Threads>) -> Result<Sender> {
         if let Some(threads) = threads.as_ref().filter(|threads| threads.is_usable()) {
             return Ok(threads.sender());
         }
@@ -205,7 +228,7 @@ impl SqliteStore {
     /// Removes files that hold what was erased.
     pub(super) async fn sweep(&self) -> Result<()> {
         let Some(path) = self.0.place.file() else { return Ok(()) };
-        self.sender()?.bare(move |connection| block_files::sweep(connection, &path)).await
+        self.sender().await?.bare(move |connection| block_files::sweep(connection, &path)).await
     }
 
     fn is_time_to_purge(&self) -> bool {
@@ -243,7 +266,7 @@ impl MemoryStore for SqliteStore {
         let found = self.read(move |connection| search::search(connection, &vectors, &plan)).await?;
         if let Some(key) = self.0.vectors.unsaved() {
             let vectors = self.0.vectors.clone();
-            self.sender()?.read_later(move || vectors.save(key));
+            self.sender().await?.read_later(move || vectors.save(key));
         }
         Ok(found)
     }
@@ -274,7 +297,7 @@ impl MemoryStore for SqliteStore {
         let receipt = self.write(move |connection| forget::forget(connection, &request, origin)).await?;
         self.0.lists.clear();
         self.sweep().await?;
-        self.sender()?.bare(forget::compact).await?;
+        self.sender().await?.bare(forget::compact).await?;
         Ok(receipt)
     }
 
@@ -325,8 +348,8 @@ impl MemoryStore for SqliteStore {
             // The data lives in the connection: closing it would lose what was acknowledged.
             return Ok(());
         }
-        let Some(threads) = self.0.threads.lock().take() else { return Ok(()) };
         self.0.watch.close();
+        let Some(threads) = self.0.threads.lock().take() else { return Ok(()) };
         let (done, ended) = tokio::sync::oneshot::channel();
         let joined = std::thread::Builder::new().name("sophia-memory-close".to_owned()).spawn(move || {
             threads.join();
@@ -337,6 +360,17 @@ impl MemoryStore for SqliteStore {
             let _ = ended.await;
         }
         Ok(())
+    }
+
+    async fn suspend(&self) -> Result<()> {
+        if self.0.place != Place::Memory {
+            self.0.suspended.send_replace(true);
+        }
+        self.close().await
+    }
+
+    fn resume(&self) {
+        self.0.suspended.send_replace(false);
     }
 }
 
