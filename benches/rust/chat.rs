@@ -6,16 +6,23 @@
 #[allow(dead_code, reason = "a program of its own, too")]
 mod upstream;
 
-use std::hint::black_box;
+use std::{
+    hint::black_box,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use futures::FutureExt;
 use serde_json::{Value, json};
 use sophia_core::{
     Config, Scope, Sophia,
-    chat::{CacheMode, ChatRequest, ProviderConfig},
+    chat::{CacheMode, CacheStatus, ChatRequest, ProviderConfig, SemanticMode},
 };
 use tokio::{net::TcpListener, runtime::Runtime};
+
+const VOCABULARY: &str = include_str!("../../sophia-core/model/vocab.txt");
+/// Questions among which one is looked for by its meaning.
+const QUESTIONS: usize = 10_000;
 
 fn chat(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
@@ -25,15 +32,23 @@ fn chat(criterion: &mut Criterion) {
 
     let mut config = Config::default();
     config.chat.providers.push(ProviderConfig::openai("bench", base_url.as_str()));
-    let sophia = Sophia::new(config).unwrap();
+    let sophia = Sophia::new(config.clone()).unwrap();
     let chat = sophia.chat();
+    // The upstream takes spans as well as anything else.
+    config.telemetry.otlp.enabled = true;
+    config.telemetry.otlp.endpoint = Some(base_url.clone());
+    let traced = Sophia::new(config).unwrap();
     let scope = Scope::new().tenant("acme").user("ada");
     let ask = |bytes: usize| {
         ChatRequest::new("bench").system("You are short.").user("How are the deals? ".repeat(bytes / 19)).scope(&scope)
     };
 
     let mut group = criterion.benchmark_group("chat");
-    for (name, bytes) in [("hit, 250 B", 250), ("hit, 20 kB", 20_000)] {
+    for (name, chat, bytes) in [
+        ("hit, 250 B", chat, 250),
+        ("hit, 20 kB", chat, 20_000),
+        ("hit, 250 B, with a span by OTLP", traced.chat(), 250),
+    ] {
         runtime.block_on(chat.complete(ask(bytes))).unwrap();
         group.bench_function(name, |bench| {
             bench.iter_batched(
@@ -49,9 +64,9 @@ fn chat(criterion: &mut Criterion) {
     });
     group.bench_function("miss", |bench| {
         // Another question each time, so that the whole way is gone: flight, permit, call, and what is kept of it.
-        let (request, asked) = (ask(250), std::sync::atomic::AtomicU64::new(0));
+        let (request, asked) = (ask(250), AtomicU64::new(0));
         bench.to_async(&runtime).iter(async || {
-            let seed = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let seed = asked.fetch_add(1, Ordering::Relaxed);
             chat.complete(request.clone().provider_field("seed", seed)).await.unwrap()
         });
     });
@@ -70,6 +85,48 @@ fn chat(criterion: &mut Criterion) {
         });
     });
     group.finish();
+    by_meaning(criterion, &runtime, &base_url);
+}
+
+/// An answer that was kept for a question in other words, among ten thousand questions of the same scope.
+fn by_meaning(criterion: &mut Criterion, runtime: &Runtime, base_url: &str) {
+    let mut config = Config::default();
+    config.chat.providers.push(ProviderConfig::openai("bench", base_url));
+    config.chat.cache.max_bytes = 1 << 30;
+    config.chat.semantic.enabled = true;
+    config.chat.semantic.mode = SemanticMode::Serve;
+    config.chat.semantic.audit = 0.0;
+    config.chat.semantic.max_entries = QUESTIONS;
+    let sophia = Sophia::new(config).unwrap();
+    let chat = sophia.chat();
+    let is_word = |word: &&str| word.len() > 3 && word.bytes().all(|byte| byte.is_ascii_lowercase());
+    let words: Vec<&str> = VOCABULARY.lines().filter(is_word).collect();
+    // A generator of Knuth's; any numbers would do.
+    let word = |question: usize, place: usize| {
+        words[((question * 5 + place + 1).wrapping_mul(0x5851_f42d_4c95_7f2d) >> 33) % words.len()]
+    };
+    let subject = |question: usize| (0..5).map(|place| word(question, place)).collect::<Vec<_>>().join(" ");
+    let ask = |text: String| ChatRequest::new("bench").user(text).scope(Scope::new().user("ada"));
+    for question in 0..QUESTIONS {
+        runtime.block_on(chat.complete(ask(format!("What about the {}?", subject(question))))).unwrap();
+    }
+    let asked = AtomicUsize::new(0);
+    criterion.bench_function("chat/by meaning, among 10,000", |bench| {
+        bench.iter_batched(
+            || {
+                let number = asked.fetch_add(1, Ordering::Relaxed);
+                // Another text each time: what was answered once is found by its text.
+                let end = "!".repeat(1 + number / QUESTIONS);
+                ask(format!("Please, what about the {}{end}", subject(number % QUESTIONS)))
+            },
+            |request| {
+                let answer = chat.complete(request).now_or_never().unwrap().unwrap();
+                assert_eq!(answer.cache.status, CacheStatus::SemanticHit);
+                black_box(answer)
+            },
+            criterion::BatchSize::SmallInput,
+        );
+    });
 }
 
 criterion_group!(benches, chat);

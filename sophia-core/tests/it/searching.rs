@@ -5,7 +5,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 use sophia_core::{
     Config, ErrorKind, ManualClock, Scope, Sophia,
     memory::{
-        AppendMessage, EmbedderKind, Explain, Fusion, MatchType, Mode, NewRecord, Query, SearchResult, store::Atomicity,
+        AppendMessage, Delete, EmbedderKind, Explain, Fusion, MatchType, Mode, NewRecord, Query, SearchResult, Update,
+        store::Atomicity,
     },
 };
 
@@ -125,6 +126,41 @@ async fn a_word_that_is_everywhere_is_bounded_and_said_so() {
     assert_eq!(texts(&rare)[0], "common rarity");
     let plain = ask("rarity").await;
     assert!(!plain.degraded && plain.total == 1, "{:?}", plain.warnings);
+}
+
+#[tokio::test]
+async fn what_is_known_of_frequent_words_is_what_a_new_engine_reads() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, other) = (engine(directory.path()).await, engine(directory.path()).await);
+    // In the third row, so that the words stand in many records, and not in all.
+    let note = |number: usize| {
+        let text = if number.is_multiple_of(3) { "nothing of it" } else { "the quarterly report" };
+        NewRecord::new(format!("{text} {number}")).id(format!("n{number}")).scope(ada())
+    };
+    one.memory().store_many((0..2_400).map(note).collect(), Atomicity::Together).await.unwrap();
+    let found = async |sophia: &Sophia| {
+        let query = Query::new("quarterly report 2399").mode(Mode::Keyword).scope(ada()).limit(40);
+        let found = sophia.memory().search(query).await.unwrap();
+        (found.total, found.hits.into_iter().map(|hit| (hit.record.id, hit.score)).collect::<Vec<_>>())
+    };
+    let first = found(&one).await;
+    assert_eq!(first.1[0].0, "n2399");
+    for round in 0..6 {
+        match round {
+            0 => drop(other.memory().store(note(2_401)).await.unwrap()),
+            1 => drop(one.memory().delete(Delete::new("n2399").scope(ada()).permanent()).await.unwrap()),
+            2 => {
+                drop(other.memory().store_many((3_000..3_100).map(note).collect(), Atomicity::Together).await.unwrap())
+            }
+            3 => drop(other.memory().update(Update::new("n1").content("of the year 2399").scope(ada())).await.unwrap()),
+            4 => drop(one.memory().delete(Delete::new("n3001").scope(ada())).await.unwrap()),
+            _ => drop(other.memory().update(Update::new("n3").content("a report").scope(ada())).await.unwrap()),
+        }
+        let known = found(&one).await;
+        assert_eq!(known, found(&engine(directory.path()).await).await, "round {round}");
+        assert_eq!(known, found(&one).await, "round {round}, again");
+        assert_ne!(known, first, "round {round}");
+    }
 }
 
 #[tokio::test]

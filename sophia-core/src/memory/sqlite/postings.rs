@@ -1,8 +1,11 @@
 //! Where the words of a question stand, within one wall.
 
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::Mutex;
 use rusqlite::Connection;
 
-use super::internal;
+use super::{internal, vectors::Block};
 use crate::{
     Result,
     memory::{
@@ -14,11 +17,87 @@ use crate::{
 
 /// Most records that are looked at for one word: the newest. Beyond, the word says little anyway.
 const MAX_RECORDS_OF_A_WORD: usize = 16_384;
+/// Words that stand in at least so many records are kept between searches, and so many of them: 4 MB a wall.
+const MIN_KEPT_RECORDS: usize = 1_024;
+const MAX_KEPT_WORDS: usize = 64;
 /// Most records that are looked at for all words of one question together.
 const MAX_RECORDS: usize = 65_536;
 
 /// Most words of a wall among which those are looked for that a typo may have been meant as.
 const MAX_VOCABULARY: usize = 200_000;
+
+/// Frequent words of a wall, with the places of the newest records in which they stand: what is asked for often is read
+/// once, and after that only what was added.
+///
+/// Places are those of the segment, and only what was added behind them is unknown: with any other change, all is forgotten.
+#[derive(Debug, Default)]
+pub(super) struct FrequentWords(Mutex<HashMap<String, Standing>>);
+
+/// Where a word stands.
+#[derive(Debug, Clone)]
+struct Standing {
+    /// Newest first.
+    places: Arc<[u32]>,
+    /// Whether it stands in more records, older ones.
+    is_cut: bool,
+    /// The newest record that was looked at.
+    newest: i64,
+}
+
+impl FrequentWords {
+    pub(super) fn clear(&mut self) {
+        self.0.get_mut().clear();
+    }
+
+    /// Returns where a word stands in the block that `segment` is of, which holds the changes up to `change`.
+    fn standing(
+        &self,
+        connection: &Connection,
+        wall: i64,
+        term: &Term,
+        segment: &Segment,
+        change: i64,
+    ) -> Result<Standing> {
+        // What typos may have been meant as is another set of words each time.
+        let known = if term.meant.is_empty() { self.0.lock().get(&term.stem).cloned() } else { None };
+        let after = known.as_ref().map_or(0, |known| known.newest);
+        let seqs = records_of(connection, wall, term, after, MAX_RECORDS_OF_A_WORD + 1)?;
+        if let Some(known) = known.as_ref().filter(|_| seqs.is_empty()) {
+            return Ok(known.clone());
+        }
+        let newest = seqs.first().copied().unwrap_or_default();
+        let mut below = segment.places();
+        let mut places: Vec<u32> = Vec::with_capacity(seqs.len());
+        for seq in &seqs {
+            if let Some(place) = segment.find_below(*seq, below) {
+                below = place;
+                places.push(place);
+            }
+        }
+        if let Some(known) = &known {
+            places.extend_from_slice(&known.places);
+        }
+        let is_cut = places.len() > MAX_RECORDS_OF_A_WORD || known.is_some_and(|known| known.is_cut);
+        places.truncate(MAX_RECORDS_OF_A_WORD);
+        let standing = Standing { places: places.into(), is_cut, newest };
+        if term.meant.is_empty() && standing.places.len() >= MIN_KEPT_RECORDS && is_as_new(connection, change)? {
+            let mut words = self.0.lock();
+            if words.len() >= MAX_KEPT_WORDS {
+                words.clear();
+            }
+            words.insert(term.stem.clone(), standing.clone());
+        }
+        Ok(standing)
+    }
+}
+
+/// Returns whether a connection sees all that a block holds. One that began before sees less, and must not keep it.
+fn is_as_new(connection: &Connection, change: i64) -> Result<bool> {
+    connection
+        .prepare_cached("SELECT coalesce(max(change), 0) >= ?1 FROM changes")
+        .and_then(|mut statement| statement.query_row([change], |row| row.get(0)))
+        .map_err(internal("memory.search"))
+}
 
 /// The records of a wall in which words of a question stand.
 #[derive(Debug, Default)]
@@ -36,34 +115,28 @@ impl Postings {
         connection: &Connection,
         wall: i64,
         terms: &[Term],
-        segment: &Segment,
+        block: &Block,
         keep: &Keep,
     ) -> Result<Postings> {
+        let segment = &block.segment;
         let mut keys: Vec<u64> = Vec::new();
         let mut postings = Postings { weights: Weights::new(segment.mean_words()), ..Postings::default() };
         let mut left = MAX_RECORDS;
         for (term, asked) in terms.iter().enumerate() {
-            let most = left.min(MAX_RECORDS_OF_A_WORD);
-            let seqs = records_of(connection, wall, asked, most + 1)?;
-            let is_cut = seqs.len() > most;
-            left -= seqs.len().min(most);
-            let mut below = segment.places();
-            let mut frequency = 0;
-            for seq in seqs.into_iter().take(most) {
-                let Some(place) = segment.find_below(seq, below) else { continue };
-                below = place;
-                frequency += 1;
-                if segment.keeps(keep, place) {
-                    keys.push(u64::from(place) << TERM_BITS | term as u64);
-                }
-            }
+            let standing = block.frequent.standing(connection, wall, asked, segment, block.last_change())?;
+            let places = &standing.places[..standing.places.len().min(left)];
+            let is_cut = standing.is_cut || places.len() < standing.places.len();
+            left -= places.len();
+            let kept = places.iter().filter(|place| segment.keeps(keep, **place));
+            keys.extend(kept.map(|place| u64::from(*place) << TERM_BITS | term as u64));
+            let (frequency, below) = (places.len() as f64, places.last().copied().unwrap_or(segment.places()));
             if is_cut {
                 postings.cut.push(term);
             }
             let looked_at = if is_cut { f64::from(segment.places() - below) } else { f64::from(segment.places()) };
             // Of a word that is everywhere, the newest records tell how frequent it is.
             let all = f64::from(segment.places()) / looked_at.max(1.0);
-            let frequency = (f64::from(frequency) * all).min(segment.len() as f64);
+            let frequency = (frequency * all).min(segment.len() as f64);
             postings.weights.push(frequency, segment.len() as f64);
         }
         // Runs in descending order: what a merge sort is good at.
@@ -129,13 +202,15 @@ pub(super) fn vocabulary(connection: &Connection, wall: i64) -> Result<(Vec<Stri
 /// Bits for the number of a term in a key that is sorted; a set of terms has 64.
 const TERM_BITS: u32 = 6;
 
-/// Returns the newest records in which a word stands.
-fn records_of(connection: &Connection, wall: i64, term: &Term, most: usize) -> Result<Vec<i64>> {
+/// Returns the newest records after one in which a word stands.
+fn records_of(connection: &Connection, wall: i64, term: &Term, after: i64, most: usize) -> Result<Vec<i64>> {
     // Quoted, so that nothing in it is a command.
     let quoted = |stem: &String| format!("\"{}\"", words::index_term(wall, stem));
     let query = std::iter::once(&term.stem).chain(&term.meant).map(quoted).collect::<Vec<_>>().join(" OR ");
     connection
-        .prepare_cached("SELECT rowid FROM record_words WHERE record_words MATCH ?1 ORDER BY rowid DESC LIMIT ?2")
-        .and_then(|mut statement| statement.query_map((query, most as i64), |row| row.get(0))?.collect())
+        .prepare_cached(
+            "SELECT rowid FROM record_words WHERE record_words MATCH ?1 AND rowid > ?2 ORDER BY rowid DESC LIMIT ?3",
+        )
+        .and_then(|mut statement| statement.query_map((query, after, most as i64), |row| row.get(0))?.collect())
         .map_err(internal("memory.search"))
 }

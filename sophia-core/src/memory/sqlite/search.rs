@@ -220,7 +220,7 @@ impl<'a> Search<'a> {
             let former = former.map(|block| (keep(&block), block)).collect();
             let keep = keep(&block);
             let terms = self.terms_of(*wall, &mut question)?;
-            let postings = Postings::read(self.connection, *wall, &terms, &block.segment, &keep)?;
+            let postings = Postings::read(self.connection, *wall, &terms, &block, &keep)?;
             let (least, candidates) = (0.0, BTreeSet::new());
             let search = &self;
             parts.push(Part { search, wall: *wall, block, keep, former, terms, postings, least, candidates });

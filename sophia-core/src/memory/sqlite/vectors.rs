@@ -12,6 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Row as SqlRow};
 use super::{
     block_files::{self, BlockFiles},
     internal,
+    postings::FrequentWords,
 };
 use crate::{
     Result,
@@ -49,6 +50,7 @@ pub(super) struct Block {
     pub segment: Segment,
     /// Words of messages that were read lately.
     pub lexicon: Mutex<Lexicon>,
+    pub frequent: FrequentWords,
     /// Last change that it holds; -1 before it was read.
     change: i64,
     /// Rows that were read or changed since there was a file of it.
@@ -112,7 +114,6 @@ impl Block {
             .map_err(internal("memory.search"))
     }
 
-    #[cfg(test)]
     pub(super) fn last_change(&self) -> i64 {
         self.change
     }
@@ -160,6 +161,10 @@ impl Block {
                     .prepare_cached(&format!("{SELECT} WHERE r.seq = ?2 AND r.wall = ?3"))
                     .map_err(&failed)?;
                 for seq in changed {
+                    // Places hold as long as all that comes is behind them.
+                    if self.segment.places().checked_sub(1).is_some_and(|last| self.segment.row(last).seq >= seq) {
+                        self.frequent.clear();
+                    }
                     let found = statement.query_row((key.model, seq, key.wall), entry).optional().map_err(&failed)?;
                     if self.segment.find(seq).is_some() {
                         self.lexicon.get_mut().clear();
@@ -179,6 +184,7 @@ impl Block {
         let failed = internal("memory.search");
         self.segment = Segment::new(self.segment.dimensions());
         self.lexicon.get_mut().clear();
+        self.frequent.clear();
         let count: i64 = connection
             .prepare_cached("SELECT count(*) FROM records WHERE wall = ?1")
             .and_then(|mut statement| statement.query_row([key.wall], |row| row.get(0)))
