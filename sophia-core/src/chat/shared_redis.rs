@@ -564,7 +564,8 @@ impl Inner {
             log.taken_over_us = newest.max(since);
             since
         };
-        for logged in entries.iter().filter(|logged| logged.at_us >= since && logged.origin != self.origin) {
+        // Not those again that were taken over: what was asked since then is as new as can be.
+        for logged in entries.iter().filter(|logged| logged.at_us > since && logged.origin != self.origin) {
             self.cache.remove(logged.filter.clone());
         }
     }

@@ -130,6 +130,7 @@ async fn what_one_engine_invalidates_no_engine_gives() {
     let (server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
     let redis = || RedisConfig::url(server.url());
     let (one, two) = (chatting(redis(), &mock).await, chatting(redis(), &mock).await);
+    let other = chatting(redis(), &mock).await;
     for which in [Invalidate::tag("t"), Invalidate::scope(ada()), Invalidate::context("c"), Invalidate::all()] {
         let request = || ask("x").tag("t").context("c");
         one.chat().complete(request()).await.unwrap();
@@ -137,14 +138,18 @@ async fn what_one_engine_invalidates_no_engine_gives() {
         let calls = mock.calls();
         one.chat().invalidate(&which).unwrap();
         // Near copies of others go as soon as they hear; the shared one went before this engine reads it again.
-        until("the other has heard", async || two.chat().hit(&request()).is_none()).await;
+        for engine in [&two, &other] {
+            until("the others have heard", async || engine.chat().hit(&request()).is_none()).await;
+        }
         until("it is asked for again", async || {
             let (status, tier) = status(two.chat(), request()).await;
             status == CacheStatus::Miss && tier.is_none() && mock.calls() == calls + 1
         })
         .await;
-        until("it is shared again", async || one.chat().complete(request()).await.unwrap().cache.tier.is_some()).await;
+        assert_eq!(status(other.chat(), request()).await, L2, "{which:?}");
         assert_eq!(mock.calls(), calls + 1, "{which:?}");
+        // The one that invalidated takes nothing from Redis before it knows that it was heard there.
+        until("it is shared again", async || one.chat().complete(request()).await.unwrap().cache.tier.is_some()).await;
     }
 }
 
