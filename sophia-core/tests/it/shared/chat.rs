@@ -146,10 +146,11 @@ async fn what_one_engine_invalidates_no_engine_gives() {
             status == CacheStatus::Miss && tier.is_none() && mock.calls() == calls + 1
         })
         .await;
-        assert_eq!(status(other.chat(), request()).await, L2, "{which:?}");
-        assert_eq!(mock.calls(), calls + 1, "{which:?}");
-        // The one that invalidated takes nothing from Redis before it knows that it was heard there.
-        until("it is shared again", async || one.chat().complete(request()).await.unwrap().cache.tier.is_some()).await;
+        // Who asks before the new answer has reached Redis, or before the removal is known to be there, asks for itself.
+        for engine in [&one, &other] {
+            until("it is shared again", async || engine.chat().complete(request()).await.unwrap().cache.tier.is_some())
+                .await;
+        }
     }
 }
 
