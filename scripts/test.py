@@ -196,6 +196,7 @@ def run(step: Step, failed: set[str], out: IO[str] = sys.stdout) -> Outcome:
 def run_two_at_a_time(chosen: list[Step], failed: set[str]) -> list[Outcome]:
     """Runs steps in their order, each as soon as the two before it leave room and those that it needs are done."""
     running: dict[str, Future[Outcome]] = {}
+    showing = threading.Lock()
 
     def ran(step: Step) -> Outcome:
         # Those come before it, so they have begun.
@@ -203,7 +204,7 @@ def run_two_at_a_time(chosen: list[Step], failed: set[str]) -> list[Outcome]:
         with tempfile.TemporaryFile("w+") as out:
             outcome = run(step, bad, out)
             out.seek(0)
-            with SHOWING:
+            with showing:
                 shutil.copyfileobj(out, sys.stdout)
                 sys.stdout.flush()
         return outcome
@@ -212,10 +213,6 @@ def run_two_at_a_time(chosen: list[Step], failed: set[str]) -> list[Outcome]:
         for step in chosen:
             running[step.name] = pool.submit(ran, step)
         return [future.result() for future in running.values()]
-
-
-# Held while a step shows what it said.
-SHOWING = threading.Lock()
 
 
 def execute(command: list[str], extra: dict[str, str], out: IO[str]) -> str | None:

@@ -13,6 +13,8 @@ from pathlib import Path
 from prepare import ROOT, VENV, VENV_BIN
 
 PACKAGE = ROOT / "sophia-py" / "python"
+# Linux, macOS.
+NAMES = ("lib_sophia.so", "lib_sophia.dylib")
 
 
 def main(built: Path) -> None:
@@ -31,10 +33,6 @@ def main(built: Path) -> None:
         text=True,
     )
     print(f"{module.relative_to(ROOT)}, {metadata.stdout.strip()}")
-
-
-# Linux, macOS.
-NAMES = ("lib_sophia.so", "lib_sophia.dylib")
 
 
 if __name__ == "__main__":

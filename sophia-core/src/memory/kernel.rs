@@ -81,30 +81,52 @@ mod x86 {
         let width = query[0].len();
         // Four at a time: the query is read once for them, and their sums are put together at once.
         let (fours, left) = out.as_chunks_mut::<4>();
-        let (rows, rest) = rows.split_at(fours.len() * 4 * width);
-        for (rows, out) in rows.chunks_exact(4 * width).zip(fours) {
-            avx2_four(query, rows, out);
+        let (of_fours, of_left) = rows.split_at(fours.len() * 4 * width);
+        for (rows, out) in of_fours.chunks_exact(4 * width).zip(fours) {
+            let four = avx2_add_up(avx2_sums(query, rows));
+            // SAFETY: `out` has room for four numbers.
+            unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), four) };
         }
-        for (row, out) in rest.chunks_exact(width).zip(left) {
-            *out = dot(query, row, 0);
+        let none = _mm256_setzero_si256();
+        for (row, out) in of_left.chunks_exact(width).zip(left) {
+            let [sum] = avx2_sums(query, row);
+            *out = _mm_cvtsi128_si32(avx2_add_up([sum, none, none, none]));
+        }
+        let whole = width / AVX2_LANES * AVX2_LANES;
+        if whole < width {
+            for (row, out) in rows.chunks_exact(width).zip(out) {
+                *out += dot(query, row, whole);
+            }
         }
     }
 
+    /// Bytes of a row that are compared at once.
+    const AVX2_LANES: usize = 32;
+
+    /// Adds up the numbers of each sum.
     #[target_feature(enable = "avx2")]
     #[inline]
-    fn avx2_four(query: [&[i8]; 2], rows: &[u8], out: &mut [i32; 4]) {
-        const LANES: usize = 32;
+    fn avx2_add_up(sums: [__m256i; 4]) -> __m128i {
+        let pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(sums[0], sums[1]), _mm256_hadd_epi32(sums[2], sums[3]));
+        _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs))
+    }
+
+    /// Returns for each row numbers that add up to its dot product, but for the bytes at its end that are less than a register.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn avx2_sums<const ROWS: usize>(query: [&[i8]; 2], rows: &[u8]) -> [__m256i; ROWS] {
         // A lane takes four products of at most 15 · 127 from each: so many fit 16 bits.
-        const FEW: usize = 4 * LANES;
+        const FEW: usize = 4 * AVX2_LANES;
         let [first, second] = query;
         let width = first.len();
-        let whole = width / LANES * LANES;
+        let whole = width / AVX2_LANES * AVX2_LANES;
+        assert!(second.len() == width && rows.len() == ROWS * width);
         let (half, ones) = (_mm256_set1_epi8(0x0f), _mm256_set1_epi16(1));
-        let mut sums = [_mm256_setzero_si256(); 4];
+        let mut sums = [_mm256_setzero_si256(); ROWS];
         for from in (0..whole).step_by(FEW) {
-            let mut few = [_mm256_setzero_si256(); 4];
-            for at in (from..whole.min(from + FEW)).step_by(LANES) {
-                // SAFETY: both slices are at least `at + LANES` bytes long, and loads may be unaligned.
+            let mut few = [_mm256_setzero_si256(); ROWS];
+            for at in (from..whole.min(from + FEW)).step_by(AVX2_LANES) {
+                // SAFETY: both slices are at least `at + AVX2_LANES` bytes long, and loads may be unaligned.
                 let (a, b) = unsafe {
                     (
                         _mm256_loadu_si256(first.as_ptr().add(at).cast()),
@@ -112,7 +134,7 @@ mod x86 {
                     )
                 };
                 for (row, few) in few.iter_mut().enumerate() {
-                    // SAFETY: there are four rows of `width` bytes, which is at least `at + LANES`.
+                    // SAFETY: there are so many rows of `width` bytes, which is at least `at + AVX2_LANES`.
                     let bytes = unsafe { _mm256_loadu_si256(rows.as_ptr().add(row * width + at).cast()) };
                     let lower = _mm256_and_si256(bytes, half);
                     let upper = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), half);
@@ -124,15 +146,7 @@ mod x86 {
                 *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(few, ones));
             }
         }
-        let pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(sums[0], sums[1]), _mm256_hadd_epi32(sums[2], sums[3]));
-        let four = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs));
-        // SAFETY: `out` has room for four numbers.
-        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), four) };
-        if whole < width {
-            for (out, row) in out.iter_mut().zip(rows.chunks_exact(width)) {
-                *out += dot(query, row, whole);
-            }
-        }
+        sums
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]

@@ -39,10 +39,11 @@ pub(crate) struct Ranked {
     pub explain: Explain,
 }
 
-/// Returns what scores are measured against: BM25 and cosine of everything that is ranked, and the least of all cosines.
+/// Returns what scores are measured against: BM25 and cosine of everything that is ranked, and the least of all cosines, 0 at
+/// most.
 pub(crate) fn scale(measures: impl Iterator<Item = (Option<f64>, Option<f64>)>, least: f64) -> Scale {
     // Zero is in the range: a single weak record is not a perfect one.
-    let mut scale = Scale { keyword: 0.0, semantic: (least.min(0.0), 0.0) };
+    let mut scale = Scale { keyword: 0.0, semantic: (least, 0.0) };
     for (keyword, semantic) in measures {
         scale.keyword = scale.keyword.max(keyword.unwrap_or(0.0));
         let (low, high) = &mut scale.semantic;

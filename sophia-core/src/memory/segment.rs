@@ -103,11 +103,7 @@ impl Segment {
     /// Puts a segment together that was taken apart: rows in the order of their numbers.
     pub fn from_parts(rows: Vec<Row>, vectors: ByteVectors) -> Segment {
         let mut segment = Segment { rows, vectors, sessions: HashMap::new(), counts: Counts::default() };
-        for (place, row) in segment.rows.iter().enumerate() {
-            segment.counts.words += u64::from(row.words);
-            segment.counts.missing += usize::from(!segment.vectors.has(place) && !row.archived);
-            segment.counts.with_vector += usize::from(segment.vectors.has(place) && !row.archived);
-        }
+        (0..segment.rows.len()).for_each(|place| segment.count_in(place));
         segment.group_sessions();
         segment
     }
@@ -193,9 +189,7 @@ impl Segment {
                 place
             }
         };
-        self.counts.words += u64::from(row.words);
-        self.counts.missing += usize::from(!self.vectors.has(place) && !row.archived);
-        self.counts.with_vector += usize::from(self.vectors.has(place) && !row.archived);
+        self.count_in(place);
     }
 
     /// Removes a record; nothing of its vector is left.
@@ -317,6 +311,14 @@ impl Segment {
 
     fn find_any(&self, seq: i64) -> Option<usize> {
         self.rows.binary_search_by_key(&seq, |row| row.seq).ok()
+    }
+
+    /// Adds what a row counts for to the sums.
+    fn count_in(&mut self, place: usize) {
+        let (row, has_vector) = (self.rows[place], self.vectors.has(place));
+        self.counts.words += u64::from(row.words);
+        self.counts.missing += usize::from(!has_vector && !row.archived);
+        self.counts.with_vector += usize::from(has_vector && !row.archived);
     }
 
     /// Takes what a row counts for off the sums.

@@ -24,20 +24,18 @@ pub(super) async fn keep(taken: &Taken, thread: i64, tenant: Option<&str>, value
     }
     let mut packer = Packer::new()?;
     let parts: Vec<_> = parts.into_iter().map(|part| (packed::hash_of_bytes(part), part)).collect();
-    let mut hashes = parts.iter().map(|(hash, _)| *hash).collect::<Vec<_>>().into_iter();
-    let mut numbers = keep_all(taken, thread, tenant, parts, |part| packer.pack(part)).await?.into_iter();
+    let hashes: Vec<_> = parts.iter().map(|(hash, _)| *hash).collect();
+    let numbers = keep_all(taken, thread, tenant, parts, |part| packer.pack(part)).await?;
+    let mut parts = numbers.into_iter().zip(hashes);
     // A list is written when the numbers of its runs are known.
     let mut kept: Vec<Option<i64>> = Vec::with_capacity(values.len());
     let mut lists = Vec::new();
     for cut in cuts {
         match cut {
-            None => {
-                hashes.next();
-                kept.push(numbers.next());
-            }
+            None => kept.push(parts.next().map(|(number, _)| number)),
             Some(cut) => {
-                let runs = numbers.by_ref().take(cut.runs.len()).collect();
-                let hash = packed::hash_of_list(cut.format, cut.count, hashes.by_ref().take(cut.runs.len()));
+                let (runs, hashes): (_, Vec<_>) = parts.by_ref().take(cut.runs.len()).unzip();
+                let hash = packed::hash_of_list(cut.format, cut.count, hashes.into_iter());
                 lists.push((hash, List { format: cut.format, count: cut.count, runs }.write()));
                 kept.push(None);
             }

@@ -77,7 +77,7 @@ impl FrequentWords {
         if let Some(known) = &known {
             places.extend_from_slice(&known.places);
         }
-        let is_cut = places.len() > MAX_RECORDS_OF_A_WORD || known.is_some_and(|known| known.is_cut);
+        let is_cut = seqs.len().max(places.len()) > MAX_RECORDS_OF_A_WORD || known.is_some_and(|known| known.is_cut);
         places.truncate(MAX_RECORDS_OF_A_WORD);
         let standing = Standing { places: places.into(), is_cut, newest };
         if term.meant.is_empty() && standing.places.len() >= MIN_KEPT_RECORDS && is_as_new(connection, change)? {
