@@ -26,6 +26,7 @@ mod secret;
 mod signal;
 mod sophia;
 mod toolset;
+mod vectors;
 mod wire;
 
 pub mod chat;

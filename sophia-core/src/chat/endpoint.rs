@@ -4,7 +4,7 @@ use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 use reqwest::{
-    Client, Response, Url,
+    Client, Method, Request, Response, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 use serde_json::{Map, Value};
@@ -24,6 +24,9 @@ use crate::{
 
 /// How much of a failure's body is read, in bytes.
 const MAX_FAILURE_BYTES: usize = 64 << 10;
+/// Whole bodies, and those that come in events.
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 /// Version of Anthropic's protocol that is spoken, unless `headers` says another.
 const ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 
@@ -96,7 +99,7 @@ impl Endpoint {
             None => None,
         };
         let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_TYPE, JSON);
         let key_path = format!("{path}.api_key");
         match (config.kind, &api_key) {
             (ProviderKind::Anthropic, key) => {
@@ -172,7 +175,7 @@ impl Endpoint {
 
     /// Asks, and returns the response once it is known to be a success.
     pub async fn get(&self, operation: &'static str, path: &str) -> Result<Response> {
-        self.send(operation, path, None, HeaderMap::new(), "application/json").await
+        self.send(operation, path, None, HeaderMap::new(), JSON).await
     }
 
     /// Sends a body, and returns the response once it is known to be a success. `more` are headers of this request.
@@ -184,7 +187,7 @@ impl Endpoint {
         more: HeaderMap,
     ) -> Result<Response> {
         let streamed = body.get("stream") == Some(&Value::Bool(true));
-        let accept = if streamed { "text/event-stream" } else { "application/json" };
+        let accept = if streamed { EVENTS } else { JSON };
         self.send(operation, path, Some(encode(operation, body)?), more, accept).await
     }
 
@@ -194,15 +197,17 @@ impl Endpoint {
         path: &str,
         body: Option<Vec<u8>>,
         more: HeaderMap,
-        accept: &'static str,
+        accept: HeaderValue,
     ) -> Result<Response> {
         let client = self.client(operation)?;
-        let request = match body {
-            Some(body) => client.post(self.url(path)).body(body),
-            None => client.get(self.url(path)),
-        };
-        let request = request.headers(self.0.headers.clone()).headers(more).header(ACCEPT, accept);
-        let response = self.timed(operation, request.send()).await?;
+        let mut request = Request::new(if body.is_some() { Method::POST } else { Method::GET }, self.url(path));
+        *request.body_mut() = body.map(Into::into);
+        let headers = request.headers_mut();
+        headers.clone_from(&self.0.headers);
+        // What is of this request stands in place of what is configured.
+        headers.extend(more);
+        headers.insert(ACCEPT, accept);
+        let response = self.timed(operation, client.execute(request)).await?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -273,8 +278,10 @@ impl Endpoint {
         self.0.client.get(operation, &self.0.base_url)
     }
 
-    fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.0.base_url.as_str().trim_end_matches('/'))
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.0.base_url.clone();
+        url.set_path(&format!("{}{path}", self.0.base_url.path().trim_end_matches('/')));
+        url
     }
 
     async fn timed<T>(&self, operation: &'static str, work: impl Future<Output = reqwest::Result<T>>) -> Result<T> {
@@ -484,6 +491,6 @@ mod tests {
         assert_eq!(name.expose(), "<sophia-core>");
         let provider = build(&ProviderConfig::openai("a", "http://h/v1/").api_key("sk-1")).unwrap();
         assert!(!format!("{provider:?} {:?}", provider.0.headers).contains("sk-1"));
-        assert_eq!(provider.url("/models"), "http://h/v1/models");
+        assert_eq!(provider.url("/models").as_str(), "http://h/v1/models");
     }
 }

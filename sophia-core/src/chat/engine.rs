@@ -222,7 +222,7 @@ impl Chat {
         }
         self.refuse_only(OPERATION, request.cache)?;
         let cache = before(prepared.key);
-        let (flown, trace) = (Instant::now(), prepared.trace.clone());
+        let (flown, trace) = (prepared.trace.start(), prepared.trace.clone());
         let rider = self.join(OPERATION, request, prepared, deadline, Form::Parts)?;
         let stream = ChatStream::live(rider, cache, start, deadline, meter);
         Ok(stream.explaining(trace, flown).told_to(asked.take()).saving(&self.0.accounts, request.scope.as_ref()))
@@ -515,7 +515,8 @@ impl Chat {
         request: &'a ChatRequest,
         asked: Option<&Asked>,
     ) -> Result<Prepared<'a>> {
-        let (start, trace) = (Instant::now(), Trace::new(request.explain));
+        let trace = Trace::new(request.explain);
+        let start = trace.start();
         request.validate(operation)?;
         self.explicit_ttl(operation, request.ttl)?;
         let model = self.router().model(operation, request.model.as_deref())?;
@@ -546,7 +547,7 @@ impl Chat {
         if request.cache == CacheMode::Refresh {
             return None;
         }
-        let looked = Instant::now();
+        let looked = prepared.trace.start();
         let found = self.0.cache.look(&prepared.key?);
         let outcome = match &found {
             Some((_, Freshness::Fresh)) => "hit",
@@ -617,7 +618,7 @@ impl Chat {
         self.refuse_only(OPERATION, request.cache)?;
         let deadline = self.deadline(request.timeout);
         let mut cache = before(prepared.key);
-        let (flown, trace) = (Instant::now(), prepared.trace.clone());
+        let (flown, trace) = (prepared.trace.start(), prepared.trace.clone());
         let completion = if prepared.key.is_none() {
             let call = self.call(OPERATION, request, prepared, deadline, self.0.cache.epoch())?;
             let completion = deadline.run(OPERATION, flight::alone(&*self.0.provider, &call)).await?;

@@ -44,20 +44,25 @@ impl Trace {
         Trace(is_asked_for.then(Arc::default))
     }
 
-    /// Notes what a stage did since `start`.
-    pub fn note(&self, stage: &'static str, outcome: &'static str, start: Instant) {
+    /// Returns when a stage begins; `None` where nobody asked, so that nothing is spent on the clock.
+    pub fn start(&self) -> Option<Instant> {
+        self.0.as_ref().map(|_| Instant::now())
+    }
+
+    /// Notes what a stage did since [`Trace::start`].
+    pub fn note(&self, stage: &'static str, outcome: &'static str, start: Option<Instant>) {
         self.note_with(stage, outcome, start, || None);
     }
 
-    /// Notes what a stage did since `start`, with a detail that is made only where somebody asked.
+    /// Notes what a stage did since [`Trace::start`], with a detail that is made only where somebody asked.
     pub fn note_with(
         &self,
         stage: &'static str,
         outcome: &'static str,
-        start: Instant,
+        start: Option<Instant>,
         detail: impl FnOnce() -> Option<Value>,
     ) {
-        let Some(notes) = &self.0 else { return };
+        let (Some(notes), Some(start)) = (&self.0, start) else { return };
         let took_ms = start.elapsed().as_secs_f64() * 1000.0;
         let detail = detail();
         let mut notes = notes.lock();
@@ -89,9 +94,9 @@ mod tests {
     #[test]
     fn notes_are_taken_only_where_they_are_asked_for_and_are_bounded() {
         let (off, on) = (Trace::new(false), Trace::new(true));
-        off.note_with("key", "made", Instant::now(), || panic!("made for nobody"));
+        off.note_with("key", "made", off.start(), || panic!("made for nobody"));
         assert_eq!(off.explanation(), None);
-        (0..100).for_each(|_| on.clone().note("key", "made", Instant::now()));
+        (0..100).for_each(|_| on.clone().note("key", "made", on.start()));
         assert_eq!(on.explanation().unwrap().stages.len(), MAX_NOTES);
     }
 }

@@ -260,7 +260,7 @@ impl Rider {
     }
 
     /// Returns what the stages of this caller and of the flight noted; `None` where it is not asked for.
-    pub fn explain(&self, own: &Trace, flown: Instant) -> Option<Explanation> {
+    pub fn explain(&self, own: &Trace, flown: Option<Instant>) -> Option<Explanation> {
         own.take_in(&self.flight.call.trace);
         own.note("flight", if self.role == Role::Follower { "joined" } else { "led" }, flown);
         own.explanation()

@@ -70,7 +70,7 @@ impl Keep {
     }
 
     fn keep_noted(&self, keeping: Option<&Keeping>, completion: Completion, trace: &Trace) -> Completion {
-        let start = std::time::Instant::now();
+        let start = trace.start();
         let kept = self.keep(keeping, completion);
         trace.note("keep", if kept.ttl_s.is_some() { "kept" } else { "not_kept" }, start);
         kept

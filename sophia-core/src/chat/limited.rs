@@ -42,7 +42,7 @@ impl<P: ChatProvider> ChatProvider for Limited<P> {
 
     async fn complete(&self, call: &ProviderCall) -> Result<Completion> {
         // Before the queue: who is over a limit takes nobody's place in it.
-        let start = std::time::Instant::now();
+        let start = call.trace.start();
         self.accounts.admit(call.operation, &call.scope).await?;
         let _permit = self.limiter.acquire(call.operation, forever()).await?;
         call.trace.note("admission", "admitted", start);
@@ -52,7 +52,7 @@ impl<P: ChatProvider> ChatProvider for Limited<P> {
     }
 
     async fn stream(&self, call: &ProviderCall) -> Result<ProviderStream> {
-        let start = std::time::Instant::now();
+        let start = call.trace.start();
         self.accounts.admit(call.operation, &call.scope).await?;
         let permit = self.limiter.acquire(call.operation, forever()).await?;
         call.trace.note("admission", "admitted", start);

@@ -371,7 +371,7 @@ impl ChatProvider for Router {
     }
 
     async fn complete(&self, call: &ProviderCall) -> Result<Completion> {
-        let start = std::time::Instant::now();
+        let start = call.trace.start();
         let (completion, attempts) =
             self.route(call, |route| async move { route.provider.complete(call).await }).await?;
         call.trace.note_with("router", "answered", start, || serde_json::to_value(&attempts).ok());
@@ -380,7 +380,7 @@ impl ChatProvider for Router {
     }
 
     async fn stream(&self, call: &ProviderCall) -> Result<ProviderStream> {
-        let start = std::time::Instant::now();
+        let start = call.trace.start();
         // Another provider is asked only before the first part was given.
         let first = |route: Route| async move {
             let mut stream = route.provider.stream(call).await?;

@@ -60,7 +60,7 @@ impl<P: ChatProvider> SharedTier<P> {
     }
 
     async fn turn(&self, call: &ProviderCall) -> Turn {
-        let start = std::time::Instant::now();
+        let start = call.trace.start();
         let turn = turn(self.shared.as_ref(), call.operation, call.keeping.as_ref(), call.deadline.get()).await;
         let outcome = match &turn {
             _ if self.shared.is_none() => "off",

@@ -42,15 +42,17 @@ const LOG_SLACK_S: u64 = 60;
 const LIST_DIGITS: usize = 32;
 /// Answers of a list that are looked at together.
 const ERASED_AT_ONCE: usize = 256;
+/// Bytes of an answer by which it is told from the next one: most of them are the time at which it was stored.
+const STAMP_BYTES: usize = 24;
 /// First and longest wait before the log is written again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// KEYS answer, lease; ARGV owner, how long a lease lasts. Gives the answer and how long it is there yet; or else takes the
-/// lease, or says who holds it.
+/// KEYS answer, lease; ARGV owner, how long a lease lasts, how an answer begins that does not count. Gives the answer and how
+/// long it is there yet; or else takes the lease, or says who holds it.
 static TURN: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local answer = redis.call('GET', KEYS[1]) \
-         if answer then return {1, answer, redis.call('PTTL', KEYS[1])} end \
+         if answer and (ARGV[3] == '' or string.sub(answer, 1, #ARGV[3]) ~= ARGV[3]) then return {1, answer, redis.call('PTTL', KEYS[1])} end \
          if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return {0, '', 0} end \
          return {2, redis.call('GET', KEYS[2]), 0}",
     )
@@ -357,26 +359,31 @@ impl SharedCache {
         if !self.is_in_step() {
             return None;
         }
-        let claim = self.0.leases.claim(turn);
-        let call = claim.write(TURN.call().key(answer).key(turn));
-        let look = self.0.redis.run_within::<(i64, Vec<u8>, i64)>(operation, self.0.budget, &TURN, &call);
-        let (found, bytes, left_ms) = self.ask(look).await?;
-        match found {
-            0 => return Some(Looked::Turn(Taken::Ours(claim.granted()))),
-            2 => return Some(Looked::Turn(Taken::Theirs(String::from_utf8_lossy(&bytes).into_owned()))),
-            _ => {}
-        }
-        if let Some((at_us, stored)) = Stored::read(&bytes) {
-            let log = self.ask(self.0.log(operation)).await?;
-            let means_it = |filter: &Filter| filter.matches(&keeping.key, &stored.scope, &stored.context, &stored.tags);
-            if !log.iter().any(|logged| logged.at_us >= at_us && means_it(&logged.filter))
-                && let Some(kept) = self.0.bring_up(keeping, stored, left_ms)
-            {
-                return Some(Looked::Kept(kept));
+        let mut invalid = Vec::new();
+        loop {
+            let claim = self.0.leases.claim(turn);
+            let call = claim.write(TURN.call().key(answer).key(turn)).arg(std::mem::take(&mut invalid));
+            let look = self.0.redis.run_within::<(i64, Vec<u8>, i64)>(operation, self.0.budget, &TURN, &call);
+            let (found, mut bytes, left_ms) = self.ask(look).await?;
+            match found {
+                0 => return Some(Looked::Turn(Taken::Ours(claim.granted()))),
+                2 => return Some(Looked::Turn(Taken::Theirs(String::from_utf8_lossy(&bytes).into_owned()))),
+                _ => {}
             }
+            if let Some((at_us, stored)) = Stored::read(&bytes) {
+                let log = self.ask(self.0.log(operation)).await?;
+                let means_it =
+                    |filter: &Filter| filter.matches(&keeping.key, &stored.scope, &stored.context, &stored.tags);
+                if !log.iter().any(|logged| logged.at_us >= at_us && means_it(&logged.filter))
+                    && let Some(kept) = self.0.bring_up(keeping, stored, left_ms)
+                {
+                    return Some(Looked::Kept(kept));
+                }
+            }
+            // What stands there is no answer any more: the next one takes its place, which may be there by now.
+            bytes.truncate(STAMP_BYTES);
+            invalid = bytes;
         }
-        // What stands there is no answer any more: the next one takes its place.
-        self.ask(self.0.leases.take(operation, turn)).await.map(Looked::Turn)
     }
 
     /// Returns whether all that this process invalidated is in the log; goes on writing it where it is not.

@@ -42,7 +42,7 @@ pub struct ChatStream {
     timer: Option<Pin<Box<Sleep>>>,
     meter: Arc<Meter>,
     /// What the stages of this caller noted, and when its flight began.
-    notes: Option<(Trace, Instant)>,
+    notes: Option<(Trace, Option<Instant>)>,
     /// What is told to OpenTelemetry.
     asked: Option<Asked>,
     /// Where it is written down that this caller asked for nothing.
@@ -121,7 +121,7 @@ impl ChatStream {
     }
 
     /// Tells with the last part what each stage did, where that is asked for.
-    pub(crate) fn explaining(mut self, trace: Trace, flown: Instant) -> ChatStream {
+    pub(crate) fn explaining(mut self, trace: Trace, flown: Option<Instant>) -> ChatStream {
         self.notes = Some((trace, flown));
         self
     }

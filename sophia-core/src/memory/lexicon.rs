@@ -7,13 +7,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use serde_json::Value;
 
-use super::{
-    byte_vectors::{ByteVectors, Needle},
-    embed::WordVectors,
-    record::Record,
-    words,
-    words::Term,
-};
+use super::{embed::WordVectors, record::Record, words, words::Term};
+use crate::vectors::{ByteVectors, Needle};
 
 /// Cosine of two words below which they have nothing in common. Of the bundled model's pairs of unrelated words, nearly all
 /// lie below it.

@@ -6,7 +6,7 @@
 //! | know what a record and a query are | `record.rs`, `query.rs`, `arguments.rs` |
 //! | add a store | [`MemoryStore`] (`store.rs`), [`KvTier`] (`kv/tier.rs`), [`GraphStore`] (`graph/store.rs`), [`CheckpointStore`] (`checkpoint/store.rs`), [`Archive`] (`archive/store.rs`) |
 //! | see the SQLite store, the Postgres store | `sqlite/`, `postgres/` |
-//! | see how matches are ranked | `search.rs`, `turns.rs`, `rank.rs`, `conversation.rs`, `stages.rs`; their measures: `bm25.rs`, `words.rs`, `typos.rs`, `lexicon.rs`, `segment.rs`, `kernel.rs` |
+//! | see how matches are ranked | `search.rs`, `turns.rs`, `rank.rs`, `conversation.rs`, `stages.rs`; their measures: `bm25.rs`, `words.rs`, `typos.rs`, `lexicon.rs`, `segment.rs`; which vectors are near: `../vectors/` |
 //! | export, import, back up and check it | `archive/` |
 //! | offer it to models as tools | `tools/` |
 //! | turn text into vectors | [`embed`]; what was made, and making it anew: `embeddings.rs`, `reembed.rs` |
@@ -15,7 +15,6 @@
 mod archive;
 mod arguments;
 mod bm25;
-mod byte_vectors;
 mod checkpoint;
 mod config;
 mod conversation;
@@ -25,7 +24,6 @@ mod graph;
 mod half;
 mod handle;
 mod health;
-mod kernel;
 mod kv;
 mod lexicon;
 mod metrics;

@@ -2,14 +2,11 @@
 //!
 //! It is derived from the store and can be built again at any time. What it finds is settled by the exact vectors.
 
-use std::{cmp::Ordering, collections::HashMap};
+use std::collections::HashMap;
 
-pub(crate) use super::byte_vectors::Needle;
-use super::byte_vectors::{ByteVectors, CHUNK_ROWS};
+pub(crate) use crate::vectors::Needle;
+use crate::vectors::{ByteVectors, Scan};
 
-/// For each row that is wanted, so many of the nearest by half of their bytes are compared by all. So nothing that is among
-/// the nearest is missed in practice (measured by `benches/rust/search.rs`).
-const ROUGH_EACH: usize = 2;
 /// Removed rows that are left in their places before the rest is moved together.
 const MIN_GONE_ROWS: usize = 1_024;
 
@@ -77,22 +74,6 @@ impl Keep {
             Keep::Only(places) => places.binary_search(&place).is_ok(),
         }
     }
-}
-
-/// A vector that was found: an approximate cosine, and whose it is.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Near {
-    pub cosine: f32,
-    pub place: u32,
-}
-
-/// What a scan found.
-#[derive(Debug, Default)]
-pub(crate) struct Scan {
-    /// Best first; of equals the newest first.
-    pub near: Vec<Near>,
-    /// Least cosine of all that was compared, about; 0 at most.
-    pub least: f32,
 }
 
 impl Segment {
@@ -253,60 +234,10 @@ impl Segment {
 
     /// Finds the `count` nearest rows that may be found.
     pub fn scan(&self, needle: &Needle, count: usize, keep: &Keep) -> Scan {
-        if needle.dimensions() != self.dimensions() || needle.dimensions() == 0 || count == 0 {
-            return Scan::default();
-        }
-        let enough = count.saturating_mul(ROUGH_EACH);
         match keep {
-            Keep::Only(places) => self.settle(needle, count, places.iter().copied()),
-            Keep::Active(_) if self.rows.len() <= enough => self.go_through(count, keep, |first, cosines| {
-                self.vectors.cosines(needle, first, cosines);
-            }),
-            Keep::Active(_) => {
-                let rough = self.go_through(enough, keep, |first, cosines| {
-                    self.vectors.rough_cosines(needle, first, cosines);
-                });
-                let near = self.settle(needle, count, rough.near.iter().map(|near| near.place)).near;
-                Scan { near, least: rough.least }
-            }
+            Keep::Only(places) => self.vectors.nearest_of(needle, count, places.iter().copied()),
+            Keep::Active(_) => self.vectors.nearest(needle, count, |place| self.keeps(keep, place)),
         }
-    }
-
-    /// Finds the nearest of all rows, by what `compare` makes of those from a place on.
-    fn go_through(&self, count: usize, keep: &Keep, compare: impl Fn(usize, &mut [f32])) -> Scan {
-        let mut best = Best::new(count);
-        let mut cosines = [0.0; CHUNK_ROWS];
-        for first in (0..self.rows.len()).step_by(CHUNK_ROWS) {
-            let rows = CHUNK_ROWS.min(self.rows.len() - first);
-            compare(first, &mut cosines[..rows]);
-            // What is left of the last chunk is near nothing.
-            cosines[rows..].fill(0.0);
-            for (number, few) in cosines.as_chunks::<FEW_ROWS>().0.iter().enumerate() {
-                // Nearly always none is good enough.
-                if !best.sees(few) {
-                    continue;
-                }
-                for (place, cosine) in (first + number * FEW_ROWS..first + rows).zip(few) {
-                    let near = Near { cosine: *cosine, place: place as u32 };
-                    if *cosine >= best.floor && self.vectors.has(place) && self.keeps(keep, near.place) {
-                        best.take(near);
-                    }
-                }
-            }
-        }
-        best.into_scan()
-    }
-
-    /// Finds the nearest of these rows by all of their bytes.
-    fn settle(&self, needle: &Needle, count: usize, places: impl Iterator<Item = u32>) -> Scan {
-        let mut best = Best::new(count);
-        for place in places {
-            if let Some(cosine) = self.cosine(needle, place) {
-                best.least[0] = best.least[0].min(cosine);
-                best.take(Near { cosine, place });
-            }
-        }
-        best.into_scan()
     }
 
     fn find_any(&self, seq: i64) -> Option<usize> {
@@ -353,64 +284,6 @@ impl Segment {
         self.counts.gone = 0;
         self.group_sessions();
     }
-}
-
-/// Rows whose cosines are compared together, and how many at once.
-const FEW_ROWS: usize = 32;
-const LANES: usize = 8;
-
-/// The best of what was offered.
-struct Best {
-    count: usize,
-    /// At most twice as many as are wanted: half of them go at once, which is cheaper than to keep them in order.
-    kept: Vec<Near>,
-    /// What is below is not among the best.
-    floor: f32,
-    /// The least that was seen, 0 at most; together they are one.
-    least: [f32; LANES],
-}
-
-impl Best {
-    fn new(count: usize) -> Best {
-        Best { count, kept: Vec::new(), floor: f32::NEG_INFINITY, least: [0.0; LANES] }
-    }
-
-    /// Takes note of what was compared; returns whether some of it may be among the best.
-    fn sees(&mut self, cosines: &[f32; FEW_ROWS]) -> bool {
-        // Side by side, so that the compiler compares several at once.
-        let mut greatest = [f32::NEG_INFINITY; LANES];
-        for lanes in cosines.as_chunks::<LANES>().0 {
-            for ((cosine, least), greatest) in lanes.iter().zip(&mut self.least).zip(&mut greatest) {
-                *least = if *cosine < *least { *cosine } else { *least };
-                *greatest = if *cosine > *greatest { *cosine } else { *greatest };
-            }
-        }
-        greatest.iter().any(|greatest| *greatest >= self.floor)
-    }
-
-    /// Takes what may be among the best.
-    fn take(&mut self, near: Near) {
-        if near.cosine < self.floor {
-            return;
-        }
-        self.kept.push(near);
-        if self.kept.len() >= 2 * self.count {
-            self.kept.select_nth_unstable_by(self.count - 1, best_first);
-            self.kept.truncate(self.count);
-            self.floor = self.kept[self.count - 1].cosine;
-        }
-    }
-
-    fn into_scan(mut self) -> Scan {
-        self.kept.sort_unstable_by(best_first);
-        self.kept.truncate(self.count);
-        Scan { near: self.kept, least: self.least.into_iter().fold(0.0, f32::min) }
-    }
-}
-
-/// By cosine, of equals the newest, so that equal cosines give the same answer every time.
-fn best_first(a: &Near, b: &Near) -> Ordering {
-    b.cosine.total_cmp(&a.cosine).then(b.place.cmp(&a.place))
 }
 
 #[cfg(test)]

@@ -5,10 +5,8 @@
 
 use std::io::{self, Read, Write};
 
-use super::{
-    byte_vectors::ByteVectors,
-    segment::{Row, Segment},
-};
+use super::segment::{Row, Segment};
+use crate::vectors::ByteVectors;
 
 const MAGIC: &[u8; 8] = b"SOPHBLK2";
 const HEADER_BYTES: usize = 64;

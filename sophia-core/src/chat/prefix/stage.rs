@@ -1,6 +1,6 @@
 //! The prefix optimiser among the stages: around each provider, whose protocol says which marks there are.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -60,7 +60,7 @@ impl Prefixed {
 
     /// Returns the call with marks. `None` where there is nothing to mark.
     fn prepared(&self, call: &ProviderCall) -> Option<ProviderCall> {
-        let start = Instant::now();
+        let start = call.trace.start();
         let read = call.body.get("tools").into_iter().chain(call.body.get("messages"));
         // What no provider caches is neither marked nor compared: it costs nothing here.
         if !self.is_enabled || read.map(value_weight).sum::<usize>() < marks::min_bytes(&call.model) {

@@ -60,7 +60,7 @@ impl<P: ChatProvider> Semantic<P> {
     }
 
     async fn look(&self, call: &ProviderCall) -> Looked {
-        let start = Instant::now();
+        let start = call.trace.start();
         let Some(learner) = &self.learner else {
             call.trace.note("semantic", "off", start);
             return Looked::Nothing;
@@ -94,7 +94,7 @@ impl<P: ChatProvider> Semantic<P> {
 }
 
 impl<P> Semantic<P> {
-    fn note(&self, call: &ProviderCall, found: &Result<Found>, start: Instant) {
+    fn note(&self, call: &ProviderCall, found: &Result<Found>, start: Option<Instant>) {
         let (outcome, decision) = match found {
             Ok(Found::Served(served)) => {
                 let told = || Some(json!({"key": &*served.key, "similarity": served.similarity}));

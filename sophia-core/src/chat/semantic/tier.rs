@@ -43,8 +43,8 @@ const GRACE: Duration = Duration::from_secs(10);
 const ROW_OVERHEAD: usize = 160;
 /// What a wall takes beside its questions, most of it for labels, in bytes.
 const WALL_OVERHEAD: usize = 5 << 10;
-/// When the bound is reached, this part of it is made free, so that it is not reached again at once.
-const FREED_SHARE: u64 = 8;
+/// When a bound is reached, this part of it is made free, so that it is not reached again at once.
+const FREED_SHARE: usize = 8;
 /// Decisions that the report shows.
 const RECENT: usize = 50;
 /// Walls that the report shows.
@@ -171,6 +171,11 @@ fn fence(history: &[u8; 16], reading: &Reading) -> u64 {
     let mut hasher = DefaultHasher::new();
     (history, &reading.numbers, reading.is_negated()).hash(&mut hasher);
     hasher.finish()
+}
+
+/// Returns the part of so many questions that is forgotten at once.
+fn share(of: usize) -> usize {
+    of.div_ceil(FREED_SHARE)
 }
 
 /// How alike two questions are, and whether the kept answer would be served.
@@ -399,7 +404,8 @@ impl Inner {
         }
         let mut best: Option<Match> = None;
         for near in near {
-            let row = &wall.rows[near.place];
+            let place = near.place as usize;
+            let row = &wall.rows[place];
             if row.is_demoted || row.expires_at <= now {
                 continue;
             }
@@ -410,8 +416,7 @@ impl Inner {
                 true => judge(&row.reading, &asked.reading),
                 false => Err(Veto::Conversation),
             };
-            let found =
-                Match { place: near.place, cosine: near.cosine, answer: answer.clone(), entry: entry.clone(), verdict };
+            let found = Match { place, cosine: near.cosine, answer: answer.clone(), entry: entry.clone(), verdict };
             let is_better = match (&best, &found.verdict) {
                 (None, _) => true,
                 (Some(best), Ok(similarity)) => {
@@ -513,7 +518,7 @@ impl Inner {
                 freed += self.swept(&mut wall, GRACE);
             }
             if wall.rows.len() >= self.config.max_entries {
-                freed += wall.remove_oldest(dimensions);
+                freed += wall.remove_oldest(share(self.config.max_entries), dimensions);
             }
             wall.used_at = now;
             wall.put(row, &asked.vector);
@@ -568,7 +573,7 @@ impl Walls {
         let mut by_use: Vec<_> = self.known.iter().map(|(key, wall)| (wall.lock().used_at, *key)).collect();
         by_use.sort_unstable_by_key(|(used_at, _)| *used_at);
         for (_, key) in by_use.into_iter().filter(|(_, key)| key != except) {
-            if self.bytes as u64 <= max_bytes - max_bytes / FREED_SHARE {
+            if self.bytes as u64 <= max_bytes - max_bytes / FREED_SHARE as u64 {
                 return;
             }
             if let Some(wall) = self.known.remove(&key) {
@@ -578,11 +583,13 @@ impl Walls {
         }
         // Only its own wall is left: the oldest questions go.
         while self.bytes as u64 > max_bytes {
-            let Some(freed) = self.known.get(except).map(|wall| wall.lock().remove_oldest(dimensions)) else { return };
-            if freed == 0 {
+            let Some(wall) = self.known.get(except) else { return };
+            let mut wall = wall.lock();
+            let count = share(wall.rows.len());
+            if count == 0 {
                 return;
             }
-            self.bytes = self.bytes.saturating_sub(freed);
+            self.bytes = self.bytes.saturating_sub(wall.remove_oldest(count, dimensions));
         }
     }
 }
@@ -621,8 +628,10 @@ impl Wall {
         row.weight(dimensions)
     }
 
-    fn remove_oldest(&mut self, dimensions: usize) -> usize {
-        let oldest = self.rows.iter().min_by_key(|row| row.kept_at).map(|row| row.key);
-        oldest.map_or(0, |key| self.remove(&key, dimensions))
+    /// Forgets the oldest questions, and returns how many bytes they took.
+    fn remove_oldest(&mut self, count: usize, dimensions: usize) -> usize {
+        let mut by_age: Vec<_> = self.rows.iter().map(|row| (row.kept_at, row.key)).collect();
+        by_age.sort_unstable_by_key(|(kept_at, _)| *kept_at);
+        by_age.iter().take(count).map(|(_, key)| self.remove(key, dimensions)).sum()
     }
 }

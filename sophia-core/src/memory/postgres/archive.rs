@@ -62,7 +62,7 @@ impl Archive for PostgresStore {
                 if let Item::Record(kept) = item
                     && let Some(NamedVector { model, values }) = &kept.vector
                 {
-                    models.insert(model.clone(), self.link().model(WRITE, model, values.len()).await?);
+                    models.insert(model.clone(), self.link().model(WRITE, "vector", model, values.len()).await?);
                 }
             }
             let taken = self.link().begin(WRITE).await?;

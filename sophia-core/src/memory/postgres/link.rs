@@ -180,11 +180,17 @@ impl Link {
         }
     }
 
-    /// Returns a model, made if it is new. Not within a transaction.
+    /// Returns a model, made if it is new. Not within a transaction. `field` is where its vector was given.
     ///
     /// # Errors
     /// InvalidInput for a number of dimensions that is not the model's.
-    pub async fn model(&self, operation: &'static str, name: &str, dimensions: usize) -> Result<Model> {
+    pub async fn model(
+        &self,
+        operation: &'static str,
+        field: &'static str,
+        name: &str,
+        dimensions: usize,
+    ) -> Result<Model> {
         let known = self.0.models.lock().get(name).copied();
         let model = match known {
             Some(model) => model,
@@ -196,7 +202,7 @@ impl Link {
         };
         if model.dimensions != dimensions {
             let message = format!("has {dimensions} values; those of {name} have {}", model.dimensions);
-            return Err(Error::invalid(operation, "embedding", message));
+            return Err(Error::invalid(operation, field, message));
         }
         Ok(model)
     }

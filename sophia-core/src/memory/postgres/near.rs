@@ -206,7 +206,8 @@ mod tests {
         store.insert(drafts, Atomicity::Together).await.unwrap();
         let link = Link::new(&config, Arc::new(NoSignals)).unwrap();
         let taken = link.session("test").await.unwrap();
-        let aim = Aim { model: link.model("test", "m", 3).await.unwrap(), values: Values(vec![1.0, 0.0, 0.0]) };
+        let aim =
+            Aim { model: link.model("test", "embedding", "m", 3).await.unwrap(), values: Values(vec![1.0, 0.0, 0.0]) };
         assert!(vectors::is_indexed(&taken, aim.model));
         let filter = Filter::new(vec![Scope::new().user("ada")], jiff::Timestamp::now());
         let all = filter::condition(&taken, &filter).await.unwrap();

@@ -48,7 +48,10 @@ pub(super) async fn set(link: &Link, made: Vec<NewVector>) -> Result<u64> {
     let mut models = HashMap::new();
     for NewVector { vector, .. } in &made {
         if !models.contains_key(&vector.model) {
-            models.insert(vector.model.clone(), link.model(OPERATION, &vector.model, vector.values.len()).await?);
+            models.insert(
+                vector.model.clone(),
+                link.model(OPERATION, "embedding", &vector.model, vector.values.len()).await?,
+            );
         }
     }
     let taken = link.begin(OPERATION).await?;

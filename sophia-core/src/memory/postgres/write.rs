@@ -58,7 +58,10 @@ pub(super) async fn insert_all(link: &Link, drafts: Vec<Draft>, atomicity: Atomi
     let mut models = HashMap::new();
     for vector in drafts.iter().filter_map(|draft| draft.vector.as_ref()) {
         if !models.contains_key(&vector.model) {
-            models.insert(vector.model.clone(), link.model(OPERATION, &vector.model, vector.values.len()).await?);
+            models.insert(
+                vector.model.clone(),
+                link.model(OPERATION, "embedding", &vector.model, vector.values.len()).await?,
+            );
         }
     }
     let taken = link.begin(OPERATION).await?;
@@ -289,7 +292,7 @@ pub(super) async fn update(link: &Link, change: Change) -> Result<Record> {
     const OPERATION: &str = "memory.update";
     let Change { update, vector, now } = change;
     let vector = match &vector {
-        Some(vector) => Some((vector, link.model(OPERATION, &vector.model, vector.values.len()).await?)),
+        Some(vector) => Some((vector, link.model(OPERATION, "embedding", &vector.model, vector.values.len()).await?)),
         None => None,
     };
     let taken = link.begin(OPERATION).await?;

@@ -155,6 +155,27 @@ async fn what_one_engine_invalidates_no_engine_gives() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_an_invalidation_one_engine_asks_for_all() {
+    let (server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
+    let redis = || RedisConfig::url(server.url());
+    let (one, two) = (chatting(redis(), &mock).await, chatting(redis(), &mock).await);
+    let other = chatting(redis(), &mock).await;
+    for number in 0..30 {
+        let request = || ask(&format!("x {number}")).tag("t");
+        for engine in [&one, &two, &other] {
+            engine.chat().complete(request()).await.unwrap();
+        }
+        one.chat().invalidate(&Invalidate::tag("t")).unwrap();
+        for engine in [&two, &other] {
+            until("the others have heard", async || engine.chat().hit(&request()).is_none()).await;
+        }
+        let calls = mock.calls();
+        let (first, second) = tokio::join!(two.chat().complete(request()), other.chat().complete(request()));
+        assert_eq!((mock.calls(), &first.unwrap().text), (calls + 1, &second.unwrap().text), "{number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_redis_hits_go_on_and_misses_are_asked() {
     let (mut server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
     let slow = faults::Slow::before(server.port());

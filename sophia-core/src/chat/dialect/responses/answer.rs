@@ -65,13 +65,12 @@ pub(crate) fn answer(mut body: Map<String, Value>, provider: &str, model: &str) 
 
 /// Reads token counts.
 fn usage(usage: &Value) -> Usage {
-    let count = |path: &str| usage.pointer(path).and_then(Value::as_u64);
     Usage {
-        prompt_tokens: count("/input_tokens"),
-        completion_tokens: count("/output_tokens"),
-        cached_tokens: count("/input_tokens_details/cached_tokens"),
-        cache_write_tokens: count("/input_tokens_details/cache_write_tokens"),
-        reasoning_tokens: count("/output_tokens_details/reasoning_tokens"),
+        prompt_tokens: usage["input_tokens"].as_u64(),
+        completion_tokens: usage["output_tokens"].as_u64(),
+        cached_tokens: usage["input_tokens_details"]["cached_tokens"].as_u64(),
+        cache_write_tokens: usage["input_tokens_details"]["cache_write_tokens"].as_u64(),
+        reasoning_tokens: usage["output_tokens_details"]["reasoning_tokens"].as_u64(),
     }
 }
 

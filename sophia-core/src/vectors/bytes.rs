@@ -68,6 +68,11 @@ impl ByteVectors {
         self.scales.len()
     }
 
+    /// Returns how many bytes a row takes.
+    pub fn row_bytes(dimensions: usize) -> usize {
+        2 * width(dimensions) + size_of::<f32>()
+    }
+
     /// Memory that they take, in bytes.
     pub fn bytes(&self) -> usize {
         self.upper.capacity() + self.lower.capacity() + self.scales.capacity() * size_of::<f32>()
@@ -207,7 +212,7 @@ fn quantize(vector: &[f32]) -> (Vec<i8>, f32) {
 }
 
 /// Rows that one call of a kernel compares: the results stay in the fastest cache.
-pub(crate) const CHUNK_ROWS: usize = 256;
+pub(super) const CHUNK_ROWS: usize = 256;
 
 /// Bytes that half a row takes: the halves of two dimensions each.
 fn width(dimensions: usize) -> usize {

@@ -1,0 +1,14 @@
+//! Vectors side by side in memory, as bytes, and which of them are nearest to another.
+//!
+//! | to | open |
+//! |---|---|
+//! | see how they are kept and compared | `bytes.rs` |
+//! | see how the nearest are found | `nearest.rs` |
+//! | see the loop that the time is spent in | `kernel.rs` |
+
+mod bytes;
+mod kernel;
+mod nearest;
+
+pub(crate) use bytes::{ByteVectors, Needle};
+pub(crate) use nearest::{Near, Scan};
