@@ -411,6 +411,13 @@ impl AnswerCache {
     pub(super) fn remove(&self, filter: Filter) -> u64 {
         let mut invalidations = self.0.invalidations.lock();
         let now = self.0.clock.monotonic();
+        // First, so that who finds an entry gone asks for what may be kept.
+        let epoch = self.0.epoch.load(Ordering::Relaxed) + 1;
+        if invalidations.len() == REMEMBERED_INVALIDATIONS {
+            invalidations.pop_front();
+        }
+        invalidations.push_back((epoch, filter.clone()));
+        self.0.epoch.store(epoch, Ordering::Release);
         self.0.refusals.invalidate_all();
         let mut removed = 0;
         let mut remove = |key: &Key, entry: &Entry| {
@@ -423,12 +430,6 @@ impl AnswerCache {
             Some(key) => self.0.entries.get(&key).iter().for_each(|entry| remove(&key, entry)),
             None => self.0.entries.iter().for_each(|(key, entry)| remove(&key, &entry)),
         }
-        let epoch = self.0.epoch.load(Ordering::Relaxed) + 1;
-        if invalidations.len() == REMEMBERED_INVALIDATIONS {
-            invalidations.pop_front();
-        }
-        invalidations.push_back((epoch, filter));
-        self.0.epoch.store(epoch, Ordering::Release);
         removed
     }
 
