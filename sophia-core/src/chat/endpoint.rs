@@ -24,6 +24,8 @@ use crate::{
 
 /// How much of a failure's body is read, in bytes.
 const MAX_FAILURE_BYTES: usize = 64 << 10;
+/// Shorter values of headers are words that hide nothing, such as a version.
+const MIN_SECRET_BYTES: usize = 4;
 /// Whole bodies, and those that come in events.
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
@@ -37,7 +39,8 @@ pub(crate) struct Endpoint(Arc<Shared>);
 struct Shared {
     name: String,
     base_url: Url,
-    api_key: Option<Secret>,
+    /// What must not be told of what the server says: the key, and the values of configured headers.
+    secrets: Vec<Secret>,
     headers: HeaderMap,
     timeout: Duration,
     max_response_bytes: usize,
@@ -125,6 +128,8 @@ impl Endpoint {
         let identity: Vec<_> = identity.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
         let api_key_text = api_key.as_ref().map(Secret::expose);
         let fingerprint = key::of_provider(config.kind.name(), base_url.as_str(), api_key_text, &identity);
+        let values = identity.iter().map(|(_, value)| Secret::new(*value));
+        let secrets = values.chain(api_key).filter(|secret| secret.expose().len() >= MIN_SECRET_BYTES).collect();
         let client = HttpClient::new(HttpOptions {
             addresses: AddressPolicy::AllowPrivate,
             proxy: if is_local(&base_url) { Proxy::None } else { Proxy::System },
@@ -133,7 +138,7 @@ impl Endpoint {
         Ok(Endpoint(Arc::new(Shared {
             name: config.name.clone(),
             base_url,
-            api_key,
+            secrets,
             headers,
             timeout: config.timeout,
             max_response_bytes,
@@ -170,7 +175,7 @@ impl Endpoint {
 
     /// Makes errors about this server.
     pub fn failure(&self, operation: &'static str) -> Failure<'_> {
-        Failure { operation, provider: &self.0.name, api_key: self.0.api_key.as_ref() }
+        Failure { operation, provider: &self.0.name, secrets: &self.0.secrets }
     }
 
     /// Asks, and returns the response once it is known to be a success.
@@ -235,9 +240,7 @@ impl Endpoint {
             return Err(self.failure(operation).garbage(&body));
         };
         match object.get("error") {
-            Some(error) if !error.is_null() && (!object.contains_key(answer) || answer == "output") => {
-                Err(self.failure(operation).reported(error))
-            }
+            Some(error) if is_failure(error) => Err(self.failure(operation).reported(error)),
             _ if object.contains_key(answer) => Ok(object),
             _ => Err(self.failure(operation).garbage(&body)),
         }
@@ -305,6 +308,16 @@ impl Endpoint {
             body.extend_from_slice(&part);
         }
         Ok(body)
+    }
+}
+
+/// Returns whether what stands in `error` is one: some servers write an empty one beside each answer.
+fn is_failure(error: &Value) -> bool {
+    match error {
+        Value::Null | Value::Bool(false) => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        _ => true,
     }
 }
 

@@ -13,12 +13,15 @@ const MAX_MESSAGE_BYTES: usize = 300;
 /// How much of an answer that cannot be read is worth showing, in bytes.
 const MAX_QUOTE_BYTES: usize = 80;
 
-/// Makes errors about one provider, without its credential in them.
+/// How much of it is read for that.
+const MAX_READ_BYTES: usize = 4 << 10;
+
+/// Makes errors about one provider, without its credentials in them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Failure<'a> {
     pub operation: &'static str,
     pub provider: &'a str,
-    pub api_key: Option<&'a Secret>,
+    pub secrets: &'a [Secret],
 }
 
 impl Failure<'_> {
@@ -37,7 +40,8 @@ impl Failure<'_> {
 
     /// It answered with something that is not its protocol.
     pub fn garbage(&self, body: &[u8]) -> Error {
-        let quote = self.clean(&String::from_utf8_lossy(&body[..body.len().min(MAX_QUOTE_BYTES)]), MAX_QUOTE_BYTES);
+        // More than is shown, so that a credential is not cut before it is seen.
+        let quote = self.clean(&String::from_utf8_lossy(&body[..body.len().min(MAX_READ_BYTES)]), MAX_QUOTE_BYTES);
         self.error(ErrorKind::Unavailable, &format!("answered with garbage: {quote:?}"))
     }
 
@@ -95,11 +99,11 @@ impl Failure<'_> {
         Error::new(kind, self.operation, format!("provider `{}` {what}", self.provider)).with("provider", self.provider)
     }
 
-    /// Cuts text to a length, on one line, without our credential.
+    /// Cuts text to a length, on one line, without our credentials.
     fn clean(&self, text: &str, max_bytes: usize) -> String {
         let mut text = text.to_owned();
-        if let Some(key) = self.api_key.map(Secret::expose).filter(|key| !key.is_empty()) {
-            text = text.replace(key, "***");
+        for secret in self.secrets {
+            text = text.replace(secret.expose(), "***");
         }
         text.truncate(text.floor_char_boundary(max_bytes));
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
@@ -150,8 +154,8 @@ mod tests {
     use super::*;
 
     fn failure(status: u16, headers: &[(&'static str, &str)], body: &str) -> Error {
-        let key = Secret::new("sk-secret");
-        let failure = Failure { operation: "test", provider: "p", api_key: Some(&key) };
+        let secrets = [Secret::new("sk-secret"), Secret::new("of a header")];
+        let failure = Failure { operation: "test", provider: "p", secrets: &secrets };
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
         failure.status(status, &headers, body.as_bytes(), Timestamp::constant(784_111_777, 0))
     }
@@ -177,8 +181,8 @@ mod tests {
 
     #[test]
     fn the_providers_message_is_told_without_our_credential() {
-        let error = failure(400, &[], r#"{"error": {"message": "bad max_tokens\nfor sk-secret"}}"#);
-        assert_eq!(error.message(), "provider `p` says: bad max_tokens for ***");
+        let error = failure(400, &[], r#"{"error": {"message": "bad max_tokens\nfor sk-secret (of a header)"}}"#);
+        assert_eq!(error.message(), "provider `p` says: bad max_tokens for *** (***)");
         let refused = failure(401, &[], r#"{"error": {"message": "Incorrect API key provided: sk-se***"}}"#);
         assert!(!refused.message().contains("sk-"), "{refused}");
         assert!(failure(500, &[], &"x".repeat(10_000)).message().len() < 400);

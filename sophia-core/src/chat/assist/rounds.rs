@@ -15,6 +15,7 @@ use crate::{
     Error, Result, Scope,
     chat::{
         config::ToolsConfig,
+        keeper,
         request::{ChatRequest, Message},
         response::{Answer, Usage},
         traced,
@@ -52,7 +53,8 @@ pub(in crate::chat) struct Rounds {
     /// Who has a tool of this name.
     boxes: HashMap<String, Arc<dyn ToolBox>>,
     memory: Option<(Memory, UseMemory)>,
-    question: String,
+    /// What the user asks; `None` where the last message is not of the user.
+    question: Option<String>,
     deadline: Deadline,
     limits: ToolsConfig,
     assistance: Assistance,
@@ -71,10 +73,11 @@ impl Rounds {
         deadline: Deadline,
     ) -> Result<Rounds> {
         const OPERATION: &str = "chat.complete";
-        let question = request.last_text().into_owned();
         if let Some(prompt) = request.prompt.take() {
             request.messages = vec![Message::user(prompt)];
         }
+        let asks = request.messages.last().filter(|message| message.role() == "user");
+        let question = asks.map(|message| message.text().into_owned());
         let wanted = request.memory.take();
         let recalled = match &wanted {
             Some(wanted) => {
@@ -164,14 +167,15 @@ impl Rounds {
         self.assistance.steps.extend(steps);
     }
 
-    /// Keeps the exchange where that was asked, and returns the answer with the tokens and the cost of all rounds.
+    /// Keeps the exchange where that was asked and the answer is whole, and returns the answer with the tokens and the cost of all rounds.
     pub async fn finish(mut self, answer: Arc<Answer>) -> (Arc<Answer>, Assistance) {
         if let Some((memory, wanted)) = &self.memory
             && wanted.store
-            && let Some(recalled) = &mut self.assistance.recalled
+            && keeper::is_whole(&answer, false)
+            && let (Some(question), Some(recalled)) = (&self.question, &mut self.assistance.recalled)
         {
             let scope = self.request.scope.clone().unwrap_or_default();
-            recalled.keep(memory, &scope, &self.question, &answer.text).await;
+            recalled.keep(memory, &scope, question, &answer.text).await;
         }
         if self.assistance.rounds == 1 {
             return (answer, self.assistance);
@@ -193,7 +197,7 @@ impl Rounds {
 
     /// Adds the tokens and the cost of a round. What one round does not know, the sum does not know either.
     fn count(&mut self, answer: &Answer) {
-        let is_first = self.usage == Usage::default();
+        let is_first = self.assistance.rounds == 1;
         let add = |sum: Option<u64>, more: Option<u64>| if is_first { more } else { Some(sum? + more?) };
         let (sum, more) = (self.usage, answer.usage);
         self.usage = Usage {

@@ -38,10 +38,7 @@ impl Assembler {
             }
             "content_block_start" => Some(self.start(event)?),
             "content_block_delta" => Some(self.delta(event)?),
-            "content_block_stop" => {
-                self.stop(&event)?;
-                None
-            }
+            "content_block_stop" => self.stop(&event)?,
             "message_delta" => {
                 self.message_delta(&event)?;
                 None
@@ -124,7 +121,8 @@ impl Assembler {
         }
     }
 
-    fn stop(&mut self, event: &Map<String, Value>) -> Result<(), ()> {
+    /// Ends a block. A tool that takes nothing has said nothing so far: its arguments are an empty object.
+    fn stop(&mut self, event: &Map<String, Value>) -> Result<Option<Delta>, ()> {
         if index(event) != self.blocks.len().checked_sub(1) {
             return Err(());
         }
@@ -137,8 +135,11 @@ impl Assembler {
                 // Cut by length: the arguments so far are given, and nothing is kept.
                 Err(_) => self.uncertain = true,
             }
+            return Ok(None);
         }
-        Ok(())
+        let said = block.fields.get("input").and_then(Value::as_object).is_some_and(|input| !input.is_empty());
+        let nothing = |tool| Delta { tool_calls: vec![tool_part(tool, None, "{}")], ..Delta::default() };
+        Ok(block.tool.filter(|_| !said).map(nothing))
     }
 
     fn message_delta(&mut self, event: &Map<String, Value>) -> Result<(), ()> {

@@ -54,7 +54,8 @@ pub(crate) fn usage(usage: &Value) -> Usage {
 #[derive(Debug, Default)]
 pub(crate) struct Assembler {
     message: Map<String, Value>,
-    tool_calls: Vec<Map<String, Value>>,
+    /// The index that the provider gave it, and what is known of it.
+    tool_calls: Vec<(Option<u64>, Map<String, Value>)>,
     deltas: Vec<Delta>,
     envelope: Map<String, Value>,
     usage: Option<Value>,
@@ -99,8 +100,7 @@ impl Assembler {
                 (_, Value::Null) => {}
                 ("content", Value::String(text)) => delta.text = text,
                 ("tool_calls", Value::Array(calls)) => {
-                    calls.iter().for_each(|call| self.take_tool_call(call));
-                    delta.tool_calls = calls;
+                    delta.tool_calls = calls.into_iter().map(|call| self.take_tool_call(call)).collect();
                 }
                 (name, Value::String(text)) if REASONING.contains(&name) => {
                     append(&mut self.message, name, &Value::String(text.clone()));
@@ -123,36 +123,32 @@ impl Assembler {
         Some(delta)
     }
 
-    /// Joins the parts of one tool call by its index.
-    fn take_tool_call(&mut self, part: &Value) {
-        let Some(part) = part.as_object() else { return };
-        let index = part.get("index").and_then(Value::as_u64).map(Value::from);
-        let known = self.tool_calls.iter().position(|call| index.is_some() && call.get("index") == index.as_ref());
-        let call = match known {
-            Some(known) => &mut self.tool_calls[known],
-            None => {
-                self.tool_calls.push(Map::new());
-                let last = self.tool_calls.len() - 1;
-                &mut self.tool_calls[last]
-            }
-        };
-        for (name, value) in part {
+    /// Joins the parts of one tool call by its index, and returns the part with the number of its call: some providers give
+    /// several calls the same index, or none.
+    fn take_tool_call(&mut self, part: Value) -> Value {
+        let Value::Object(mut part) = part else { return part };
+        let index = part.get("index").and_then(Value::as_u64);
+        let id = part.get("id").filter(|id| id.as_str().is_some_and(|id| !id.is_empty())).cloned();
+        let is_its_own =
+            |call: &Map<String, Value>| id.is_none() || call.get("id").is_none_or(|own| Some(own) == id.as_ref());
+        let known =
+            self.tool_calls.iter().rposition(|(own, call)| index.is_some() && *own == index && is_its_own(call));
+        let number = known.unwrap_or(self.tool_calls.len());
+        if number == self.tool_calls.len() {
+            self.tool_calls.push((index, Map::new()));
+        }
+        part.insert("index".to_owned(), number.into());
+        let call = &mut self.tool_calls[number].1;
+        for (name, value) in &part {
             match (name.as_str(), value) {
-                ("function", Value::Object(function)) => {
-                    let Value::Object(known) = call.entry("function").or_insert_with(|| json!({})) else { continue };
-                    for (name, value) in function {
-                        if name == "arguments" {
-                            append(known, name, value)
-                        } else {
-                            known.insert(name.clone(), value.clone());
-                        }
-                    }
-                }
+                ("function", Value::Object(_)) => append(call, name, value),
+                ("id", _) if id.is_none() => {}
                 _ => {
                     call.insert(name.clone(), value.clone());
                 }
             }
         }
+        Value::Object(part)
     }
 
     /// Returns whether nothing of an answer was heard.
@@ -171,7 +167,7 @@ impl Assembler {
         let tool_calls: Vec<Value> = self
             .tool_calls
             .into_iter()
-            .map(|mut call| {
+            .map(|(_, mut call)| {
                 call.shift_remove("index");
                 Value::Object(call)
             })
@@ -216,9 +212,21 @@ pub(crate) fn body_of(answer: &Answer) -> Value {
     Value::Object(body)
 }
 
-/// Joins what is sent in parts: strings and arrays grow, anything else is replaced.
+/// Fields of what is sent in parts that are said as a whole.
+const SAID_WHOLE: [&str; 3] = ["id", "name", "type"];
+
+/// Joins what is sent in parts: strings, arrays and objects grow, anything else is replaced.
 fn append(fields: &mut Map<String, Value>, name: &str, value: &Value) {
     match (fields.get_mut(name), value) {
+        (Some(Value::Object(known)), Value::Object(more)) => {
+            more.iter().for_each(|(name, value)| append(known, name, value));
+        }
+        (Some(_), Value::Null) => {}
+        (Some(Value::String(known)), Value::String(more)) if SAID_WHOLE.contains(&name) => {
+            if !more.is_empty() {
+                known.clone_from(more);
+            }
+        }
         (Some(Value::String(known)), Value::String(more)) => known.push_str(more),
         (Some(Value::Array(known)), Value::Array(more)) => known.extend(more.iter().cloned()),
         _ => {
