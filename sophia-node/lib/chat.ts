@@ -9,6 +9,7 @@ import type {
   CacheInfo,
   CostQuery,
   Costs,
+  EmbedCall,
   Embeddings,
   Invalidate,
   LimitStatus,
@@ -108,8 +109,8 @@ export class Chat {
     return this.#bridge.run('chat.run', { ...traced(), ...rest, message }, { signal }, (engine, id, text) => engine.run(id, text, kept))
   }
 
-  /** Turns texts into vectors. */
-  embed(texts: readonly string[], options?: { model?: string | null; traceparent?: string | null } & CallOptions): Promise<Embeddings> {
+  /** Turns texts into vectors. The limits of `scope` are kept, and what it costs is written down there. */
+  embed(texts: readonly string[], options?: Omit<EmbedCall, 'texts'> & CallOptions): Promise<Embeddings> {
     return this.#bridge.call('chat.embed', { texts }, { ...traced(), ...options })
   }
 

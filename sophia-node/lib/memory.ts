@@ -133,7 +133,7 @@ export class Memory {
     return this.#bridge.call('memory.sessions', { scope }, options)
   }
 
-  /** Hides the messages of one conversation; returns how many. */
+  /** Hides the messages of one conversation, as `delete` does; returns how many. `forget` removes them for good. */
   clearSession(scope: Scope, options?: CallOptions): Promise<number> {
     return this.#bridge.call('memory.clear_session', { scope }, options)
   }

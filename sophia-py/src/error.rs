@@ -12,8 +12,7 @@ pub struct Raised(PyErr);
 impl Raised {
     /// Wraps what a callback raised, for the waiters of `operation`.
     pub fn wrap(operation: &'static str, raised: PyErr) -> Error {
-        let message = Python::attach(|py| format!("the callback raised {}", raised.value(py).get_type()));
-        Error::new(ErrorKind::Internal, operation, message).with_source(Raised(raised))
+        Error::new(ErrorKind::Internal, operation, format!("the callback raised {raised}")).with_source(Raised(raised))
     }
 }
 

@@ -19,12 +19,12 @@ use super::{
     config::ChatConfig,
     endpoint::Endpoint,
     explain::Trace,
-    flight::{self, Flights, Form},
+    flight::{self, FlightKey, Flights, Form},
     keeper::Keeper,
     key::{self, Key},
     limited::{Limited, forever},
     metrics::{ChatMetrics, Meter, Operation},
-    provider::{ChatProvider, EmbedCall, Embeddings, Keeping, Model, ProviderCall, SharedDeadline},
+    provider::{AskedOf, ChatProvider, EmbedCall, Embeddings, Keeping, Model, ProviderCall, SharedDeadline},
     request::{CacheMode, ChatRequest, Share, context_of},
     response::{CacheInfo, CacheStatus, ChatResponse, Found},
     router::Router,
@@ -63,7 +63,7 @@ struct Inner {
     meter: Arc<Meter>,
     otel: Option<Otel>,
     flights: Flights,
-    runs: SingleFlight<(Key, u64), Made>,
+    runs: SingleFlight<FlightKey, Made>,
     /// The stages below the flights, the first one outermost.
     stages: Arc<Stages>,
     /// The same, as the flights see them.
@@ -124,7 +124,7 @@ impl Chat {
     }
 
     pub(crate) async fn shutdown(&self) -> Result<()> {
-        self.0.flights.abort_all();
+        self.0.flights.stop_all();
         self.0.accounts.close().await;
         self.0.endpoints.iter().for_each(Endpoint::close);
         Ok(())
@@ -306,6 +306,9 @@ impl Chat {
     /// As [`Chat::complete`].
     pub async fn embed(&self, call: EmbedCall) -> Result<Embeddings> {
         const OPERATION: &str = "chat.embed";
+        if let Some(scope) = &call.scope {
+            scope.validate(OPERATION)?;
+        }
         if call.texts.is_empty() || call.texts.len() > MAX_TEXTS {
             return Err(Error::invalid(OPERATION, "texts", format!("must be 1 to {MAX_TEXTS} texts")));
         }
@@ -621,7 +624,8 @@ impl Chat {
         let (flown, trace) = (prepared.trace.start(), prepared.trace.clone());
         let completion = if prepared.key.is_none() {
             let call = self.call(OPERATION, request, prepared, deadline, self.0.cache.epoch())?;
-            let completion = deadline.run(OPERATION, flight::alone(&*self.0.provider, &call)).await?;
+            let asked = self.0.flights.unless_stopped(OPERATION, flight::alone(&*self.0.provider, &call));
+            let completion = deadline.run(OPERATION, asked).await?;
             trace.note("flight", "alone", flown);
             completion
         } else {
@@ -659,7 +663,8 @@ impl Chat {
         form: Form,
     ) -> Result<super::flight::Rider> {
         let epoch = self.0.cache.epoch();
-        let key = prepared.key.map(|key| (key, epoch));
+        let refresh = request.cache == CacheMode::Refresh;
+        let key = prepared.key.map(|key| FlightKey { key, epoch, refresh });
         let call = || self.call(operation, request, prepared, deadline, epoch);
         self.0.flights.join(key, deadline, &self.0.provider, form, call)
     }
@@ -698,6 +703,7 @@ impl Chat {
             context,
             scope: request.scope.clone().unwrap_or_default(),
             trace,
+            asked_of: AskedOf::default(),
             parent,
         })
     }
@@ -738,6 +744,7 @@ impl Chat {
         self.refuse_only(OPERATION, options.cache)?;
         let deadline = self.deadline(options.timeout);
         let epoch = self.0.cache.epoch();
+        let flight = FlightKey { key, epoch, refresh: options.cache == CacheMode::Refresh };
         let keeping = used.then(|| Keeping {
             key,
             scope: narrowed(options.share, options.scope.as_ref()),
@@ -785,18 +792,19 @@ impl Chat {
         };
         if let Some(kept) = stale {
             let runs = self.0.runs.clone();
-            let refreshed = async move { runs.run((key, epoch), work).await.map(drop) };
+            let refreshed = async move { runs.run(flight, work).await.map(drop) };
             in_background(async move { deadline.run(OPERATION, refreshed).await })?;
             return Ok(kept);
         }
         let (value, ttl_s, found) = if used {
-            let flown = deadline.run(OPERATION, self.0.runs.run((key, epoch), work)).await?;
+            let run = self.0.flights.unless_stopped(OPERATION, self.0.runs.run(flight, work));
+            let flown = deadline.run(OPERATION, run).await?;
             if flown.role == Role::Follower {
                 cache.status = CacheStatus::Coalesced;
             }
             flown.value
         } else {
-            deadline.run(OPERATION, work()).await?
+            deadline.run(OPERATION, self.0.flights.unless_stopped(OPERATION, work())).await?
         };
         let cache = cache.landed(found, ttl_s, true);
         Ok(RunResult { value, cache, latency_ms: ms(start) })

@@ -17,7 +17,11 @@ use std::{
 
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, task::AbortHandle};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, futures::OwnedNotified},
+    task::AbortHandle,
+};
 
 use super::{
     explain::{Explanation, Trace},
@@ -30,8 +34,16 @@ use crate::{
     resilience::{Deadline, Role},
 };
 
-/// What makes two calls one: the question, and that nothing was invalidated between them.
-type FlightKey = (Key, u64);
+/// What makes two calls one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct FlightKey {
+    /// The question.
+    pub key: Key,
+    /// The last invalidation: none may lie between them.
+    pub epoch: u64,
+    /// Whether it was asked in spite of what is kept. Who wants that is not given what was asked before.
+    pub refresh: bool,
+}
 
 type Known = HashMap<FlightKey, Arc<Flight>>;
 
@@ -39,6 +51,8 @@ type Known = HashMap<FlightKey, Arc<Flight>>;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Flights {
     known: Arc<Mutex<Known>>,
+    /// Tells all calls under way to stop.
+    stop: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -106,24 +120,31 @@ impl Flights {
         }
         let rider = self.board(flight.clone(), Role::Leader);
         let landing = Landing { flights: self.clone(), flight: flight.clone() };
-        let task = runtime.spawn(fly(landing, provider.clone(), form));
+        // Made here, so that a stop is heard by a task that has not begun.
+        let stop = self.stop.clone().notified_owned();
+        let task = runtime.spawn(fly(landing, provider.clone(), form, stop));
         flight.log.lock().abort = Some(task.abort_handle());
         Ok(rider)
     }
 
     fn follow(&self, known: &Known, key: Option<FlightKey>, deadline: Deadline) -> Option<Rider> {
-        let flight = known.get(&key?)?;
+        let key = key?;
+        let flight = known.get(&key).or_else(|| known.get(&FlightKey { refresh: true, ..key }))?;
         flight.call.deadline.extend(deadline);
         Some(self.board(flight.clone(), Role::Follower))
     }
 
-    /// Ends every flight that can be joined.
-    pub fn abort_all(&self) {
-        let flights: Vec<_> = self.known.lock().values().cloned().collect();
-        for flight in flights {
-            let abort = flight.log.lock().abort.clone();
-            abort.iter().for_each(AbortHandle::abort);
-        }
+    /// Ends every call under way.
+    pub fn stop_all(&self) {
+        self.stop.notify_waiters();
+    }
+
+    /// Does work unless all is told to stop.
+    ///
+    /// # Errors
+    /// What `work` says, or [`ErrorKind::Cancelled`].
+    pub async fn unless_stopped<T>(&self, operation: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
+        until(self.stop.notified(), operation, work).await
     }
 
     fn board(&self, flight: Arc<Flight>, role: Role) -> Rider {
@@ -157,15 +178,35 @@ async fn caught<T>(operation: &'static str, work: impl Future<Output = Result<T>
     outcome.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, operation, "the provider panicked")))
 }
 
-async fn fly(landing: Landing, provider: Arc<dyn ChatProvider>, form: Form) {
+/// Does work until it is told to stop.
+async fn until<T>(
+    stop: impl Future<Output = ()>,
+    operation: &'static str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::select! {
+        biased;
+        outcome = work => outcome,
+        () = stop => Err(stopped(operation)),
+    }
+}
+
+fn stopped(operation: &'static str) -> Error {
+    Error::new(ErrorKind::Cancelled, operation, "the call was stopped by a shutdown")
+}
+
+async fn fly(landing: Landing, provider: Arc<dyn ChatProvider>, form: Form, stop: OwnedNotified) {
     let flight = landing.flight.clone();
+    let operation = flight.call.operation;
     let work = async {
         match form {
             Form::Whole => provider.complete(&flight.call).await,
             Form::Parts => pull(&flight, &*provider).await,
         }
     };
-    landing.land(caught(flight.call.operation, work).await);
+    // Also where nobody looks at what has come: a reader may be slow, and has a deadline all the same.
+    let work = flight.call.deadline.run(operation, caught(operation, work));
+    landing.land(until(stop, operation, work).await);
 }
 
 async fn pull(flight: &Flight, provider: &dyn ChatProvider) -> Result<Completion> {
@@ -215,7 +256,7 @@ impl Drop for Landing {
     fn drop(&mut self) {
         if self.flight.log.lock().outcome.is_none() {
             let operation = self.flight.call.operation;
-            self.set(Err(Error::new(ErrorKind::Cancelled, operation, "the call was stopped by a shutdown")));
+            self.set(Err(stopped(operation)));
         }
     }
 }

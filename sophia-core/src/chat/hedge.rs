@@ -116,6 +116,7 @@ mod tests {
             context: "default".into(),
             scope: crate::Scope::new(),
             trace: crate::chat::explain::Trace::default(),
+            asked_of: Default::default(),
             parent: None,
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! What an answer used is written down here as well: a call is paid for where it was let through.
 
+use std::borrow::Borrow;
+
 use async_trait::async_trait;
 use futures::StreamExt;
 
@@ -10,7 +12,7 @@ use super::{
     provider::{ChatProvider, Completion, EmbedCall, Embeddings, Model, ProviderCall, ProviderEvent, ProviderStream},
 };
 use crate::{
-    Result, Scope,
+    Result,
     resilience::{Deadline, Limiter},
 };
 
@@ -46,7 +48,9 @@ impl<P: ChatProvider> ChatProvider for Limited<P> {
         self.accounts.admit(call.operation, &call.scope).await?;
         let _permit = self.limiter.acquire(call.operation, forever()).await?;
         call.trace.note("admission", "admitted", start);
+        let open = Open { accounts: &self.accounts, call, heard: 0 };
         let mut completion = self.inner.complete(call).await?;
+        open.close();
         self.accounts.settle(call, &mut completion.answer);
         Ok(completion)
     }
@@ -56,17 +60,24 @@ impl<P: ChatProvider> ChatProvider for Limited<P> {
         self.accounts.admit(call.operation, &call.scope).await?;
         let permit = self.limiter.acquire(call.operation, forever()).await?;
         call.trace.note("admission", "admitted", start);
-        let stream = self.inner.stream(call).await?;
         let (accounts, call) = (self.accounts.clone(), call.clone());
+        let mut open = Some(Open { accounts: accounts.clone(), call: call.clone(), heard: 0 });
+        let stream = self.inner.stream(&call).await?;
         let settled = stream.map(move |event| {
             // The permit lives as long as the stream.
             let _ = &permit;
             match event {
                 Ok(ProviderEvent::Done(mut completion)) => {
+                    open.take().map(Open::close);
                     accounts.settle(&call, &mut completion.answer);
                     Ok(ProviderEvent::Done(completion))
                 }
-                event => event,
+                Ok(ProviderEvent::Delta(delta)) => {
+                    open.iter_mut().for_each(|open| open.heard += delta.bytes());
+                    Ok(ProviderEvent::Delta(delta))
+                }
+                // What was heard until then is paid for, too.
+                error => error,
             }
         });
         Ok(settled.boxed())
@@ -79,13 +90,36 @@ impl<P: ChatProvider> ChatProvider for Limited<P> {
 
     async fn embed(&self, call: &EmbedCall) -> Result<Embeddings> {
         const OPERATION: &str = "chat.embed";
-        // Texts are nobody's in particular: only limits of all calls count them.
-        let scope = Scope::new();
+        let scope = call.scope.clone().unwrap_or_default();
         self.accounts.admit(OPERATION, &scope).await?;
         let _permit = self.limiter.acquire(OPERATION, Deadline::after(self.timeout)).await?;
         let vectors = self.inner.embed(call).await?;
         self.accounts.settle_vectors(call.model.as_deref().unwrap_or_default(), &vectors, &scope);
         Ok(vectors)
+    }
+}
+
+/// A call that a provider was asked and whose end nobody has heard yet. Where nobody ever will, because all have left or it
+/// broke off, what it used is estimated.
+struct Open<A: Borrow<Accounts>, C: Borrow<ProviderCall>> {
+    accounts: A,
+    call: C,
+    /// Bytes of the answer so far.
+    heard: usize,
+}
+
+impl<A: Borrow<Accounts>, C: Borrow<ProviderCall>> Open<A, C> {
+    /// Says that the end was heard.
+    fn close(self) {
+        self.call.borrow().asked_of.take();
+    }
+}
+
+impl<A: Borrow<Accounts>, C: Borrow<ProviderCall>> Drop for Open<A, C> {
+    fn drop(&mut self) {
+        if let Some(provider) = self.call.borrow().asked_of.take() {
+            self.accounts.borrow().settle_unheard(self.call.borrow(), &provider, self.heard);
+        }
     }
 }
 

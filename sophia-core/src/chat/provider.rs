@@ -84,8 +84,24 @@ pub struct ProviderCall {
     pub scope: Scope,
     /// Where stages note what they did.
     pub(crate) trace: Trace,
+    /// Who is asked, while the end of the answer is not known.
+    pub(crate) asked_of: AskedOf,
     /// Span of the first one who asks, if it is told to anybody.
     pub(crate) parent: Option<SpanContext>,
+}
+
+/// The provider that is asked, for who pays for it. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct AskedOf(Arc<Mutex<Option<String>>>);
+
+impl AskedOf {
+    pub fn set(&self, provider: &str) {
+        *self.0.lock() = Some(provider.to_owned());
+    }
+
+    pub fn take(&self) -> Option<String> {
+        self.0.lock().take()
+    }
 }
 
 /// How an answer is kept.
@@ -118,6 +134,19 @@ impl SharedDeadline {
     /// Returns the latest deadline so far.
     pub fn get(&self) -> Deadline {
         *self.0.lock()
+    }
+
+    /// Runs `work` until the latest deadline, which may move meanwhile.
+    pub(crate) async fn run<T>(&self, operation: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let deadline = self.get();
+            match tokio::time::timeout_at(deadline.instant(), work.as_mut()).await {
+                Ok(outcome) => return outcome,
+                Err(_) if self.get() > deadline => {}
+                Err(_) => return Err(deadline.passed(operation)),
+            }
+        }
     }
 
     /// Takes the deadline of one more into account.
@@ -189,6 +218,8 @@ pub struct EmbedCall {
     pub texts: Vec<String>,
     /// Model; the configured default where it is null.
     pub model: Option<String>,
+    /// Whose call it is: its limits are kept, and what it costs is written down there.
+    pub scope: Option<Scope>,
     /// Trace that it belongs to (W3C `traceparent`), for OpenTelemetry; null begins one.
     pub traceparent: Option<String>,
     /// Any further field of the provider's protocol, passed on verbatim.
@@ -205,6 +236,13 @@ impl EmbedCall {
     #[must_use]
     pub fn model(mut self, model: impl Into<String>) -> EmbedCall {
         self.model = Some(model.into());
+        self
+    }
+
+    /// Sets whose call it is.
+    #[must_use]
+    pub fn scope(mut self, scope: impl Into<Scope>) -> EmbedCall {
+        self.scope = Some(scope.into());
         self
     }
 }

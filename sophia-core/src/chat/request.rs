@@ -193,11 +193,12 @@ pub struct ChatRequest {
     pub scope: Option<Scope>,
     /// Who else may be given the answer. Default user.
     pub share: Share,
-    /// What it is about: chooses how long the answer is kept. Default `"default"`; `"auto"` classifies the last message.
+    /// What it is about: chooses how long a new answer is kept. Default `"default"`; `"auto"` classifies the last message.
     pub context: Option<String>,
     /// What the cache is used for. Default default.
     pub cache: CacheMode,
-    /// How long the answer is kept, from one second to the configured maximum; by rule where it is null.
+    /// How long a new answer is kept, from one second to the configured maximum; by rule where it is null. One that is kept
+    /// already stays as long as who asked for it said.
     #[serde(with = "crate::duration::option")]
     #[schemars(with = "Option<crate::duration::DurationSchema>")]
     pub ttl: Option<Duration>,
@@ -225,7 +226,7 @@ pub struct ChatRequest {
     #[serde(deserialize_with = "one_or_many")]
     #[schemars(with = "Option<ToolsForm>")]
     pub tools: Option<Vec<Value>>,
-    /// Names under which the kept answer can be invalidated.
+    /// Names under which a new answer can be invalidated, once it is kept.
     pub tags: Vec<String>,
     /// Any further field of the provider's protocol, passed on verbatim.
     pub provider_fields: Map<String, Value>,
@@ -448,6 +449,14 @@ impl ChatRequest {
         if let Some((index, name)) = boxes.find(|(_, name)| *name != assist::REGISTRY) {
             let field = format!("tools[{index}]");
             return Err(Error::invalid(operation, &field, format!("`{name}` is not \"registry\", nor a tool")));
+        }
+        let is_tool = |tool: &Value| tool.is_object() || tool.is_string();
+        if let Some(index) = self.tools.iter().flatten().position(|tool| !is_tool(tool)) {
+            return Err(Error::invalid(operation, &format!("tools[{index}]"), "must be an object, or \"registry\""));
+        }
+        if self.response_format.as_ref().is_some_and(|format| !format.is_object()) {
+            let message = "must be an object such as {\"type\": \"json_object\"}";
+            return Err(Error::invalid(operation, "response_format", message));
         }
         if self.temperature.is_some_and(|value| !value.is_finite() || value < 0.0) {
             return Err(Error::invalid(operation, "temperature", "must be a finite number of at least 0"));

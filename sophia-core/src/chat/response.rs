@@ -190,6 +190,14 @@ pub struct Delta {
     pub extra: Map<String, Value>,
 }
 
+impl Delta {
+    /// Returns how many bytes of it a model has written.
+    pub(crate) fn bytes(&self) -> usize {
+        let arguments = self.tool_calls.iter().filter_map(|call| call["function"]["arguments"].as_str());
+        self.text.len() + self.reasoning.as_ref().map_or(0, String::len) + arguments.map(str::len).sum::<usize>()
+    }
+}
+
 impl Answer {
     /// Returns the provider's whole body, message included, as it came.
     pub fn body(&self) -> Value {
@@ -274,7 +282,7 @@ impl Deref for ChatResponse {
 
 /// A part of a streamed answer.
 ///
-/// The first and the last part carry `cache`; the last one also carries `finish_reason` and `usage`.
+/// The first and the last part carry `cache`; the last one also carries `finish_reason`, `usage` and `message`.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[non_exhaustive]
 pub struct ChatChunk {
@@ -294,6 +302,8 @@ pub struct ChatChunk {
     pub assistance: Option<Assistance>,
     /// What each stage did, with the last part; null unless the request asks for it.
     pub explain: Option<Explanation>,
+    /// The whole message, with the last part: what is sent back as it is to go on; null before.
+    pub message: Option<Map<String, Value>>,
     /// Further fields of the provider's delta, verbatim.
     #[serde(skip)]
     pub extra: Map<String, Value>,
@@ -313,6 +323,7 @@ impl ChatChunk {
             cache: None,
             assistance: None,
             explain: None,
+            message: None,
             extra: delta.extra,
             answer: None,
         }
@@ -323,6 +334,7 @@ impl ChatChunk {
             finish_reason: answer.finish_reason.clone(),
             usage: Some(answer.usage),
             cache: Some(cache),
+            message: Some(answer.message.clone()),
             answer: Some(answer),
             ..ChatChunk::of(Delta::default())
         }

@@ -325,7 +325,12 @@ impl Router {
         let outcome = match breaker.acquire(call.operation) {
             Ok(permission) => {
                 let trial = Trial { permission: Some(permission), start, deadline: &call.deadline };
+                call.asked_of.set(name);
                 let outcome = trial.judge(ask(route.clone()).await);
+                if outcome.is_err() {
+                    // Nobody bills a failure.
+                    call.asked_of.take();
+                }
                 self.meter.asked(name, call, start.elapsed(), outcome.as_ref().err());
                 if outcome.is_ok() {
                     self.hedger.answered(name, call, start.elapsed());

@@ -43,7 +43,8 @@ pub(super) async fn completions(call: Call) -> Result<Response, Failure> {
 
 /// `POST /v1/embeddings`
 pub(super) async fn embeddings(call: Call) -> Result<Response, Failure> {
-    let InboundEmbed { call: mut embed, encoding, .. } = read_embed(Value::Object(call.json()?))?;
+    let scope = call.header_scope("chat.embed")?;
+    let InboundEmbed { call: mut embed, encoding, .. } = read_embed(Value::Object(call.json()?), &scope)?;
     embed.traceparent = traceparent(&call);
     let found = call.surface.sophia().chat().embed(embed).await?;
     Ok(json_response(StatusCode::OK, &write_embeddings(&found, encoding)))

@@ -316,8 +316,8 @@ impl Memory {
                 validate::content(OPERATION, "content", content, max_bytes)?;
             }
             validate::optional_name(OPERATION, "category", update.category.as_ref().and_then(Option::as_ref))?;
-            if let Some(Some(tags)) = update.tags.take() {
-                update.tags = Some(Some(validate::tags(OPERATION, tags)?));
+            if let Some(Some(tags)) = &mut update.tags {
+                *tags = validate::tags(OPERATION, std::mem::take(tags))?;
             }
             if let Some(Some(metadata)) = &update.metadata {
                 validate::metadata(OPERATION, metadata, max_bytes)?;
@@ -333,6 +333,7 @@ impl Memory {
                 None => None,
             };
             let is_late = update.content.is_some() && vector.is_none();
+            update.retention_ttl = self.retention().ttl;
             let changed = self.0.store.update(Change { vector, ..Change::new(update, self.now()) }).await;
             if is_late {
                 self.0.reembedding.wake();
@@ -444,7 +445,8 @@ impl Memory {
         self.0.metrics.timed(OPERATION, call).await
     }
 
-    /// Hides the messages of one conversation; returns how many.
+    /// Hides the messages of one conversation, as [`Memory::delete`] does, and returns how many. [`Memory::forget`] with the
+    /// session's scope removes them for good.
     ///
     /// # Errors
     /// `InvalidInput` where the scope names no session.

@@ -407,6 +407,9 @@ pub struct Update {
     /// Version that the change is for; another one is a conflict.
     #[serde(default)]
     pub if_version: Option<i64>,
+    /// How long the rule keeps what is not pinned.
+    #[serde(skip)]
+    pub(crate) retention_ttl: Option<Duration>,
 }
 
 impl Update {

@@ -1,8 +1,10 @@
 //! What becomes of a record that is changed, the same for every store. Pure functions.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
-use super::record::{Record, Status, Update};
+use super::record::{PINNED, Record, Status, Update};
 use crate::{Error, ErrorKind, Result};
 
 /// A record before and after a change.
@@ -39,10 +41,25 @@ pub(crate) fn revise(found: Option<Record>, update: Update, now: Timestamp) -> R
             .with("expected", expected)
             .with("found", old.version));
     }
+    let retention_ttl = update.retention_ttl;
     let mut new = patched(&old, update);
+    if let Some(ttl) = retention_ttl {
+        new.expires_at = expiry(&old, new.importance, ttl, now);
+    }
     new.version = old.version + 1;
     new.updated_at = now;
     Ok(Revision { old, new })
+}
+
+/// Returns when a record ends whose importance is changed: no rule drops what is pinned, and one drops what no longer is. What
+/// the caller said stays.
+fn expiry(old: &Record, importance: f64, ttl: Duration, now: Timestamp) -> Option<Timestamp> {
+    let by_rule = |since: Timestamp| since.checked_add(ttl).ok();
+    match (old.importance >= PINNED, importance >= PINNED) {
+        (false, true) => old.expires_at.filter(|ends| Some(*ends) != by_rule(old.created_at)),
+        (true, false) => old.expires_at.or_else(|| by_rule(now)),
+        _ => old.expires_at,
+    }
 }
 
 /// Puts a record that is stored under the id of an existing one in its place. `Conflict` where that is of another session or

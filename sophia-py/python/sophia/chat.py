@@ -219,13 +219,17 @@ class Chat:
         /,
         *,
         model: str | None = None,
+        scope: ScopeLike = None,
         timeout: Seconds | None = None,
         traceparent: str | None = None,
         **provider_fields: Any,
     ) -> Request[Embeddings]:
-        """Embeds texts with a provider's model; one vector a text, in order. Unknown fields are passed on."""
+        """Embeds texts with a provider's model; one vector a text, in order. Unknown fields are passed on.
+
+        The limits of `scope` are kept, and what it costs is written down there.
+        """
         trace = traceparent or _tracing.traceparent()
-        arguments = given(texts=texts, model=model, timeout=timeout, traceparent=trace)
+        arguments = given(texts=texts, model=model, scope=scope, timeout=timeout, traceparent=trace)
         arguments |= {"provider_fields": provider_fields}
         return Request("chat.embed", arguments, reader(Embeddings))
 

@@ -99,6 +99,8 @@ class ChatSophia(BaseChatModel):
                     message.usage_metadata = _usage(part.usage)
                     message.response_metadata = _metadata(part.finish_reason, part.cache)
                     message.chunk_position = "last"
+                if part.message is not None:
+                    message.additional_kwargs |= {name: part.message[name] for name in NATIVE if part.message.get(name)}
                 chunk = ChatGenerationChunk(message=message)
                 if run_manager:
                     await run_manager.on_llm_new_token(part.delta, chunk=chunk)

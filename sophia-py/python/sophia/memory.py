@@ -528,14 +528,17 @@ class Memory:
     sessions_sync = blocking(_sessions)
 
     def _clear_session(self, scope: ScopeLike) -> Request[int]:
-        """Removes the turns of a conversation for good; returns how many."""
+        """Hides the messages of a conversation, as `delete` does; returns how many. `forget` removes them for good."""
         return Request("memory.clear_session", given(scope=scope), same)
 
     clear_session = awaited(_clear_session)
     clear_session_sync = blocking(_clear_session)
 
     def _forget(self, *, scope: ScopeLike = None, subject: str | None = None) -> Request[ForgetReceipt]:
-        """Removes every trace of a scope or a person, in every tier, and returns how much of what was removed."""
+        """Removes every trace of a scope or a person, in every tier, and returns how much of what was removed.
+
+        A scope with a session or an agent loses its records; facts, keys and checkpoints belong to tenant and user.
+        """
         return Request("memory.forget", given(scope=scope, subject=subject), reader(ForgetReceipt))
 
     forget = awaited(_forget)

@@ -10,6 +10,7 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
+use serde_json::Value;
 use tokio::{runtime::Handle, task::AbortHandle};
 
 use super::{
@@ -23,7 +24,7 @@ use crate::{
     chat::{
         config::ChatConfig,
         provider::{Embeddings, ProviderCall},
-        response::Answer,
+        response::{Answer, Usage},
     },
     context::Context,
     tally::TallyStore,
@@ -34,6 +35,10 @@ use crate::{
 const SHARED_EVERY: Duration = Duration::from_millis(100);
 /// The same where nothing was used lately.
 const SHARED_IDLY_EVERY: Duration = Duration::from_secs(1);
+/// Longest text without a space, in bytes.
+const LONGEST_WORD: usize = 1 << 10;
+/// Bytes of a token, about: of English, in the tokenizers of the large models.
+const BYTES_A_TOKEN: usize = 4;
 /// Days that are read at once.
 const READ_AT_ONCE: usize = 8;
 
@@ -106,6 +111,18 @@ impl Accounts {
         self.share_soon();
     }
 
+    /// Writes down a call whose end nobody heard. What it used is not known; limits count an estimate, so that nobody passes
+    /// them by leaving early.
+    pub fn settle_unheard(&self, call: &ProviderCall, provider: &str, answer_bytes: usize) {
+        let bytes = call.body.values().map(text_bytes).sum();
+        let tokens = |bytes: usize| Some(bytes.div_ceil(BYTES_A_TOKEN) as u64);
+        let usage = Usage { prompt_tokens: tokens(bytes), completion_tokens: tokens(answer_bytes), ..Usage::default() };
+        let cost = self.prices.find(provider, &call.model, &call.model).and_then(|price| price.of(&usage));
+        self.ledger.account(provider, &call.model, &call.scope).used(&Usage::default(), None);
+        self.limits.used(&call.scope, usage.total_tokens(), cost);
+        self.share_soon();
+    }
+
     /// Writes down what vectors used.
     pub fn settle_vectors(&self, asked: &str, vectors: &Embeddings, scope: &Scope) {
         let price = self.prices.find(&vectors.provider, &vectors.model, asked);
@@ -168,5 +185,16 @@ async fn share_on(ledger: Ledger, counts: Counts, sharer: Weak<Sharer>) {
         let pause = if counts.is_in_step() { SHARED_IDLY_EVERY } else { SHARED_EVERY };
         counts.share().await;
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// Returns how many bytes of text there are in a body. What is long and without a space is a file, not text.
+fn text_bytes(value: &Value) -> usize {
+    match value {
+        Value::String(text) if text.len() > LONGEST_WORD && text.is_ascii() && !text.contains(char::is_whitespace) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(text_bytes).sum(),
+        Value::Object(fields) => fields.values().map(text_bytes).sum(),
+        _ => 0,
     }
 }

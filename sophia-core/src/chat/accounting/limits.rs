@@ -44,7 +44,7 @@ const UNPRICED: &str = "unpriced";
 ///
 /// Counted for all processes that share Redis, or else a `data_dir`, and across restarts; with neither, by this process since
 /// it started. A kept answer uses nothing. A call whose cost is not known uses no budget: `chat.budget` tells how many there
-/// were.
+/// were. What a call used whose end nobody heard, such as a stream that was left, is estimated: four bytes are a token.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]

@@ -22,6 +22,9 @@ const HEADING: &str = "Notes from earlier that may help with the next message. T
 
 /// How a question uses memory; on the wire, `true` stands for the defaults.
 ///
+/// What is recalled is of the tenant, user and agent of the scope, of whichever session: what was said in this one stands in
+/// the messages already.
+///
 /// ```
 /// use sophia_core::{Scope, chat::{ChatRequest, UseMemory}};
 ///

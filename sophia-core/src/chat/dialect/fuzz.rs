@@ -214,6 +214,7 @@ fn call(request: &ChatRequest, dialect: Dialect) -> ProviderCall {
         context: String::new(),
         scope: crate::Scope::new(),
         trace: crate::chat::explain::Trace::default(),
+        asked_of: Default::default(),
         parent: None,
     }
 }

@@ -183,6 +183,7 @@ mod tests {
             dialect: Dialect::default(),
             scope: Scope::new().user("ada"),
             trace: Trace::default(),
+            asked_of: Default::default(),
             parent: None,
         }
     }

@@ -153,3 +153,43 @@ async fn contexts_that_callers_choose_do_not_become_any_number_of_series() {
     assert_eq!(series.count(), 257);
     assert!(text.contains(r#"task_type="other"} 144"#), "{text}");
 }
+
+#[tokio::test]
+async fn who_leaves_before_the_end_pays_for_what_was_asked() {
+    let mock = MockProvider::start().await.unwrap();
+    let (chat, _) = limited(&mock, LimitConfig::per(Share::User).tokens_per_minute(10_000).daily_usd(1.0));
+    let counted = async || {
+        let used: Vec<_> = chat.budget(&ada()).await.unwrap().into_iter().map(|limit| limit.used).collect();
+        (chat.costs(&CostQuery::default()).await.unwrap().total, used)
+    };
+    // A stream that is left, one that breaks off, a whole answer that nobody waits for any more.
+    mock.script([Fault::HoldHalf, Fault::Cut, Fault::Hold]);
+    let mut stream = chat.stream(ask("one two three four")).unwrap();
+    stream.next().await.unwrap().unwrap();
+    drop(stream);
+    drain(&chat, ask("one two three")).await.unwrap_err();
+    let call = spawn(&chat, ask("four"));
+    until(|| mock.calls() == 3).await;
+    call.abort();
+    until(|| mock.closed() == 2).await;
+    let (total, used) = counted().await;
+    assert_eq!((total.calls, total.unpriced_calls, total.cost_usd), (3, 3, None), "what it cost is not known");
+    assert!(used.iter().all(|used| *used > 0.0), "the limits count an estimate: {used:?}");
+    mock.release();
+    // What failed used nothing.
+    chat.complete(ask("fail:400")).await.unwrap_err();
+    assert_eq!(counted().await.0.calls, 3);
+}
+
+#[tokio::test]
+async fn vectors_are_of_a_scope_as_answers_are() {
+    let mock = MockProvider::start().await.unwrap();
+    let (chat, _) = limited(&mock, LimitConfig::per(Share::User).requests_per_minute(1));
+    chat.embed(EmbedCall::new(["x"]).scope(ada())).await.unwrap();
+    let error = chat.embed(EmbedCall::new(["x"]).scope(ada())).await.unwrap_err();
+    assert_eq!(error.get("limit"), Some("requests_per_minute"));
+    chat.embed(EmbedCall::new(["x"]).scope(bob())).await.unwrap();
+    let rows = chat.costs(&CostQuery::by(CostGroup::Scope)).await.unwrap().rows;
+    let users: Vec<_> = rows.iter().map(|row| row.user.as_deref()).collect();
+    assert_eq!(users, [Some("ada"), Some("bob")]);
+}

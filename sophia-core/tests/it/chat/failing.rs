@@ -178,3 +178,19 @@ async fn a_server_that_is_not_there_is_unavailable() {
     assert_eq!(error.code(), "UNAVAILABLE");
     assert!(error.message().contains("provider `mock0` cannot be reached"), "{error}");
 }
+
+#[tokio::test]
+async fn an_error_beside_an_answer_is_an_error() {
+    let (mock, chat) = start().await;
+    let body = |error: Value| {
+        let message = json!({"role": "assistant", "content": "half an ans"});
+        json!({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "error": error})
+    };
+    let failure = json!({"message": "upstream died", "code": 400});
+    mock.script([Fault::Body(body(failure)), Fault::Body(body(json!({}))), Fault::Body(body(Value::Null))]);
+    let error = chat.complete(ask("a")).await.unwrap_err();
+    assert!(error.message().contains("upstream died"), "{error}");
+    for question in ["a", "b"] {
+        assert_eq!(chat.complete(ask(question)).await.unwrap().text, "half an ans", "an empty one is none");
+    }
+}

@@ -131,3 +131,20 @@ async fn a_refusal_that_will_not_pass_is_kept_for_a_moment_if_asked_for() {
     let error = Sophia::new(config).unwrap_err();
     assert_eq!((error.code(), error.get("field")), ("INVALID_CONFIG", Some("chat.cache.negative")));
 }
+
+#[tokio::test]
+async fn who_asks_anew_is_not_given_what_was_asked_before() {
+    let (mock, chat) = start().await;
+    mock.script([Fault::Hold, Fault::Hold]);
+    let before = spawn(&chat, ask("x"));
+    until(|| mock.calls() == 1).await;
+    let anew = [spawn(&chat, ask("x").cache(CacheMode::Refresh)), spawn(&chat, ask("x").cache(CacheMode::Refresh))];
+    until(|| mock.calls() == 2).await;
+    mock.release();
+    mock.release();
+    before.await.unwrap().unwrap();
+    for anew in anew {
+        anew.await.unwrap().unwrap();
+    }
+    assert_eq!(mock.calls(), 2, "who asks anew at the same time shares");
+}

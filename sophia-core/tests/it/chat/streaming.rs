@@ -111,3 +111,47 @@ async fn a_streamed_tool_call_arrives_whole() {
     );
     assert_eq!(whole.tool_calls[0]["function"]["arguments"], "{\"x\":1}");
 }
+
+#[tokio::test]
+async fn a_stream_that_nobody_reads_ends_at_its_deadline() {
+    let (mock, chat) = start().await;
+    mock.script([Fault::HoldHalf]);
+    let mut stream = chat.stream(ask("one two three four").timeout(Duration::from_millis(200))).unwrap();
+    stream.next().await.unwrap().unwrap();
+    until(|| mock.closed() == 1 && chat.metrics().in_flight == 0).await;
+    let rest: Vec<_> = stream.collect().await;
+    assert_eq!(rest.last().unwrap().as_ref().unwrap_err().code(), "TIMEOUT");
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_every_call() {
+    let mock = MockProvider::start().await.unwrap();
+    let sophia = Sophia::new(config(&[&mock])).unwrap();
+    let chat = sophia.chat().clone();
+    mock.script([Fault::Hang, Fault::Hang, Fault::HoldHalf]);
+    let calls = [spawn(&chat, ask("shared")), spawn(&chat, ask("alone").cache(CacheMode::Bypass))];
+    until(|| mock.calls() == 2).await;
+    let mut stream = chat.stream(ask("one two three four").cache(CacheMode::Bypass)).unwrap();
+    stream.next().await.unwrap().unwrap();
+    let run = tokio::spawn({
+        let chat = chat.clone();
+        async move { chat.run("slow", &ada(), || std::future::pending::<Result<String>>()).await }
+    });
+    tokio::task::yield_now().await;
+    sophia.shutdown().await.unwrap();
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap_err().code(), "CANCELLED");
+    }
+    assert_eq!(run.await.unwrap().unwrap_err().code(), "CANCELLED");
+    assert_eq!(stream.collect::<Vec<_>>().await.pop().unwrap().unwrap_err().code(), "CANCELLED");
+    until(|| mock.closed() == 3).await;
+}
+
+#[tokio::test]
+async fn the_last_part_holds_the_message_that_is_sent_back_to_go_on() {
+    let (_mock, chat) = start().await;
+    let chunks = drain(&chat, ask("a")).await.unwrap();
+    let (last, before) = chunks.split_last().unwrap();
+    assert_eq!(last.message.as_ref().unwrap()["content"], "You asked: a");
+    assert!(before.iter().all(|chunk| chunk.message.is_none()));
+}

@@ -384,3 +384,34 @@ async fn the_least_worthy_records_are_dropped_above_the_cap_and_pinned_ones_stay
     let error = Sophia::new(serde_json::from_value(json!({"memory": {"retention": {"max_records": 0}}})).unwrap());
     assert_eq!(error.unwrap_err().get("field"), Some("memory.retention.max_records"));
 }
+
+#[tokio::test]
+async fn what_is_pinned_later_stays_and_what_is_no_longer_pinned_ends() {
+    let mut config = Config::default();
+    config.memory.retention.ttl = Some(Duration::from_secs(60));
+    let sophia = Sophia::new(config).unwrap();
+    let store = async |id: &str, importance: f64, ttl: Option<Duration>| {
+        let mut record = NewRecord::new(id).id(id).importance(importance);
+        record.ttl = ttl;
+        sophia.memory().store(record).await.unwrap().expires_at.is_some()
+    };
+    let ends = async |id: &str, importance: f64| {
+        sophia.memory().update(Update::new(id).importance(importance)).await.unwrap().expires_at.is_some()
+    };
+    assert_eq!((store("rule", 0.5, None).await, ends("rule", 1.0).await, ends("rule", 0.9).await), (true, false, true));
+    assert!(store("own", 0.5, Some(Duration::from_secs(5))).await && ends("own", 1.0).await, "the caller said so");
+    assert!(!store("pinned", 1.0, None).await && ends("pinned", 0.2).await);
+}
+
+#[tokio::test]
+async fn null_clears_what_a_record_may_lack() {
+    let sophia = Sophia::new(Config::default()).unwrap();
+    let new: NewRecord = serde_json::from_value(
+        json!({"id": "r", "content": "x", "tags": ["a"], "category": "c", "summary": "s", "metadata": {"k": 1}}),
+    )
+    .unwrap();
+    sophia.memory().store(new).await.unwrap();
+    let update = json!({"id": "r", "tags": null, "category": null, "summary": null, "metadata": null});
+    let cleared = sophia.memory().update(serde_json::from_value(update).unwrap()).await.unwrap();
+    assert_eq!((cleared.tags.len(), cleared.metadata.len(), cleared.category, cleared.summary), (0, 0, None, None));
+}

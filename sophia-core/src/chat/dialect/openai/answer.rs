@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Result,
     chat::{
+        dialect::carry,
         request::content_text,
         response::{Answer, Delta, Usage},
     },
@@ -68,6 +69,8 @@ impl Assembler {
         if let Some(usage) = event.remove("usage").filter(|usage| !usage.is_null()) {
             self.usage = Some(usage);
         }
+        // Whoever asks for several answers, or for probabilities, is given the provider's own events.
+        let native = event.get("choices").is_some_and(is_more).then(|| event.clone());
         let choices = match event.remove("choices") {
             Some(Value::Array(choices)) => choices,
             None | Some(Value::Null) => Vec::new(),
@@ -76,8 +79,23 @@ impl Assembler {
         for (name, value) in event {
             self.envelope.insert(name, value);
         }
+        let delta = self.take_choices(choices)?;
+        match native {
+            None => Ok(delta),
+            Some(event) => {
+                if delta.is_some() {
+                    self.deltas.pop();
+                }
+                let delta = carry(delta.unwrap_or_default(), event);
+                self.deltas.push(delta.clone());
+                Ok(Some(delta))
+            }
+        }
+    }
+
+    fn take_choices(&mut self, choices: Vec<Value>) -> Result<Option<Delta>, ()> {
         // Only one answer is understood; those who ask for several are neither cached nor assembled.
-        let first = choices.into_iter().find(|choice| choice.get("index").and_then(Value::as_u64).unwrap_or(0) == 0);
+        let first = choices.into_iter().find(|choice| number_of(choice) == 0);
         let Some(Value::Object(mut choice)) = first else { return Ok(None) };
         if let Some(Value::String(reason)) = choice.remove("finish_reason") {
             self.finish_reason = Some(reason);
@@ -210,6 +228,16 @@ pub(crate) fn body_of(answer: &Answer) -> Value {
         choice.insert("message".to_owned(), Value::Object(answer.message.clone()));
     }
     Value::Object(body)
+}
+
+/// Returns whether the common form does not hold all of these choices.
+fn is_more(choices: &Value) -> bool {
+    let choices = choices.as_array().map(Vec::as_slice).unwrap_or_default();
+    choices.iter().any(|choice| number_of(choice) != 0 || choice.get("logprobs").is_some_and(|said| !said.is_null()))
+}
+
+fn number_of(choice: &Value) -> u64 {
+    choice.get("index").and_then(Value::as_u64).unwrap_or(0)
 }
 
 /// Fields of what is sent in parts that are said as a whole.
@@ -358,5 +386,45 @@ pub(super) mod tests {
             (&again.text, &again.tool_calls, &again.message["reasoning"]),
             (&answer.text, &answer.tool_calls, &json!("Hm"))
         );
+    }
+
+    #[test]
+    fn calls_of_one_index_are_told_apart_by_their_ids() {
+        let call = |call: Value| choice(json!({"tool_calls": [call]}));
+        let (deltas, answer) = assemble(&[
+            call(json!({"index": 0, "id": "a", "function": {"name": "f", "arguments": "{\"x\":"}})),
+            call(json!({"index": 0, "id": "", "function": {"name": "", "arguments": "1}"}})),
+            call(json!({"index": 0, "id": "b", "function": {"name": "g", "arguments": "{}"}})),
+            call(json!({"id": "c", "function": {"name": "h", "arguments": "{}"}})),
+        ]);
+        let calls: Vec<_> = answer.tool_calls.iter().map(|call| call["function"].clone()).collect();
+        let function = |name: &str, arguments: &str| json!({"name": name, "arguments": arguments});
+        assert_eq!(calls, [function("f", "{\"x\":1}"), function("g", "{}"), function("h", "{}")]);
+        let numbers: Vec<_> = deltas.iter().map(|delta| delta.tool_calls[0]["index"].as_u64().unwrap()).collect();
+        assert_eq!(numbers, [0, 0, 1, 2]);
+    }
+
+    #[test]
+    fn objects_that_come_in_parts_grow() {
+        let (_, answer) = assemble(&[
+            choice(json!({"content": "x", "audio": {"id": "a", "data": "AAA"}})),
+            choice(json!({"audio": {"id": "a", "data": "BBB"}})),
+            choice(json!({"audio": {"transcript": "hello", "data": null}})),
+            choice(json!({"function_call": {"name": "f", "arguments": "{\"x\""}})),
+            choice(json!({"function_call": {"arguments": ":1}"}})),
+        ]);
+        assert_eq!(answer.message["audio"], json!({"id": "a", "data": "AAABBB", "transcript": "hello"}));
+        assert_eq!(answer.message["function_call"], json!({"name": "f", "arguments": "{\"x\":1}"}));
+    }
+
+    #[test]
+    fn what_the_common_form_lacks_comes_as_the_providers_own_event() {
+        let second = json!({"id": "1", "choices": [{"index": 1, "delta": {"content": "Ho"}}]});
+        let probable =
+            json!({"id": "1", "choices": [{"index": 0, "delta": {"content": "Hi"}, "logprobs": {"content": []}}]});
+        let (deltas, answer) = assemble(&[second.clone(), probable.clone(), choice(json!({"content": "!"}))]);
+        let native = |delta: &Delta| crate::chat::dialect::native(&delta.extra).cloned().map(Value::Object);
+        assert_eq!(deltas.iter().map(native).collect::<Vec<_>>(), [Some(second), Some(probable), None]);
+        assert_eq!((answer.text.as_str(), deltas[1].text.as_str()), ("Hi!", "Hi"));
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     Error, Result, Scope, Timestamp,
     chat::{
         ChatChunk, ChatRequest, ChatResponse, EmbedCall, Embeddings, Message, Model,
-        dialect::{CONTENT_BLOCKS, Dialect, NATIVE, OUTPUT_ITEMS, fresh_id},
+        dialect::{CONTENT_BLOCKS, Dialect, NATIVE, OUTPUT_ITEMS, fresh_id, native},
         response::{Answer, Usage},
     },
 };
@@ -118,11 +118,11 @@ pub enum Encoding {
     Base64,
 }
 
-/// Reads the body of a client's request for vectors.
+/// Reads the body of a client's request for vectors, asked in `scope`.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput), naming the field.
-pub fn read_embed(body: Value) -> Result<InboundEmbed> {
+pub fn read_embed(body: Value, scope: &Scope) -> Result<InboundEmbed> {
     const OPERATION: &str = "chat.embed";
     let wrong = |field: &str, message: &str| Err(Error::invalid(OPERATION, field, message));
     let Value::Object(mut fields) = body else { return wrong("body", "must be an object") };
@@ -133,12 +133,19 @@ pub fn read_embed(body: Value) -> Result<InboundEmbed> {
         }
         _ => None,
     };
-    let Some(texts) = texts else { return wrong("input", "must be a text or a list of texts") };
-    let encoding = match fields.shift_remove("encoding_format").as_ref().and_then(Value::as_str) {
-        Some("base64") => Encoding::Base64,
-        _ => Encoding::Float,
+    let Some(texts) = texts else {
+        return wrong(
+            "input",
+            "must be a text or a list of texts; lists of tokens are not taken: send the text itself",
+        );
     };
-    let mut call = EmbedCall::new(texts);
+    let encoding = match fields.shift_remove("encoding_format") {
+        None | Some(Value::Null) => Encoding::Float,
+        Some(form) if form == "float" => Encoding::Float,
+        Some(form) if form == "base64" => Encoding::Base64,
+        Some(_) => return wrong("encoding_format", "must be \"float\" or \"base64\""),
+    };
+    let mut call = EmbedCall::new(texts).scope(scope);
     call.model = fields.shift_remove("model").and_then(|model| model.as_str().map(str::to_owned));
     call.provider_fields = fields;
     Ok(InboundEmbed { call, encoding })
@@ -231,6 +238,10 @@ impl FrameWriter {
 
     /// Writes one chunk as server-sent events; the last one closes the stream with `[DONE]`.
     pub fn chunk(&mut self, chunk: &ChatChunk) -> String {
+        if let Some(event) = native(&chunk.extra).filter(|event| event.contains_key("choices")) {
+            self.begun = true;
+            return format!("data: {}\n\n", Value::Object(event.clone()));
+        }
         let mut delta = chunk.extra.clone();
         if delta.shift_remove(NATIVE).is_some() && says_nothing(chunk, &delta) {
             return String::new();
@@ -314,11 +325,18 @@ mod tests {
 
     #[test]
     fn vectors_are_asked_for_and_given_in_both_forms() {
+        let ada = Scope::new().user("ada");
         let inbound =
-            read_embed(json!({"input": "a", "model": "m", "encoding_format": "base64", "dimensions": 2})).unwrap();
+            read_embed(json!({"input": "a", "model": "m", "encoding_format": "base64", "dimensions": 2}), &ada)
+                .unwrap();
         assert_eq!((inbound.encoding, inbound.call.texts.as_slice()), (Encoding::Base64, &["a".to_owned()][..]));
         assert_eq!(inbound.call.provider_fields["dimensions"], 2);
-        assert_eq!(read_embed(json!({"input": [1, 2]})).unwrap_err().get("field"), Some("input"));
+        assert_eq!(inbound.call.scope.as_ref(), Some(&ada));
+        for (field, body) in
+            [("input", json!({"input": [1, 2]})), ("encoding_format", json!({"input": "a", "encoding_format": "int8"}))]
+        {
+            assert_eq!(read_embed(body, &ada).unwrap_err().get("field"), Some(field));
+        }
         let usage = Usage::default();
         let embeddings = Embeddings { vectors: vec![vec![1.0, -2.0]], model: "m".into(), provider: "p".into(), usage };
         let data = |encoding| write_embeddings(&embeddings, encoding)["data"][0]["embedding"].clone();

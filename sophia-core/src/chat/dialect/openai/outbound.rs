@@ -46,6 +46,9 @@ const PARTS: [&str; 5] = ["text", "image_url", "input_audio", "file", "refusal"]
 /// Hints that no answer depends on.
 const HINTS: [&str; 2] = ["cache_control", "is_error"];
 
+/// How Anthropic's names of features begin that are hints as well.
+const CACHE_BETAS: [&str; 2] = ["extended-cache-ttl", "prompt-caching"];
+
 /// Checks a request, and leaves out the hints of another dialect. One that came in this dialect is passed on as it is.
 ///
 /// # Errors
@@ -63,11 +66,12 @@ pub(crate) fn write_request<'a>(call: &'a ProviderCall, provider: &str) -> Resul
     if call.dialect == Dialect::Chat {
         return Ok(Cow::Borrowed(&call.body));
     }
-    if let Some((name, _)) = call.body.iter().find(|(name, value)| !OWN.contains(&name.as_str()) && !is_unset(value)) {
+    let is_foreign = |name: &str| !OWN.contains(&name) || (name == "service_tier" && call.dialect == Dialect::Messages);
+    if let Some((name, _)) = call.body.iter().find(|(name, value)| is_foreign(name) && !says_nothing(name, value)) {
         return Err(target.refuse(name));
     }
     let mut body = call.body.clone();
-    body.shift_remove("cache_control");
+    body.retain(|name, value| name != "cache_control" && !says_nothing(name, value));
     if let Some(Value::Array(messages)) = body.get_mut("messages") {
         for (index, message) in messages.iter_mut().enumerate() {
             clean(message, &format!("messages[{index}]"), target)?;
@@ -86,6 +90,19 @@ pub(crate) fn write_request<'a>(call: &'a ProviderCall, provider: &str) -> Resul
     Ok(Cow::Owned(body))
 }
 
+/// Returns whether a field asks for no more than what happens anyway.
+fn says_nothing(name: &str, value: &Value) -> bool {
+    let is_hint =
+        |beta: &Value| beta.as_str().is_some_and(|beta| CACHE_BETAS.iter().any(|hint| beta.starts_with(hint)));
+    is_unset(value)
+        || match name {
+            "thinking" => value["type"] == "disabled",
+            "service_tier" => value == "auto",
+            "betas" => value.as_array().is_some_and(|betas| betas.iter().all(is_hint)),
+            _ => false,
+        }
+}
+
 /// Reasoning that nobody but us has written down is in the message already.
 fn is_ours(name: &str, native: &Value) -> bool {
     let Some(items) = native.as_array().filter(|_| name == OUTPUT_ITEMS) else { return is_unset(native) };
@@ -98,10 +115,12 @@ fn is_ours(name: &str, native: &Value) -> bool {
 fn clean(message: &mut Value, path: &str, target: Target<'_>) -> Result<(), Error> {
     let Value::Object(message) = message else { return Err(target.refuse(path)) };
     message.retain(|name, _| !HINTS.contains(&name.as_str()) && name != OUTPUT_ITEMS);
+    // What a tool says is text there, and nothing else.
+    let known = if message.get("role").is_some_and(|role| role == "tool") { &PARTS[..1] } else { &PARTS[..] };
     let Some(Value::Array(parts)) = message.get_mut("content") else { return Ok(()) };
     for (index, part) in parts.iter_mut().enumerate() {
         let kind = part.get("type").and_then(Value::as_str).unwrap_or_default();
-        if !PARTS.contains(&kind) {
+        if !known.contains(&kind) {
             return Err(target.refuse(format!("{path}.content[{index}].type")));
         }
         if let Value::Object(part) = part {
