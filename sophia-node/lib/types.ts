@@ -324,7 +324,7 @@ export interface ChannelHistory {
 /**
  * A part of a streamed answer.
  *
- * The first and the last part carry `cache`; the last one also carries `finish_reason` and `usage`.
+ * The first and the last part carry `cache`; the last one also carries `finish_reason`, `usage` and `message`.
  */
 export interface ChatChunk {
   /** Further text; may be empty. */
@@ -343,6 +343,8 @@ export interface ChatChunk {
   assistance: Assistance | null
   /** What each stage did, with the last part; null unless the request asks for it. */
   explain: Explanation | null
+  /** The whole message, with the last part: what is sent back as it is to go on; null before. */
+  message: Record<string, unknown> | null
 }
 
 /** Configuration of chat. */
@@ -447,11 +449,14 @@ export interface ChatRequest {
   scope?: Scope | null
   /** Who else may be given the answer. Default user. */
   share?: Share
-  /** What it is about: chooses how long the answer is kept. Default `"default"`; `"auto"` classifies the last message. */
+  /** What it is about: chooses how long a new answer is kept. Default `"default"`; `"auto"` classifies the last message. */
   context?: string | null
   /** What the cache is used for. Default default. */
   cache?: CacheMode
-  /** How long the answer is kept, from one second to the configured maximum; by rule where it is null. In milliseconds. */
+  /**
+   * How long a new answer is kept, from one second to the configured maximum; by rule where it is null. One that is kept
+   * already stays as long as who asked for it said. In milliseconds.
+   */
   ttlMs?: number | null
   /** Time in which it must be answered; the configured default where it is null. In milliseconds. */
   timeoutMs?: number | null
@@ -475,7 +480,7 @@ export interface ChatRequest {
    * all tools of the registry, which are called here.
    */
   tools?: ToolsForm | null
-  /** Names under which the kept answer can be invalidated. */
+  /** Names under which a new answer can be invalidated, once it is kept. */
   tags?: readonly string[]
   /** Any further field of the provider's protocol, passed on verbatim. */
   providerFields?: Record<string, unknown>
@@ -850,6 +855,8 @@ export interface EmbedCall {
   texts?: readonly string[]
   /** Model; the configured default where it is null. */
   model?: string | null
+  /** Whose call it is: its limits are kept, and what it costs is written down there. */
+  scope?: Scope | null
   /** Trace that it belongs to (W3C `traceparent`), for OpenTelemetry; null begins one. */
   traceparent?: string | null
   /** Any further field of the provider's protocol, passed on verbatim. */
@@ -1504,7 +1511,7 @@ export interface L2Config {
  *
  * Counted for all processes that share Redis, or else a `data_dir`, and across restarts; with neither, by this process since
  * it started. A kept answer uses nothing. A call whose cost is not known uses no budget: `chat.budget` tells how many there
- * were.
+ * were. What a call used whose end nobody heard, such as a stream that was left, is estimated: four bytes are a token.
  */
 export interface LimitConfig {
   /** Only calls of this tenant. Default all. */
@@ -3399,7 +3406,12 @@ export interface Usage {
   reasoningTokens: number | null
 }
 
-/** How a question uses memory; on the wire, `true` stands for the defaults. */
+/**
+ * How a question uses memory; on the wire, `true` stands for the defaults.
+ *
+ * What is recalled is of the tenant, user and agent of the scope, of whichever session: what was said in this one stands in
+ * the messages already.
+ */
 export interface UseMemory {
   /** Most records that are recalled. Default 10. */
   limit?: number

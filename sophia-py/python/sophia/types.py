@@ -444,6 +444,8 @@ class ChatChunk:
     """What memory and tools gave to the answer, with the last part; null where neither was asked for."""
     explain: Explanation | None
     """What each stage did, with the last part; null unless the request asks for it."""
+    message: dict[str, Any] | None
+    """The whole message, with the last part: what is sent back as it is to go on; null before."""
 
 
 @dataclass(frozen=True)
