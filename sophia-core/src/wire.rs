@@ -44,9 +44,27 @@ fn explain(kind: ErrorKind, operation: &'static str, path: &str, message: &str) 
     } else if missing_field {
         "is required".to_owned()
     } else {
-        format!("is wrong: {}", shortened(message.to_owned(), MAX_QUOTED_BYTES))
+        format!("is wrong: {}", shortened(plain(message), MAX_QUOTED_BYTES))
     };
     Error::new(kind, operation, format!("`{field}` {text}")).with("field", field)
+}
+
+/// Says in the words of JSON what a deserializer says in those of Rust.
+fn plain(message: &str) -> String {
+    const WORDS: [(&str, &str); 11] = [
+        ("expected usize", "expected a whole number of at least 0"),
+        ("expected u64", "expected a whole number of at least 0"),
+        ("expected u32", "expected a whole number of at least 0"),
+        ("expected i64", "expected a whole number"),
+        ("expected f64", "expected a number"),
+        ("expected a sequence", "expected a list"),
+        ("expected a map", "expected an object"),
+        ("invalid type: sequence", "invalid type: list"),
+        ("invalid type: map", "invalid type: object"),
+        ("invalid type: unit value", "invalid type: null"),
+        ("invalid type: null, expected struct Scope", "invalid type: null, expected a scope"),
+    ];
+    WORDS.iter().fold(message.to_owned(), |message, (theirs, ours)| message.replace(theirs, ours))
 }
 
 /// Returns the known name that `name` is most likely a misspelling of.
@@ -99,6 +117,9 @@ mod tests {
     fn a_wrong_type_and_a_missing_field_are_named_with_their_path() {
         let wrong = error(json!({"inner": {"max_size": 1}, "list": [{"max_size": "x"}]}));
         assert!(wrong.message().starts_with("`list[0].max_size` is wrong: invalid type: string"), "{wrong}");
+        assert!(wrong.message().ends_with("expected a whole number of at least 0"), "{wrong}");
+        let wrong = error(json!({"inner": {"max_size": 1}, "list": null}));
+        assert_eq!(wrong.message(), "`list` is wrong: invalid type: null, expected a list");
         assert_eq!(error(json!({"inner": {}})).message(), "`inner.max_size` is required");
     }
 }

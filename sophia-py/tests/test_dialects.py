@@ -175,7 +175,7 @@ def test_langchain_asks_through_the_cache() -> None:
 
 @in_loop
 async def test_langchain_streams() -> None:
-    with upstream() as (base_url, _):
+    with upstream() as (base_url, seen):
         async with engine("anthropic", base_url) as s:
             parts = [part async for part in chat_model(s).astream("Hi")]
             assert [part.text for part in parts if part.text] == ["Hel", "lo."]
@@ -184,6 +184,9 @@ async def test_langchain_streams() -> None:
             assert (whole.text, whole.additional_kwargs["reasoning_content"]) == ("Hello.", "Hm.")
             assert whole.response_metadata["finish_reason"] == "stop"
             assert (await chat_model(s).ainvoke("Hi")).response_metadata["cache"] == "hit"
+            # What was streamed can be sent back: its thoughts go as they were signed.
+            await chat_model(s).ainvoke([HumanMessage("Hi"), whole, HumanMessage("And?")])
+            assert seen[-1][2]["messages"][1] == {"role": "assistant", "content": MESSAGE["content"]}
 
 
 def test_langchain_binds_tools_and_reads_structured_answers() -> None:

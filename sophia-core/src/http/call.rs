@@ -80,6 +80,12 @@ impl Call {
             arguments.insert("by".to_owned(), self.caller.name.as_str().into());
         }
         let asked = scope_of_headers(&self.headers)?;
+        if name == "memory.forget"
+            && asked == Scope::new()
+            && !["scope", "subject"].iter().any(|field| arguments.contains_key(*field))
+        {
+            return Err(Error::invalid(name, "scope", "is required: name what is to be forgotten").into());
+        }
         exposed.scopes.fill(name, &mut arguments, &self.caller, &asked).map_err(refuse)?;
         Ok(arguments)
     }
