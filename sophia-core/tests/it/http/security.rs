@@ -206,7 +206,7 @@ async fn a_key_reaches_its_own_scope_and_no_other() {
 
     // What is forgotten is named, also by a key that could only mean its own.
     let (status, answer) = as_key(&surface, "ada-key", "POST /api/v1/memory/forget", json!({})).await;
-    assert_eq!((status, &answer["error"]["field"]), (400, &json!("scope")), "{answer}");
+    assert_eq!((status, &answer["error"]["context"]["field"]), (400, &json!("scope")), "{answer}");
 
     // What a key fixes is set where the body leaves it out, items included.
     let many = json!({"items": [{"content": "one"}, {"content": "two", "scope": {"session": "s1"}}]});
