@@ -8,11 +8,14 @@ use std::collections::HashMap;
 
 use super::{
     lexicon::{self, Kind},
+    order::{DETERMINERS, is_reversed},
     reading::{Reading, WordRef},
 };
 
 /// Shortest word in which a slip of the pen is recognised, in bytes.
 const MIN_TYPO: usize = 4;
+/// Shortest word in which a wrong letter is one, in bytes: among shorter ones, most are other words or names.
+const MIN_WRONG_LETTER: usize = 8;
 
 /// Why the answer to one question does not serve another, however alike they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +26,9 @@ pub(super) enum Veto {
     Numbers,
     /// They count in different units.
     Units,
-    /// One denies what the other does not.
+    /// Operators or other signs differ.
+    Signs,
+    /// One denies or limits what the other does not.
     Negation,
     /// One says the opposite of a word of the other.
     Opposites,
@@ -47,8 +52,15 @@ pub(super) fn judge(a: &Reading, b: &Reading) -> Result<f64, Veto> {
     if units(a) != units(b) {
         return Err(Veto::Units);
     }
-    if a.is_negated() != b.is_negated() {
+    if a.signs != b.signs {
+        return Err(Veto::Signs);
+    }
+    if !deny_alike(a, b) {
         return Err(Veto::Negation);
+    }
+    // Of another language nothing is known but its words, and any word or its ending may be the one that matters.
+    if !(a.is_english() && b.is_english()) && !a.words().map(|word| word.text).eq(b.words().map(|word| word.text)) {
+        return Err(Veto::Words);
     }
     if are_opposed(a, b) {
         return Err(Veto::Opposites);
@@ -56,10 +68,10 @@ pub(super) fn judge(a: &Reading, b: &Reading) -> Result<f64, Veto> {
     if ask_differently(a, b) {
         return Err(Veto::Asked);
     }
-    if are_turned_round(a, b) {
+    if are_turned_round(a, b) || is_reversed(a, b) {
         return Err(Veto::Direction);
     }
-    if persons(a) != persons(b) && persons(a).is_some() && persons(b).is_some() {
+    if !are_of_the_same(a, b) {
         return Err(Veto::Person);
     }
     let (only_a, only_b) = (unmatched(a, b), unmatched(b, a));
@@ -67,15 +79,28 @@ pub(super) fn judge(a: &Reading, b: &Reading) -> Result<f64, Veto> {
         return Err(Veto::Words);
     }
     let added = only_a.len() + only_b.len();
-    // In another language, the word that was added may be the one that denies.
-    if added > 0 && !(a.is_english() && b.is_english()) {
-        return Err(Veto::Words);
+    if only_a.iter().chain(&only_b).any(|word| lexicon::is_reverser(word.stem)) {
+        return Err(Veto::Negation);
     }
     if only_a.iter().chain(&only_b).any(|word| word.is_name || !is_known(word.text)) {
         return Err(Veto::Names);
     }
     let all = a.content().count() + b.content().count();
     Ok(if all == 0 { 0.0 } else { 1.0 - added as f64 / all as f64 })
+}
+
+/// Returns whether both deny and limit the same, as often, and in the same places.
+fn deny_alike(a: &Reading, b: &Reading) -> bool {
+    let (a, b) = (a.negations(), b.negations());
+    a.len() == b.len()
+        && a.iter().zip(&b).all(|((one, of), (other, its))| {
+            one == other
+                && match (of, its) {
+                    (Some(of), Some(its)) => are_same(*of, *its),
+                    (None, None) => true,
+                    _ => false,
+                }
+        })
 }
 
 fn units(reading: &Reading) -> Vec<&str> {
@@ -200,7 +225,6 @@ fn are_turned_round(a: &Reading, b: &Reading) -> bool {
 
 /// Returns the word before each word of meaning, articles and the like aside.
 fn prepositions(reading: &Reading) -> HashMap<&str, &str> {
-    const DETERMINERS: [&str; 9] = ["a", "an", "the", "my", "your", "our", "this", "that", "some"];
     let mut found = HashMap::new();
     let mut before = "";
     for word in reading.words() {
@@ -214,12 +238,59 @@ fn prepositions(reading: &Reading) -> HashMap<&str, &str> {
     found
 }
 
-/// Returns whose matter it is, where a pronoun says: (his or hers, mine or yours).
-fn persons(reading: &Reading) -> Option<(bool, bool)> {
-    let says = |words: &[&str]| reading.words().any(|word| words.contains(&word.text));
-    let (he, she) = (says(&["he", "him", "his"]), says(&["she", "her", "hers"]));
-    let (mine, yours) = (says(&["my", "mine", "our", "ours"]), says(&["your", "yours"]));
-    (he != she || mine != yours).then_some((he && !she, mine && !yours))
+/// Returns whether the pronouns of both mean the same people: `he` is not `they`, nor is `I owe you` `you owe me`.
+fn are_of_the_same(a: &Reading, b: &Reading) -> bool {
+    let says = |reading: &Reading, words: &[&str]| reading.words().any(|word| words.contains(&word.text));
+    let third = |reading: &Reading| THIRD_PERSONS.map(|words| says(reading, words));
+    let whose = |reading: &Reading| (says(reading, &["my", "mine", "our", "ours"]), says(reading, &["your", "yours"]));
+    let is_exchanged = |(a, b): ((bool, bool), (bool, bool))| a != b && a.0 != a.1 && b.0 != b.1;
+    if third(a) != third(b) || is_exchanged((whose(a), whose(b))) {
+        return false;
+    }
+    let (a, b) = (persons(a), persons(b));
+    a.iter().all(|(place, person)| b.get(place).is_none_or(|other| person == other))
+}
+
+const THIRD_PERSONS: [&[&str]; 3] = [
+    &["he", "him", "his", "himself"],
+    &["she", "her", "hers", "herself"],
+    &["they", "them", "their", "theirs", "themselves"],
+];
+
+/// Returns the person that a pronoun says before or after a word, where both are told or the pronoun belongs to it.
+fn persons(reading: &Reading) -> HashMap<(&str, Place), &'static str> {
+    let words: Vec<_> = reading.words().collect();
+    let mut found = HashMap::new();
+    for window in words.windows(2) {
+        let [one, other] = window else { continue };
+        if let ("my" | "our" | "your", Kind::Content) = (one.text, other.kind) {
+            found.entry((other.stem, Place::Owner)).or_insert(if one.text == "your" { "you" } else { "me" });
+        }
+        if let (true, "me" | "us" | "you") = (is_preposition(one.text), other.text) {
+            found.entry((one.text, Place::Object)).or_insert(if other.text == "you" { "you" } else { "me" });
+        }
+    }
+    for window in words.windows(3) {
+        if let ["i" | "we" | "you", _, "me" | "us" | "you"] = [window[0].text, window[1].text, window[2].text]
+            && window[1].kind == Kind::Content
+        {
+            let direction = if window[0].text == "you" { "you" } else { "me" };
+            found.entry((window[1].stem, Place::Subject)).or_insert(direction);
+        }
+    }
+    found
+}
+
+/// What a pronoun is to a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Place {
+    Owner,
+    Subject,
+    Object,
+}
+
+fn is_preposition(word: &str) -> bool {
+    ["to", "for", "from", "with", "by", "at", "on", "about", "of", "than"].contains(&word)
 }
 
 /// Returns the words of `a` that have no counterpart in `b`.
@@ -247,17 +318,32 @@ fn unmatched<'a>(a: &'a Reading, b: &Reading) -> Vec<WordRef<'a>> {
         .collect()
 }
 
-/// Returns whether two words are forms, synonyms or slips of one.
+/// Returns whether two words are forms, synonyms or slips of one. Of a name there is one form only.
 pub(super) fn are_same(a: WordRef<'_>, b: WordRef<'_>) -> bool {
+    if a.is_name || b.is_name {
+        return a.text == b.text;
+    }
     a.stem == b.stem || lexicon::are_synonyms(a.stem, b.stem) || is_slip(a.text, b.text)
 }
 
-/// Returns whether one is the other with one letter wrong, missing, too much, or two exchanged. Two known words are never.
+/// Returns whether one is a known word and the other is that with one letter doubled, missing or wrong, or two exchanged.
+///
+/// Two known words are two words, and two unknown ones two names. So are those that differ in how they begin or end.
 fn is_slip(a: &str, b: &str) -> bool {
     if a.len() < MIN_TYPO || b.len() < MIN_TYPO || a.bytes().chain(b.bytes()).any(|byte| !byte.is_ascii_alphabetic()) {
         return false;
     }
-    is_one_edit(a.as_bytes(), b.as_bytes()) && !(is_known(a) && is_known(b))
+    let (x, y) = (a.as_bytes(), b.as_bytes());
+    let wrong = x.iter().zip(y).filter(|(x, y)| x != y).count();
+    let is_wrong_letter = a.len() == b.len() && wrong == 1;
+    let is_exchange = a.len() == b.len() && wrong == 2;
+    let is_doubled = |long: &[u8]| matches!(long, [.., before, last] if before == last);
+    let ends_alike = x.last() == y.last() || is_exchange || is_doubled(if a.len() > b.len() { x } else { y });
+    x[0] == y[0]
+        && ends_alike
+        && !(is_wrong_letter && a.len() < MIN_WRONG_LETTER)
+        && is_one_edit(x, y)
+        && is_word(a) != is_word(b)
 }
 
 fn is_one_edit(a: &[u8], b: &[u8]) -> bool {
@@ -272,6 +358,10 @@ fn is_one_edit(a: &[u8], b: &[u8]) -> bool {
         1 => short == &long[1..],
         _ => false,
     }
+}
+
+fn is_word(text: &str) -> bool {
+    is_known(text) || lexicon::knows(&lexicon::stem(text))
 }
 
 /// Returns whether it is a word of the embedder's vocabulary as it stands.
