@@ -19,7 +19,7 @@ const FUNCTION: &str = "a an the this that these those some any there here i me 
 
 /// Words of politeness and hesitation, which say nothing anywhere.
 const FILLERS: &str = "please kindly hi hello hey thanks thank ok okay well just really actually basically simply exactly \
-    quickly currently um uh oh pls plz thx sorry";
+    quickly currently um uh er erm hmm oh ah yeah hiya greetings cheers regards pls plz thx sorry";
 
 /// Joining words that other languages write as well: they tell nothing of the language.
 const SHARED: &str = "a am an as at also by d do go had he her him i in is it ll m me no of on or re s so sure to u um up us ve \
@@ -198,10 +198,24 @@ pub(super) fn knows(stem: &str) -> bool {
     LEXICON.synonyms.contains_key(stem) || LEXICON.opposites.contains_key(stem)
 }
 
-/// Returns whether two stems can stand for each other.
+/// Returns whether two stems can stand for each other, also in the same degree: `fastest` and `quickest`.
 pub(super) fn are_synonyms(a: &str, b: &str) -> bool {
-    let (Some(a), Some(b)) = (LEXICON.synonyms.get(a), LEXICON.synonyms.get(b)) else { return false };
-    a.iter().any(|group| b.contains(group))
+    let share_group = |a: &str, b: &str| match (LEXICON.synonyms.get(a), LEXICON.synonyms.get(b)) {
+        (Some(a), Some(b)) => a.iter().any(|group| b.contains(group)),
+        _ => false,
+    };
+    share_group(a, b)
+        || ["er", "est"].iter().any(|degree| match (a.strip_suffix(degree), b.strip_suffix(degree)) {
+            (Some(a), Some(b)) => share_group(&stem(a), &stem(b)),
+            _ => false,
+        })
+}
+
+/// Returns whether one stem is that of the verb from which the other's noun is made: `confirm` and `confirmation`.
+pub(super) fn are_verb_and_noun(a: &str, b: &str) -> bool {
+    const NOUN: &str = "at";
+    let (verb, noun) = if a.len() < b.len() { (a, b) } else { (b, a) };
+    verb.len() > MIN_STEM && noun.strip_suffix(NOUN) == Some(verb)
 }
 
 /// Returns the sides of opposites on which a stem stands.

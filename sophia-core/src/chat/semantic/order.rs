@@ -5,7 +5,7 @@
 //! taken apart ("guest password", "password for guests"), two sides of an `and` or `or` were exchanged.
 
 use super::{
-    lexicon::{self, Kind},
+    lexicon::Kind,
     reading::{Reading, WordRef},
     verdict::are_same,
 };
@@ -97,8 +97,7 @@ fn placed<'a>(words: &[WordRef<'a>]) -> Vec<Placed<'a>> {
         if PREPOSITIONS.contains(&word.text) {
             preposition = word.text;
         } else if word.kind == Kind::Content {
-            // Numbers and moments have an order of their own.
-            if lexicon::moment(word.text).is_none() && !word.text.starts_with(|c: char| c.is_ascii_digit() || c == '-') {
+            if !word.is_counted() {
                 placed.push(Placed { word: *word, at, preposition });
             }
         } else if !DETERMINERS.contains(&word.text) && !JOINING.contains(&word.text) && word.text != "s" {

@@ -39,6 +39,15 @@ pub(super) struct WordRef<'a> {
     pub is_name: bool,
 }
 
+impl WordRef<'_> {
+    /// Returns whether it is a number, a day or the like, which have an order of their own.
+    pub fn is_counted(&self) -> bool {
+        lexicon::moment(self.text).is_some()
+            || lexicon::number(self.text).is_some()
+            || self.text.bytes().any(|byte| byte.is_ascii_digit())
+    }
+}
+
 impl Reading {
     pub fn of(text: &str) -> Reading {
         let Tokens { tokens, mut signs } = tokens(text);

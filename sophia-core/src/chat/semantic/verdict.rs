@@ -172,7 +172,7 @@ impl Asked {
     /// Returns the words by which an open question asks for the same.
     fn nouns(self) -> &'static [&'static str] {
         match self {
-            Asked::When => &["time", "date", "day", "year", "month", "hour"],
+            Asked::When => &["time", "date", "day", "year", "month", "hour", "deadline"],
             Asked::Where => &["place", "location", "address", "spot", "city", "country"],
             Asked::Why => &["reason", "cause", "purpose"],
             Asked::Who => &["person", "name", "people"],
@@ -203,13 +203,18 @@ fn ask_differently(a: &Reading, b: &Reading) -> bool {
 /// Returns whether the same word has opposite prepositions, or two words have changed places around one.
 fn are_turned_round(a: &Reading, b: &Reading) -> bool {
     const DIRECTED: [&str; 10] = ["to", "into", "from", "than", "by", "before", "after", "over", "under", "against"];
-    const OPPOSED: [(&[&str], &[&str]); 5] = [
+    const OPPOSED: [(&[&str], &[&str]); 6] = [
         (&["to", "into", "toward", "towards"], &["from"]),
         (&["before"], &["after"]),
+        (&["within", "during", "by", "in", "on", "at", "since"], &["before", "after"]),
         (&["over", "above"], &["under", "below"]),
         (&["in"], &["out"]),
         (&["for"], &["against"]),
     ];
+    let (own, other) = (particles(a), particles(b));
+    if own.iter().any(|(word, particle)| other.get(word).is_some_and(|other| other != particle)) {
+        return true;
+    }
     let (a, b) = (prepositions(a), prepositions(b));
     let common: Vec<_> = a.iter().filter_map(|(word, own)| Some((*own, *b.get(word)?))).collect();
     let opposed = |(x, y): &(&str, &str)| {
@@ -221,6 +226,23 @@ fn are_turned_round(a: &Reading, b: &Reading) -> bool {
         DIRECTED.contains(x) && x != y && common.iter().any(|(own, other)| other == x && own != x)
     };
     common.iter().any(|pair| opposed(pair) || exchanged(pair))
+}
+
+/// Returns the sides of `log in` and `log out`, `turn on` and `turn it off`, by the verb.
+fn particles(reading: &Reading) -> HashMap<&str, bool> {
+    let words: Vec<_> = reading.words().collect();
+    let mut found = HashMap::new();
+    for (at, verb) in words.iter().enumerate().filter(|(_, word)| word.kind == Kind::Content) {
+        let side = words[at + 1..].iter().take(2).find_map(|word| match word.text {
+            "in" | "on" | "up" => Some(true),
+            "out" | "off" | "down" => Some(false),
+            _ => None,
+        });
+        if let Some(side) = side {
+            found.entry(verb.stem).or_insert(side);
+        }
+    }
+    found
 }
 
 /// Returns the word before each word of meaning, articles and the like aside.
@@ -294,28 +316,39 @@ fn is_preposition(word: &str) -> bool {
 }
 
 /// Returns the words of `a` that have no counterpart in `b`.
-fn unmatched<'a>(a: &'a Reading, b: &Reading) -> Vec<WordRef<'a>> {
-    let theirs: Vec<_> = b.content().collect();
-    let texts: Vec<_> = b.words().map(|word| word.text).collect();
-    let pairs: Vec<String> = texts.windows(2).map(<[&str]>::concat).collect();
-    let own: Vec<_> = a.words().collect();
-    let is_joined = |at: usize| {
-        // `log in` and `login`, in either direction.
-        let joined = |pair: Option<&[WordRef<'_>]>| {
-            pair.is_some_and(|pair| {
-                let joined: String = pair.iter().map(|word| word.text).collect();
-                texts.contains(&joined.as_str())
-            })
-        };
-        pairs.iter().any(|pair| pair == own[at].text)
-            || joined(own.get(at..at + 2))
-            || at.checked_sub(1).is_some_and(|before| joined(own.get(before..=at)))
+fn unmatched<'a>(a: &'a Reading, b: &'a Reading) -> Vec<WordRef<'a>> {
+    let (own, theirs): (Vec<_>, Vec<_>) = (a.words().collect(), b.words().collect());
+    let (own_pairs, their_pairs) = (joined(&own), joined(&theirs));
+    let is_in_pair = |at: usize| {
+        let around = [at.checked_sub(1), Some(at)].into_iter().flatten().filter_map(|at| own_pairs.get(at));
+        around.into_iter().any(|pair| theirs.iter().any(|word| is_written_so(pair, word)))
+            || their_pairs.iter().any(|pair| is_written_so(pair, &own[at]))
     };
     (0..own.len())
-        .filter(|&at| own[at].kind == Kind::Content)
-        .filter(|&at| !theirs.iter().any(|word| are_same(own[at], *word)) && !is_joined(at))
+        // Numbers and moments were compared in their order.
+        .filter(|&at| own[at].kind == Kind::Content && !own[at].is_counted())
+        .filter(|&at| !theirs.iter().any(|word| is_counterpart(own[at], *word)) && !is_in_pair(at))
         .map(|at| own[at])
         .collect()
+}
+
+/// Returns each word with the next one, as one word.
+fn joined(words: &[WordRef<'_>]) -> Vec<String> {
+    words.windows(2).map(|pair| pair.iter().map(|word| word.text).collect()).collect()
+}
+
+/// Returns whether a pair is that word, or says the same: `log in` and `login`, `sign up` and `register`.
+fn is_written_so(pair: &str, word: &WordRef<'_>) -> bool {
+    pair == word.text || (!word.is_name && lexicon::are_synonyms(pair, word.stem))
+}
+
+/// A word may stand for one that joins: `receive` for `get`.
+fn is_counterpart(word: WordRef<'_>, other: WordRef<'_>) -> bool {
+    match other.kind {
+        Kind::Content => are_same(word, other),
+        Kind::Function => !word.is_name && lexicon::are_synonyms(word.stem, other.stem),
+        _ => false,
+    }
 }
 
 /// Returns whether two words are forms, synonyms or slips of one. Of a name there is one form only.
@@ -323,7 +356,10 @@ pub(super) fn are_same(a: WordRef<'_>, b: WordRef<'_>) -> bool {
     if a.is_name || b.is_name {
         return a.text == b.text;
     }
-    a.stem == b.stem || lexicon::are_synonyms(a.stem, b.stem) || is_slip(a.text, b.text)
+    a.stem == b.stem
+        || lexicon::are_synonyms(a.stem, b.stem)
+        || lexicon::are_verb_and_noun(a.stem, b.stem)
+        || is_slip(a.text, b.text)
 }
 
 /// Returns whether one is a known word and the other is that with one letter doubled, missing or wrong, or two exchanged.
