@@ -138,35 +138,53 @@ enum Asked {
     HowOften,
     HowFar,
     HowOld,
-    /// What, which and how: they ask for anything.
+    How,
+    /// What and which: they ask for anything.
     Open,
+    /// Yes or no.
+    Whether,
     /// No word says.
     Unsaid,
 }
 
 impl Asked {
     fn of(reading: &Reading) -> Asked {
-        let words: Vec<_> = reading.words().map(|word| word.text).collect();
-        for pair in words.windows(2) {
-            match pair {
-                ["how", "long"] => return Asked::HowLong,
-                ["how", "much" | "many"] => return Asked::HowMany,
-                ["how", "often"] => return Asked::HowOften,
-                ["how", "far"] => return Asked::HowFar,
-                ["how", "old"] => return Asked::HowOld,
-                ["how", "come"] | ["what", "for"] => return Asked::Why,
-                _ => {}
-            }
-        }
-        let specific = words.iter().find_map(|word| match *word {
-            "when" => Some(Asked::When),
-            "where" => Some(Asked::Where),
-            "why" => Some(Asked::Why),
-            "who" | "whose" | "whom" => Some(Asked::Who),
-            _ => None,
+        const AUXILIARIES: [&str; 25] = [
+            "is", "are", "am", "was", "were", "do", "does", "did", "have", "has", "had", "can", "could", "may", "might",
+            "must", "should", "will", "would", "shall", "need", "im", "ive", "id", "ill",
+        ];
+        /// Words before a question inside of another: `can you tell me when`.
+        const TELLING: [&str; 14] = [
+            "me", "us", "know", "ask", "asking", "wonder", "wondering", "explain", "show", "tell", "say", "see", "out",
+            "idea",
+        ];
+        let words: Vec<_> = reading.words().filter(|word| word.kind != Kind::Filler).map(|word| word.text).collect();
+        let asks_whether = matches!(&*words, [first, ..] if AUXILIARIES.contains(first));
+        // `Can you give me …` asks for what follows.
+        let is_request = matches!(&*words, ["can" | "could" | "would" | "will", "you", ..]);
+        let is_asked = |at: &usize| *at == 0 || !asks_whether || TELLING.contains(&words[at - 1]);
+        let found = (0..words.len()).filter(is_asked).find_map(|at| {
+            Some(match (words[at], words.get(at + 1).copied().unwrap_or_default()) {
+                ("how", "long") => Asked::HowLong,
+                ("how", "much" | "many") => Asked::HowMany,
+                ("how", "often") => Asked::HowOften,
+                ("how", "far") => Asked::HowFar,
+                ("how", "old") => Asked::HowOld,
+                ("how", "come") | ("what", "for") | ("why", _) => Asked::Why,
+                ("when", _) => Asked::When,
+                ("where", _) => Asked::Where,
+                ("who" | "whose" | "whom", _) => Asked::Who,
+                _ => return None,
+            })
         });
-        let is_open = words.iter().any(|word| matches!(*word, "how" | "what" | "which"));
-        specific.unwrap_or(if is_open { Asked::Open } else { Asked::Unsaid })
+        let has = |some: &[&str]| (0..words.len()).filter(is_asked).any(|at| some.contains(&words[at]));
+        match found {
+            Some(found) => found,
+            None if has(&["how"]) => Asked::How,
+            None if has(&["what", "which"]) => Asked::Open,
+            None if asks_whether && !is_request => Asked::Whether,
+            None => Asked::Unsaid,
+        }
     }
 
     /// Returns the words by which an open question asks for the same.
@@ -181,23 +199,40 @@ impl Asked {
             Asked::HowOften => &["frequency", "often"],
             Asked::HowFar => &["distance"],
             Asked::HowOld => &["age"],
-            Asked::Open | Asked::Unsaid => &[],
+            Asked::How => &["way", "method", "step", "process", "procedure", "approach", "technique", "instruction"],
+            Asked::Open | Asked::Whether | Asked::Unsaid => &[],
         }
     }
 }
 
 fn ask_differently(a: &Reading, b: &Reading) -> bool {
-    let asks_openly_for = |reading: &Reading, asked: Asked| {
+    let names = |reading: &Reading, asked: Asked| {
         let stems = reading.stems();
         asked.nouns().iter().any(|noun| stems.contains(lexicon::stem(noun).as_str()))
     };
-    match (Asked::of(a), Asked::of(b)) {
+    let differ = match (Asked::of(a), Asked::of(b)) {
         (x, y) if x == y => false,
-        (Asked::Unsaid, _) | (_, Asked::Unsaid) => false,
-        (Asked::Open, asked) => !asks_openly_for(a, asked),
-        (asked, Asked::Open) => !asks_openly_for(b, asked),
+        (Asked::Open | Asked::Whether, Asked::Unsaid) | (Asked::Unsaid, Asked::Open | Asked::Whether) => false,
+        (Asked::Open | Asked::Unsaid, asked) => !names(a, asked),
+        (asked, Asked::Open | Asked::Unsaid) => !names(b, asked),
         _ => true,
-    }
+    };
+    differ || are_of_other_modes(a, b)
+}
+
+/// Returns whether one asks what may be and the other what must be, or one what was and the other what is or will be, or one
+/// for two things and the other for one of them.
+fn are_of_other_modes(a: &Reading, b: &Reading) -> bool {
+    const MODES: [(&[&str], &[&str]); 3] = [
+        (&["can", "could", "may", "might", "able", "possible", "allowed", "permitted"], &["must", "need", "ought", "required"]),
+        (&["did", "was", "were"], &["do", "does", "is", "are", "am", "will", "shall"]),
+        (&["and"], &["or"]),
+    ];
+    let says = |reading: &Reading, some: &[&str]| reading.words().any(|word| some.contains(&word.text));
+    MODES.iter().any(|(one, other)| {
+        let sides = |reading: &Reading| (says(reading, one), says(reading, other));
+        matches!((sides(a), sides(b)), ((true, false), (false, true)) | ((false, true), (true, false)))
+    })
 }
 
 /// Returns whether the same word has opposite prepositions, or two words have changed places around one.
@@ -263,41 +298,57 @@ fn prepositions(reading: &Reading) -> HashMap<&str, &str> {
 /// Returns whether the pronouns of both mean the same people: `he` is not `they`, nor is `I owe you` `you owe me`.
 fn are_of_the_same(a: &Reading, b: &Reading) -> bool {
     let says = |reading: &Reading, words: &[&str]| reading.words().any(|word| words.contains(&word.text));
-    let third = |reading: &Reading| THIRD_PERSONS.map(|words| says(reading, words));
     let whose = |reading: &Reading| (says(reading, &["my", "mine", "our", "ours"]), says(reading, &["your", "yours"]));
     let is_exchanged = |(a, b): ((bool, bool), (bool, bool))| a != b && a.0 != a.1 && b.0 != b.1;
-    if third(a) != third(b) || is_exchanged((whose(a), whose(b))) {
+    if others(a) != others(b) || is_exchanged((whose(a), whose(b))) {
         return false;
     }
     let (a, b) = (persons(a), persons(b));
     a.iter().all(|(place, person)| b.get(place).is_none_or(|other| person == other))
 }
 
-const THIRD_PERSONS: [&[&str]; 3] = [
-    &["he", "him", "his", "himself"],
-    &["she", "her", "hers", "herself"],
-    &["they", "them", "their", "theirs", "themselves"],
-];
-
-/// Returns the person that a pronoun says before or after a word, where both are told or the pronoun belongs to it.
-fn persons(reading: &Reading) -> HashMap<(&str, Place), &'static str> {
-    let words: Vec<_> = reading.words().collect();
-    let mut found = HashMap::new();
-    for window in words.windows(2) {
-        let [one, other] = window else { continue };
-        if let ("my" | "our" | "your", Kind::Content) = (one.text, other.kind) {
-            found.entry((other.stem, Place::Owner)).or_insert(if one.text == "your" { "you" } else { "me" });
-        }
-        if let (true, "me" | "us" | "you") = (is_preposition(one.text), other.text) {
-            found.entry((one.text, Place::Object)).or_insert(if other.text == "you" { "you" } else { "me" });
+/// Returns the others that are spoken of, in the order of their first mention.
+fn others(reading: &Reading) -> Vec<&'static str> {
+    let mut others = Vec::new();
+    for other in reading.words().filter_map(|word| person(word.text)).filter(|other| matches!(*other, "he" | "she" | "they")) {
+        if !others.contains(&other) {
+            others.push(other);
         }
     }
-    for window in words.windows(3) {
-        if let ["i" | "we" | "you", _, "me" | "us" | "you"] = [window[0].text, window[1].text, window[2].text]
-            && window[1].kind == Kind::Content
-        {
-            let direction = if window[0].text == "you" { "you" } else { "me" };
-            found.entry((window[1].stem, Place::Subject)).or_insert(direction);
+    others
+}
+
+/// Returns whom a pronoun means. One speaks for oneself and for one's own.
+fn person(pronoun: &str) -> Option<&'static str> {
+    Some(match pronoun {
+        "i" | "me" | "my" | "mine" | "we" | "us" | "our" | "ours" => "i",
+        "you" | "your" | "yours" => "you",
+        "he" | "him" | "his" | "himself" => "he",
+        "she" | "her" | "hers" | "herself" => "she",
+        "they" | "them" | "their" | "theirs" | "themselves" => "they",
+        "it" | "its" => "it",
+        _ => return None,
+    })
+}
+
+/// Returns whom the pronouns around a word mean: whose it is, for whom it is, or who does it to whom.
+fn persons(reading: &Reading) -> HashMap<(&str, Place), [&'static str; 2]> {
+    let words: Vec<_> = reading.words().collect();
+    let is_owner = |word: &str| ["my", "our", "your", "his", "her", "their", "its"].contains(&word);
+    let is_object = |word: &str| ["me", "us", "you", "him", "her", "them", "it"].contains(&word);
+    let mut found = HashMap::new();
+    for at in 1..words.len() {
+        let (before, word) = (words[at - 1], words[at]);
+        let (one, other) = (person(before.text), person(word.text));
+        if let Some(one) = one.filter(|_| word.kind == Kind::Content && is_owner(before.text)) {
+            found.entry((word.stem, Place::Owner)).or_insert([one, ""]);
+        }
+        if let Some(other) = other.filter(|_| is_preposition(before.text) && is_object(word.text)) {
+            found.entry((before.text, Place::Object)).or_insert([other, ""]);
+        }
+        let next = words.get(at + 1).filter(|next| is_object(next.text)).and_then(|next| person(next.text));
+        if let (Some(one), Some(next), Kind::Content) = (one.filter(|_| !is_owner(before.text)), next, word.kind) {
+            found.entry((word.stem, Place::Subject)).or_insert([one, next]);
         }
     }
     found
