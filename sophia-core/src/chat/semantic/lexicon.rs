@@ -14,7 +14,7 @@ const FUNCTION: &str = "a an the this that these those some any there here i me 
     would shall can could may might must should to of in on at by for with as from into about through within during via \
     and or but so if then than because since while also too either both who whom whose what which when where why how \
     tell explain describe show give let know help want wanted wanting need needed like wonder wondering curious try \
-    trying hope idea question ask asking possible possibly able way get got getting go going make sure best up out off im \
+    trying hope idea question ask asking possible possibly able way get got getting go going make sure up out off im \
     ive id ill theres whats hows s d ll ve re m u ur very quite much";
 
 /// Words of politeness and hesitation, which say nothing anywhere.
@@ -22,8 +22,8 @@ const FILLERS: &str = "please kindly hi hello hey thanks thank ok okay well just
     quickly currently um uh er erm hmm oh ah yeah hiya greetings cheers regards pls plz thx sorry";
 
 /// Joining words that other languages write as well: they tell nothing of the language.
-const SHARED: &str = "a am an as at also by d do go had he her him i in is it ll m me no of on or re s so sure to u um up us ve \
-    via was we will";
+const SHARED: &str = "a ah am an as at also by d do er go had he her him i in is it just ll m me no of oh on or re s so sure to u um up us ve \
+    via was we well will";
 
 /// Words that turn a statement around.
 const NEGATORS: &str = "not no never without none nobody nothing neither nor nowhere nicht kein keine keinen keiner nie \
@@ -209,13 +209,6 @@ pub(super) fn are_synonyms(a: &str, b: &str) -> bool {
             (Some(a), Some(b)) => share_group(&stem(a), &stem(b)),
             _ => false,
         })
-}
-
-/// Returns whether one stem is that of the verb from which the other's noun is made: `confirm` and `confirmation`.
-pub(super) fn are_verb_and_noun(a: &str, b: &str) -> bool {
-    const NOUN: &str = "at";
-    let (verb, noun) = if a.len() < b.len() { (a, b) } else { (b, a) };
-    verb.len() > MIN_STEM && noun.strip_suffix(NOUN) == Some(verb)
 }
 
 /// Returns the sides of opposites on which a stem stands.

@@ -10,8 +10,9 @@ use super::{
     verdict::are_same,
 };
 
-pub(super) const DETERMINERS: [&str; 13] =
-    ["a", "an", "the", "my", "your", "our", "this", "that", "these", "those", "some", "any", "their"];
+pub(super) const DETERMINERS: [&str; 16] = [
+    "a", "an", "the", "my", "your", "our", "his", "her", "its", "their", "this", "that", "these", "those", "some", "any",
+];
 const PREPOSITIONS: [&str; 36] = [
     "to", "of", "in", "on", "at", "by", "for", "with", "as", "from", "into", "about", "through", "within", "during", "via",
     "than", "near", "after", "before", "over", "under", "between", "around", "outside", "inside", "behind", "beside", "above",
@@ -36,6 +37,9 @@ const MOVABLE: [&str; 16] = [
 const ASKED: [&str; 14] = [
     "time", "date", "day", "year", "month", "hour", "number", "price", "cost", "amount", "kind", "type", "sort", "way",
 ];
+
+/// Joining verbs that can be what is done.
+const ACTING: [&str; 11] = ["help", "know", "like", "want", "need", "give", "show", "tell", "ask", "let", "try"];
 
 /// A word of meaning, and where it stands.
 struct Placed<'a> {
@@ -96,7 +100,7 @@ fn placed<'a>(words: &[WordRef<'a>]) -> Vec<Placed<'a>> {
     for (at, word) in words.iter().enumerate() {
         if PREPOSITIONS.contains(&word.text) {
             preposition = word.text;
-        } else if word.kind == Kind::Content {
+        } else if word.kind == Kind::Content || ACTING.contains(&word.text) {
             if !word.is_counted() {
                 placed.push(Placed { word: *word, at, preposition });
             }

@@ -54,7 +54,7 @@ impl Reading {
         let mut letters = String::with_capacity(2 * text.len());
         let mut words = Vec::new();
         let (mut numbers, mut moments) = (Vec::new(), Vec::new());
-        for token in tokens {
+        for (at, token) in tokens.iter().enumerate() {
             let stem = lexicon::stem(&token.text);
             numbers.extend(token.number());
             moments.extend(lexicon::moment(&token.text).map(Box::from));
@@ -65,7 +65,10 @@ impl Reading {
             };
             let text = put(&token.text);
             let stem = if stem == token.text { text } else { put(&stem) };
-            words.push(Word { text, stem, kind: token.kind(), name: token.is_name });
+            // `the best way to` asks how.
+            let is_frame = token.text == "best" && tokens.get(at + 1).is_some_and(|next| next.text == "way");
+            let kind = if is_frame { Kind::Function } else { token.kind() };
+            words.push(Word { text, stem, kind, name: token.is_name });
         }
         numbers.append(&mut moments);
         signs.sort_unstable();
@@ -90,10 +93,11 @@ impl Reading {
         self.words().map(|word| word.stem).collect()
     }
 
-    /// Returns the words that deny or limit, in order, each with the word of meaning that follows it.
+    /// Returns the words that deny or limit, in order, each with the word of meaning that follows it and how often that word
+    /// was said before.
     ///
     /// They are counted, for two of them do not always cancel out. `ne … pas` is one.
-    pub fn negations(&self) -> Vec<(&str, Option<WordRef<'_>>)> {
+    pub fn negations(&self) -> Vec<(&str, Option<(WordRef<'_>, usize)>)> {
         let words: Vec<_> = self.words().collect();
         let turns = |word: &WordRef<'_>| matches!(word.kind, Kind::Negator | Kind::Limiter);
         let is_half = |at: usize| words[at].text == "ne" && words[at + 1..].iter().any(|word| word.kind == Kind::Negator);
@@ -101,7 +105,8 @@ impl Reading {
             .filter(|&at| turns(&words[at]) && !is_half(at))
             .map(|at| {
                 let next = words[at + 1..].iter().find(|word| word.kind == Kind::Content);
-                (lexicon::plain_negator(words[at].text), next.copied())
+                let next = next.map(|next| (*next, words[..at].iter().filter(|word| word.stem == next.stem).count()));
+                (lexicon::plain_negator(words[at].text), next)
             })
             .collect()
     }
@@ -305,10 +310,13 @@ mod tests {
 
     #[test]
     fn numbers_dates_and_identifiers_are_found_in_any_form() {
-        assert_eq!(numbers("1,000.00 at 3pm on the 2nd of May, or two"), ["1000", "2", "2", "3"]);
-        assert_eq!(numbers("12/05 and 05/12"), ["05/12", "12/05"]);
+        assert_eq!(numbers("1,000.00 at 3pm on the 2nd of May, or two"), ["1000", "3", "2", "2"]);
+        assert_eq!(numbers("12/05 and 05/12"), ["12/05", "05/12"]);
+        assert_eq!(numbers("from -5 to 1,5 and 1,234.00"), ["-5", "1,5", "1234"]);
         assert_ne!(numbers("order AB12CD34"), numbers("order AB34CD12"));
         assert_eq!(numbers("next Tuesday"), ["tuesday"]);
+        assert_eq!(numbers("3 June 1969, on Mondays"), numbers("June 3, 1969, on Monday"));
+        assert_ne!(numbers("10 minus 3"), numbers("3 minus 10"));
         assert!(numbers("one of these").is_empty());
     }
 
@@ -318,6 +326,29 @@ mod tests {
             tokens(text).tokens.into_iter().filter(|token| token.is_name).map(|token| token.text).collect()
         };
         assert_eq!(names("Is Paris in France? Yes. I'd say NASA, and I say so."), ["paris", "france", "nasa"]);
+    }
+
+    #[test]
+    fn a_word_in_capitals_amid_others_and_a_single_letter_are_names_of_something() {
+        let content = |text: &str| -> Vec<String> {
+            Reading::of(text).content().map(|word| word.text.to_owned()).collect()
+        };
+        assert_eq!(content("Does IT do it for us in the US?"), ["it", "us"]);
+        assert_eq!(content("DOES IT DO IT FOR US?"), [""; 0]);
+        assert_eq!(content("I'd take vitamin D and vitamin A or a pill"), ["take", "vitamin", "d", "vitamin", "a", "pill"]);
+    }
+
+    #[test]
+    fn what_denies_or_limits_is_counted_with_what_it_is_said_of() {
+        let said = |text: &str| -> Vec<String> {
+            let reading = Reading::of(text);
+            let negations = reading.negations().into_iter();
+            negations.map(|(word, of)| format!("{word} {}", of.map_or("", |(of, _)| of.text))).collect()
+        };
+        assert_eq!(said("I can't eat it, never"), ["not eat", "never "]);
+        assert_eq!(said("je ne peux pas manger"), ["pas manger"]);
+        assert_eq!(said("neither milk nor cheese"), ["neither milk", "nor cheese"]);
+        assert_eq!(said("only unless"), ["only ", "unless "]);
     }
 
     proptest! {

@@ -168,12 +168,12 @@ impl Place<'_> {
             // `.net`, `.5`
             ['.'] | ['.', '.'] if right && opens(self.text, self.sign.start) => Some(self.bound(&sign, false, true)),
             ['.', '.'] if !left => Some(self.bound(&sign, false, false)),
-            // The factorial, and feet and inches.
+            // The factorial; feet, inches and the derivative.
             ['!', ..] if follows && left && !right => Some(self.bound("!", true, false)),
             ['\'', ..] | ['"', ..]
                 if left
-                    && self.text[self.left.end - 1].is_ascii_digit()
-                    && !(right && self.text[self.sign.end].is_alphabetic())
+                    && follows
+                    && !self.text.get(self.left.end + 1).is_some_and(|next| next.is_alphabetic())
                     && is_unquoted() =>
             {
                 Some(self.bound(&sign[..1], true, false))
@@ -202,5 +202,48 @@ impl Place<'_> {
             _ => format!("{})", self.lower(self.left.clone())),
         })
         .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reading::Reading;
+
+    fn signs(text: &str) -> Vec<String> {
+        Reading::of(text).signs.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_sign_is_bound_to_what_it_touches_or_stands_between() {
+        for (text, expected) in [
+            ("Is C# or C++ better?", &["c#", "c++"][..]),
+            ("C/C++", &["c++", "c/c"]),
+            ("what is 12 * 3 + x?", &["12*3", "3+x"]),
+            ("3 - 4 or x-y", &["3-4", "x-y"]),
+            ("x ≥ 5, a==b", &["a==b", "x>=5"]),
+            ("A+ and O-.", &["a+", "o-"]),
+            ("rm ~/data ../x --force -V", &["--force", "-V", "../x", "~/data"]),
+            (".NET at&t @ada foo_bar", &[".net", "@ada", "at&t", "foo_bar"]),
+            ("2 * (3 + 4)", &["(3", "2*", "3+4", "4)"]),
+            ("what does `;` do, and \"?\"", &[";", "?"]),
+            ("5!, 5' and 6\"", &["5!", "5'", "6\""]),
+        ] {
+            assert_eq!(signs(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn punctuation_is_no_sign() {
+        for text in [
+            "Well-known, isn't it? Yes!! (See below.)",
+            "\"Refund\" - what's that…",
+            "the 1990's, 24-hour – 2-year",
+            "terms & conditions; order #5",
+            "¿Qué es «esto»? 何ですか。",
+            "20 °C, Acme®",
+            "a 'b' `c`",
+        ] {
+            assert!(signs(text).is_empty(), "{text}: {:?}", signs(text));
+        }
     }
 }

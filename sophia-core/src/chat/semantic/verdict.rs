@@ -74,6 +74,10 @@ pub(super) fn judge(a: &Reading, b: &Reading) -> Result<f64, Veto> {
     if !are_of_the_same(a, b) {
         return Err(Veto::Person);
     }
+    let (light_a, light_b) = (light_verbs(a), light_verbs(b));
+    if !light_a.is_empty() && !light_b.is_empty() && light_a.iter().all(|verb| !light_b.contains(verb)) {
+        return Err(Veto::Words);
+    }
     let (only_a, only_b) = (unmatched(a, b), unmatched(b, a));
     if !only_a.is_empty() && !only_b.is_empty() {
         return Err(Veto::Words);
@@ -82,7 +86,7 @@ pub(super) fn judge(a: &Reading, b: &Reading) -> Result<f64, Veto> {
     if only_a.iter().chain(&only_b).any(|word| lexicon::is_reverser(word.stem)) {
         return Err(Veto::Negation);
     }
-    if only_a.iter().chain(&only_b).any(|word| word.is_name || !is_known(word.text)) {
+    if only_a.iter().chain(&only_b).any(|word| word.is_name || word.text.len() == 1 || !is_known(word.text)) {
         return Err(Veto::Names);
     }
     let all = a.content().count() + b.content().count();
@@ -96,7 +100,7 @@ fn deny_alike(a: &Reading, b: &Reading) -> bool {
         && a.iter().zip(&b).all(|((one, of), (other, its))| {
             one == other
                 && match (of, its) {
-                    (Some(of), Some(its)) => are_same(*of, *its),
+                    (Some((of, nth)), Some((its, other))) => nth == other && are_same(*of, *its),
                     (None, None) => true,
                     _ => false,
                 }
@@ -235,57 +239,72 @@ fn are_of_other_modes(a: &Reading, b: &Reading) -> bool {
     })
 }
 
-/// Returns whether the same word has opposite prepositions, or two words have changed places around one.
+/// Returns whether the same word has another preposition or particle, or two words have changed places around one.
 fn are_turned_round(a: &Reading, b: &Reading) -> bool {
     const DIRECTED: [&str; 10] = ["to", "into", "from", "than", "by", "before", "after", "over", "under", "against"];
-    const OPPOSED: [(&[&str], &[&str]); 6] = [
-        (&["to", "into", "toward", "towards"], &["from"]),
-        (&["before"], &["after"]),
-        (&["within", "during", "by", "in", "on", "at", "since"], &["before", "after"]),
-        (&["over", "above"], &["under", "below"]),
-        (&["in"], &["out"]),
-        (&["for"], &["against"]),
+    /// Those of one line can stand for each other.
+    const MEANINGS: [&[&str]; 10] = [
+        &["to", "into", "toward", "towards", "for"],
+        &["from"],
+        &["with"],
+        &["by", "via"],
+        &["about"],
+        &["before"],
+        &["after"],
+        &["over", "above"],
+        &["under", "below"],
+        &["against"],
     ];
-    let (own, other) = (particles(a), particles(b));
-    if own.iter().any(|(word, particle)| other.get(word).is_some_and(|other| other != particle)) {
+    /// What these mean depends on the word; but none of them is like those that say where from, or when not.
+    const VAGUE: [&str; 8] = ["in", "on", "at", "of", "within", "during", "since", "until"];
+    const NEVER_VAGUE: [&str; 3] = ["from", "before", "after"];
+    if has_other_particles(a, b) || has_other_particles(b, a) {
         return true;
     }
     let (a, b) = (prepositions(a), prepositions(b));
     let common: Vec<_> = a.iter().filter_map(|(word, own)| Some((*own, *b.get(word)?))).collect();
-    let opposed = |(x, y): &(&str, &str)| {
-        OPPOSED
-            .iter()
-            .any(|(one, other)| (one.contains(x) && other.contains(y)) || (other.contains(x) && one.contains(y)))
+    let meaning = |word: &str| MEANINGS.iter().position(|meaning| meaning.contains(&word));
+    let differ = |(x, y): &(&str, &str)| match (meaning(x), meaning(y)) {
+        (Some(one), Some(other)) => one != other,
+        (Some(_), None) => NEVER_VAGUE.contains(x) && VAGUE.contains(y),
+        (None, Some(_)) => NEVER_VAGUE.contains(y) && VAGUE.contains(x),
+        (None, None) => false,
     };
     let exchanged = |(x, y): &(&str, &str)| {
         DIRECTED.contains(x) && x != y && common.iter().any(|(own, other)| other == x && own != x)
     };
-    common.iter().any(|pair| opposed(pair) || exchanged(pair))
+    common.iter().any(|pair| differ(pair) || exchanged(pair))
 }
 
-/// Returns the sides of `log in` and `log out`, `turn on` and `turn it off`, by the verb.
-fn particles(reading: &Reading) -> HashMap<&str, bool> {
+/// Returns whether a verb of `a` goes on as it does not in `b`: `log out` is not `log in`, nor `pay off` `pay`.
+fn has_other_particles(a: &Reading, b: &Reading) -> bool {
+    let theirs = particles(b);
+    particles(a).iter().any(|pair| !theirs.contains(pair) && b.content().any(|word| word.stem == pair.0))
+}
+
+/// Returns the verbs with a particle that changes what they mean.
+fn particles(reading: &Reading) -> Vec<(&str, &str)> {
+    let words: Vec<_> = reading.words().collect();
+    let particle = |at: usize| {
+        let after = words[at + 1..].iter().take(2).take_while(|word| word.kind != Kind::Content);
+        after.map(|word| word.text).find(|text| ["up", "out", "off", "down"].contains(text))
+    };
+    let verbs = (0..words.len()).filter(|&at| words[at].kind == Kind::Content);
+    verbs.filter_map(|at| Some((words[at].stem, particle(at)?))).collect()
+}
+
+/// Returns the word before each word of meaning and each pronoun, articles and the like aside.
+fn prepositions(reading: &Reading) -> HashMap<&str, &str> {
     let words: Vec<_> = reading.words().collect();
     let mut found = HashMap::new();
-    for (at, verb) in words.iter().enumerate().filter(|(_, word)| word.kind == Kind::Content) {
-        let side = words[at + 1..].iter().take(2).find_map(|word| match word.text {
-            "in" | "on" | "up" => Some(true),
-            "out" | "off" | "down" => Some(false),
-            _ => None,
-        });
-        if let Some(side) = side {
-            found.entry(verb.stem).or_insert(side);
-        }
-    }
-    found
-}
-
-/// Returns the word before each word of meaning, articles and the like aside.
-fn prepositions(reading: &Reading) -> HashMap<&str, &str> {
-    let mut found = HashMap::new();
     let mut before = "";
-    for word in reading.words() {
-        if word.kind == Kind::Content {
+    for (at, word) in words.iter().enumerate() {
+        let is_pronoun = match word.text {
+            "him" | "them" | "me" | "us" | "you" => true,
+            "her" => words.get(at + 1).is_none_or(|next| next.kind != Kind::Content),
+            _ => false,
+        };
+        if word.kind == Kind::Content || is_pronoun {
             found.entry(word.stem).or_insert(before);
         }
         if !DETERMINERS.contains(&word.text) {
@@ -354,6 +373,27 @@ fn persons(reading: &Reading) -> HashMap<(&str, Place), [&'static str; 2]> {
     found
 }
 
+/// Returns the joining verbs that have an object and so say what is done: to need a key is not to make one.
+fn light_verbs(reading: &Reading) -> Vec<&str> {
+    let words: Vec<_> = reading.words().collect();
+    let takes = |next: &WordRef<'_>| next.kind == Kind::Content || DETERMINERS.contains(&next.text);
+    let verbs = words.windows(2).enumerate().filter(|(_, pair)| takes(&pair[1])).filter_map(|(at, pair)| {
+        let before = |steps: usize| at.checked_sub(steps).map_or("", |at| words[at].text);
+        Some(match pair[0].text {
+            // To ask for something, one can have it or get it.
+            "have" | "has" | "had" if ["can", "could", "may"].contains(&before(2)) => "get",
+            "have" | "has" | "had" | "got" => "have",
+            "get" | "getting" => "get",
+            "need" | "needed" => "need",
+            "want" | "wanted" | "wanting" => "want",
+            "like" if ["d", "would"].contains(&before(1)) => "want",
+            "like" | "give" | "make" | "know" | "help" | "try" => pair[0].text,
+            _ => return None,
+        })
+    });
+    verbs.collect()
+}
+
 /// What a pronoun is to a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Place {
@@ -369,11 +409,11 @@ fn is_preposition(word: &str) -> bool {
 /// Returns the words of `a` that have no counterpart in `b`.
 fn unmatched<'a>(a: &'a Reading, b: &'a Reading) -> Vec<WordRef<'a>> {
     let (own, theirs): (Vec<_>, Vec<_>) = (a.words().collect(), b.words().collect());
-    let (own_pairs, their_pairs) = (joined(&own), joined(&theirs));
+    let (own_pairs, their_pairs) = (pairs(&own), pairs(&theirs));
     let is_in_pair = |at: usize| {
-        let around = [at.checked_sub(1), Some(at)].into_iter().flatten().filter_map(|at| own_pairs.get(at));
-        around.into_iter().any(|pair| theirs.iter().any(|word| is_written_so(pair, word)))
-            || their_pairs.iter().any(|pair| is_written_so(pair, &own[at]))
+        let around = || [at.checked_sub(1), Some(at)].into_iter().flatten().filter_map(|at| own_pairs.get(at));
+        around().any(|pair| theirs.iter().any(|word| pair.is(word)) || their_pairs.iter().any(|other| pair.says(&other.stem)))
+            || their_pairs.iter().any(|pair| pair.is(&own[at]))
     };
     (0..own.len())
         // Numbers and moments were compared in their order.
@@ -383,21 +423,34 @@ fn unmatched<'a>(a: &'a Reading, b: &'a Reading) -> Vec<WordRef<'a>> {
         .collect()
 }
 
-/// Returns each word with the next one, as one word.
-fn joined(words: &[WordRef<'_>]) -> Vec<String> {
-    words.windows(2).map(|pair| pair.iter().map(|word| word.text).collect()).collect()
+/// Two words in a row, written as one.
+struct Joined {
+    text: String,
+    stem: String,
+    is_known: bool,
 }
 
-/// Returns whether a pair is that word, or says the same: `log in` and `login`, `sign up` and `register`.
-fn is_written_so(pair: &str, word: &WordRef<'_>) -> bool {
-    pair == word.text || (!word.is_name && lexicon::are_synonyms(pair, word.stem))
+fn pairs(words: &[WordRef<'_>]) -> Vec<Joined> {
+    let texts = words.windows(2).map(|pair| pair.iter().map(|word| word.text).collect::<String>());
+    texts.map(|text| (lexicon::stem(&text), text)).map(|(stem, text)| Joined { is_known: lexicon::knows(&stem), text, stem }).collect()
+}
+
+impl Joined {
+    /// Returns whether it is that word, or says the same: `log in` and `login`, `sign up` and `register`.
+    fn is(&self, word: &WordRef<'_>) -> bool {
+        self.text == word.text || (!word.is_name && self.says(word.stem))
+    }
+
+    fn says(&self, stem: &str) -> bool {
+        self.is_known && lexicon::are_synonyms(&self.stem, stem)
+    }
 }
 
 /// A word may stand for one that joins: `receive` for `get`.
 fn is_counterpart(word: WordRef<'_>, other: WordRef<'_>) -> bool {
     match other.kind {
         Kind::Content => are_same(word, other),
-        Kind::Function => !word.is_name && lexicon::are_synonyms(word.stem, other.stem),
+        Kind::Function => !word.is_name && (word.stem == other.stem || lexicon::are_synonyms(word.stem, other.stem)),
         _ => false,
     }
 }
@@ -409,7 +462,6 @@ pub(super) fn are_same(a: WordRef<'_>, b: WordRef<'_>) -> bool {
     }
     a.stem == b.stem
         || lexicon::are_synonyms(a.stem, b.stem)
-        || lexicon::are_verb_and_noun(a.stem, b.stem)
         || is_slip(a.text, b.text)
 }
 
@@ -496,7 +548,7 @@ mod tests {
             ("What time does the museum open?", "When does the museum open?"),
             ("How do I log in to the portal?", "How to login to the portal"),
             ("Can I cancel my reservation?", "Is it possible to cancel my booking?"),
-            ("What does photosynthesis mean?", "what does photosyntesis mean"),
+            ("What does temperature mean?", "what does temprature mean"),
             ("What's a good film about trains?", "What is a good movie about trains?"),
         ] {
             assert!(likeness(a, b) > 0.7, "{a} | {b}: {}", likeness(a, b));
@@ -531,7 +583,7 @@ mod tests {
             ("Trains from Bern to Genoa", "Trains from Genoa to Bern", Direction),
             ("Is iron heavier than lead?", "Is lead heavier than iron?", Direction),
             ("What is his salary?", "What is her salary?", Person),
-            ("Weather tomorrow in general", "Weather tomorrow in general in Oslo", Names),
+            ("What is the weather in general?", "What is the weather in general in Oslo?", Names),
             ("How do I bake bread?", "How do I bake fish?", Words),
             ("Opening hours of the library", "Opening hours of the pool", Words),
             ("Ist der Turm sicher?", "Ist der Turm wirklich sicher?", Words),
@@ -542,9 +594,52 @@ mod tests {
         }
     }
 
+    /// Returns the pairs of a table, each with the heading above it.
+    fn table(text: &'static str) -> Vec<(&'static str, &'static str, &'static str)> {
+        let mut heading = "";
+        let mut pairs = Vec::new();
+        for line in text.lines() {
+            match (line.strip_prefix("# "), line.split_once(" | ")) {
+                (Some(text), _) => heading = text,
+                (None, Some((a, b))) => pairs.push((heading, a, b)),
+                (None, None) => panic!("{line}"),
+            }
+        }
+        pairs
+    }
+
     #[test]
-    fn two_words_of_the_dictionary_are_no_slips_of_each_other() {
-        assert!(is_slip("receipt", "reciept") && is_slip("calender", "calendar") && is_slip("adress", "address"));
+    fn whatever_tells_two_questions_apart_is_a_veto() {
+        let pairs = table(include_str!("misses.txt"));
+        let wrong: Vec<_> = pairs
+            .iter()
+            .filter_map(|(why, a, b)| {
+                let veto = judged(a, b).err().map(Veto::name);
+                (veto != Some(why)).then(|| format!("{a} | {b}: {veto:?} instead of {why}"))
+            })
+            .collect();
+        assert!(pairs.len() > 200 && wrong.is_empty(), "{wrong:#?}");
+    }
+
+    #[test]
+    fn questions_that_differ_in_nothing_that_matters_stay_alike() {
+        let pairs = table(include_str!("hits.txt"));
+        let wrong: Vec<_> = pairs
+            .iter()
+            .map(|(_, a, b)| (a, b, judged(a, b)))
+            .filter(|(.., judged)| !judged.is_ok_and(|likeness| likeness >= 0.75))
+            .collect();
+        assert!(pairs.len() > 50 && wrong.is_empty(), "{wrong:#?}");
+    }
+
+    #[test]
+    fn only_a_known_word_has_slips_and_a_name_has_none() {
+        for (word, slip) in [("receipt", "reciept"), ("calendar", "calandar"), ("address", "adress"), ("cancel", "cancle")] {
+            assert!(is_slip(word, slip) && is_slip(slip, word), "{word} {slip}");
+        }
+        for (a, b) in [("jsmith", "ksmith"), ("nginxa", "nginxb"), ("nginx", "nginxa"), ("mich", "dich"), ("marten", "marton")] {
+            assert!(!is_slip(a, b), "{a} {b}");
+        }
         assert!(!is_slip("form", "from") && !is_slip("bride", "bridge") && !is_slip("cat", "car"));
     }
 }
