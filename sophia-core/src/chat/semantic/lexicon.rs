@@ -34,7 +34,7 @@ const PLAIN_NEGATORS: [&str; 4] = ["not", "no", "none", "non"];
 
 /// Words that say how far a statement reaches: without one of them it is another statement.
 const LIMITERS: &str = "only solely exclusively merely purely even except excepting excluding unless until till besides instead \
-    otherwise all every each always sometimes most mostly almost nearly partly hardly barely scarcely rarely seldom";
+    otherwise all every each always sometimes most mostly almost nearly partly hardly barely scarcely rarely seldom too";
 
 /// Verbs that turn the verb after them around.
 const REVERSERS: &str = "stop avoid quit cease prevent refuse fail lack forget skip undo reverse revoke pretend";

@@ -11,12 +11,13 @@ use super::{
 };
 
 pub(super) const DETERMINERS: [&str; 16] = [
-    "a", "an", "the", "my", "your", "our", "his", "her", "its", "their", "this", "that", "these", "those", "some", "any",
+    "a", "an", "the", "my", "your", "our", "his", "her", "its", "their", "this", "that", "these", "those", "some",
+    "any",
 ];
 const PREPOSITIONS: [&str; 36] = [
-    "to", "of", "in", "on", "at", "by", "for", "with", "as", "from", "into", "about", "through", "within", "during", "via",
-    "than", "near", "after", "before", "over", "under", "between", "around", "outside", "inside", "behind", "beside", "above",
-    "below", "against", "until", "since", "across", "along", "without",
+    "to", "of", "in", "on", "at", "by", "for", "with", "as", "from", "into", "about", "through", "within", "during",
+    "via", "than", "near", "after", "before", "over", "under", "between", "around", "outside", "inside", "behind",
+    "beside", "above", "below", "against", "until", "since", "across", "along", "without",
 ];
 /// Prepositions that tie a word to another as a compound does, whichever of both acts.
 const TYING: [&str; 7] = ["of", "for", "in", "on", "at", "under", "about"];
@@ -30,8 +31,22 @@ const POSTPOSED: [&str; 10] =
     ["open", "closed", "available", "active", "pending", "overdue", "due", "nearby", "online", "offline"];
 /// Adverbs that stand anywhere.
 const MOVABLE: [&str; 16] = [
-    "now", "soon", "later", "already", "usually", "typically", "normally", "generally", "often", "sometimes", "recently",
-    "lately", "still", "again", "first", "also",
+    "now",
+    "soon",
+    "later",
+    "already",
+    "usually",
+    "typically",
+    "normally",
+    "generally",
+    "often",
+    "sometimes",
+    "recently",
+    "lately",
+    "still",
+    "again",
+    "first",
+    "also",
 ];
 /// What is asked for with `what` or `which`, and so stands in front.
 const ASKED: [&str; 14] = [
@@ -104,6 +119,8 @@ fn placed<'a>(words: &[WordRef<'a>]) -> Vec<Placed<'a>> {
             if !word.is_counted() {
                 placed.push(Placed { word: *word, at, preposition });
             }
+        } else if at > 0 && words[at - 1].text == "to" {
+            // The verb of `to get a visa`.
         } else if !DETERMINERS.contains(&word.text) && !JOINING.contains(&word.text) && word.text != "s" {
             preposition = "";
         }
@@ -121,7 +138,14 @@ fn has_moved(first: &Pair<'_>, second: &Pair<'_>) -> bool {
 }
 
 /// Returns whether `x … y` in one, and `y … x` in the other, are one phrase.
-fn is_same_phrase(one: &[WordRef<'_>], x: usize, y: usize, other: &[WordRef<'_>], x_there: usize, y_there: usize) -> bool {
+fn is_same_phrase(
+    one: &[WordRef<'_>],
+    x: usize,
+    y: usize,
+    other: &[WordRef<'_>],
+    x_there: usize,
+    y_there: usize,
+) -> bool {
     let (between, there) = (&one[x + 1..y], &other[y_there + 1..x_there]);
     let is_determiner = |word: &WordRef<'_>| DETERMINERS.contains(&word.text);
     let joins = |words: &[WordRef<'_>]| {
@@ -139,7 +163,8 @@ fn is_same_phrase(one: &[WordRef<'_>], x: usize, y: usize, other: &[WordRef<'_>]
         return true;
     }
     let ties = |words: &[&str]| {
-        let is_plain = |word: &WordRef<'_>| word.kind == Kind::Content || is_determiner(word) || words.contains(&word.text);
+        let is_plain =
+            |word: &WordRef<'_>| word.kind == Kind::Content || is_determiner(word) || words.contains(&word.text);
         there.iter().filter(|word| words.contains(&word.text)).count() == 1 && there.iter().all(is_plain)
     };
     let has = |word: &WordRef<'_>| HAVE.contains(&word.text);

@@ -65,10 +65,7 @@ impl Reading {
             };
             let text = put(&token.text);
             let stem = if stem == token.text { text } else { put(&stem) };
-            // `the best way to` asks how.
-            let is_frame = token.text == "best" && tokens.get(at + 1).is_some_and(|next| next.text == "way");
-            let kind = if is_frame { Kind::Function } else { token.kind() };
-            words.push(Word { text, stem, kind, name: token.is_name });
+            words.push(Word { text, stem, kind: kind(&tokens, at), name: token.is_name });
         }
         numbers.append(&mut moments);
         signs.sort_unstable();
@@ -100,7 +97,8 @@ impl Reading {
     pub fn negations(&self) -> Vec<(&str, Option<(WordRef<'_>, usize)>)> {
         let words: Vec<_> = self.words().collect();
         let turns = |word: &WordRef<'_>| matches!(word.kind, Kind::Negator | Kind::Limiter);
-        let is_half = |at: usize| words[at].text == "ne" && words[at + 1..].iter().any(|word| word.kind == Kind::Negator);
+        let is_half =
+            |at: usize| words[at].text == "ne" && words[at + 1..].iter().any(|word| word.kind == Kind::Negator);
         (0..words.len())
             .filter(|&at| turns(&words[at]) && !is_half(at))
             .map(|at| {
@@ -115,7 +113,8 @@ impl Reading {
     pub fn is_english(&self) -> bool {
         const SHARE: usize = 4;
         let joining = self.words().filter(|word| matches!(word.kind, Kind::Function | Kind::Filler));
-        self.words.len() <= joining.clone().count() * SHARE && joining.clone().any(|word| lexicon::is_english_only(word.text))
+        self.words.len() <= joining.clone().count() * SHARE
+            && joining.clone().any(|word| lexicon::is_english_only(word.text))
     }
 
     /// Returns about how much memory it takes, in bytes.
@@ -177,6 +176,27 @@ impl Token {
         });
         let plain = if is_grouped { groups.concat() } else { text.to_owned() };
         Some(plain.strip_suffix(".00").unwrap_or(&plain).into())
+    }
+}
+
+/// Returns what kind of word it is where it stands.
+fn kind(tokens: &[Token], at: usize) -> Kind {
+    const DETERMINERS: [&str; 9] = ["a", "an", "the", "my", "your", "our", "his", "her", "their"];
+    /// Joining words that are nouns after one of those: a will, the can.
+    const NOUNS: [&str; 13] =
+        ["will", "can", "may", "must", "hope", "show", "try", "go", "being", "need", "want", "do", "well"];
+    let token = &tokens[at];
+    let next = tokens.get(at + 1).map_or("", |next| next.text.as_str());
+    let before = at.checked_sub(1).map_or("", |before| tokens[before].text.as_str());
+    match token.text.as_str() {
+        // `the best way to` asks how.
+        "best" if next == "way" => Kind::Function,
+        // `I'd` and `I'll`, unless a number or a sickness.
+        "id" if !matches!(next, "like" | "love" | "rather" | "prefer") => Kind::Content,
+        "ill" if at > 0 => Kind::Content,
+        "like" if !matches!(before, "id" | "d" | "would") => Kind::Content,
+        text if NOUNS.contains(&text) && DETERMINERS.contains(&before) => Kind::Content,
+        _ => token.kind(),
     }
 }
 
@@ -330,12 +350,14 @@ mod tests {
 
     #[test]
     fn a_word_in_capitals_amid_others_and_a_single_letter_are_names_of_something() {
-        let content = |text: &str| -> Vec<String> {
-            Reading::of(text).content().map(|word| word.text.to_owned()).collect()
-        };
+        let content =
+            |text: &str| -> Vec<String> { Reading::of(text).content().map(|word| word.text.to_owned()).collect() };
         assert_eq!(content("Does IT do it for us in the US?"), ["it", "us"]);
         assert_eq!(content("DOES IT DO IT FOR US?"), [""; 0]);
-        assert_eq!(content("I'd take vitamin D and vitamin A or a pill"), ["take", "vitamin", "d", "vitamin", "a", "pill"]);
+        assert_eq!(
+            content("I'd take vitamin D and vitamin A or a pill"),
+            ["take", "vitamin", "d", "vitamin", "a", "pill"]
+        );
     }
 
     #[test]

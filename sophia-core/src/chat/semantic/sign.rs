@@ -179,7 +179,9 @@ impl Place<'_> {
                 Some(self.bound(&sign[..1], true, false))
             }
             // One that is talked about.
-            [first, inner @ .., last] if !inner.is_empty() && QUOTES.contains(*first) && QUOTES.contains(*last) && !left => {
+            [first, inner @ .., last]
+                if !inner.is_empty() && QUOTES.contains(*first) && QUOTES.contains(*last) && !left =>
+            {
                 Some(inner.iter().collect())
             }
             _ if !left && !right && EXPECTING.contains(&self.lower(self.left.clone()).as_str()) => {
@@ -191,9 +193,8 @@ impl Place<'_> {
 
     /// Returns the brackets that touch a number, a variable or an operator.
     fn brackets(&self) -> Vec<String> {
-        let is_calculated = |range: Range<usize>| {
-            self.is_operand(&range) || self.text[range].iter().any(|c| OPERATORS.contains(*c))
-        };
+        let is_calculated =
+            |range: Range<usize>| self.is_operand(&range) || self.text[range].iter().any(|c| OPERATORS.contains(*c));
         let signs = self.sign.clone();
         let is_near = is_calculated(self.left.clone()) || is_calculated(self.right()) || is_calculated(signs.clone());
         let all = signs.filter(|&at| is_near && matches!(self.text[at], '(' | ')'));

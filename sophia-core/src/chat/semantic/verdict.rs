@@ -153,20 +153,36 @@ enum Asked {
 
 impl Asked {
     fn of(reading: &Reading) -> Asked {
-        const AUXILIARIES: [&str; 25] = [
-            "is", "are", "am", "was", "were", "do", "does", "did", "have", "has", "had", "can", "could", "may", "might",
-            "must", "should", "will", "would", "shall", "need", "im", "ive", "id", "ill",
+        const AUXILIARIES: [&str; 21] = [
+            "is", "are", "am", "was", "were", "do", "does", "did", "have", "has", "had", "can", "could", "may",
+            "might", "must", "should", "will", "would", "shall", "need",
         ];
         /// Words before a question inside of another: `can you tell me when`.
         const TELLING: [&str; 14] = [
-            "me", "us", "know", "ask", "asking", "wonder", "wondering", "explain", "show", "tell", "say", "see", "out",
+            "me",
+            "us",
+            "know",
+            "ask",
+            "asking",
+            "wonder",
+            "wondering",
+            "explain",
+            "show",
+            "tell",
+            "say",
+            "see",
+            "out",
             "idea",
         ];
         let words: Vec<_> = reading.words().filter(|word| word.kind != Kind::Filler).map(|word| word.text).collect();
         let asks_whether = matches!(&*words, [first, ..] if AUXILIARIES.contains(first));
         // `Can you give me …` asks for what follows.
         let is_request = matches!(&*words, ["can" | "could" | "would" | "will", "you", ..]);
-        let is_asked = |at: &usize| *at == 0 || !asks_whether || TELLING.contains(&words[at - 1]);
+        // In `can I fly when I am ill`, nobody asks when.
+        let is_asked = |at: &usize| {
+            let next = words.get(at + 1).is_some_and(|next| AUXILIARIES.contains(next));
+            *at == 0 || !asks_whether || next || TELLING.contains(&words[at - 1])
+        };
         let found = (0..words.len()).filter(is_asked).find_map(|at| {
             Some(match (words[at], words.get(at + 1).copied().unwrap_or_default()) {
                 ("how", "long") => Asked::HowLong,
@@ -221,16 +237,25 @@ fn ask_differently(a: &Reading, b: &Reading) -> bool {
         (asked, Asked::Open | Asked::Unsaid) => !names(b, asked),
         _ => true,
     };
-    differ || are_of_other_modes(a, b)
+    // `When and where` asks for more than `when`.
+    let all = |reading: &Reading| {
+        ["when", "where", "why", "who", "whose", "whom"].map(|asked| reading.words().any(|word| word.text == asked))
+    };
+    let (own, other) = (all(a), all(b));
+    differ || (own != other && own.contains(&true) && other.contains(&true)) || are_of_other_modes(a, b)
 }
 
 /// Returns whether one asks what may be and the other what must be, or one what was and the other what is or will be, or one
 /// for two things and the other for one of them.
 fn are_of_other_modes(a: &Reading, b: &Reading) -> bool {
-    const MODES: [(&[&str], &[&str]); 3] = [
-        (&["can", "could", "may", "might", "able", "possible", "allowed", "permitted"], &["must", "need", "ought", "required"]),
+    const MODES: [(&[&str], &[&str]); 4] = [
+        (
+            &["can", "could", "may", "might", "able", "possible", "allowed", "permitted"],
+            &["must", "need", "ought", "required"],
+        ),
         (&["did", "was", "were"], &["do", "does", "is", "are", "am", "will", "shall"]),
         (&["and"], &["or"]),
+        (&["if", "whether"], &["because", "although", "though"]),
     ];
     let says = |reading: &Reading, some: &[&str]| reading.words().any(|word| some.contains(&word.text));
     MODES.iter().any(|(one, other)| {
@@ -243,11 +268,12 @@ fn are_of_other_modes(a: &Reading, b: &Reading) -> bool {
 fn are_turned_round(a: &Reading, b: &Reading) -> bool {
     const DIRECTED: [&str; 10] = ["to", "into", "from", "than", "by", "before", "after", "over", "under", "against"];
     /// Those of one line can stand for each other.
-    const MEANINGS: [&[&str]; 10] = [
+    const MEANINGS: [&[&str]; 11] = [
         &["to", "into", "toward", "towards", "for"],
         &["from"],
         &["with"],
-        &["by", "via"],
+        &["by", "via", "through"],
+        &["as"],
         &["about"],
         &["before"],
         &["after"],
@@ -255,9 +281,9 @@ fn are_turned_round(a: &Reading, b: &Reading) -> bool {
         &["under", "below"],
         &["against"],
     ];
-    /// What these mean depends on the word; but none of them is like those that say where from, or when not.
+    /// What these mean depends on the word; but none of them is like those that say where to or from, or when not.
     const VAGUE: [&str; 8] = ["in", "on", "at", "of", "within", "during", "since", "until"];
-    const NEVER_VAGUE: [&str; 3] = ["from", "before", "after"];
+    const NEVER_VAGUE: [&str; 8] = ["to", "from", "before", "after", "over", "above", "under", "below"];
     if has_other_particles(a, b) || has_other_particles(b, a) {
         return true;
     }
@@ -279,8 +305,11 @@ fn are_turned_round(a: &Reading, b: &Reading) -> bool {
 /// Returns whether a verb of `a` goes on as it does not in `b`: `log out` is not `log in`, nor `pay off` `pay`.
 fn has_other_particles(a: &Reading, b: &Reading) -> bool {
     let theirs = particles(b);
-    particles(a).iter().any(|pair| !theirs.contains(pair) && b.content().any(|word| word.stem == pair.0))
+    particles(a).iter().any(|pair| !theirs.contains(pair) && b.words().any(|word| word.stem == pair.0))
 }
+
+/// Joining verbs that go with particles.
+const LIGHT: [&str; 8] = ["get", "got", "getting", "go", "going", "make", "give", "try"];
 
 /// Returns the verbs with a particle that changes what they mean.
 fn particles(reading: &Reading) -> Vec<(&str, &str)> {
@@ -289,7 +318,8 @@ fn particles(reading: &Reading) -> Vec<(&str, &str)> {
         let after = words[at + 1..].iter().take(2).take_while(|word| word.kind != Kind::Content);
         after.map(|word| word.text).find(|text| ["up", "out", "off", "down"].contains(text))
     };
-    let verbs = (0..words.len()).filter(|&at| words[at].kind == Kind::Content);
+    let is_verb = |word: &WordRef<'_>| word.kind == Kind::Content || LIGHT.contains(&word.text);
+    let verbs = (0..words.len()).filter(|&at| is_verb(&words[at]));
     verbs.filter_map(|at| Some((words[at].stem, particle(at)?))).collect()
 }
 
@@ -329,7 +359,9 @@ fn are_of_the_same(a: &Reading, b: &Reading) -> bool {
 /// Returns the others that are spoken of, in the order of their first mention.
 fn others(reading: &Reading) -> Vec<&'static str> {
     let mut others = Vec::new();
-    for other in reading.words().filter_map(|word| person(word.text)).filter(|other| matches!(*other, "he" | "she" | "they")) {
+    for other in
+        reading.words().filter_map(|word| person(word.text)).filter(|other| matches!(*other, "he" | "she" | "they"))
+    {
         if !others.contains(&other) {
             others.push(other);
         }
@@ -412,8 +444,9 @@ fn unmatched<'a>(a: &'a Reading, b: &'a Reading) -> Vec<WordRef<'a>> {
     let (own_pairs, their_pairs) = (pairs(&own), pairs(&theirs));
     let is_in_pair = |at: usize| {
         let around = || [at.checked_sub(1), Some(at)].into_iter().flatten().filter_map(|at| own_pairs.get(at));
-        around().any(|pair| theirs.iter().any(|word| pair.is(word)) || their_pairs.iter().any(|other| pair.says(&other.stem)))
-            || their_pairs.iter().any(|pair| pair.is(&own[at]))
+        around().any(|pair| {
+            theirs.iter().any(|word| pair.is(word)) || their_pairs.iter().any(|other| pair.says(&other.stem))
+        }) || their_pairs.iter().any(|pair| pair.is(&own[at]))
     };
     (0..own.len())
         // Numbers and moments were compared in their order.
@@ -432,7 +465,10 @@ struct Joined {
 
 fn pairs(words: &[WordRef<'_>]) -> Vec<Joined> {
     let texts = words.windows(2).map(|pair| pair.iter().map(|word| word.text).collect::<String>());
-    texts.map(|text| (lexicon::stem(&text), text)).map(|(stem, text)| Joined { is_known: lexicon::knows(&stem), text, stem }).collect()
+    texts
+        .map(|text| (lexicon::stem(&text), text))
+        .map(|(stem, text)| Joined { is_known: lexicon::knows(&stem), text, stem })
+        .collect()
 }
 
 impl Joined {
@@ -460,9 +496,7 @@ pub(super) fn are_same(a: WordRef<'_>, b: WordRef<'_>) -> bool {
     if a.is_name || b.is_name {
         return a.text == b.text;
     }
-    a.stem == b.stem
-        || lexicon::are_synonyms(a.stem, b.stem)
-        || is_slip(a.text, b.text)
+    a.stem == b.stem || lexicon::are_synonyms(a.stem, b.stem) || is_slip(a.text, b.text)
 }
 
 /// Returns whether one is a known word and the other is that with one letter doubled, missing or wrong, or two exchanged.
@@ -634,10 +668,14 @@ mod tests {
 
     #[test]
     fn only_a_known_word_has_slips_and_a_name_has_none() {
-        for (word, slip) in [("receipt", "reciept"), ("calendar", "calandar"), ("address", "adress"), ("cancel", "cancle")] {
+        for (word, slip) in
+            [("receipt", "reciept"), ("calendar", "calandar"), ("address", "adress"), ("cancel", "cancle")]
+        {
             assert!(is_slip(word, slip) && is_slip(slip, word), "{word} {slip}");
         }
-        for (a, b) in [("jsmith", "ksmith"), ("nginxa", "nginxb"), ("nginx", "nginxa"), ("mich", "dich"), ("marten", "marton")] {
+        for (a, b) in
+            [("jsmith", "ksmith"), ("nginxa", "nginxb"), ("nginx", "nginxa"), ("mich", "dich"), ("marten", "marton")]
+        {
             assert!(!is_slip(a, b), "{a} {b}");
         }
         assert!(!is_slip("form", "from") && !is_slip("bride", "bridge") && !is_slip("cat", "car"));
