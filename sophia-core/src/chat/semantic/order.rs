@@ -109,6 +109,7 @@ fn pairs<'a>(a: &[WordRef<'a>], b: &[WordRef<'a>]) -> Vec<Pair<'a>> {
     pairs
 }
 
+/// Returns the words of meaning with the preposition that holds for each: up to a pronoun, an auxiliary or the next one.
 fn placed<'a>(words: &[WordRef<'a>]) -> Vec<Placed<'a>> {
     let mut preposition = "";
     let mut placed = Vec::new();

@@ -154,7 +154,7 @@ impl Place<'_> {
         let follows = self.is_operand(&self.left);
         let sign: String = signs.iter().collect();
         let trimmed = sign.trim_end_matches(|c| c != '-');
-        let is_unquoted = || !self.left.start.checked_sub(1).is_some_and(|at| signs.first() == Some(&self.text[at]));
+        let is_unquoted = || self.left.start.checked_sub(1).is_none_or(|at| signs.first() != Some(&self.text[at]));
         match signs {
             // An option or what is less than nothing: `-v` is not `-V`.
             ['-', ..] if right && opens(self.text, self.sign.start) => {

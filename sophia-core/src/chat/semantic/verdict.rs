@@ -59,7 +59,8 @@ pub(super) fn judge(a: &Reading, b: &Reading) -> Result<f64, Veto> {
         return Err(Veto::Negation);
     }
     // Of another language nothing is known but its words, and any word or its ending may be the one that matters.
-    if !(a.is_english() && b.is_english()) && !a.words().map(|word| word.text).eq(b.words().map(|word| word.text)) {
+    let is_known_language = a.is_english() && b.is_english();
+    if !is_known_language && a.words().map(|word| word.text).ne(b.words().map(|word| word.text)) {
         return Err(Veto::Words);
     }
     if are_opposed(a, b) {
