@@ -165,7 +165,7 @@ const APART: [(&str, &str); 40] = [
     ("Can I cancel my order?", "When can I cancel my order?"),
     ("Do I need a visa for Peru?", "Do I get a visa for Peru?"),
     ("Is the letter from Alice?", "Is the letter for Alice?"),
-    ("Does it say 'yes;'?", "Does it say 'yes' & no?"),
+    ("What does a && b do?", "What does a || b do?"),
     ("What does 🍆 mean?", "What does 🍑 mean?"),
 ];
 
