@@ -41,7 +41,7 @@ pub(super) fn compare(kept: &str, new: &str) -> Sameness {
     match share {
         _ if share < OTHER => Sameness::Other,
         _ if !numbers_agree && share < SAME => Sameness::Other,
-        _ if share >= SAME && numbers_agree && kept.is_negated() == new.is_negated() => Sameness::Same,
+        _ if share >= SAME && numbers_agree && kept.negations().len() == new.negations().len() => Sameness::Same,
         _ => Sameness::Unknown,
     }
 }

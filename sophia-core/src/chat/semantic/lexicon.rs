@@ -14,21 +14,34 @@ const FUNCTION: &str = "a an the this that these those some any there here i me 
     would shall can could may might must should to of in on at by for with as from into about through within during via \
     and or but so if then than because since while also too either both who whom whose what which when where why how \
     tell explain describe show give let know help want wanted wanting need needed like wonder wondering curious try \
-    trying hope idea question ask asking possible possibly able way get got getting go going make sure best up out off im \
+    trying hope idea question ask asking possible possibly able way get got getting go going make sure up out off im \
     ive id ill theres whats hows s d ll ve re m u ur very quite much";
 
 /// Words of politeness and hesitation, which say nothing anywhere.
 const FILLERS: &str = "please kindly hi hello hey thanks thank ok okay well just really actually basically simply exactly \
-    quickly currently um uh oh pls plz thx sorry";
+    quickly currently um uh er erm hmm oh ah yeah hiya greetings cheers regards pls plz thx sorry";
+
+/// Joining words that other languages write as well: they tell nothing of the language.
+const SHARED: &str = "a ah am an as at also by d do er go had he her him i in is it just ll m me no of oh on or re s so sure to u um up us ve \
+    via was we well will";
 
 /// Words that turn a statement around.
 const NEGATORS: &str = "not no never without none nobody nothing neither nor nowhere nicht kein keine keinen keiner nie \
     ohne ne pas jamais sans nunca jamás sin ningún ninguna non mai senza não sem nem niet geen nooit zonder ikke inte aldrig \
     nie bez не нет без никогда 不 没 没有 ない";
+/// Negators that deny in the same way: `I have no key` is `I do not have a key`.
+const PLAIN_NEGATORS: [&str; 4] = ["not", "no", "none", "non"];
+
+/// Words that say how far a statement reaches: without one of them it is another statement.
+const LIMITERS: &str = "only solely exclusively merely purely even except excepting excluding unless until till besides instead \
+    otherwise all every each always sometimes most mostly almost nearly partly hardly barely scarcely rarely seldom too";
+
+/// Verbs that turn the verb after them around.
+const REVERSERS: &str = "stop avoid quit cease prevent refuse fail lack forget skip undo reverse revoke pretend";
 
 /// Days, months and moments: they are dates.
 const MOMENTS: &str = "monday tuesday wednesday thursday friday saturday sunday january february march april june july august \
-    september october november december today tomorrow yesterday tonight weekend weekends weekday weekdays";
+    september october november december today tomorrow yesterday tonight weekend weekday";
 
 /// What is counted in.
 const UNITS: &str = "kg kilogram gram g mg pound lb ounce oz ton tonne km kilometre kilometer metre meter cm mm mile foot feet \
@@ -76,13 +89,18 @@ pub(super) enum Kind {
     Filler,
     /// It denies.
     Negator,
+    /// It says how far a statement reaches.
+    Limiter,
 }
 
 #[derive(Debug)]
 struct Lexicon {
     function: HashSet<&'static str>,
     fillers: HashSet<&'static str>,
+    shared: HashSet<&'static str>,
     negators: HashSet<&'static str>,
+    limiters: HashSet<&'static str>,
+    reversers: HashSet<String>,
     moments: HashSet<&'static str>,
     units: HashSet<String>,
     numbers: HashMap<&'static str, u32>,
@@ -113,7 +131,10 @@ impl Lexicon {
         Lexicon {
             function: set(FUNCTION),
             fillers: set(FILLERS),
+            shared: set(SHARED),
             negators: set(NEGATORS),
+            limiters: set(LIMITERS),
+            reversers: REVERSERS.split_whitespace().map(stem).collect(),
             moments: set(MOMENTS),
             units: UNITS.split_whitespace().map(stem).collect(),
             numbers: small.chain(tens).collect(),
@@ -131,6 +152,8 @@ fn lines(text: &'static str) -> impl Iterator<Item = (u16, &'static str)> {
 pub(super) fn kind(word: &str) -> Kind {
     if LEXICON.negators.contains(word) {
         Kind::Negator
+    } else if LEXICON.limiters.contains(word) {
+        Kind::Limiter
     } else if LEXICON.fillers.contains(word) {
         Kind::Filler
     } else if LEXICON.function.contains(word) {
@@ -140,9 +163,24 @@ pub(super) fn kind(word: &str) -> Kind {
     }
 }
 
-/// Returns whether it names a day, a month or a moment.
-pub(super) fn is_moment(word: &str) -> bool {
-    LEXICON.moments.contains(word)
+/// Returns the word that denies or limits in the same way.
+pub(super) fn plain_negator(word: &str) -> &str {
+    if PLAIN_NEGATORS.contains(&word) { PLAIN_NEGATORS[0] } else { word }
+}
+
+/// Returns whether it turns the verb after it around.
+pub(super) fn is_reverser(stem: &str) -> bool {
+    LEXICON.reversers.contains(stem)
+}
+
+/// Returns whether a joining word is of English only.
+pub(super) fn is_english_only(word: &str) -> bool {
+    !LEXICON.shared.contains(word)
+}
+
+/// Returns the day, month or moment that a word names, also where it names several.
+pub(super) fn moment(word: &str) -> Option<&str> {
+    [word, word.strip_suffix('s').unwrap_or(word)].into_iter().find(|word| LEXICON.moments.contains(word))
 }
 
 /// Returns whether it is what something is counted in.
@@ -155,10 +193,22 @@ pub(super) fn number(word: &str) -> Option<u32> {
     LEXICON.numbers.get(word).copied().filter(|number| *number != 1)
 }
 
-/// Returns whether two stems can stand for each other.
+/// Returns whether anything is known of a stem.
+pub(super) fn knows(stem: &str) -> bool {
+    LEXICON.synonyms.contains_key(stem) || LEXICON.opposites.contains_key(stem)
+}
+
+/// Returns whether two stems can stand for each other, also in the same degree: `fastest` and `quickest`.
 pub(super) fn are_synonyms(a: &str, b: &str) -> bool {
-    let (Some(a), Some(b)) = (LEXICON.synonyms.get(a), LEXICON.synonyms.get(b)) else { return false };
-    a.iter().any(|group| b.contains(group))
+    let share_group = |a: &str, b: &str| match (LEXICON.synonyms.get(a), LEXICON.synonyms.get(b)) {
+        (Some(a), Some(b)) => a.iter().any(|group| b.contains(group)),
+        _ => false,
+    };
+    share_group(a, b)
+        || ["er", "est"].iter().any(|degree| match (a.strip_suffix(degree), b.strip_suffix(degree)) {
+            (Some(a), Some(b)) => share_group(&stem(a), &stem(b)),
+            _ => false,
+        })
 }
 
 /// Returns the sides of opposites on which a stem stands.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::reading::Reading;
+use super::{lexicon::Kind, reading::Reading};
 use crate::chat::{
     key::Key,
     request::{ChatRequest, Message, content_text},
@@ -87,13 +87,20 @@ pub(crate) fn is_instruction(message: &Message) -> bool {
     matches!(message.role(), "system" | "developer")
 }
 
-/// Writes what was said, without politeness, case, punctuation and endings: what must be equal before the last message.
+/// Writes what was said, without politeness, case and punctuation: what must be equal before the last message.
 ///
 /// Two conversations that end in the same words ask different things if anything else differs, so nothing less will do.
 fn told(text: &str, out: &mut blake3::Hasher) {
     let reading = Reading::of(text);
-    for word in reading.words().filter(|word| word.kind != super::lexicon::Kind::Filler) {
-        out.update(word.stem.as_bytes());
+    // `Okay` is an answer where it is all that is said, and `er` a word of other languages.
+    let counts_all = !reading.is_english() || reading.words().all(|word| word.kind == Kind::Filler);
+    for word in reading.words().filter(|word| word.kind != Kind::Filler || counts_all) {
+        out.update(word.text.as_bytes());
+        // `IT` is another word than `it`.
+        out.update(if word.kind == Kind::Content { b"+" } else { b" " });
+    }
+    for sign in &reading.signs {
+        out.update(sign.as_bytes());
         out.update(b" ");
     }
     out.update(b"\n");
@@ -153,6 +160,29 @@ mod tests {
         ] {
             assert_ne!(ask(other).history, gym.history, "{other:?}");
         }
+    }
+
+    #[test]
+    fn what_was_said_before_differs_by_signs_numbers_and_single_words() {
+        let history = |said: &str| read(&talk(&[said, "Noted.", "Is it so?"])).unwrap().history;
+        for (said, other) in [
+            ("Let x > 5", "Let x < 5"),
+            ("I use C#", "I use C++"),
+            ("I have -5 USD", "I have 5 USD"),
+            ("I work at ~/data", "I work at /data"),
+            ("It is for IT", "It is for it"),
+            ("He knows them", "He knows him"),
+            ("I owe Bob", "Bob owes me"),
+            ("Cats eat mice", "Mice eat cats"),
+            ("I am Peters", "I am Peter"),
+            ("I have 1,5 kg", "I have 15 kg"),
+            ("Okay", "Thanks"),
+            ("Er liebt sie", "Liebt sie"),
+            ("I can't, never", "I can"),
+        ] {
+            assert_ne!(history(said), history(other), "{said} | {other}");
+        }
+        assert_eq!(history("Let x > 5"), history("please, let x>5"));
     }
 
     #[test]

@@ -4,7 +4,10 @@ use std::{collections::HashSet, ops::Range};
 
 use unicode_normalization::UnicodeNormalization;
 
-use super::lexicon::{self, Kind};
+use super::{
+    lexicon::{self, Kind},
+    sign,
+};
 
 /// A text, read word by word. It holds the words, not the text.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -12,8 +15,10 @@ pub(super) struct Reading {
     /// All words and their stems, one after the other.
     letters: Box<str>,
     words: Box<[Word]>,
-    /// Numbers, dates and moments, sorted.
+    /// Numbers in order of appearance, then dates and moments in theirs: `3 June` is `June 3`, `10 to 3` is not `3 to 10`.
     pub numbers: Box<[Box<str>]>,
+    /// Operators and other signs with what they touch, sorted.
+    pub signs: Box<[Box<str>]>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -34,14 +39,25 @@ pub(super) struct WordRef<'a> {
     pub is_name: bool,
 }
 
+impl WordRef<'_> {
+    /// Returns whether it is a number, a day or the like, which have an order of their own.
+    pub fn is_counted(&self) -> bool {
+        lexicon::moment(self.text).is_some()
+            || lexicon::number(self.text).is_some()
+            || self.text.bytes().any(|byte| byte.is_ascii_digit())
+    }
+}
+
 impl Reading {
     pub fn of(text: &str) -> Reading {
+        let Tokens { tokens, mut signs } = tokens(text);
         let mut letters = String::with_capacity(2 * text.len());
         let mut words = Vec::new();
-        let mut numbers = Vec::new();
-        for token in tokens(text) {
+        let (mut numbers, mut moments) = (Vec::new(), Vec::new());
+        for (at, token) in tokens.iter().enumerate() {
             let stem = lexicon::stem(&token.text);
             numbers.extend(token.number());
+            moments.extend(lexicon::moment(&token.text).map(Box::from));
             let mut put = |text: &str| {
                 let start = letters.len() as u32;
                 letters.push_str(text);
@@ -49,10 +65,11 @@ impl Reading {
             };
             let text = put(&token.text);
             let stem = if stem == token.text { text } else { put(&stem) };
-            words.push(Word { text, stem, kind: lexicon::kind(&token.text), name: token.is_name });
+            words.push(Word { text, stem, kind: kind(&tokens, at), name: token.is_name });
         }
-        numbers.sort_unstable();
-        Reading { letters: letters.into(), words: words.into(), numbers: numbers.into() }
+        numbers.append(&mut moments);
+        signs.sort_unstable();
+        Reading { letters: letters.into(), words: words.into(), numbers: numbers.into(), signs: signs.into() }
     }
 
     pub fn words(&self) -> impl DoubleEndedIterator<Item = WordRef<'_>> + Clone {
@@ -73,22 +90,38 @@ impl Reading {
         self.words().map(|word| word.stem).collect()
     }
 
-    /// Returns whether it denies.
-    pub fn is_negated(&self) -> bool {
-        self.words().filter(|word| word.kind == Kind::Negator).count() % 2 == 1
+    /// Returns the words that deny or limit, in order, each with the word of meaning that follows it and how often that word
+    /// was said before.
+    ///
+    /// They are counted, for two of them do not always cancel out. `ne … pas` is one.
+    pub fn negations(&self) -> Vec<(&str, Option<(WordRef<'_>, usize)>)> {
+        let words: Vec<_> = self.words().collect();
+        let turns = |word: &WordRef<'_>| matches!(word.kind, Kind::Negator | Kind::Limiter);
+        let is_half =
+            |at: usize| words[at].text == "ne" && words[at + 1..].iter().any(|word| word.kind == Kind::Negator);
+        (0..words.len())
+            .filter(|&at| turns(&words[at]) && !is_half(at))
+            .map(|at| {
+                let next = words[at + 1..].iter().find(|word| word.kind == Kind::Content);
+                let next = next.map(|next| (*next, words[..at].iter().filter(|word| word.stem == next.stem).count()));
+                (lexicon::plain_negator(words[at].text), next)
+            })
+            .collect()
     }
 
     /// Returns whether what is known of words applies to it: a share of its words are English ones that join others.
     pub fn is_english(&self) -> bool {
         const SHARE: usize = 4;
-        let joining = self.words().filter(|word| matches!(word.kind, Kind::Function | Kind::Filler)).count();
-        self.words.len() <= joining * SHARE
+        let joining = self.words().filter(|word| matches!(word.kind, Kind::Function | Kind::Filler));
+        self.words.len() <= joining.clone().count() * SHARE
+            && joining.clone().any(|word| lexicon::is_english_only(word.text))
     }
 
     /// Returns about how much memory it takes, in bytes.
     pub fn weight(&self) -> usize {
-        let numbers: usize = self.numbers.iter().map(|number| size_of::<Box<str>>() + number.len()).sum();
-        size_of::<Reading>() + self.letters.len() + size_of_val(&*self.words) + numbers
+        let boxes = self.numbers.iter().chain(&self.signs);
+        let boxed: usize = boxes.map(|text| size_of::<Box<str>>() + text.len()).sum();
+        size_of::<Reading>() + self.letters.len() + size_of_val(&*self.words) + boxed
     }
 
     fn slice(&self, (start, end): (u32, u32)) -> &str {
@@ -102,59 +135,121 @@ impl Reading {
 struct Token {
     text: String,
     is_name: bool,
+    /// What decides whether it is a joining word or a name for something: `IT` is not `it`, nor `vitamin D` the `d` of `I'd`.
+    form: Form,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Plain,
+    /// In capitals amid others.
+    Shouted,
+    /// After an apostrophe.
+    Shortened,
 }
 
 impl Token {
-    /// Returns the number, date or moment that it is.
+    fn kind(&self) -> Kind {
+        let is_letter = self.text.len() == 1 && self.text.as_bytes()[0].is_ascii_alphabetic();
+        let is_word = match self.form {
+            Form::Shortened => true,
+            Form::Plain => !is_letter || matches!(self.text.as_str(), "i" | "a" | "u"),
+            Form::Shouted => false,
+        };
+        match lexicon::kind(&self.text) {
+            Kind::Function if !is_word => Kind::Content,
+            kind => kind,
+        }
+    }
+
+    /// Returns the number that it is.
     fn number(&self) -> Option<Box<str>> {
         let text = self.text.as_str();
-        if text.bytes().any(|byte| byte.is_ascii_digit()) {
-            let plain = text.replace(',', "");
-            let plain = match plain.split_once('.') {
-                Some((whole, part)) if part.bytes().all(|byte| byte == b'0') => whole,
-                _ => &plain,
-            };
-            return Some(plain.into());
+        if !text.bytes().any(|byte| byte.is_ascii_digit()) {
+            return lexicon::number(text).map(|number| number.to_string().into());
         }
-        if lexicon::is_moment(text) {
-            return Some(text.into());
-        }
-        lexicon::number(text).map(|number| number.to_string().into())
+        // `1,000` is a thousand, and `1,5` is not fifteen.
+        let groups: Vec<_> = text.split(',').collect();
+        let is_grouped = groups[1..].iter().all(|group| {
+            let whole = group.split('.').next().unwrap_or(group);
+            whole.len() == 3 && whole.bytes().all(|byte| byte.is_ascii_digit())
+        });
+        let plain = if is_grouped { groups.concat() } else { text.to_owned() };
+        Some(plain.strip_suffix(".00").unwrap_or(&plain).into())
     }
 }
 
-/// Cuts a text into words in lower case, numbers, identifiers and signs of money and share.
-fn tokens(text: &str) -> Vec<Token> {
-    let text: Vec<char> = text.nfkc().collect();
-    let mut out = Vec::new();
+/// Returns what kind of word it is where it stands.
+fn kind(tokens: &[Token], at: usize) -> Kind {
+    const DETERMINERS: [&str; 9] = ["a", "an", "the", "my", "your", "our", "his", "her", "their"];
+    /// Joining words that are nouns after one of those: a will, the can.
+    const NOUNS: [&str; 13] =
+        ["will", "can", "may", "must", "hope", "show", "try", "go", "being", "need", "want", "do", "well"];
+    let token = &tokens[at];
+    let next = tokens.get(at + 1).map_or("", |next| next.text.as_str());
+    let before = at.checked_sub(1).map_or("", |before| tokens[before].text.as_str());
+    match token.text.as_str() {
+        // `the best way to` asks how.
+        "best" if next == "way" => Kind::Function,
+        // `I'd` and `I'll`, unless a number or a sickness.
+        "id" if !matches!(next, "like" | "love" | "rather" | "prefer") => Kind::Content,
+        "ill" if at > 0 => Kind::Content,
+        "like" if !matches!(before, "id" | "d" | "would") => Kind::Content,
+        text if NOUNS.contains(&text) && DETERMINERS.contains(&before) => Kind::Content,
+        _ => token.kind(),
+    }
+}
+
+/// A text in parts.
+#[derive(Debug, Default)]
+struct Tokens {
+    tokens: Vec<Token>,
+    signs: Vec<Box<str>>,
+}
+
+/// Cuts a text into words in lower case, numbers, identifiers and signs.
+fn tokens(text: &str) -> Tokens {
+    let text: Vec<char> = text.nfkc().map(sign::plain).collect();
+    let is_loud = !text.iter().any(|c| c.is_lowercase());
+    let mut out = Tokens::default();
     let mut at = 0;
     let mut sentence_starts = true;
     while at < text.len() {
         let first = text[at];
-        let end = if first.is_alphanumeric() { run(&text, at) } else { at + 1 };
+        let is_negative = sign::is_negative(&text, at);
+        let end = match first {
+            _ if is_negative => run(&text, at + 1),
+            _ if first.is_alphanumeric() => run(&text, at),
+            _ => at + 1,
+        };
         let part = &text[at..end];
-        if first.is_alphanumeric() {
+        if first.is_alphanumeric() || is_negative {
             let is_capital = first.is_uppercase();
-            let is_shouted = part.len() > 1 && part.iter().all(|c| !c.is_lowercase());
+            let is_shouted = !is_loud && part.len() > 1 && part.iter().all(|c| !c.is_lowercase());
+            // Amid a sentence, `A` is the one of `vitamin A`; `I` is always written so.
+            let is_letter = part == ['A'] && !sentence_starts && !is_loud;
             let is_name = part.iter().any(|c| c.is_alphabetic())
                 && is_capital
+                && !is_loud
                 && (!sentence_starts || is_shouted)
                 && !(part.len() == 1 || part.starts_with(&['I', '\'']) || part.starts_with(&['I', '’']));
             let lower: String = part.iter().flat_map(|c| c.to_lowercase()).collect();
-            split(&lower, is_name, &mut out);
+            let form = if is_shouted || is_letter { Form::Shouted } else { Form::Plain };
+            split(&lower, is_name, form, &mut out.tokens);
             sentence_starts = false;
         } else if matches!(first, '$' | '£' | '€' | '%') {
-            out.push(Token { text: first.to_string(), is_name: false });
+            out.tokens.push(Token { text: first.to_string(), is_name: false, form: Form::Plain });
         } else if matches!(first, '.' | '!' | '?' | ':' | '\n' | '"' | '“') {
             sentence_starts = true;
         }
         at = end;
     }
+    out.signs = sign::of(&text);
     out
 }
 
 /// Returns where the word or number that begins at `at` ends.
-fn run(text: &[char], at: usize) -> usize {
+pub(super) fn run(text: &[char], at: usize) -> usize {
     let is_inner = |at: usize| {
         let (Some(before), Some(after)) = (text.get(at - 1), text.get(at + 1)) else { return false };
         match text[at] {
@@ -167,31 +262,31 @@ fn run(text: &[char], at: usize) -> usize {
 }
 
 /// Puts a run of letters and digits as the words that it is.
-fn split(lower: &str, is_name: bool, out: &mut Vec<Token>) {
-    let mut put = |text: &str| out.push(Token { text: text.to_owned(), is_name });
-    if lower.starts_with(|c: char| c.is_ascii_digit()) {
+fn split(lower: &str, is_name: bool, form: Form, out: &mut Vec<Token>) {
+    let mut put = |text: &str, form: Form| out.push(Token { text: text.to_owned(), is_name, form });
+    if lower.starts_with(|c: char| c.is_ascii_digit() || c == '-') {
         // `3pm` is a number and its unit; `3b7` is an identifier.
         let number = lower.trim_end_matches(|c: char| c.is_alphabetic());
         let unit = &lower[number.len()..];
         let is_plain = number.bytes().all(|byte| !byte.is_ascii_alphabetic()) && unit.len() <= 4;
         match is_plain && !unit.is_empty() {
-            true if matches!(unit, "st" | "nd" | "rd" | "th") => put(number),
-            true => [number, unit].into_iter().for_each(put),
-            false => put(lower),
+            true if matches!(unit, "st" | "nd" | "rd" | "th") => put(number, form),
+            true => [number, unit].into_iter().for_each(|part| put(part, Form::Plain)),
+            false => put(lower, form),
         }
         return;
     }
     if lower.bytes().any(|byte| byte.is_ascii_digit()) {
-        return put(lower);
+        return put(lower, form);
     }
     let lower = lower.replace('’', "'");
     if let Some(base) = negated(&lower) {
-        put(base);
-        return put("not");
+        put(base, Form::Plain);
+        return put("not", Form::Plain);
     }
-    for part in lower.split('\'').filter(|part| !part.is_empty()) {
-        put(part);
-    }
+    let mut parts = lower.split('\'').filter(|part| !part.is_empty());
+    parts.next().into_iter().for_each(|part| put(part, form));
+    parts.for_each(|part| put(part, Form::Shortened));
 }
 
 /// Returns the verb of a verb with `n't`, also where the apostrophe was left out.
@@ -218,7 +313,7 @@ mod tests {
     use super::*;
 
     fn words(text: &str) -> Vec<String> {
-        tokens(text).into_iter().map(|token| token.text).collect()
+        tokens(text).tokens.into_iter().map(|token| token.text).collect()
     }
 
     fn numbers(text: &str) -> Vec<String> {
@@ -235,19 +330,47 @@ mod tests {
 
     #[test]
     fn numbers_dates_and_identifiers_are_found_in_any_form() {
-        assert_eq!(numbers("1,000.00 at 3pm on the 2nd of May, or two"), ["1000", "2", "2", "3"]);
-        assert_eq!(numbers("12/05 and 05/12"), ["05/12", "12/05"]);
+        assert_eq!(numbers("1,000.00 at 3pm on the 2nd of May, or two"), ["1000", "3", "2", "2"]);
+        assert_eq!(numbers("12/05 and 05/12"), ["12/05", "05/12"]);
+        assert_eq!(numbers("from -5 to 1,5 and 1,234.00"), ["-5", "1,5", "1234"]);
         assert_ne!(numbers("order AB12CD34"), numbers("order AB34CD12"));
         assert_eq!(numbers("next Tuesday"), ["tuesday"]);
+        assert_eq!(numbers("3 June 1969, on Mondays"), numbers("June 3, 1969, on Monday"));
+        assert_ne!(numbers("10 minus 3"), numbers("3 minus 10"));
         assert!(numbers("one of these").is_empty());
     }
 
     #[test]
     fn a_capital_inside_of_a_sentence_makes_a_name() {
         let names = |text: &str| -> Vec<String> {
-            tokens(text).into_iter().filter(|token| token.is_name).map(|token| token.text).collect()
+            tokens(text).tokens.into_iter().filter(|token| token.is_name).map(|token| token.text).collect()
         };
         assert_eq!(names("Is Paris in France? Yes. I'd say NASA, and I say so."), ["paris", "france", "nasa"]);
+    }
+
+    #[test]
+    fn a_word_in_capitals_amid_others_and_a_single_letter_are_names_of_something() {
+        let content =
+            |text: &str| -> Vec<String> { Reading::of(text).content().map(|word| word.text.to_owned()).collect() };
+        assert_eq!(content("Does IT do it for us in the US?"), ["it", "us"]);
+        assert_eq!(content("DOES IT DO IT FOR US?"), [""; 0]);
+        assert_eq!(
+            content("I'd take vitamin D and vitamin A or a pill"),
+            ["take", "vitamin", "d", "vitamin", "a", "pill"]
+        );
+    }
+
+    #[test]
+    fn what_denies_or_limits_is_counted_with_what_it_is_said_of() {
+        let said = |text: &str| -> Vec<String> {
+            let reading = Reading::of(text);
+            let negations = reading.negations().into_iter();
+            negations.map(|(word, of)| format!("{word} {}", of.map_or("", |(of, _)| of.text))).collect()
+        };
+        assert_eq!(said("I can't eat it, never"), ["not eat", "never "]);
+        assert_eq!(said("je ne peux pas manger"), ["pas manger"]);
+        assert_eq!(said("neither milk nor cheese"), ["neither milk", "nor cheese"]);
+        assert_eq!(said("only unless"), ["only ", "unless "]);
     }
 
     proptest! {

@@ -143,6 +143,7 @@ impl Veto {
             Veto::Conversation => "conversation",
             Veto::Numbers => "numbers",
             Veto::Units => "units",
+            Veto::Signs => "signs",
             Veto::Negation => "negation",
             Veto::Opposites => "opposites",
             Veto::Asked => "asked",

@@ -169,7 +169,8 @@ pub(crate) enum Found {
 fn fence(history: &[u8; 16], reading: &Reading) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
-    (history, &reading.numbers, reading.is_negated()).hash(&mut hasher);
+    let denials: Vec<_> = reading.negations().into_iter().map(|(word, _)| word).collect();
+    (history, &reading.numbers, &reading.signs, denials).hash(&mut hasher);
     hasher.finish()
 }
 

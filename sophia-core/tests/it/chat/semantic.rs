@@ -1,6 +1,6 @@
 //! The semantic tier: what it serves, what it never serves, and what it learns.
 
-use sophia_core::chat::{SemanticFeedback, SemanticMode, SemanticReport, SemanticVerdict};
+use sophia_core::chat::{SemanticFeedback, SemanticMode, SemanticProfile, SemanticReport, SemanticVerdict};
 
 use super::*;
 
@@ -123,6 +123,107 @@ async fn conversations_that_end_in_the_same_words_are_not_the_same() {
     }
     let same = chat.complete(talk("my gym is too far away", "yes cancel it")).await.unwrap();
     assert_eq!((same.cache.status, mock.calls()), (CacheStatus::SemanticHit, 3));
+}
+
+/// Pairs of questions that no profile serves with one answer, whatever their similarity.
+const APART: [(&str, &str); 40] = [
+    ("What is C# used for?", "What is C++ used for?"),
+    ("How do I learn C/C++?", "How do I learn C?"),
+    ("What is 12 * 3?", "What is 12 + 3?"),
+    ("What is 3 + 4?", "What is 3 - 4?"),
+    ("When is x > 5 true?", "When is x < 5 true?"),
+    ("When is a == b true?", "When is a != b true?"),
+    ("Is blood type A+ rare?", "Is blood type A- rare?"),
+    ("Is -5 degrees too cold?", "Is 5 degrees too cold?"),
+    ("How do I delete ~/data?", "How do I delete /data?"),
+    ("What does grep -v do?", "What does grep -V do?"),
+    ("Did Germany invade France?", "Did France invade Germany?"),
+    ("Does Alice owe Bob money?", "Does Bob owe Alice money?"),
+    ("Do cats eat mice?", "Do mice eat cats?"),
+    ("Can the tenant sue the landlord?", "Can the landlord sue the tenant?"),
+    ("Le chien mord l'homme", "L'homme mord le chien"),
+    ("What is 10 minus 3?", "What is 3 minus 10?"),
+    ("Is it open from Monday to Friday?", "Is it open from Friday to Monday?"),
+    ("je peux manger", "je ne peux pas manger"),
+    ("Is milk or cheese allowed?", "Is neither milk nor cheese allowed?"),
+    ("Why is the sky blue?", "Why is the sky not blue, never?"),
+    ("What are the tickets of jsmith?", "What are the tickets of ksmith?"),
+    ("How do I restart the server nginxa?", "How do I restart the server nginxb?"),
+    ("Where does Marten Olsen live?", "Where does Marton Olsen live?"),
+    ("Ist das für mich?", "Ist das für dich?"),
+    ("Can I call him today?", "Can I call them today?"),
+    ("What does IT do?", "What does it do?"),
+    ("Do I get a refund if I cancel?", "Do I get a refund unless I cancel?"),
+    ("Can members swim here?", "Can only members swim here?"),
+    ("Is vitamin A good for me?", "Is vitamin D good for me?"),
+    ("Is the price 1,5 euro?", "Is the price 15 euro?"),
+    ("Do I owe you money?", "Do you owe me money?"),
+    ("Where is my office?", "Where is your office?"),
+    ("How do I log in?", "How do I log out?"),
+    ("Can I pay by card here?", "Must I pay by card here?"),
+    ("Did the shop open early?", "Does the shop open early?"),
+    ("Can I cancel my order?", "When can I cancel my order?"),
+    ("Do I need a visa for Peru?", "Do I get a visa for Peru?"),
+    ("Is the letter from Alice?", "Is the letter for Alice?"),
+    ("What does a && b do?", "What does a || b do?"),
+    ("What does 🍆 mean?", "What does 🍑 mean?"),
+];
+
+/// Pairs that every profile serves.
+const ALIKE: [(&str, &str); 12] = [
+    ("What is C# used for?", "Please tell me what C# is used for."),
+    ("When is x > 5 true?", "when is x>5 true"),
+    ("How do I delete ~/data?", "Hi, how can I delete ~/data? Thanks!"),
+    ("Should I buy or sell?", "Should I sell or buy?"),
+    ("Which deals are open?", "What are the open deals?"),
+    ("What is the guest password?", "What is the password for guests?"),
+    ("On the menu, what vegan options do you have?", "What vegan options do you have on the menu?"),
+    ("Why can't I log in?", "Why can I not log in?"),
+    ("What was agreed on 3 June 1969?", "What was agreed on June 3, 1969?"),
+    ("How do I change the receipt?", "How do I change the reciept?"),
+    ("Did Germany invade France?", "did Germany invade France"),
+    ("How do I turn off the alarm?", "How do I switch off the alarm?"),
+];
+
+#[tokio::test]
+async fn what_changes_the_answer_is_asked_in_every_profile_and_what_does_not_is_served() {
+    for profile in [SemanticProfile::Default, SemanticProfile::Strict] {
+        let (_mock, chat) = started(|config| config.chat.semantic.profile = profile).await;
+        for (pairs, expected) in [(&APART[..], CacheStatus::Miss), (&ALIKE, CacheStatus::SemanticHit)] {
+            for (index, (kept, asked)) in pairs.iter().enumerate() {
+                let scope = Scope::new().user(format!("{expected:?}{index}"));
+                chat.complete(ask(kept).scope(scope.clone())).await.unwrap();
+                let second = chat.complete(ask(asked).scope(scope)).await.unwrap();
+                assert_eq!(second.cache.status, expected, "{profile:?}: {kept} | {asked}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_said_before_is_told_apart_as_the_question_is() {
+    let (_mock, chat) = started(|_| {}).await;
+    let talk = |said: &str, index: usize| {
+        ask(said)
+            .message(sophia_core::chat::Message::assistant("Noted."))
+            .user("What follows from that?")
+            .scope(Scope::new().user(format!("u{index}")))
+    };
+    for (index, (said, other, same)) in [
+        ("Let x > 5.", "Let x < 5.", "let x>5"),
+        ("I use C#.", "I use C++.", "i use c#"),
+        ("I have -5 USD.", "I have 5 USD.", "I have -5 USD, please"),
+        ("Alice owes Bob.", "Bob owes Alice.", "alice owes bob"),
+        ("I asked IT.", "I asked it.", "i asked IT"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        chat.complete(talk(said, index)).await.unwrap();
+        let status = async |said| chat.complete(talk(said, index)).await.unwrap().cache.status;
+        assert_eq!(status(same).await, CacheStatus::SemanticHit, "{said} | {same}");
+        assert_eq!(status(other).await, CacheStatus::Miss, "{said} | {other}");
+    }
 }
 
 #[tokio::test]
