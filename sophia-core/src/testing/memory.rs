@@ -475,6 +475,58 @@ where
     assert_eq!(tier.invalidate(&Invalidation::prefix(&ada(), "")).await.expect("invalidate"), 1);
 }
 
+/// Runs what a [`KvTier`] must do that decides whether what was made is kept: the durable one, or the shared one where each
+/// process has a durable one of its own.
+///
+/// # Panics
+/// Where the tier does not do what it must.
+pub async fn deciding_kv_tier<T, F>(make: impl Fn(Arc<dyn Clock>) -> F)
+where
+    T: KvTier,
+    F: Future<Output = T>,
+{
+    let clock = Arc::new(ManualClock::default());
+    let entry = |value: &str| {
+        let mut entry = KvEntry::new(KvValue::new(json!(value)));
+        entry.tags = vec!["x".to_owned()];
+        Arc::new(entry)
+    };
+    let plan = KvKey::new(&ada(), "a/plan");
+    let read = async |tier: &T| {
+        let entry = tier.get(&plan).await.expect("get");
+        entry.and_then(|entry| entry.value.clone()).map(|value| value.value().clone())
+    };
+    let keep = async |tier: &T, version| tier.set_unchanged(&plan, entry("made"), version).await.expect("set");
+
+    let tier = make(clock.clone()).await;
+    let version = tier.version(&plan).await.expect("version");
+    assert!(keep(&tier, version).await, "nothing was there, and is not");
+    assert!(!keep(&tier, version).await, "it was made already");
+    assert_eq!(read(&tier).await, Some(json!("made")));
+    let version = tier.version(&plan).await.expect("version");
+    tier.set(&KvKey::new(&bob(), "a/plan"), entry("bob's")).await.expect("set");
+    tier.set(&KvKey::new(&ada(), "a/other"), entry("other")).await.expect("set");
+    tier.invalidate(&Invalidation::tags(&ada(), ["y"])).await.expect("invalidate");
+    tier.invalidate(&Invalidation::prefix(&ada(), "b/")).await.expect("invalidate");
+    tier.invalidate(&Invalidation::prefix(&bob(), "")).await.expect("invalidate");
+    assert!(keep(&tier, version).await, "nothing of it was changed");
+    for what in [Invalidation::tags(&ada(), ["y", "x"]), Invalidation::prefix(&ada(), "a/")] {
+        tier.set(&plan, entry("there")).await.expect("set");
+        let version = tier.version(&plan).await.expect("version");
+        tier.invalidate(&what).await.expect("invalidate");
+        assert!(!keep(&tier, version).await, "{what:?}");
+        assert_eq!(read(&tier).await, None, "{what:?}");
+    }
+    tier.set(&plan, entry("there")).await.expect("set");
+    let version = tier.version(&plan).await.expect("version");
+    assert!(tier.delete(&plan).await.expect("delete"));
+    assert!(!keep(&tier, version).await);
+    let version = tier.version(&plan).await.expect("version");
+    tier.set(&plan, entry("set")).await.expect("set");
+    assert!(!keep(&tier, version).await);
+    assert_eq!(read(&tier).await, Some(json!("set")));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -508,6 +560,7 @@ mod tests {
     #[tokio::test]
     async fn sqlite_in_memory_is_a_kv_tier() {
         kv_tier(async |clock| SqliteStore::in_memory().clock(clock).build()).await;
+        deciding_kv_tier(async |clock| SqliteStore::in_memory().clock(clock).build()).await;
     }
 
     #[tokio::test]
@@ -519,22 +572,24 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn redis_is_a_kv_tier() {
         let server = crate::testing::RedisServer::start();
-        kv_tier(async |clock| {
+        let open = async |clock: Arc<dyn Clock>| {
             let config = crate::redis::RedisConfig::url(server.url()).prefix(uuid::Uuid::now_v7().to_string());
             crate::memory::RedisTier::open(&config, Duration::from_secs(3_600), clock).unwrap()
-        })
-        .await;
+        };
+        kv_tier(open).await;
+        deciding_kv_tier(open).await;
     }
 
     #[cfg(all(feature = "redis", unix))]
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_cluster_is_a_kv_tier() {
         let cluster = crate::testing::RedisCluster::start();
-        kv_tier(async |clock| {
+        let open = async |clock: Arc<dyn Clock>| {
             let config = crate::redis::RedisConfig::cluster(cluster.urls()).prefix(uuid::Uuid::now_v7().to_string());
             crate::memory::RedisTier::open(&config, Duration::from_secs(3_600), clock).unwrap()
-        })
-        .await;
+        };
+        kv_tier(open).await;
+        deciding_kv_tier(open).await;
     }
 
     #[cfg(all(feature = "redis", unix))]

@@ -7,6 +7,7 @@ mod faults;
 mod health;
 #[cfg(feature = "http-server")]
 mod http;
+mod kv_loading;
 mod memory;
 #[cfg(all(feature = "postgres", unix))]
 mod postgres;

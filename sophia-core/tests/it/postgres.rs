@@ -66,6 +66,7 @@ async fn suites(server: &PostgresServer, url: &str) {
     .await;
     testing::memory::memory_store(|clock| empty_store(server, url, clock)).await;
     testing::memory::kv_tier(|clock| empty_store(server, url, clock)).await;
+    testing::memory::deciding_kv_tier(|clock| empty_store(server, url, clock)).await;
     testing::checkpoint::checkpoint_store(|clock| empty_store(server, url, clock)).await;
     testing::graph::graph_store(|clock| empty_store(server, url, clock)).await;
     testing::archive::archive(|clock| empty_store(server, url, clock)).await;
@@ -113,6 +114,24 @@ async fn a_schema_is_made_once_and_one_that_is_not_ours_is_left_as_it_is() {
     let missing = server.url_of("sophia", "nowhere");
     let missing = Sophia::builder().config(config(missing, "common")).start().await.unwrap_err();
     assert_eq!((missing.kind(), missing.get("field")), (ErrorKind::InvalidConfig, Some("postgres.url")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_changed_while_kv_makes_a_value_for_it_stays() {
+    use crate::kv_loading::{
+        Done, a_change_during_a_load_stays, a_change_during_a_refresh_stays,
+        who_asks_after_a_change_begins_a_load_of_their_own,
+    };
+    let server = PostgresServer::start();
+    let (one, other) = (engine(&server, "shared").await, engine(&server, "shared").await);
+    for done in Done::ALL {
+        a_change_during_a_load_stays(&one, &one, done).await;
+        a_change_during_a_refresh_stays(&one, &other, done).await;
+    }
+    for done in [Done::Set, Done::Another] {
+        a_change_during_a_load_stays(&one, &other, done).await;
+    }
+    who_asks_after_a_change_begins_a_load_of_their_own(&one, Done::InvalidateTag).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     tier::{KvEntry, KvKey},
-    tiered::TieredKv,
+    tiered::{Baseline, TieredKv},
 };
 use crate::Result;
 #[cfg(feature = "redis")]
@@ -18,10 +18,9 @@ pub(crate) struct Alone {
 }
 
 /// Whose turn it is.
-#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "nothing is shared in this build"))]
 pub(super) enum Turn {
-    /// Ours, while the lease lasts.
-    Ours(Held),
+    /// Ours, while the lease lasts; with what was known of the key before.
+    Ours(Held, Baseline),
     /// Another has made it.
     Made(Arc<KvEntry>),
 }
@@ -51,23 +50,30 @@ impl Alone {
         tiers: &TieredKv,
         is_made: impl Fn(&KvEntry) -> bool,
     ) -> Result<Turn> {
-        let Some((leases, area)) = &self.shared else { return Ok(Turn::Ours(Held::default())) };
+        let Some((leases, area)) = &self.shared else { return Turn::now(key, tiers, is_made).await };
         let (wall, name) = super::redis::name_in(area, key);
         let name = wall.key(&name);
         let waiter = leases.wait(&name);
         loop {
             if !tiers.away().is_empty() {
-                return Ok(Turn::Ours(Held::default()));
+                return Turn::now(key, tiers, is_made).await;
             }
             let lease = leases.take(operation, &name).await;
+            // Not while another has it: what a tier notes for its load is one for each key.
+            let baseline = match lease {
+                Ok(Taken::Theirs(_)) => None,
+                _ => Some(tiers.baseline(key).await?),
+            };
             // Looked at after the lease was asked for: its former holder had written before it gave it up.
             if let Some(entry) = tiers.look_far(key).await?.entry.filter(|entry| is_made(entry)) {
                 return Ok(Turn::Made(entry));
             }
-            match lease {
-                Ok(Taken::Ours(lease)) => return Ok(Turn::Ours(Held { lease: Some(lease) })),
-                Ok(Taken::Theirs(_)) => waiter.ended().await,
-                Err(_) => return Ok(Turn::Ours(Held::default())),
+            match (lease, baseline) {
+                (Ok(Taken::Ours(lease)), Some(baseline)) => {
+                    return Ok(Turn::Ours(Held { lease: Some(lease) }, baseline));
+                }
+                (_, Some(baseline)) => return Ok(Turn::Ours(Held::default(), baseline)),
+                (_, None) => waiter.ended().await,
             }
         }
     }
@@ -76,11 +82,26 @@ impl Alone {
     pub(super) async fn turn(
         &self,
         _: &'static str,
-        _: &KvKey,
-        _: &TieredKv,
-        _: impl Fn(&KvEntry) -> bool,
+        key: &KvKey,
+        tiers: &TieredKv,
+        is_made: impl Fn(&KvEntry) -> bool,
     ) -> Result<Turn> {
-        Ok(Turn::Ours(Held::default()))
+        Turn::now(key, tiers, is_made).await
+    }
+}
+
+impl Turn {
+    /// Takes the turn without asking the others.
+    pub(super) async fn now(key: &KvKey, tiers: &TieredKv, is_made: impl Fn(&KvEntry) -> bool) -> Result<Turn> {
+        let baseline = tiers.baseline(key).await?;
+        let known = match tiers.get_now(key.borrowed()) {
+            Some(entry) => Some(entry),
+            None => tiers.look_far(key).await?.entry,
+        };
+        Ok(match known.filter(|entry| is_made(entry)) {
+            Some(entry) => Turn::Made(entry),
+            None => Turn::Ours(Held::default(), baseline),
+        })
     }
 }
 

@@ -53,6 +53,8 @@ struct Missed {
     keys: HashSet<KvKey>,
     invalidations: Vec<Invalidation>,
     everything: bool,
+    /// Keys that were written while it is away, where it is the truth. As many as its source holds, and no more than that.
+    written: HashSet<KvKey>,
     /// What is being caught up with: how many changes, and whether it is cleared.
     applying: Option<(usize, bool)>,
     /// Whether it is away or behind: until it has caught up, also with what is missed while it does.
@@ -130,8 +132,33 @@ impl Far {
             None => None,
         };
         if done.is_none() {
-            self.miss(|missed| missed.key(key));
+            self.owe(key);
         }
+    }
+
+    /// Notes that its source has a write of this key, with which it will have to catch up.
+    pub fn owe(&self, key: &KvKey) {
+        self.miss(|missed| {
+            missed.key(key);
+            if self.0.source.is_some() {
+                missed.written.insert(key.clone());
+            }
+        });
+    }
+
+    /// Returns whether its source has a write of this key that it has not.
+    pub fn owes(&self, key: &KvKey) -> bool {
+        self.0.missed.lock().written.contains(key)
+    }
+
+    /// Returns what a later write compares with; `None` where it did not answer.
+    pub async fn version(&self, key: &KvKey) -> Option<i64> {
+        self.ask(self.0.tier.version(key)).await
+    }
+
+    /// Sets what was made since `version`, and returns whether nothing was changed since; `None` where it did not answer.
+    pub async fn set_unchanged(&self, key: &KvKey, entry: Arc<KvEntry>, version: i64) -> Option<bool> {
+        self.ask(self.0.tier.set_unchanged(key, entry, version)).await
     }
 
     /// Returns how many keys were removed; `None` where it will have to catch up with it.
@@ -264,6 +291,7 @@ impl Inner {
         let is_settled = missed.is_empty();
         if is_settled {
             missed.is_behind = false;
+            missed.written = HashSet::new();
             missed.catching_up = None;
             self.debts.iter().for_each(Debts::settle);
         }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{
     alone::{Alone, Turn},
     keys::is_reserved,
+    loads::Loading,
     tier::{Invalidation, KvEntry, KvKey, KvKeyRef, KvTier, KvValue},
     tiered::TieredKv,
 };
@@ -44,7 +45,8 @@ pub struct Kv(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     tiers: TieredKv,
-    flights: SingleFlight<KvKey, Arc<KvValue>>,
+    /// By key and load: who asks after a change of the key does not get what is of the time before it.
+    flights: SingleFlight<(KvKey, u64), Arc<KvValue>>,
     alone: Alone,
     /// Share by which the TTL of what `get_or_set` makes is shortened at random, at most.
     jitter: f64,
@@ -279,7 +281,9 @@ impl Kv {
         const OPERATION: &str = "memory.kv.set";
         check(OPERATION, key, &options.scope)?;
         let key = KvKey::new(&options.scope, key);
-        self.put(OPERATION, &key, &Arc::new(value.into()), &options, None).await
+        let entry = self.entry(OPERATION, &Arc::new(value.into()), &options, None)?;
+        self.0.metrics.set();
+        self.0.tiers.set(&key, entry).await
     }
 
     /// Returns the value under a key; where there is none, makes it with `load`, once for all who ask at the same time, in
@@ -288,6 +292,9 @@ impl Kv {
     /// A value that expires soon is made anew in the background while it is still served: the sooner it expires and the
     /// longer it took to make, the likelier (XFetch: Vattani, Chierichetti, Lowenstein, VLDB 2015). Its TTL is shortened by
     /// a random share, so that what was made together does not expire together.
+    ///
+    /// A key that is set, removed or invalidated while `load` runs stays as that left it: those who wait get what `load`
+    /// returns, and it is not kept. Who asks after such a change does not wait for it.
     ///
     /// # Errors
     /// As [`Kv::set`]; what `load` returns. A failure is not kept.
@@ -316,26 +323,24 @@ impl Kv {
                 (owned, known)
             }
         };
-        let load = {
-            let (kv, key, known) = (self.clone(), owned.clone(), known.clone());
-            move || async move { kv.make(OPERATION, &key, known.as_deref(), &options, load).await }
-        };
-        match known {
-            Some(entry) if !entry.is_dead(now) => {
-                self.0.metrics.look_up(true);
-                if is_due(&entry, now) {
-                    self.refresh(owned, load);
-                }
-                Ok(entry.value.clone().unwrap_or_else(null))
-            }
-            _ => {
-                self.0.metrics.look_up(false);
-                Ok(self.0.flights.run(owned, load).await?.value)
-            }
+        let known = known.filter(|entry| !entry.is_dead(now));
+        self.0.metrics.look_up(known.is_some());
+        if let Some(entry) = known.as_ref().filter(|entry| !is_due(entry, now)) {
+            return Ok(entry.value.clone().unwrap_or_else(null));
         }
+        let loading = self.0.tiers.join_load(&owned, &options.tags);
+        let flight = (owned.clone(), loading.id());
+        let load = {
+            let (kv, known) = (self.clone(), known.clone());
+            move || async move { kv.make(OPERATION, &owned, known.as_deref(), &options, load, loading).await }
+        };
+        let Some(entry) = known else { return Ok(self.0.flights.run(flight, load).await?.value) };
+        self.refresh(flight, load);
+        Ok(entry.value.clone().unwrap_or_else(null))
     }
 
-    /// Makes a value, unless another flight or another process has made one since `known` was read.
+    /// Makes a value, unless another flight or another process has made one since `known` was read. Keeps it, unless the key
+    /// was changed meanwhile.
     async fn make<F, W>(
         &self,
         operation: &'static str,
@@ -343,6 +348,7 @@ impl Kv {
         known: Option<&KvEntry>,
         options: &KvOptions,
         load: F,
+        loading: Loading,
     ) -> Result<Arc<KvValue>>
     where
         F: FnOnce() -> W + Send + 'static,
@@ -356,18 +362,26 @@ impl Kv {
         if let Some(entry) = self.0.tiers.get_now(key.borrowed()).filter(|entry| is_newer(entry)) {
             return Ok(entry.value.clone().unwrap_or_else(null));
         }
-        let turn = self.0.alone.turn(operation, key, &self.0.tiers, is_newer).await?;
-        let lease = match turn {
+        let turn = if loading.overtakes() {
+            // What it overtakes has the lease, and is not waited for.
+            Turn::now(key, &self.0.tiers, is_newer).await?
+        } else {
+            self.0.alone.turn(operation, key, &self.0.tiers, is_newer).await?
+        };
+        let (lease, baseline) = match turn {
             Turn::Made(entry) => return Ok(entry.value.clone().unwrap_or_else(null)),
-            Turn::Ours(lease) => lease,
+            Turn::Ours(lease, baseline) => (lease, baseline),
         };
         let began = self.0.clock.monotonic();
         let value = Arc::new(KvValue::new(load().await?));
         let cost = self.0.clock.monotonic().saturating_sub(began);
         // Who was not heard of for so long that another began does not overwrite what that one makes.
-        if lease.is_held(operation).await {
+        if lease.is_held(operation).await && !loading.is_changed() {
             let options = KvOptions { ttl: options.ttl.map(|ttl| self.jittered(ttl)), ..options.clone() };
-            self.put(operation, key, &value, &options, Some(cost)).await?;
+            let entry = self.entry(operation, &value, &options, Some(cost))?;
+            if self.0.tiers.set_unchanged(key, entry, baseline).await? {
+                self.0.metrics.set();
+            }
         }
         lease.end(operation).await;
         Ok(value)
@@ -378,7 +392,7 @@ impl Kv {
     }
 
     /// Makes a value anew while the old one is still served.
-    fn refresh<F, W>(&self, key: KvKey, load: F)
+    fn refresh<F, W>(&self, flight: (KvKey, u64), load: F)
     where
         F: FnOnce() -> W + Send + 'static,
         W: Future<Output = Result<Arc<KvValue>>> + Send + 'static,
@@ -388,7 +402,7 @@ impl Kv {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let flights = self.0.flights.clone();
         runtime.spawn(async move {
-            if let Err(error) = flights.run(key, load).await {
+            if let Err(error) = flights.run(flight, load).await {
                 tracing::warn!(code = error.code(), "a value could not be made anew");
             }
         });
@@ -423,14 +437,13 @@ impl Kv {
         self.0.tiers.invalidate(&Invalidation { scope: what.scope, prefix: what.prefix, tags }).await
     }
 
-    async fn put(
+    fn entry(
         &self,
         operation: &'static str,
-        key: &KvKey,
         value: &Arc<KvValue>,
         options: &KvOptions,
         cost: Option<Duration>,
-    ) -> Result<()> {
+    ) -> Result<Arc<KvEntry>> {
         check_options(operation, options)?;
         if value.json().len() > self.0.max_value_bytes {
             let message =
@@ -447,8 +460,7 @@ impl Kv {
         let cost_ms = cost.map(|cost| u32::try_from(cost.as_millis()).unwrap_or(u32::MAX));
         let entry =
             KvEntry { value: Some(value.clone()), expires_at, stale_until, cost_ms, tags: options.tags.clone() };
-        self.0.metrics.set();
-        self.0.tiers.set(key, Arc::new(entry)).await
+        Ok(Arc::new(entry))
     }
 }
 

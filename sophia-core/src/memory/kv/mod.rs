@@ -8,6 +8,7 @@
 //! | the tier that processes share | `redis.rs`, `wire.rs`; that it may be away: `far.rs`, `debts.rs` |
 //! | what users call | `handle.rs` |
 //! | how one process makes a value for all | `alone.rs` |
+//! | that a key is changed while its value is made | `loads.rs` |
 //! | which keys there are | `keys.rs` |
 
 mod alone;
@@ -15,6 +16,7 @@ mod debts;
 mod far;
 mod handle;
 mod keys;
+mod loads;
 mod moka;
 #[cfg(feature = "redis")]
 mod redis;

@@ -5,6 +5,9 @@
 //! two writers met, the mark stays, and readers ask the durable tier. What a reader brings up from there is taken only if
 //! nothing was there and nothing was invalidated since it began to read. A crash in between leaves a mark, which expires.
 //!
+//! Only where each process has a durable tier of its own, Redis decides what is kept of a load: it is noted before the load,
+//! each write removes the note, and invalidations are listed for as long as they may mean what is not there yet.
+//!
 //! Each wall has an index by name, another by expiry, and one for each tag, with a list of those: invalidating reads them, and
 //! nothing is scanned. All keys of a wall are in one slot of a Cluster.
 
@@ -45,6 +48,10 @@ const INDEX_SLACK_S: i64 = 3_600;
 const BATCH: usize = 256;
 /// Most steps of one invalidation: a million keys. What is set meanwhile is not pursued for ever.
 const MAX_BATCHES: usize = 4_096;
+/// Longest load whose value is kept, in seconds: what was invalidated before that is not known any more.
+const LONGEST_LOAD_S: i64 = 3_600;
+/// Invalidations of a wall that are listed; what was noted before the oldest of more is not kept.
+const MOST_INVALIDATIONS: i64 = 10_000;
 /// Digits of the hash of a tag.
 const TAG_DIGITS: usize = 32;
 
@@ -72,30 +79,59 @@ const PURGE: &str = "local function purge(names, times) \
        purge(KEYS[2], KEYS[3]) \
      end ";
 
-/// KEYS value; ARGV token, seconds that it stays, now in µs, epoch; says whether a living value was there.
+/// KEYS value, note of a load; ARGV token, seconds that it stays, now in µs, epoch; says whether a living value was there.
 static BEGIN: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local line = redis.call('GETRANGE', KEYS[1], 0, 127) \
-         redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) \
+         redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) redis.call('DEL', KEYS[2]) \
          local epoch, stale = string.match(line, '^V1 (%d+) %S+ (%S+) ') \
          if epoch == ARGV[4] and (stale == '-' or tonumber(stale) > tonumber(ARGV[3])) then return 1 end \
          return 0",
     )
 });
-/// KEYS value, names, times, list of tags, tags…; ARGV token, value, ttl, name, ttl of the index, seconds that a mark stays.
+/// KEYS value, names, times, note of a load, list of tags, tags…; ARGV token, value, ttl, name, ttl of the index, seconds that
+/// a mark stays.
 static COMMIT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(with_functions(
-        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then \
+        "redis.call('DEL', KEYS[4]) \
+         if redis.call('GET', KEYS[1]) ~= ARGV[1] then \
            redis.call('SET', KEYS[1], 'T1 -', 'EX', ARGV[6]) return 0 \
          end \
-         keep(ARGV[2], ARGV[3], 5, ARGV[4], ARGV[5]) return 1",
+         keep(ARGV[2], ARGV[3], 6, ARGV[4], ARGV[5]) return 1",
     ))
 });
-/// KEYS value; ARGV token, seconds that a mark stays.
+/// KEYS value, note of a load; ARGV seconds that a mark stays.
 static COMMIT_ABSENT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new("redis.call('DEL', KEYS[2]) redis.call('SET', KEYS[1], 'T1 -', 'EX', ARGV[1]) return 1")
+});
+/// KEYS note of a load; ARGV seconds that it stays; returns the time in µs, which it holds.
+static NOTE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then redis.call('SET', KEYS[1], 'T1 -', 'EX', ARGV[2]) end return 1",
+        "local now = redis.call('TIME') local at = string.format('%.0f', now[1] * 1000000 + now[2]) \
+         redis.call('SET', KEYS[1], at, 'EX', ARGV[1]) return at",
     )
+});
+/// KEYS value, names, times, note of the load, invalidations, list of tags, tags…; ARGV value, ttl, name, ttl of the index,
+/// what the note must hold, most invalidations that are listed, key, tag…; says whether it was set. A mark that is not `-` is of
+/// a write under way, which comes later.
+static SET_UNCHANGED: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(with_functions(
+        "if redis.call('GET', KEYS[4]) ~= ARGV[5] then return 0 end \
+         redis.call('DEL', KEYS[4]) \
+         local start = redis.call('GETRANGE', KEYS[1], 0, 3) \
+         if string.sub(start, 1, 3) == 'T1 ' and start ~= 'T1 -' then return 0 end \
+         local oldest = redis.call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2] \
+         if oldest and tonumber(oldest) > tonumber(ARGV[5]) \
+           and redis.call('ZCARD', KEYS[5]) >= tonumber(ARGV[6]) then return 0 end \
+         local tags = {} \
+         for i = 8, #ARGV do tags['t' .. redis.sha1hex(ARGV[i])] = true end \
+         for _, what in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], ARGV[5], '+inf')) do \
+           local length, hash = string.match(what, '^p(%d+) (.*)$') \
+           if tags[what] then return 0 end \
+           if length and redis.sha1hex(string.sub(ARGV[7], 1, tonumber(length))) == hash then return 0 end \
+         end \
+         keep(ARGV[1], ARGV[2], 7, ARGV[3], ARGV[4]) return 1",
+    ))
 });
 /// KEYS value, names, times, invalidated, list of tags, tags…; ARGV value, ttl, name, ttl of the index, age of the read in ms.
 static PROMOTE: LazyLock<Script> = LazyLock::new(|| {
@@ -109,11 +145,22 @@ static PROMOTE: LazyLock<Script> = LazyLock::new(|| {
          keep(ARGV[1], ARGV[2], 6, ARGV[3], ARGV[4]) return 1",
     ))
 });
-/// KEYS invalidated; ARGV seconds that it stays.
+/// KEYS invalidated, invalidations; ARGV seconds that the first stays, seconds that the second lists, how many, then `p` and a
+/// prefix or `t` and a tag, for each. They are listed by their hashes, which do not tell whose names they are.
 static INVALIDATED: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local now = redis.call('TIME') \
-         redis.call('SET', KEYS[1], string.format('%.0f', now[1] * 1000 + now[2] / 1000), 'EX', ARGV[1]) return 1",
+         redis.call('SET', KEYS[1], string.format('%.0f', now[1] * 1000 + now[2] / 1000), 'EX', ARGV[1]) \
+         local at = now[1] * 1000000 + now[2] \
+         for i = 4, #ARGV do \
+           local what = string.sub(ARGV[i], 2) \
+           local hash = redis.sha1hex(what) \
+           if string.sub(ARGV[i], 1, 1) == 'p' then what = 'p' .. #what .. ' ' .. hash else what = 't' .. hash end \
+           redis.call('ZADD', KEYS[2], string.format('%.0f', at), what) \
+         end \
+         redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', at - ARGV[2] * 1000000)) \
+         redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - ARGV[3]) \
+         redis.call('EXPIRE', KEYS[2], ARGV[2]) return 1",
     )
 });
 /// KEYS names, times, listed by, value…; ARGV now in µs, epoch, tag or nothing, seconds that a mark stays, name…
@@ -267,6 +314,7 @@ impl RedisTier {
         let hash = hash(key);
         Place {
             value: self.0.values.wall(parts.tenant, parts.user).key(&hash),
+            note: self.0.indexes.wall(parts.tenant, parts.user).key(&format!("load:{hash}")),
             index: Index(self.0.indexes.wall(parts.tenant, parts.user)),
             name: [key.key().as_bytes(), b"\0", hash.as_bytes()].concat(),
         }
@@ -331,6 +379,8 @@ enum By<'a> {
 /// Where a value is, and what lists it.
 struct Place {
     value: String,
+    /// Where it is noted that a value is being made.
+    note: String,
     index: Index,
     /// Name in the index: the key, and the hash that its value is found under.
     name: Vec<u8>,
@@ -350,6 +400,10 @@ impl Index {
 
     fn invalidated(&self) -> String {
         self.0.key("invalidated")
+    }
+
+    fn invalidations(&self) -> String {
+        self.0.key("invalidations")
     }
 
     fn tags(&self) -> String {
@@ -466,7 +520,10 @@ impl KvTier for RedisTier {
         let epoch = self.epoch(OPERATION).await?;
         let index = Index(self.0.indexes.wall(what.scope.tenant.as_deref(), what.scope.user.as_deref()));
         // First, so that what was read before is not brought up behind our back.
-        let call = INVALIDATED.call().key(index.invalidated()).int(2 * CHANGED_S);
+        let call = INVALIDATED.call().key(index.invalidated()).key(index.invalidations()).int(2 * CHANGED_S);
+        let call = call.int(LONGEST_LOAD_S).int(MOST_INVALIDATIONS);
+        let call = what.prefix.iter().fold(call, |call, prefix| call.arg(format!("p{prefix}")));
+        let call = what.tags.iter().fold(call, |call, tag| call.arg(format!("t{tag}")));
         self.0.redis.run::<i64>(OPERATION, &INVALIDATED, &call).await?;
         let mut removed = 0;
         if let Some(prefix) = &what.prefix {
@@ -506,7 +563,8 @@ impl KvTier for RedisTier {
         let epoch = self.epoch(OPERATION).await?;
         let token = Uuid::now_v7().as_u128();
         let mark = format!("T1 {token:032x}");
-        let call = BEGIN.call().key(self.place(key).value).arg(mark).int(WRITING_S);
+        let place = self.place(key);
+        let call = BEGIN.call().key(place.value).key(place.note).arg(mark).int(WRITING_S);
         let call = call.int(self.0.clock.now().as_microsecond()).arg(epoch.to_string());
         let found = self.0.redis.run::<i64>(OPERATION, &BEGIN, &call).await? == 1;
         Ok(Ticket { token, found })
@@ -515,14 +573,15 @@ impl KvTier for RedisTier {
     async fn commit(&self, key: &KvKey, entry: Option<Arc<KvEntry>>, ticket: Ticket) -> Result<()> {
         const OPERATION: &str = "memory.kv.set";
         let place = self.place(key);
-        let mark = format!("T1 {:032x}", ticket.token);
         let Some((entry, value)) = entry.as_ref().and_then(|entry| Some((entry, entry.value.as_ref()?))) else {
-            let call = COMMIT_ABSENT.call().key(place.value).arg(mark).int(CHANGED_S);
+            let call = COMMIT_ABSENT.call().key(place.value).key(place.note).int(CHANGED_S);
             return self.0.redis.run::<i64>(OPERATION, &COMMIT_ABSENT, &call).await.map(drop);
         };
         let epoch = self.epoch(OPERATION).await?;
         let call = COMMIT.call().key(place.value).key(place.index.names()).key(place.index.times());
-        let call = call.key(place.index.tags()).keys(entry.tags.iter().map(|tag| place.index.tag(tag)));
+        let call = call.key(place.note).key(place.index.tags());
+        let call = call.keys(entry.tags.iter().map(|tag| place.index.tag(tag)));
+        let mark = format!("T1 {:032x}", ticket.token);
         let call = call.arg(mark).arg(wire::write(epoch, entry, value)).int(self.keep_s(entry)).arg(place.name);
         let call = call.int(self.0.ttl_s + INDEX_SLACK_S).int(CHANGED_S);
         self.0.redis.run::<i64>(OPERATION, &COMMIT, &call).await.map(drop)
@@ -539,6 +598,28 @@ impl KvTier for RedisTier {
         let age = i64::try_from(read_for.as_millis()).unwrap_or(i64::MAX) + 1;
         let call = call.int(self.0.ttl_s + INDEX_SLACK_S).int(age);
         self.0.redis.run::<i64>(OPERATION, &PROMOTE, &call).await.map(drop)
+    }
+
+    async fn version(&self, key: &KvKey) -> Result<i64> {
+        const OPERATION: &str = "memory.kv.get_or_set";
+        let call = NOTE.call().key(self.place(key).note).int(LONGEST_LOAD_S);
+        self.0.redis.run(OPERATION, &NOTE, &call).await
+    }
+
+    async fn set_unchanged(&self, key: &KvKey, entry: Arc<KvEntry>, version: i64) -> Result<bool> {
+        const OPERATION: &str = "memory.kv.get_or_set";
+        let epoch = self.epoch(OPERATION).await?;
+        // An epoch is the time in ms at which it began.
+        let is_of_epoch = i64::try_from(epoch).is_ok_and(|epoch| epoch.saturating_mul(1_000) < version);
+        let Some(value) = entry.value.as_ref().filter(|_| is_of_epoch) else { return Ok(false) };
+        let place = self.place(key);
+        let call = SET_UNCHANGED.call().key(place.value).key(place.index.names()).key(place.index.times());
+        let call = call.key(place.note).key(place.index.invalidations()).key(place.index.tags());
+        let call = call.keys(entry.tags.iter().map(|tag| place.index.tag(tag)));
+        let call = call.arg(wire::write(epoch, &entry, value)).int(self.keep_s(&entry)).arg(place.name);
+        let call = call.int(self.0.ttl_s + INDEX_SLACK_S).int(version).int(MOST_INVALIDATIONS).arg(key.key());
+        let call = entry.tags.iter().fold(call, |call, tag| call.arg(tag.as_str()));
+        Ok(self.0.redis.run::<i64>(OPERATION, &SET_UNCHANGED, &call).await? == 1)
     }
 
     async fn clear(&self) -> Result<()> {

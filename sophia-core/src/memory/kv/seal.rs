@@ -20,7 +20,7 @@ pub(crate) struct Seals {
 }
 
 /// The counts at the moment before a value was read.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Seal {
     everything: u32,
     stripe: u32,

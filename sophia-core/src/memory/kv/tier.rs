@@ -13,6 +13,9 @@ use serde_json::Value;
 
 use crate::{Error, ErrorKind, Result, Scope, memory::health::TierHealth};
 
+/// What the keys begin with that stand for invalidations where changes are told by key.
+const NOTED: &str = "\u{1}invalidated/";
+
 /// A tier of values under keys. An implementation runs `testing::memory::kv_tier`.
 ///
 /// A key belongs to the wall of its scope: the same key of another tenant or user is another key. Session and agent do
@@ -58,6 +61,19 @@ pub trait KvTier: Debug + Send + Sync + 'static {
     /// Removes everything, of every wall. Only a tier that can lose everything needs to.
     async fn clear(&self) -> Result<()> {
         Err(Error::new(ErrorKind::Unsupported, "memory.kv.clear", "this tier is not cleared as a whole"))
+    }
+
+    /// Returns what [`KvTier::set_unchanged`] compares with. To be called before that is read which a value is made of.
+    ///
+    /// A tier that never decides what is kept has nothing to say.
+    async fn version(&self, _key: &KvKey) -> Result<i64> {
+        Ok(0)
+    }
+
+    /// Sets the value under a key unless the key was set or removed, or an invalidation meant it, since `version`; returns
+    /// whether it was set. It is one step with the comparison: nobody comes in between.
+    async fn set_unchanged(&self, key: &KvKey, entry: Arc<KvEntry>, _version: i64) -> Result<bool> {
+        self.set(key, entry).await.map(|()| true)
     }
 
     /// Names what others have changed since the last call, so that a nearer tier can drop it. Never waits.
@@ -281,6 +297,23 @@ impl Invalidation {
             && (self.prefix.as_ref().is_some_and(|prefix| parts.key.starts_with(prefix))
                 || self.tags.iter().any(|tag| tags.contains(tag)))
     }
+
+    /// Returns the keys that stand for it where changes are told by key: what is about to be set under a key that is meant
+    /// cannot be told by its own.
+    pub(crate) fn notes(&self) -> impl Iterator<Item = String> {
+        let prefix = self.prefix.iter().map(|prefix| format!("{NOTED}prefix/{prefix}"));
+        prefix.chain(self.tags.iter().map(|tag| format!("{NOTED}tag/{tag}")))
+    }
+
+    /// Returns the invalidation that a key stands for, if it stands for one.
+    pub(crate) fn noted(key: &KvKey) -> Option<Invalidation> {
+        let (by, name) = key.key().strip_prefix(NOTED)?.split_once('/')?;
+        match by {
+            "prefix" => Some(Invalidation::prefix(&key.scope(), name)),
+            "tag" => Some(Invalidation::tags(&key.scope(), [name])),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -290,6 +323,16 @@ mod tests {
     use ::moka::Equivalent;
 
     use super::*;
+
+    #[test]
+    fn an_invalidation_is_told_by_keys_and_read_from_them() {
+        let ada = Scope::new().tenant("acme").user("ada");
+        let what = Invalidation { prefix: Some("a/".to_owned()), ..Invalidation::tags(&ada, ["x/y"]) };
+        let noted: Vec<_> = what.notes().filter_map(|note| Invalidation::noted(&KvKey::new(&ada, &note))).collect();
+        assert_eq!(noted, [Invalidation::prefix(&ada, "a/"), Invalidation::tags(&ada, ["x/y"])]);
+        assert!(what.notes().all(|note| crate::memory::kv::is_reserved(&note)));
+        assert_eq!(Invalidation::noted(&KvKey::new(&ada, "plan")), None);
+    }
 
     #[test]
     fn a_borrowed_key_finds_its_owned_twin_and_no_other() {

@@ -6,6 +6,9 @@
 //!
 //! What is brought nearer may be old by the time it arrives. So each key belongs to a stripe that counts the writes under
 //! way: what was read before a write began is not put over what the write left.
+//!
+//! The same holds for what is made rather than read: the tier that is right where tiers differ says what it knew before
+//! ([`Baseline`]), and takes what was made only if that is still so.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -23,6 +26,7 @@ use parking_lot::Mutex;
 use super::{
     debts::Debts,
     far::{Far, Said},
+    loads::{Loading, Loads},
     moka::MokaTier,
     seal::{Seal, Seals},
     tier::{Elsewhere, Invalidation, KvEntry, KvKey, KvKeyRef, KvTier},
@@ -64,6 +68,7 @@ pub struct TieredKv {
     /// Monotonic time of the last look at what others have changed, in microseconds.
     looked_us: AtomicU64,
     doubt: Mutex<Doubt>,
+    loads: Loads,
 }
 
 /// Which tier is right where they differ.
@@ -95,6 +100,15 @@ pub struct Looked {
     pub tier: Option<&'static str>,
     /// Tiers that were stepped over.
     pub stepped_over: Vec<&'static str>,
+}
+
+/// What was known of a key before a value was made for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Baseline {
+    seal: Seal,
+    durable: i64,
+    /// `None` where the shared tier is not right, or did not answer.
+    shared: Option<i64>,
 }
 
 /// How many writes of a stripe had begun or ended at some moment.
@@ -137,6 +151,7 @@ impl TieredKv {
             seals: None,
             looked_us: AtomicU64::new(0),
             doubt: Mutex::default(),
+            loads: Loads::default(),
         }
     }
 
@@ -189,9 +204,13 @@ impl TieredKv {
             self.forget_all(near);
         }
         let mut drop = |change| match change {
-            Elsewhere::Key(key) => {
-                self.begin(&key);
-            }
+            Elsewhere::Key(key) => match Invalidation::noted(&key) {
+                Some(what) => self.loads.invalidated(&what),
+                None => {
+                    self.loads.changed(&key);
+                    self.begin(&key);
+                }
+            },
             Elsewhere::Everything => self.forget_all(near),
         };
         self.shared.iter().for_each(|tier| tier.changed_elsewhere(&mut drop));
@@ -211,15 +230,30 @@ impl TieredKv {
         }
     }
 
-    /// Removes keys from the shared tiers alone; for what the durable one has forgotten by itself. `None` where one of them
-    /// will have to catch up with it.
+    /// Removes keys from all tiers but the durable one, which has forgotten them by itself; returns how many were in the
+    /// shared ones, `None` where one of them will have to catch up with it.
     pub(crate) async fn forget_shared(&self, what: &Invalidation) -> Option<u64> {
+        let removed = self.invalidate_shared(what).await;
+        self.invalidate_near(what);
+        removed
+    }
+
+    async fn invalidate_shared(&self, what: &Invalidation) -> Option<u64> {
         let mut removed = Some(0);
         for tier in &self.shared {
             let here = tier.invalidate(what).await;
             removed = removed.zip(here).map(|(before, here)| here.max(before));
         }
         removed
+    }
+
+    fn invalidate_near(&self, what: &Invalidation) -> u64 {
+        self.loads.invalidated(what);
+        // What is being brought nearer right now may be meant, too.
+        for stripe in &self.stripes {
+            *stripe.lock() += 1;
+        }
+        self.near.as_ref().map_or(0, |near| near.invalidate_now(what))
     }
 
     pub(crate) fn has_shared(&self) -> bool {
@@ -295,6 +329,10 @@ impl TieredKv {
     pub(crate) async fn look_far(&self, key: &KvKey) -> Result<Looked> {
         let moment = self.moment(key);
         let looked = self.read_far(key).await?;
+        // Where a shared tier is right, what it has not confirmed is read again when it is back.
+        if self.truth == Truth::Shared && !looked.stepped_over.is_empty() {
+            return Ok(looked);
+        }
         match &looked.entry {
             Some(entry) => self.promote(key, moment, entry.clone()),
             None => {
@@ -320,8 +358,10 @@ impl TieredKv {
                 Said::SteppedOver => looked.stepped_over.push(tier.name()),
             }
         }
-        let is_known = self.truth == Truth::Shared && !empty.is_empty();
-        let Some(durable) = self.durable.as_ref().filter(|_| !is_known) else { return Ok(looked) };
+        // Others may have changed what this process alone has, unless it was written since the shared tier is away.
+        let counts =
+            self.truth == Truth::Durable || (empty.is_empty() && self.shared.iter().any(|tier| tier.owes(key)));
+        let Some(durable) = self.durable.as_ref().filter(|_| counts) else { return Ok(looked) };
         looked.entry = durable.get(key).await?;
         if let Some(entry) = &looked.entry {
             looked.tier = Some("l3");
@@ -356,6 +396,95 @@ impl TieredKv {
         }
         Ok(found)
     }
+
+    /// Takes a place on the load of a key: on the one that is under way, unless the key was changed since it began.
+    pub(super) fn join_load(&self, key: &KvKey, tags: &[String]) -> Loading {
+        self.loads.join(key, tags, self.moment(key).seal)
+    }
+
+    /// Takes note of what is known of a key, before a value is made for it.
+    ///
+    /// # Errors
+    /// What the durable tier says.
+    pub(super) async fn baseline(&self, key: &KvKey) -> Result<Baseline> {
+        let seal = self.moment(key).seal;
+        let shared = match self.decider() {
+            Some(tier) => tier.version(key).await,
+            None => None,
+        };
+        let durable = match &self.durable {
+            Some(durable) => durable.version(key).await?,
+            None => 0,
+        };
+        Ok(Baseline { seal, durable, shared })
+    }
+
+    /// Sets what was made since `baseline`, unless the key was changed since; returns whether it was set.
+    ///
+    /// # Errors
+    /// What the durable tier says.
+    pub(super) async fn set_unchanged(&self, key: &KvKey, entry: Arc<KvEntry>, baseline: Baseline) -> Result<bool> {
+        let moment = self.begin(key);
+        let write = Writing { tiers: self, key, moment, settled: false };
+        let is_set = match self.decider() {
+            Some(shared) => self.share_unchanged(shared, key, &entry, baseline).await?,
+            None => self.write_unchanged(key, &entry, baseline).await?,
+        };
+        write.settle(is_set.then_some(entry));
+        Ok(is_set)
+    }
+
+    /// Returns the shared tier that says what is right, if it is one.
+    fn decider(&self) -> Option<&Far> {
+        self.shared.first().filter(|_| self.truth == Truth::Shared)
+    }
+
+    /// Lets the durable tier decide, between the two steps of the shared ones.
+    async fn write_unchanged(&self, key: &KvKey, entry: &Arc<KvEntry>, baseline: Baseline) -> Result<bool> {
+        let mut begun = Vec::with_capacity(self.shared.len());
+        for tier in &self.shared {
+            begun.push((tier, tier.begin(key).await));
+        }
+        let (mut is_set, mut left) = (true, Some(entry.clone()));
+        if let Some(durable) = &self.durable {
+            is_set = durable.set_unchanged(key, entry.clone(), baseline.durable).await?;
+            if !is_set {
+                // What took the place of the marks comes back in theirs.
+                left = durable.get(key).await?;
+            }
+        }
+        for (tier, ticket) in begun.into_iter().rev() {
+            tier.commit(key, left.clone(), ticket).await;
+        }
+        Ok(is_set)
+    }
+
+    /// Lets the shared tier decide; where it is away, this process's own, as far as it has heard of the others.
+    async fn share_unchanged(
+        &self,
+        shared: &Far,
+        key: &KvKey,
+        entry: &Arc<KvEntry>,
+        baseline: Baseline,
+    ) -> Result<bool> {
+        let said = match baseline.shared {
+            Some(version) => shared.set_unchanged(key, entry.clone(), version).await,
+            None => None,
+        };
+        let Some(durable) = &self.durable else { return Ok(said.unwrap_or(false)) };
+        match said {
+            Some(true) => durable.set(key, entry.clone()).await?,
+            Some(false) => return Ok(false),
+            None => {
+                let is_heard_of = self.moment(key).seal != baseline.seal;
+                if is_heard_of || !durable.set_unchanged(key, entry.clone(), baseline.durable).await? {
+                    return Ok(false);
+                }
+                shared.owe(key);
+            }
+        }
+        Ok(true)
+    }
 }
 
 #[async_trait]
@@ -367,8 +496,11 @@ impl KvTier for TieredKv {
     async fn set(&self, key: &KvKey, entry: Arc<KvEntry>) -> Result<()> {
         let moment = self.begin(key);
         let write = Writing { tiers: self, key, moment, settled: false };
+        self.loads.changed(key);
         self.write(key, Some(entry.clone())).await?;
         write.settle(Some(entry));
+        // Once more: who began meanwhile may have begun before the value was there.
+        self.loads.changed(key);
         Ok(())
     }
 
@@ -376,8 +508,10 @@ impl KvTier for TieredKv {
         let near = self.near.as_ref().is_some_and(|near| near.delete_now(key));
         let moment = self.begin(key);
         let write = Writing { tiers: self, key, moment, settled: false };
+        self.loads.changed(key);
         let found = self.write(key, None).await?;
         write.settle(None);
+        self.loads.changed(key);
         let is_alone = self.durable.is_none() && self.shared.is_empty();
         Ok(found || (near && is_alone))
     }
@@ -385,19 +519,13 @@ impl KvTier for TieredKv {
     async fn invalidate(&self, invalidation: &Invalidation) -> Result<u64> {
         // Before the durable tier and after it: a crash in between leaves nothing that is not there any more, and what was
         // brought up meanwhile goes again.
-        let mut removed = self.forget_shared(invalidation).await.unwrap_or(0);
+        self.loads.invalidated(invalidation);
+        let mut removed = self.invalidate_shared(invalidation).await.unwrap_or(0);
         if let Some(durable) = &self.durable {
             removed = removed.max(durable.invalidate(invalidation).await?);
-            self.forget_shared(invalidation).await;
+            self.invalidate_shared(invalidation).await;
         }
-        if let Some(near) = &self.near {
-            // What is being brought nearer right now may be meant, too.
-            for stripe in &self.stripes {
-                *stripe.lock() += 1;
-            }
-            removed = removed.max(near.invalidate_now(invalidation));
-        }
-        Ok(removed)
+        Ok(removed.max(self.invalidate_near(invalidation)))
     }
 
     async fn health(&self) -> TierHealth {

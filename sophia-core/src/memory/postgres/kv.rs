@@ -82,6 +82,8 @@ impl KvTier for PostgresStore {
                 alive += u64::from(column::<bool>(row, 1)? && !is_reserved(&key));
                 keys.push(KvKey::new(&what.scope, &key));
             }
+            // For what others are making, and is not there yet.
+            keys.extend(what.notes().map(|note| KvKey::new(&what.scope, &note)));
             listen::tell(&taken, self.ears(), &keys).await?;
             taken.commit().await?;
             Ok(alive)
@@ -104,6 +106,38 @@ impl KvTier for PostgresStore {
             },
             Err(error) => TierHealth::new(TierStatus::Unhealthy).detail(error.message()),
         }
+    }
+
+    /// The transaction that wrote what is there, 0 where nothing is.
+    async fn version(&self, key: &KvKey) -> Result<i64> {
+        const OPERATION: &str = "memory.kv.get_or_set";
+        let work = async {
+            let taken = self.link().session(OPERATION).await?;
+            let sql = "SELECT k.xmin::text::bigint FROM kv AS k JOIN walls AS w USING (wall) \
+                       WHERE w.key = $1 AND k.key = $2";
+            let row = taken.query_opt(sql, &[&key.scope().wall(), &key.key()]).await?;
+            row.map_or(Ok(0), |row| column(&row, 0))
+        };
+        self.link().within(OPERATION, work).await
+    }
+
+    async fn set_unchanged(&self, key: &KvKey, entry: Arc<KvEntry>, version: i64) -> Result<bool> {
+        const OPERATION: &str = "memory.kv.get_or_set";
+        let Some(value) = &entry.value else { return Ok(false) };
+        let work = async {
+            self.purge().await?;
+            let taken = self.link().begin(OPERATION).await?;
+            let is_set = match version {
+                0 => insert(&taken, key, &entry, value, "ON CONFLICT (wall, key) DO NOTHING").await?,
+                _ => replace(&taken, key, &entry, value, version).await?,
+            };
+            if is_set {
+                listen::tell(&taken, self.ears(), std::slice::from_ref(key)).await?;
+            }
+            taken.commit().await?;
+            Ok(is_set)
+        };
+        self.link().within(OPERATION, work).await
     }
 
     fn changed_elsewhere(&self, drop: &mut dyn FnMut(Elsewhere)) {
@@ -148,16 +182,32 @@ async fn get(taken: &Taken, key: &KvKey) -> Result<Option<KvEntry>> {
 }
 
 async fn set(taken: &Taken, key: &KvKey, entry: &KvEntry, value: &KvValue) -> Result<()> {
+    let or = "ON CONFLICT (wall, key) DO UPDATE SET value = excluded.value, tags = excluded.tags, \
+              expires_at = excluded.expires_at, stale_until = excluded.stale_until";
+    insert(taken, key, entry, value, or).await.map(drop)
+}
+
+/// Inserts a value, or does what is said where there is one; returns whether it was written.
+async fn insert(taken: &Taken, key: &KvKey, entry: &KvEntry, value: &KvValue, or: &'static str) -> Result<bool> {
     let scope = key.scope();
     let wall = filter::make_wall(taken, &scope).await?;
-    let sql = "INSERT INTO kv (wall, tenant, key, value, tags, expires_at, stale_until) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (wall, key) DO UPDATE \
-               SET value = excluded.value, tags = excluded.tags, expires_at = excluded.expires_at, \
-               stale_until = excluded.stale_until";
+    let sql = format!(
+        "INSERT INTO kv (wall, tenant, key, value, tags, expires_at, stale_until) VALUES ($1, $2, $3, $4, $5, $6, $7) {or}"
+    );
     let (expires_at, stale_until) = (entry.expires_at.map(micros), entry.stale_until.map(micros));
     let values: [super::link::Value<'_>; 7] =
         [&wall, &scope.tenant, &key.key(), &value.json(), &entry.tags, &expires_at, &stale_until];
-    taken.execute(sql, &values).await.map(drop)
+    Ok(taken.execute(&sql, &values).await? > 0)
+}
+
+/// Replaces what a transaction has written, if it is still there; returns whether it was.
+async fn replace(taken: &Taken, key: &KvKey, entry: &KvEntry, value: &KvValue, written_by: i64) -> Result<bool> {
+    let sql = "UPDATE kv SET value = $3, tags = $4, expires_at = $5, stale_until = $6 \
+               WHERE wall = (SELECT wall FROM walls WHERE key = $1) AND key = $2 AND xmin::text::bigint = $7";
+    let (expires_at, stale_until) = (entry.expires_at.map(micros), entry.stale_until.map(micros));
+    let values: [super::link::Value<'_>; 7] =
+        [&key.scope().wall(), &key.key(), &value.json(), &entry.tags, &expires_at, &stale_until, &written_by];
+    Ok(taken.execute(sql, &values).await? > 0)
 }
 
 /// Puts a value under a key that has none; returns whether it had none.

@@ -63,6 +63,9 @@ pub(super) fn forget(connection: &Connection, request: &ForgetRequest, origin: i
         ] {
             connection.execute(sql, [wall]).map_err(&failed)?;
         }
+    }
+    if scope.session.is_none() && scope.agent.is_none() {
+        // Also where nothing is stored: something may be about to be.
         kv::note_all_changed(connection)?;
     }
     Ok(receipt)

@@ -26,6 +26,8 @@ use crate::{
 
 /// Changes that are kept for other processes; who is further behind drops all that it holds.
 const KEPT_CHANGES: i64 = 20_000;
+/// What the keys begin with that stand for an invalidation where nothing is stored; the hash of its wall follows.
+const EMPTY_WALL: &str = "\u{1}invalidated-wall/";
 /// Most expired keys that one purge removes.
 const PURGE_BATCH: i64 = 5_000;
 
@@ -69,6 +71,24 @@ impl KvTier for SqliteStore {
             },
             Err(error) => TierHealth::new(TierStatus::Unhealthy).detail(error.to_string()),
         }
+    }
+
+    /// The last change, of any key.
+    async fn version(&self, _: &KvKey) -> Result<i64> {
+        let failed = internal("memory.kv.get_or_set");
+        self.read(move |connection| changes(connection).map(|(_, last)| last).map_err(failed)).await
+    }
+
+    async fn set_unchanged(&self, key: &KvKey, entry: Arc<KvEntry>, version: i64) -> Result<bool> {
+        let (key, origin) = (key.clone(), self.watch().origin());
+        self.write(move |connection| {
+            let is_unchanged = !is_changed(connection, &key, &entry.tags, version)?;
+            if is_unchanged {
+                set(connection, &key, &entry, origin)?;
+            }
+            Ok(is_unchanged)
+        })
+        .await
     }
 
     fn changed_elsewhere(&self, drop: &mut dyn FnMut(Elsewhere)) {
@@ -159,13 +179,59 @@ fn note_change(connection: &Connection, wall: i64, key: &str, origin: i64) -> Re
         .map_err(internal("memory.kv.set"))
 }
 
+/// Returns the first change that is kept, and the last; 0 where there is none.
+fn changes(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
+    connection
+        .prepare_cached("SELECT coalesce(min(change), 0), coalesce(max(change), 0) FROM kv_changes")?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+/// Returns whether a key with these tags was set, removed or invalidated after a change, or may have been.
+fn is_changed(connection: &Connection, key: &KvKey, tags: &[String], since: i64) -> Result<bool> {
+    let failed = internal("memory.kv.get_or_set");
+    if since < changes(connection).map_err(&failed)?.0 - 1 {
+        return Ok(true);
+    }
+    let scope = key.scope();
+    let (wall, empty) = (filter::find_wall(connection, &scope)?.unwrap_or_default(), empty_wall(&scope));
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT key FROM kv_changes WHERE change > ?1 AND \
+             (key = '' OR (wall = ?2 AND (key = ?3 OR key < char(2))) OR (wall = 0 AND key = ?4))",
+        )
+        .map_err(&failed)?;
+    let mut noted = statement.query((since, wall, key.key(), &empty)).map_err(&failed)?;
+    while let Some(row) = noted.next().map_err(&failed)? {
+        let noted: String = row.get(0).map_err(&failed)?;
+        let is_meant = match Invalidation::noted(&KvKey::new(&scope, &noted)) {
+            Some(what) => what.means(key, tags),
+            None => noted.is_empty() || noted == key.key() || noted == empty,
+        };
+        if is_meant {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Returns the key that stands for an invalidation in a wall where nothing is stored, without its name: nobody would forget it.
+fn empty_wall(scope: &Scope) -> String {
+    format!("{EMPTY_WALL}{}", blake3::hash(scope.wall().as_bytes()).to_hex())
+}
+
 /// Tells every process, this one too, to drop what it holds; without naming a key.
 pub(super) fn note_all_changed(connection: &Connection) -> Result<()> {
     note_change(connection, 0, "", 0)
 }
 
 fn invalidate(connection: &Connection, what: &Invalidation, origin: i64, now: Timestamp) -> Result<u64> {
-    let Some(wall) = filter::find_wall(connection, &what.scope)? else { return Ok(0) };
+    let Some(wall) = filter::find_wall(connection, &what.scope)? else {
+        return note_change(connection, 0, &empty_wall(&what.scope), origin).map(|()| 0);
+    };
+    // For what is being made, and not there yet.
+    for note in what.notes() {
+        note_change(connection, wall, &note, origin)?;
+    }
     let mut parts = Vec::new();
     let mut values = vec![Sql::Integer(micros(now)), Sql::Integer(wall)];
     if let Some(prefix) = &what.prefix {
@@ -282,9 +348,7 @@ impl Watch {
             return Ok(());
         }
         let since = self.change.load(Ordering::Relaxed);
-        let (least, last): (i64, i64) = connection
-            .prepare_cached("SELECT coalesce(min(change), 0), coalesce(max(change), 0) FROM kv_changes")?
-            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let (least, last) = changes(connection)?;
         self.change.store(last, Ordering::Relaxed);
         // Before the first look, anything may have changed; so it may have where the log was cut meanwhile.
         if since < 0 || since < least - 1 {

@@ -71,6 +71,51 @@ async fn what_is_deleted_while_it_hangs_does_not_come_back_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_file_what_others_changed_is_not_served_from_kv_while_it_hangs_nor_after() {
+    let server = RedisServer::start();
+    let redis = || RedisConfig::url(server.url());
+    let (one, two) = (engine(redis(), None).await, engine(redis(), None).await);
+    for key in ["secret", "plan", "deleted"] {
+        set(&two, key, json!("old")).await;
+        assert_eq!(read(&one, key).await, Some(json!("old")));
+    }
+    assert!(one.memory().kv().delete("deleted", &ada()).await.unwrap());
+    until("the deletion is heard", async || read(&two, "deleted").await.is_none()).await;
+    let receipt = one.memory().forget(ForgetRequest::scope(ada())).await.unwrap();
+    assert!(receipt.pending.is_empty(), "{receipt:?}");
+    until("all is forgotten", async || read(&two, "secret").await.is_none()).await;
+    set(&one, "plan", json!("new")).await;
+    until("the new value is heard of", async || near(&two, "plan") != Some(None)).await;
+    server.hang();
+    for key in ["secret", "plan", "deleted"] {
+        let found = two.memory().kv().look_up(key, &ada()).await.unwrap();
+        assert!(found.value.is_none() && (found.degraded || key != "plan"), "{key}: {found:?}");
+    }
+    // What it writes itself meanwhile is there, and so is that it was removed.
+    for key in ["secret", "mine", "gone"] {
+        set(&two, key, json!("mine")).await;
+        assert_eq!(read(&two, key).await, Some(json!("mine")));
+    }
+    assert!(two.memory().kv().delete("gone", &ada()).await.unwrap());
+    assert_eq!(read(&two, "gone").await, None);
+    two.memory().kv().delete("secret", &ada()).await.unwrap();
+    server.go_on();
+    until("it is asked again", async || read(&two, "plan").await == Some(json!("new"))).await;
+    is_back(&two).await;
+    for sophia in [&one, &two] {
+        for (key, value) in [("secret", None), ("deleted", None), ("gone", None), ("mine", Some(json!("mine")))] {
+            assert_eq!(read(sophia, key).await, value, "{key}");
+        }
+    }
+    // In the next outage, what is of this one does not count any more.
+    assert!(one.memory().kv().delete("mine", &ada()).await.unwrap());
+    until("it is gone", async || read(&two, "mine").await.is_none()).await;
+    server.hang();
+    let found = two.memory().kv().look_up("mine", &ada()).await.unwrap();
+    assert!(found.value.is_none(), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_process_deleted_and_died_before_it_caught_up_does_not_come_back() {
     let (server, directory) = (RedisServer::start(), tempfile::tempdir().unwrap());
     let redis = || RedisConfig::url(server.url());
