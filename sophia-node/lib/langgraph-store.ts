@@ -16,7 +16,7 @@ import {
 } from '@langchain/langgraph-checkpoint'
 import type { Sophia } from './index.js'
 import type { Memory } from './memory.js'
-import type { Hit, MemoryRecord, Mode, Scope } from './types.js'
+import type { MemoryRecord, Mode, Query, Scope } from './types.js'
 
 /** Kind of the records that a query finds. */
 const INDEXED = 'langgraph.item'
@@ -100,56 +100,74 @@ export class SophiaStore extends BaseStore {
     const wanted = Object.entries(filter)
     const exact = Object.fromEntries(wanted.filter(([, want]) => !isComparison(want)))
     const compared = wanted.filter(([, want]) => isComparison(want))
-    const found: Hit[] = []
-    // What is found by the query comes first; what is not indexed fills up, without a score.
-    const passes = query ? [{ query, kinds: [INDEXED] }, { query: '', kinds: [UNINDEXED] }] : [{ query: '', kinds: [INDEXED, UNINDEXED] }]
-    for (const { query, kinds } of passes) {
-      for (let at = 0; found.length < offset + limit && at <= DEEPEST; ) {
-        const { hits } = await this.#memory.search(query, {
-          scope: this.#scope,
-          mode: this.#mode,
-          kinds,
-          tagsAll: [prefixOf(namespacePrefix)],
-          metadata: exact,
-          limit: compared.length > 0 ? PAGE : Math.min(offset + limit - found.length, PAGE),
-          offset: at,
-        })
-        if (hits.length === 0) break
-        found.push(...hits.filter(({ record }) => compared.every(([name, want]) => compares(record.metadata[name], want))))
-        at += hits.length
-      }
+    const filters = { scope: this.#scope, tagsAll: [prefixOf(namespacePrefix)], metadata: exact }
+    const found = new Map<string, SearchItem>()
+    const last = offset + limit
+    const take = (record: MemoryRecord, score?: number) => {
+      const passes = compared.every(([name, want]) => compares(record.metadata[name], want))
+      if (passes && !found.has(record.id)) found.set(record.id, score === undefined ? item(record) : { ...item(record), score })
     }
-    return found.slice(offset, offset + limit).map(({ record, score }) => {
-      return query && record.kind === INDEXED ? { ...item(record), score } : item(record)
-    })
+    const page = () => (compared.length > 0 ? PAGE : Math.min(last - found.size, PAGE))
+    for (let at = 0, hasMore = true; query && hasMore && found.size < last; ) {
+      if (at > DEEPEST) {
+        const reach = `a query reaches its first ${DEEPEST + PAGE} items`
+        throw new RangeError(`${reach}; ask for fewer, or narrow it by its namespace or filter`)
+      }
+      const { hits, total } = await this.#memory.search(query, {
+        ...filters,
+        mode: this.#mode,
+        kinds: [INDEXED],
+        limit: page(),
+        offset: at,
+      })
+      for (const { record, score } of hits) take(record, score)
+      at += hits.length
+      hasMore = hits.length > 0 && at < total
+    }
+    if (found.size < last) {
+      // What is not indexed fills up, without a score.
+      const kinds = query ? [UNINDEXED] : [INDEXED, UNINDEXED]
+      await this.#newest({ ...filters, kinds }, page(), (records) => {
+        for (const record of records) take(record)
+        return found.size >= last
+      })
+    }
+    return [...found.values()].slice(offset, last)
+  }
+
+  /** Reads the records that the filters keep, the newest first, until `take` has enough of what it is given. */
+  async #newest(filters: Query, page: number, take: (records: MemoryRecord[]) => boolean): Promise<void> {
+    const seen = new Set<string>()
+    let until: string | null = null
+    for (;;) {
+      let oldest = Infinity
+      for (let offset = 0; offset <= DEEPEST; offset += page) {
+        const { hits } = await this.#memory.search('', { ...filters, limit: page, offset, until })
+        const fresh = hits.map(({ record }) => record).filter(({ id }) => !seen.has(id))
+        for (const { id, createdAt } of fresh) {
+          seen.add(id)
+          oldest = Math.min(oldest, Date.parse(createdAt))
+        }
+        if (take(fresh) || hits.length < page) return
+      }
+      if (oldest === Infinity) return
+      // Beyond the deepest offset by time; those of the same millisecond are read twice.
+      until = new Date(oldest + 1).toISOString()
+    }
   }
 
   async #namespaces({ matchConditions = [], maxDepth, limit, offset }: ListNamespacesOperation): Promise<string[][]> {
     const known = new Map<string, string[]>()
-    const seen = new Set<string>()
     const plain = matchConditions.filter(({ matchType, path }) => matchType === 'prefix' && !path.includes('*'))
-    let until: string | undefined
-    for (;;) {
-      const { hits } = await this.#memory.search('', {
-        scope: this.#scope,
-        kinds: [INDEXED, UNINDEXED],
-        tagsAll: plain.map(({ path }) => prefixOf(path)),
-        limit: PAGE,
-        until: until ?? null,
-      })
-      const fresh = hits.filter(({ record }) => !seen.has(record.id))
-      for (const { record } of fresh) {
-        seen.add(record.id)
-        const namespace = namespaceOf(record)
+    const tagsAll = plain.map(({ path }) => prefixOf(path))
+    await this.#newest({ scope: this.#scope, kinds: [INDEXED, UNINDEXED], tagsAll }, PAGE, (records) => {
+      for (const namespace of records.map(namespaceOf)) {
         if (!matchConditions.every((condition) => matches(condition, namespace))) continue
         const cut = namespace.slice(0, maxDepth)
         known.set(prefixOf(cut), cut)
       }
-      if (fresh.length === 0 || hits.length < PAGE) break
-      // Pages by time, since an offset does not reach to the end; those of the same millisecond are seen twice.
-      const oldest = hits.map(({ record }) => Date.parse(record.createdAt)).reduce((a, b) => Math.min(a, b))
-      until = new Date(oldest + 1).toISOString()
-    }
+      return false
+    })
     const sorted = [...known.entries()].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, namespace]) => namespace)
     return sorted.slice(offset ?? 0, (offset ?? 0) + (limit ?? sorted.length))
   }

@@ -123,6 +123,23 @@ test('the store finds by meaning, and leaves out what is not indexed', async () 
   assert.ok(first.key === 'tea' && first.score > 0)
 })
 
+test('the store lists beyond the deepest offset, and says what a query does not reach', async () => {
+  const s = new Sophia()
+  const store = new SophiaStore(s)
+  await store.put(['bulk'], 'first', { n: 0, text: 'revenue' })
+  const item = { kind: 'langgraph.item', category: '["bulk"]', tags: ['[]', '["bulk"]'] }
+  for (let first = 1; first <= 11_001; first += 5_500) {
+    const numbers = Array.from({ length: Math.min(5_500, 11_002 - first) }, (_, at) => first + at)
+    await s.memory.storeMany(numbers.map((n) => ({ ...item, content: 'revenue', source: `${n}`, metadata: { n } })))
+  }
+  const found = await store.search(['bulk'], { limit: 12_000 })
+  assert.equal(found.length, 11_002)
+  assert.equal(new Set(found.map(({ value }) => value.n)).size, 11_002)
+  assert.deepEqual((await store.search(['bulk'], { filter: { n: { $lt: 1 } } })).map(({ key }) => key), ['first'])
+  assert.deepEqual((await store.search(['bulk'], { limit: 5, offset: 11_001 })).map(({ key }) => key), ['first'])
+  await assert.rejects(store.search(['bulk'], { query: 'revenue', limit: 12_000 }), /reaches its first 11000 items/)
+})
+
 async function all(items) {
   const list = []
   for await (const item of items) list.push(item)

@@ -209,6 +209,30 @@ def test_the_store_finds_by_meaning_and_leaves_out_what_is_not_indexed() -> None
         assert first.key == "tea" and first.score is not None
 
 
+def test_the_store_lists_beyond_the_deepest_offset_and_says_what_a_query_does_not_reach(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in ("_adapters", "_langgraph_store"):
+        monkeypatch.setattr(f"sophia.{module}.PAGE", 10)
+        monkeypatch.setattr(f"sophia.{module}.DEEPEST", 20)
+    with Sophia() as s:
+        store = SophiaStore(s)
+        for number in range(95):
+            store.put(("bulk",), str(number), {"text": f"revenue of customer {number}", "n": number})
+
+        def numbers(**options: Any) -> list[int]:
+            return [item.value["n"] for item in store.search(("bulk",), **options)]
+
+        assert numbers(limit=95) == list(reversed(range(95)))
+        assert numbers(limit=10, offset=90) == [4, 3, 2, 1, 0]
+        assert numbers(limit=5, filter={"n": {"$lt": 2}}) == [1, 0]
+        assert numbers(limit=5, filter={"n": 3}) == [3]
+        assert len(set(numbers(query="revenue customer", limit=30))) == 30
+        for options in ({"limit": 31}, {"limit": 5, "filter": {"n": {"$lt": -1}}}):
+            with pytest.raises(ValueError, match="reaches its first 30 items"):
+                numbers(query="revenue customer", **options)
+
+
 def test_items_of_the_store_expire_unless_they_are_read(tmp_path: Path) -> None:
     with Sophia(data_dir=tmp_path) as s:
         store = SophiaStore(s)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from typing import Any
+
 import pytest
 
 from sophia import Sophia
@@ -25,6 +28,36 @@ def test_options_change_the_order_and_are_explained() -> None:
     found = memory.search_sync("rye bread", scope=ADA, fusion="rrf", recency_half_life="1h", explain=True)
     explain = found.hits[0].explain
     assert explain is not None and explain.keyword_rank == 1 and explain.recency is not None and explain.recency > 0.9
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "keyword"},
+        {"mode": "semantic"},
+        {"mode": "hybrid"},
+        {"fusion": "rrf"},
+        {"mmr_lambda": 0.5},
+        {"importance_weight": 0.5},
+        {"recency_half_life": "1h"},
+    ],
+    ids=str,
+)
+def test_pages_together_are_what_one_call_finds(options: dict[str, Any]) -> None:
+    words = "report revenue growth quarterly invoice customer meeting server database cloud network music garden".split()
+    chance = random.Random(1)
+    memory = Sophia().memory
+    texts = (" ".join(chance.choices(words, k=chance.randint(3, 15))) for _ in range(300))
+    memory.store_many_sync([{"content": text, "importance": chance.random()} for text in texts])
+
+    def found(limit: int, offset: int = 0) -> list[str]:
+        result = memory.search_sync("revenue customer database", limit=limit, offset=offset, **options)
+        return [hit.record.id for hit in result.hits]
+
+    whole = found(1_000)
+    pages = [id for offset in range(0, 300, 10) for id in found(10, offset)]
+    assert len(whole) > 200 and len(set(whole)) == len(whole)
+    assert pages == whole
 
 
 def test_typos_are_tolerated_where_they_are_asked_for() -> None:

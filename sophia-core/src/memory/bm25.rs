@@ -24,7 +24,7 @@ pub(crate) fn saturation(times: f64, length: f64, mean: f64) -> f64 {
 }
 
 /// What the words of a question are worth in one wall.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Weights {
     worth: Vec<f64>,
     frequencies: Vec<f64>,

@@ -29,6 +29,15 @@ pub(crate) struct Candidate {
     pub keyword: Option<f64>,
     /// Cosine; `None` where there is no vector to compare.
     pub semantic: Option<f64>,
+    /// The part of the search that it was found in; `None` once it is measured exactly.
+    pub rough_in: Option<usize>,
+}
+
+impl From<&Ranked> for Candidate {
+    fn from(ranked: &Ranked) -> Candidate {
+        let Ranked { seq, explain, rough_in, .. } = *ranked;
+        Candidate { seq, keyword: explain.keyword, semantic: explain.semantic, rough_in }
+    }
 }
 
 /// A candidate in its place.
@@ -37,6 +46,17 @@ pub(crate) struct Ranked {
     pub seq: i64,
     pub match_type: MatchType,
     pub explain: Explain,
+    /// As that of a [`Candidate`].
+    pub rough_in: Option<usize>,
+    /// What the caller sees, 0..1; 0 until the order is known.
+    pub score: f64,
+}
+
+impl Ranked {
+    /// Puts what was measured exactly in its place.
+    pub fn exact(seq: i64, match_type: MatchType, explain: Explain) -> Ranked {
+        Ranked { seq, match_type, explain, rough_in: None, score: 0.0 }
+    }
 }
 
 /// Returns what scores are measured against: BM25 and cosine of everything that is ranked, and the least of all cosines, 0 at
@@ -58,15 +78,25 @@ pub(crate) fn fuse(mode: Mode, candidates: &[Candidate], scale: Scale) -> Vec<Ra
     candidates
         .iter()
         .filter_map(|candidate| {
-            let match_type = match (candidate.keyword.is_some(), candidate.semantic.is_some_and(is_near)) {
-                (true, true) => MatchType::Hybrid,
-                (true, false) => MatchType::Keyword,
-                (false, true) => MatchType::Semantic,
-                (false, false) => return None,
-            };
-            Some(Ranked { seq: candidate.seq, match_type, explain: explain(mode, candidate, scale) })
+            let ranked = Ranked::exact(candidate.seq, match_type(candidate)?, explain(mode, candidate, scale));
+            Some(Ranked { rough_in: candidate.rough_in, ..ranked })
         })
         .collect()
+}
+
+/// Returns what was ranked by rough measures with its exact ones. It stays a match: how many there are is known before.
+pub(crate) fn measured(mode: Mode, ranked: &Ranked, candidate: &Candidate, scale: Scale) -> Ranked {
+    let match_type = match_type(candidate).unwrap_or(ranked.match_type);
+    Ranked::exact(ranked.seq, match_type, explain(mode, candidate, scale))
+}
+
+fn match_type(candidate: &Candidate) -> Option<MatchType> {
+    match (candidate.keyword.is_some(), candidate.semantic.is_some_and(is_near)) {
+        (true, true) => Some(MatchType::Hybrid),
+        (true, false) => Some(MatchType::Keyword),
+        (false, true) => Some(MatchType::Semantic),
+        (false, false) => None,
+    }
 }
 
 /// Returns the candidates that match at all, with scores that come from their places by words and by meaning alone.
@@ -156,7 +186,7 @@ mod tests {
     use super::*;
 
     fn candidate(seq: i64, keyword: impl Into<Option<f64>>, semantic: impl Into<Option<f64>>) -> Candidate {
-        Candidate { seq, keyword: keyword.into(), semantic: semantic.into() }
+        Candidate { seq, keyword: keyword.into(), semantic: semantic.into(), rough_in: None }
     }
 
     fn ranked(mode: Mode, candidates: &[Candidate]) -> Vec<Ranked> {

@@ -3,13 +3,13 @@
 //! A store finds candidates in its own way and gives them as a [`Part`] for each wall; what else is needed to rank them is
 //! asked of it as a [`Source`], in batches.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use parking_lot::Mutex;
 
 use super::{
     bm25::Weights,
-    conversation,
+    conversation::{self, Scale},
     lexicon::Lexicon,
     query::{Explain, Fusion, MatchType, Mode},
     rank::{self, Candidate, Ranked},
@@ -18,14 +18,16 @@ use super::{
     stages::{self, Facts},
     store::{Found, Match, Plan},
     turns::{self, Gathered},
+    validate,
     words::{self, Term},
 };
 use crate::Result;
 
-/// Least candidates of each kind, whatever the page: what a fused order can choose from.
-const MIN_CANDIDATES: usize = 256;
-/// Records that are compared exactly, whatever the page: the best by what is known of all.
-const MIN_SETTLED: usize = 40;
+/// Candidates of each kind that an order is made of: first so many, and, for pages that lie deeper, what more of them adds. The
+/// numbers are fixed, so that every page is a part of the same order.
+const STEPS: [usize; 4] = [256, 1_024, 4_096, validate::MAX_OFFSET + validate::MAX_LIMIT + 1];
+/// Records that are put in order by exact measures together: so many after so many of the order by what is known of all.
+const BLOCK: usize = 40;
 
 /// What a search reads of a store, by the numbers of records. What is not there is left out.
 #[allow(async_fn_in_trait, reason = "its futures are sent where the store's are")]
@@ -62,8 +64,8 @@ pub(crate) trait Part {
     fn cut(&self) -> &[usize];
     /// Returns the least cosine of all that was compared, about; 0 at most.
     fn least(&self) -> f64;
-    /// Returns the places of the candidates.
-    fn candidates(&self) -> &BTreeSet<u32>;
+    /// Returns the places of the candidates, for each of the [`steps`](Search::steps).
+    fn candidates(&self) -> &[BTreeSet<u32>];
     /// Chooses messages evenly over the wall: they tell how frequent near words are.
     fn sample(&self) -> Vec<u32>;
     /// Returns what is known of the record at a place.
@@ -76,6 +78,18 @@ pub(crate) trait Part {
     fn neighbors(&self, place: u32) -> [Option<u32>; 2];
     /// Returns the words of messages that were read lately.
     fn lexicon(&self) -> &Mutex<Lexicon>;
+}
+
+/// What the words of a question are in one wall, and what they are worth there.
+type Asked = (Vec<Term>, Weights);
+
+/// What was found, in the order by what is known of all.
+#[derive(Debug, Default)]
+struct Ranking {
+    /// What each step adds, best first.
+    steps: Vec<Vec<Ranked>>,
+    /// That of the first step holds for all.
+    scale: Option<Scale>,
 }
 
 /// A question by words and meaning.
@@ -93,12 +107,26 @@ impl<'a> Search<'a> {
         if plan.vector.is_none() && plan.mode != Mode::Keyword {
             warnings.push("semantic: the query has no vector; answered by words alone".to_owned());
         }
+        if terms.is_empty() && plan.mode != Mode::Semantic && !plan.text.trim().is_empty() {
+            warnings.push(
+                "keyword: nothing in the query is a word that is indexed; mode `exact` finds signs, too".to_owned(),
+            );
+        }
         Search { plan, terms, warnings }
     }
 
-    /// Returns how many candidates of each kind are to be found.
-    pub fn wanted(&self) -> usize {
-        MIN_CANDIDATES.max(self.plan.limit + self.plan.offset)
+    /// Returns how many candidates of each kind are to be found: of all numbers those that the page needs. With the last of
+    /// them there are more than the page shows, if there are any.
+    pub fn steps(&self) -> &'static [usize] {
+        let depth = self.depth();
+        let enough = STEPS.iter().position(|step| *step > depth).unwrap_or(STEPS.len() - 1);
+        &STEPS[..=enough]
+    }
+
+    /// Returns how many of the first places of the order decide what is on the page.
+    fn depth(&self) -> usize {
+        let end = self.plan.limit + self.plan.offset;
+        if self.plan.stages.mmr_lambda.is_some() { stages::mmr_pool(end).max(end) } else { end }
     }
 
     /// Returns whether a vector of the question says anything: not one of zeros, of which nothing is near.
@@ -114,13 +142,14 @@ impl<'a> Search<'a> {
     /// Ranks what was found, and reads one page of it. `source` is asked after the parts are let go, as far as it can be.
     pub async fn finish<S: Source, P: Part>(mut self, source: &S, parts: Vec<P>) -> Result<Found> {
         self.warn(&parts);
-        let mut ranking = self.rank(source, &parts).await?;
+        let asked: Vec<Asked> = parts.iter().map(|part| (part.terms().to_vec(), part.weights().clone())).collect();
+        let ranking = self.rank(source, &parts, &asked).await?;
         for (place, term) in parts.iter().flat_map(|part| part.terms().iter().enumerate()) {
             self.terms[place].meant.extend(term.meant.iter().cloned());
         }
         drop(parts);
-        self.reorder(source, &mut ranking).await?;
-        self.page(source, ranking).await
+        let order = self.settle(source, ranking, &asked).await?;
+        self.page(source, order).await
     }
 
     fn warn<P: Part>(&mut self, parts: &[P]) {
@@ -141,24 +170,48 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// Ranks the candidates of each step; one that an earlier step has keeps its place.
+    async fn rank<S: Source, P: Part>(&self, source: &S, parts: &[P], asked: &[Asked]) -> Result<Ranking> {
+        let mut ranking = Ranking::default();
+        let mut seen = HashSet::new();
+        for step in 0..self.steps().len() {
+            let mut found = self.rank_step(source, parts, asked, step, &mut ranking.scale).await?;
+            found.retain(|ranked| seen.insert(ranked.seq));
+            ranking.steps.push(found);
+        }
+        Ok(ranking)
+    }
+
     /// Ranks messages by their conversations, and all else by itself.
-    async fn rank<S: Source, P: Part>(&self, source: &S, parts: &[P]) -> Result<Vec<Ranked>> {
+    async fn rank_step<S: Source, P: Part>(
+        &self,
+        source: &S,
+        parts: &[P],
+        asked: &[Asked],
+        step: usize,
+        scale: &mut Option<Scale>,
+    ) -> Result<Vec<Ranked>> {
         let is_linear = self.plan.stages.fusion == Fusion::Linear;
         let in_conversation = self.plan.mode == Mode::Hybrid && is_linear && !self.terms.is_empty();
         let mut candidates = Vec::new();
         let mut gathered = Gathered::default();
-        for part in parts {
+        for (number, part) in parts.iter().enumerate() {
             let is_turn = |place: &u32| in_conversation && part.row(*place).session != 0;
-            let (of_talk, others): (Vec<u32>, Vec<u32>) = part.candidates().iter().partition(|place| is_turn(place));
-            candidates.extend(others.into_iter().map(|place| (part, candidate(part, place))));
+            let (of_talk, others): (Vec<u32>, Vec<u32>) =
+                part.candidates()[step].iter().partition(|place| is_turn(place));
+            candidates.extend(others.into_iter().map(|place| candidate(part, number, place)));
             if !of_talk.is_empty() {
                 turns::gather(self, source, part, &of_talk, &mut gathered).await?;
             }
         }
         let least = parts.iter().map(Part::least).fold(0.0, f64::min);
-        self.settle(source, &mut candidates, least).await?;
-        let candidates: Vec<_> = candidates.into_iter().map(|(_, candidate)| candidate).collect();
-        let scale = rank::scale(candidates.iter().map(|c| (c.keyword, c.semantic)).chain(gathered.measures()), least);
+        // The best are measured exactly before anything else: scores are seen against theirs.
+        let rough = rank::scale(candidates.iter().map(|c| (c.keyword, c.semantic)), least);
+        candidates.sort_by_cached_key(|candidate| rank::order(self.plan.mode, candidate, rough));
+        let best = BLOCK.min(candidates.len());
+        self.measure(source, asked, &mut candidates[..best]).await?;
+        let measures = candidates.iter().map(|c| (c.keyword, c.semantic)).chain(gathered.measures());
+        let scale = *scale.get_or_insert_with(|| rank::scale(measures, least));
         let mut ranking = match self.plan.mode {
             Mode::Hybrid if !is_linear => rank::fuse_by_rank(&candidates, scale),
             mode => rank::fuse(mode, &candidates, scale),
@@ -169,76 +222,96 @@ impl<'a> Search<'a> {
         Ok(ranking)
     }
 
-    /// Measures the best candidates exactly: by the words as they stand there, and by the whole vectors.
-    async fn settle<S: Source, P: Part>(
-        &self,
-        source: &S,
-        candidates: &mut [(&P, Candidate)],
-        least: f64,
-    ) -> Result<()> {
-        let measures = candidates.iter().map(|(_, candidate)| (candidate.keyword, candidate.semantic));
-        let scale = rank::scale(measures, least);
-        candidates.sort_by_cached_key(|(_, candidate)| rank::order(self.plan.mode, candidate, scale));
-        let page = (self.plan.limit + self.plan.offset).next_multiple_of(MIN_SETTLED).min(candidates.len());
-        let best = &mut candidates[..page];
-        let with_words: Vec<i64> = best.iter().filter(|(_, c)| c.keyword.is_some()).map(|(_, c)| c.seq).collect();
+    /// Measures candidates exactly: by the words as they stand there, and by the whole vectors.
+    async fn measure<S: Source>(&self, source: &S, asked: &[Asked], candidates: &mut [Candidate]) -> Result<()> {
+        let with_words: Vec<i64> = candidates.iter().filter(|c| c.keyword.is_some()).map(|c| c.seq).collect();
+        let seqs: Vec<i64> = candidates.iter().map(|candidate| candidate.seq).collect();
+        if seqs.is_empty() {
+            return Ok(());
+        }
         let texts = source.texts(&with_words).await?;
-        let seqs: Vec<i64> = best.iter().map(|(_, candidate)| candidate.seq).collect();
         let cosines = source.cosines(&seqs).await?;
-        for (part, candidate) in best {
-            if let Some(record) = texts.get(&candidate.seq) {
-                let (times, length) = words::frequencies(part.terms(), record);
-                candidate.keyword = part.weights().exact(&times, length).or(candidate.keyword);
+        for candidate in candidates {
+            let asked = candidate.rough_in.take().and_then(|part| asked.get(part));
+            if let (Some((terms, weights)), Some(record)) = (asked, texts.get(&candidate.seq)) {
+                let (times, length) = words::frequencies(terms, record);
+                candidate.keyword = weights.exact(&times, length).or(candidate.keyword);
             }
             candidate.semantic = cosines.get(&candidate.seq).copied().or(candidate.semantic);
         }
         Ok(())
     }
 
-    /// Lets age, importance and likeness change the order, where they are to.
-    async fn reorder<S: Source>(&self, source: &S, ranking: &mut [Ranked]) -> Result<()> {
+    /// Lets age and importance change the order, where they are to, and then exact measures: those within each block, as far
+    /// as the page needs. What is in a block does not change, so a deeper page leaves the ones before it as they are.
+    async fn settle<S: Source>(&self, source: &S, ranking: Ranking, asked: &[Asked]) -> Result<Vec<Ranked>> {
+        let Ranking { mut steps, scale } = ranking;
         let stages = &self.plan.stages;
+        let best = steps.iter().flatten().next().map_or(0.0, |first| first.explain.fused);
+        let mut facts = HashMap::new();
         if stages::needs_facts(stages) {
-            let facts = source.facts(&seqs(ranking)).await?;
-            stages::lift(ranking, &facts, stages, self.plan.filter.now);
+            for step in &mut steps {
+                facts.extend(source.facts(&seqs(step)).await?);
+                stages::lift(step, &facts, best, stages, self.plan.filter.now);
+            }
         }
-        if let Some(lambda) = stages.mmr_lambda {
-            let wanted = self.plan.limit + self.plan.offset;
-            let pool = stages::mmr_pool(wanted).min(ranking.len());
-            let vectors = source.vectors(&seqs(&ranking[..pool])).await?;
-            stages::diversify(ranking, &vectors, lambda, wanted);
+        // Ranks know nothing of measures: they are those of the first block, exact, among the rest.
+        let Some(scale) = scale.filter(|_| stages.fusion == Fusion::Linear) else { return Ok(steps.concat()) };
+        let mut depth = self.depth();
+        for step in &mut steps {
+            let needed = depth.next_multiple_of(BLOCK).min(step.len());
+            depth = depth.saturating_sub(step.len());
+            let needed = &mut step[..needed];
+            let rough = needed.iter_mut().filter(|ranked| ranked.rough_in.is_some());
+            let mut rough: Vec<&mut Ranked> = rough.collect();
+            let mut candidates: Vec<Candidate> = rough.iter().map(|ranked| Candidate::from(&**ranked)).collect();
+            self.measure(source, asked, &mut candidates).await?;
+            for (ranked, candidate) in rough.iter_mut().zip(&candidates) {
+                **ranked = rank::measured(self.plan.mode, ranked, candidate, scale);
+                stages::lift(std::slice::from_mut(&mut **ranked), &facts, best, stages, self.plan.filter.now);
+            }
+            needed.chunks_mut(BLOCK).for_each(rank::sort);
         }
-        Ok(())
+        Ok(steps.concat())
     }
 
     /// Reads one page of a ranking.
-    async fn page<S: Source>(self, source: &S, ranking: Vec<Ranked>) -> Result<Found> {
+    async fn page<S: Source>(self, source: &S, mut ranking: Vec<Ranked>) -> Result<Found> {
         let plan = self.plan;
         let nothing = |warnings| Ok(Found { warnings, ..Found::default() });
-        let Some(first) = ranking.first() else { return nothing(self.warnings) };
-        // The page is this one, unless the least score cuts it.
-        let page = ranking.iter().skip(plan.offset).take(plan.limit);
-        let wanted: BTreeSet<i64> = page.map(|ranked| ranked.seq).chain([first.seq]).collect();
+        let Some(first) = ranking.first().copied() else { return nothing(self.warnings) };
+        // The page is this one, unless the least score cuts it, or likeness changes it.
+        let likely = if plan.stages.mmr_lambda.is_some() { 0 } else { plan.limit };
+        let likely = ranking.iter().skip(plan.offset).take(likely);
+        let wanted: BTreeSet<i64> = likely.map(|ranked| ranked.seq).chain([first.seq]).collect();
         let mut records = source.records(&Vec::from_iter(wanted)).await?;
         let Some(best) = records.get(&first.seq) else { return nothing(self.warnings) };
-        let relevance = rank::relevance(first, words::coverage(&self.terms, best));
-        let scored: Vec<_> = ranking
-            .iter()
-            .map(|ranked| (ranked, rank::score(plan.mode, &plan.stages, ranked, first, relevance)))
-            .filter(|(_, score)| *score >= plan.min_score)
-            .collect();
-        let total = scored.len();
-        let page: Vec<_> = scored.into_iter().skip(plan.offset).take(plan.limit).collect();
-        let left: Vec<_> = page.iter().map(|(ranked, _)| ranked.seq).filter(|seq| !records.contains_key(seq)).collect();
+        let relevance = rank::relevance(&first, words::coverage(&self.terms, best));
+        // Exact measures are in order within their block only: no score is above one before it.
+        let mut least = 1.0_f64;
+        for ranked in &mut ranking {
+            least = least.min(rank::score(plan.mode, &plan.stages, ranked, &first, relevance));
+            ranked.score = least;
+        }
+        ranking.truncate(ranking.partition_point(|ranked| ranked.score >= plan.min_score));
+        if let Some(lambda) = plan.stages.mmr_lambda {
+            let end = plan.limit + plan.offset;
+            let pool = stages::mmr_pool(end).min(ranking.len());
+            let vectors = source.vectors(&seqs(&ranking[..pool])).await?;
+            stages::diversify(&mut ranking, &vectors, lambda, end);
+        }
+        let total = ranking.len();
+        let page: Vec<Ranked> = ranking.into_iter().skip(plan.offset).take(plan.limit).collect();
+        let left: Vec<_> = page.iter().map(|ranked| ranked.seq).filter(|seq| !records.contains_key(seq)).collect();
         if !left.is_empty() {
             records.extend(source.records(&left).await?);
         }
         let mut matches = Vec::with_capacity(page.len());
-        for (ranked, score) in page {
+        for ranked in page {
             let Some(record) = records.remove(&ranked.seq) else { continue };
             let highlights = words::highlight(&self.terms, &record.content).into_iter().collect();
             let explain = Explain { relevance, ..ranked.explain };
-            matches.push(Match { record, score, match_type: ranked.match_type, highlights, explain });
+            matches.push(Match { record, score: ranked.score, match_type: ranked.match_type, highlights, explain });
         }
         Ok(Found { matches, total, warnings: self.warnings })
     }
@@ -257,8 +330,9 @@ pub(crate) fn whole(record: Record, match_type: MatchType) -> Match {
     Match { record, score: 1.0, match_type, highlights: Vec::new(), explain }
 }
 
-fn candidate<P: Part>(part: &P, place: u32) -> Candidate {
-    Candidate { seq: part.row(place).seq, keyword: part.keyword(place), semantic: part.cosine(place) }
+fn candidate<P: Part>(part: &P, number: usize, place: u32) -> Candidate {
+    let (keyword, semantic) = (part.keyword(place), part.cosine(place));
+    Candidate { seq: part.row(place).seq, keyword, semantic, rough_in: Some(number) }
 }
 
 fn seqs(ranking: &[Ranked]) -> Vec<i64> {

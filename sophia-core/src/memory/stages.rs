@@ -9,8 +9,12 @@ use super::{
     store::Stages,
 };
 
-/// Records among which unlike ones are looked for, for each that is wanted.
+/// Records among which unlike ones are looked for, for each that is chosen.
 const MMR_POOL: usize = 4;
+/// Records that are chosen from the same pool: it grows with the places of the order, not with the page that is asked for.
+const MMR_STEP: usize = 10;
+/// Places for which unlike records are looked for: each is compared with all before it, and nobody looks so far.
+const MMR_PLACES: usize = 250;
 
 /// What a record is beside what it says.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,8 +32,7 @@ pub(crate) fn needs_facts(stages: &Stages) -> bool {
 ///
 /// Where `w` is the weight of importance, `fused` becomes `((1 - w) * fused / best + w * importance) * best`, and then, with
 /// a half-life, that times `2 ^ (-age / half-life)`.
-pub(crate) fn lift(ranking: &mut [Ranked], facts: &HashMap<i64, Facts>, stages: &Stages, now: Timestamp) {
-    let best = ranking.first().map_or(0.0, |first| first.explain.fused);
+pub(crate) fn lift(ranking: &mut [Ranked], facts: &HashMap<i64, Facts>, best: f64, stages: &Stages, now: Timestamp) {
     let weight = stages.importance_weight;
     for ranked in ranking.iter_mut() {
         let Some(facts) = facts.get(&ranked.seq) else { continue };
@@ -55,16 +58,24 @@ fn recency(now: Timestamp, created_at: Timestamp, half_life: Duration) -> f64 {
 
 /// Returns how many of the first records are looked at so that `wanted` unlike ones are among them.
 pub(crate) fn mmr_pool(wanted: usize) -> usize {
-    wanted * MMR_POOL
+    wanted.min(MMR_PLACES).next_multiple_of(MMR_STEP) * MMR_POOL
 }
 
 /// Puts records first that match well and are unlike those before them, until `wanted` are chosen among those that have a
 /// vector here; the rest follows in its order. Records without a vector are unlike all others.
 pub(crate) fn diversify(ranking: &mut [Ranked], vectors: &HashMap<i64, Vec<f32>>, lambda: f64, wanted: usize) {
-    let pool = mmr_pool(wanted).min(ranking.len());
     let best = ranking.first().map_or(0.0, |first| first.explain.fused);
-    let mut similarity = vec![0.0_f64; pool];
-    for chosen in 0..wanted.min(pool) {
+    let cosine = |a: &Ranked, b: &Ranked| match (vectors.get(&a.seq), vectors.get(&b.seq)) {
+        (Some(a), Some(b)) => f64::from(a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>()),
+        _ => 0.0,
+    };
+    let mut similarity: Vec<f64> = Vec::new();
+    for chosen in 0..wanted.min(MMR_PLACES).min(ranking.len()) {
+        let pool = mmr_pool(chosen + 1).min(ranking.len());
+        for place in similarity.len()..pool {
+            let cosines = ranking[..chosen].iter().map(|before| cosine(before, &ranking[place]));
+            similarity.push(cosines.fold(0.0, f64::max));
+        }
         let worth = |place: usize| {
             let relative = if best > 0.0 { ranking[place].explain.fused / best } else { 0.0 };
             lambda * relative - (1.0 - lambda) * similarity[place]
@@ -74,12 +85,8 @@ pub(crate) fn diversify(ranking: &mut [Ranked], vectors: &HashMap<i64, Vec<f32>>
         ranking[chosen..=next].rotate_right(1);
         similarity[chosen..=next].rotate_right(1);
         ranking[chosen].explain.similarity = Some(similarity[chosen]);
-        let Some(vector) = vectors.get(&ranking[chosen].seq) else { continue };
         for place in chosen + 1..pool {
-            if let Some(other) = vectors.get(&ranking[place].seq) {
-                let cosine: f32 = vector.iter().zip(other).map(|(a, b)| a * b).sum();
-                similarity[place] = similarity[place].max(f64::from(cosine));
-            }
+            similarity[place] = similarity[place].max(cosine(&ranking[chosen], &ranking[place]));
         }
     }
 }
@@ -90,10 +97,8 @@ mod tests {
     use crate::memory::query::{Explain, MatchType};
 
     fn ranking(fused: &[(i64, f64)]) -> Vec<Ranked> {
-        let of = |(seq, fused): &(i64, f64)| Ranked {
-            seq: *seq,
-            match_type: MatchType::Hybrid,
-            explain: Explain { fused: *fused, ..Explain::default() },
+        let of = |(seq, fused): &(i64, f64)| {
+            Ranked::exact(*seq, MatchType::Hybrid, Explain { fused: *fused, ..Explain::default() })
         };
         fused.iter().map(of).collect()
     }
@@ -113,12 +118,12 @@ mod tests {
         ]);
         let half_life = Stages { recency_half_life: Some(Duration::from_secs(100)), ..Stages::default() };
         let mut aged = ranking(&[(1, 0.8), (2, 0.5), (3, 0.1)]);
-        lift(&mut aged, &facts, &half_life, now);
+        lift(&mut aged, &facts, 0.8, &half_life, now);
         assert_eq!(seqs(&aged), [2, 1, 3]);
         assert_eq!((aged[1].explain.recency, aged[2].explain.recency), (Some(0.25), Some(1.0)));
         let weighed = Stages { importance_weight: 0.5, ..Stages::default() };
         let mut lifted = ranking(&[(1, 0.8), (2, 0.5), (3, 0.1)]);
-        lift(&mut lifted, &facts, &weighed, now);
+        lift(&mut lifted, &facts, 0.8, &weighed, now);
         assert_eq!(seqs(&lifted), [3, 1, 2]);
         assert!((lifted[0].explain.fused - 0.45).abs() < 1e-12);
     }

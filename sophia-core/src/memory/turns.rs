@@ -45,7 +45,7 @@ impl Gathered {
         let of = |(place, explain): (usize, Explain)| {
             let has_context = || self.turns[place].neighbors.iter().flatten().any(|beside| own[*beside].is_some());
             let match_type = own[place].or_else(|| has_context().then_some(MatchType::Context))?;
-            Some(Ranked { seq: self.found[place].seq, match_type, explain })
+            Some(Ranked::exact(self.found[place].seq, match_type, explain))
         };
         weighed.into_iter().enumerate().filter_map(of).collect()
     }

@@ -3,7 +3,7 @@
 use std::{future::Future, sync::Arc};
 
 use crate::{
-    Clock, ErrorKind, ManualClock, Scope,
+    Clock, ErrorKind, ManualClock, Scope, Timestamp,
     memory::{
         FactQuery, GraphStore, NewEntity, NewFact, Node, NodeChange, NodeSelection, Nodes, NodesAdded, Observations,
         Relation,
@@ -24,6 +24,7 @@ where
     entities_are_kept_in_order_and_once(&store().await, &clock).await;
     observations_are_added_and_removed(&store().await, &clock).await;
     relations_are_facts_and_end(&store().await, &clock).await;
+    what_is_stated_again_is_not_lost(&store().await, &clock).await;
     walls_hold(&store().await, &clock).await;
 }
 
@@ -115,6 +116,33 @@ async fn relations_are_facts_and_end(store: &impl GraphStore, clock: &ManualCloc
     assert_eq!(store.facts(known, clock.now()).await.expect("facts").len(), 2, "what was believed stays known");
     change(store, clock, NodeChange::DeleteEntities(vec!["ada".to_owned()])).await;
     assert_eq!(all(store, clock).await.relations, []);
+}
+
+async fn what_is_stated_again_is_not_lost(store: &impl GraphStore, clock: &ManualClock) {
+    let year = |year: i16| format!("{year}-01-01T00:00:00Z").parse::<Timestamp>().expect("a time");
+    let fact = |object: &str| NewFact::new("ada", "lives_in", object).scope(ada());
+    let first = store.relate(fact("oslo"), clock.now()).await.expect("relate");
+    let same = store.relate(fact("oslo"), clock.now()).await.expect("relate");
+    assert_eq!(same, first, "nothing new was said");
+    clock.advance(std::time::Duration::from_secs(1));
+    let metadata = [("by".to_owned(), "bob".into())].into_iter().collect();
+    let more = NewFact { source: Some("s".into()), metadata, ..fact("oslo") };
+    let merged = store.relate(more, clock.now()).await.expect("relate");
+    assert_eq!((merged.source.as_deref(), &merged.metadata["by"]), (Some("s"), &"bob".into()));
+    assert_eq!(merged.valid_at, first.valid_at);
+    let known = async |at: Timestamp| store.facts(FactQuery::new(ada()).as_of(at), clock.now()).await.expect("facts");
+    assert_eq!(known(clock.now()).await, [merged]);
+    let before = FactQuery::new(ada()).as_of(first.valid_at).known_at(first.created_at);
+    assert_eq!(store.facts(before, clock.now()).await.expect("facts")[0].metadata.len(), 0, "what was believed stays");
+
+    for (object, since) in [("a", 2023), ("a", 2020), ("b", 2021), ("c", 2022)] {
+        let new = NewFact::new("bob", "works_at", object).scope(ada()).valid_at(year(since)).functional();
+        store.relate(new, clock.now()).await.expect("relate");
+    }
+    for (at, object) in [(2020, "a"), (2021, "b"), (2022, "c"), (2023, "a"), (2024, "a")] {
+        let objects: Vec<_> = known(year(at)).await.into_iter().map(|fact| fact.object).collect();
+        assert_eq!(objects.iter().filter(|known| *known != "oslo").collect::<Vec<_>>(), [object], "as of {at}");
+    }
 }
 
 async fn walls_hold(store: &impl GraphStore, clock: &ManualClock) {

@@ -1,6 +1,6 @@
 //! What every store of records, and every tier of values under keys, must do.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::HashSet, future::Future, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -8,11 +8,11 @@ use serde_json::{Map, Value, json};
 use crate::{
     Clock, ErrorKind, ManualClock, Scope,
     memory::{
-        ForgetRequest, Invalidation, KvEntry, KvKey, KvTier, KvValue, MatchType, MemoryStore, Mode, Priority, Record,
-        Status, Update,
+        ForgetRequest, Fusion, Invalidation, KvEntry, KvKey, KvTier, KvValue, MatchType, MemoryStore, Mode, Priority,
+        Record, Status, Update,
         store::{
-            Atomicity, Change, Depth, Draft, Filter, Key, Listing, Lookup, ModelUse, NamedVector, NewVector, Plan,
-            SameContent,
+            Atomicity, Change, Depth, Draft, Filter, Key, Listing, Lookup, Match, ModelUse, NamedVector, NewVector,
+            Plan, SameContent, Stages,
         },
     },
 };
@@ -35,6 +35,7 @@ where
     walls_hold(&store().await, &clock).await;
     filters_are_exact(&store().await, &clock).await;
     search_finds_by_words_by_meaning_and_as_written(&store().await, &clock).await;
+    pages_are_parts_of_one_order(&store().await, &clock).await;
     vectors_of_different_models_are_not_compared(&store().await, &clock).await;
     vectors_are_made_anew_one_by_one(&store().await, &clock).await;
     a_lease_has_one_holder(&store().await, &clock).await;
@@ -277,6 +278,103 @@ async fn search_finds_by_words_by_meaning_and_as_written(store: &impl MemoryStor
     assert_eq!(ids(store, exact("PDF files")).await, ["both"]);
     assert_eq!(ids(store, exact("pdf files")).await, Vec::<String>::new());
     assert_eq!(ids(store, Plan::new(here(clock), "xylophone")).await, Vec::<String>::new());
+}
+
+/// Of a multiplicative generator: the same numbers each time.
+fn numbers() -> impl FnMut(usize) -> usize {
+    let mut state = 1_u64;
+    move |below| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    }
+}
+
+/// Documents and messages of the same few words, all of them more or less near the question.
+fn a_crowd(count: usize, now: Timestamp) -> Vec<Draft> {
+    const WORDS: [&str; 12] = [
+        "revenue",
+        "growth",
+        "quarterly",
+        "invoice",
+        "customer",
+        "meeting",
+        "server",
+        "database",
+        "cloud",
+        "network",
+        "music",
+        "garden",
+    ];
+    let mut number = numbers();
+    let mut draft = |place: usize| {
+        let words: Vec<&str> = (0..3 + number(12)).map(|_| WORDS[number(WORDS.len())]).collect();
+        let is_message = place % 3 == 0;
+        let scope = if is_message { ada().session(format!("s{}", place % 7)) } else { ada() };
+        let values: Vec<f32> =
+            (0..16).map(|axis| number(200) as f32 / 100.0 - if axis == 0 { 0.0 } else { 1.0 }).collect();
+        let length = values.iter().map(|value| value * value).sum::<f32>().sqrt();
+        let values = values.iter().map(|value| value / length).collect();
+        let record = Record {
+            kind: if is_message { "message" } else { "note" }.to_owned(),
+            importance: number(100) as f64 / 100.0,
+            created_at: now - Duration::from_secs(number(100_000) as u64),
+            ..record(&scope, &format!("r{place}"), &words.join(" "), now)
+        };
+        Draft { vector: Some(NamedVector { model: "m".into(), values }), ..Draft::new(record) }
+    };
+    (0..count).map(&mut draft).collect()
+}
+
+async fn pages_are_parts_of_one_order(store: &impl MemoryStore, clock: &ManualClock) {
+    let crowd = a_crowd(600, clock.now());
+    let asked = ["revenue", "customer", "database"];
+    let with_words = |draft: &&Draft| asked.iter().any(|word| draft.record.content.contains(word));
+    let with_words = crowd.iter().filter(with_words).count();
+    store.insert(crowd, Atomicity::Together).await.expect("insert");
+    let mut vector = vec![0.0; 16];
+    vector[0] = 1.0;
+    let vector = Some(NamedVector { model: "m".into(), values: vector });
+    let plain = Stages::default;
+    let cases = [
+        (Mode::Keyword, plain()),
+        (Mode::Semantic, plain()),
+        (Mode::Hybrid, plain()),
+        (Mode::Hybrid, Stages { fusion: Fusion::Rrf, ..plain() }),
+        (Mode::Hybrid, Stages { mmr_lambda: Some(0.5), ..plain() }),
+        (Mode::Keyword, Stages { importance_weight: 0.5, ..plain() }),
+        (Mode::Hybrid, Stages { recency_half_life: Some(Duration::from_secs(20_000)), ..plain() }),
+    ];
+    for (mode, stages) in cases {
+        let page = async |offset: usize, limit: usize| {
+            let vector = vector.clone().filter(|_| mode != Mode::Keyword);
+            let plan =
+                Plan { mode, stages: stages.clone(), vector, offset, limit, ..Plan::new(here(clock), asked.join(" ")) };
+            store.search(plan).await.expect("search")
+        };
+        let names = |matches: &[Match]| matches.iter().map(|found| found.record.id.clone()).collect::<Vec<_>>();
+        let all = page(0, 1_000).await;
+        assert!(all.matches.len() > 300, "{mode:?} {stages:?}: {}", all.matches.len());
+        assert_eq!(all.total, all.matches.len());
+        if mode == Mode::Keyword {
+            assert_eq!(all.total, with_words, "every record with one of the words is a hit");
+        }
+        let is_in_order = all.matches.is_sorted_by(|a, b| a.score >= b.score);
+        assert!(is_in_order || stages.mmr_lambda.is_some(), "{mode:?} {stages:?}");
+        let all = names(&all.matches);
+        assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len(), "{mode:?} {stages:?}");
+        assert_eq!(names(&page(0, 10).await.matches), all[..10], "{mode:?} {stages:?}");
+        let mut paged = Vec::new();
+        loop {
+            let found = page(paged.len(), 37).await;
+            paged.extend(names(&found.matches));
+            let are_all = paged.len() == all.len();
+            assert_eq!(found.total > paged.len(), !are_all, "{mode:?} {stages:?}: the count says that there are more");
+            if are_all || found.matches.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(paged, all, "{mode:?} {stages:?}");
+    }
 }
 
 async fn vectors_of_different_models_are_not_compared(store: &impl MemoryStore, clock: &ManualClock) {

@@ -238,6 +238,20 @@ async fn typos_are_tolerated_where_they_are_asked_for() {
 }
 
 #[tokio::test]
+async fn a_question_of_signs_alone_says_that_it_has_no_words() {
+    let sophia = Sophia::builder().start().await.unwrap();
+    sophia.memory().store(NewRecord::new("Well done 🙂").scope(ada())).await.unwrap();
+    for mode in [Mode::Keyword, Mode::Hybrid] {
+        let found = sophia.memory().search(Query::new("🙂").scope(ada()).mode(mode)).await.unwrap();
+        let is_said = found.warnings.iter().any(|warning| warning.contains("`exact`"));
+        assert!(found.degraded && is_said, "{found:?}");
+    }
+    let found = sophia.memory().search(Query::new("🙂").scope(ada()).mode(Mode::Exact)).await.unwrap();
+    assert_eq!((found.hits.len(), found.degraded), (1, false));
+    assert!(!sophia.memory().search(Query::new("done 🙂").scope(ada())).await.unwrap().degraded);
+}
+
+#[tokio::test]
 async fn options_out_of_range_are_named() {
     let sophia = Sophia::builder().start().await.unwrap();
     let refused = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -55,19 +55,41 @@ async def run(engine: Engine, steps: Steps[R]) -> R:
         return result
 
 
-def all_records(memory: Memory, *, scope: ScopeLike, kinds: Sequence[str], **filters: Any) -> Steps[list[Record]]:
-    """Reads every record that the filters keep, the first stored one first."""
-    found: dict[int, Record] = {}
+def newest_records(
+    memory: Memory,
+    take: Callable[[list[Record]], bool],
+    *,
+    scope: ScopeLike,
+    kinds: Sequence[str],
+    page: int = PAGE,
+    **filters: Any,
+) -> Steps[None]:
+    """Reads the records that the filters keep, the newest first, until `take` has enough of what it is given."""
+    seen: set[int] = set()
     until: datetime | None = None
     while True:
-        before = len(found)
-        for offset in range(0, DEEPEST + 1, PAGE):
-            request = memory._search(scope=scope, kinds=kinds, limit=PAGE, offset=offset, until=until, **filters)
-            page = [hit.record for hit in (yield from call(request)).hits]
-            found.update((record.seq, record) for record in page)
-            if len(page) < PAGE:
-                return [found[seq] for seq in sorted(found)]
-        if len(found) == before:
-            return [found[seq] for seq in sorted(found)]
+        created: list[str] = []
+        for offset in range(0, DEEPEST + 1, page):
+            request = memory._search(scope=scope, kinds=kinds, limit=page, offset=offset, until=until, **filters)
+            records = [hit.record for hit in (yield from call(request)).hits]
+            fresh = [record for record in records if record.seq not in seen]
+            seen.update(record.seq for record in fresh)
+            created.extend(record.created_at for record in fresh)
+            if take(fresh) or len(records) < page:
+                return
+        if not created:
+            return
         # Beyond the deepest offset by time; those of the same moment are read twice.
-        until = min(datetime.fromisoformat(record.created_at) for record in found.values()) + timedelta(microseconds=1)
+        until = min(map(datetime.fromisoformat, created)) + timedelta(microseconds=1)
+
+
+def all_records(memory: Memory, *, scope: ScopeLike, kinds: Sequence[str], **filters: Any) -> Steps[list[Record]]:
+    """Reads every record that the filters keep, the first stored one first."""
+    found: list[Record] = []
+
+    def take(records: list[Record]) -> bool:
+        found.extend(records)
+        return False
+
+    yield from newest_records(memory, take, scope=scope, kinds=kinds, **filters)
+    return sorted(found, key=lambda record: record.seq)

@@ -25,11 +25,11 @@ from langgraph.store.base import (
     tokenize_path,
 )
 
-from ._adapters import DEEPEST, PAGE, Steps, all_records, call, run, run_sync
+from ._adapters import DEEPEST, PAGE, Steps, all_records, call, newest_records, run, run_sync
 from ._engine import Sophia
 from .memory import Mode
 from .scope import ScopeLike
-from .types import Hit, Record
+from .types import Record
 
 __all__ = ["SophiaStore"]
 
@@ -146,35 +146,48 @@ class SophiaStore(BaseStore):
         exact = {name: want for name, want in (op.filter or {}).items() if not _is_comparison(want)}
         compared = {name: want for name, want in (op.filter or {}).items() if _is_comparison(want)}
         first, last = op.offset, op.offset + op.limit
-        found: list[Hit] = []
-        # What is found by the query comes first; what is not indexed fills up, without a score.
-        for kind, query in ((INDEXED, op.query or ""), (UNINDEXED, "")) if op.query else (("", ""),):
-            kinds = [kind] if kind else [INDEXED, UNINDEXED]
-            offset = 0
-            while len(found) < last and offset <= DEEPEST:
-                request = self._memory._search(
-                    query,
-                    scope=self._scope,
-                    mode=self._mode,
-                    kinds=kinds,
-                    tags_all=[_prefix(op.namespace_prefix)],
-                    metadata=exact or None,
-                    limit=PAGE if compared else min(max(last - len(found), 1), PAGE),
-                    offset=offset,
-                )
-                page = (yield from call(request)).hits
-                found.extend(hit for hit in page if _passes(hit.record.metadata, compared))
-                offset += len(page)
-                if not page or offset >= DEEPEST + PAGE:
-                    break
-        hits = found[first:last]
+        filters: dict[str, Any] = {
+            "scope": self._scope,
+            "tags_all": [_prefix(op.namespace_prefix)],
+            "metadata": exact or None,
+        }
+        found: dict[str, tuple[Record, float | None]] = {}
+
+        def take(records: Iterable[tuple[Record, float | None]]) -> bool:
+            for record, score in records:
+                if _passes(record.metadata, compared):
+                    found.setdefault(record.id, (record, score))
+            return len(found) >= last
+
+        def page() -> int:
+            return PAGE if compared else min(last - len(found), PAGE)
+
+        offset, has_more = 0, True
+        while op.query and has_more and len(found) < last:
+            if offset > DEEPEST:
+                reach = f"a query reaches its first {DEEPEST + PAGE:,} items"
+                raise ValueError(f"{reach}; ask for fewer, or narrow it by its namespace or filter")
+            request = self._memory._search(
+                op.query, mode=self._mode, kinds=[INDEXED], limit=page(), offset=offset, **filters
+            )
+            result = yield from call(request)
+            take((hit.record, hit.score) for hit in result.hits)
+            offset += len(result.hits)
+            has_more = bool(result.hits) and offset < result.total
+        if len(found) < last:
+            # What is not indexed fills up, without a score.
+            yield from newest_records(
+                self._memory,
+                lambda records: take((record, None) for record in records),
+                kinds=[UNINDEXED] if op.query else [INDEXED, UNINDEXED],
+                page=page(),
+                **filters,
+            )
+        items = list(found.values())[first:last]
         if op.refresh_ttl:
-            for hit in hits:
-                yield from self._refresh(hit.record)
-        return [
-            SearchItem(**_fields(hit.record), score=hit.score if op.query and hit.record.kind == INDEXED else None)
-            for hit in hits
-        ]
+            for record, _ in items:
+                yield from self._refresh(record)
+        return [SearchItem(**_fields(record), score=score) for record, score in items]
 
     def _refresh(self, record: Record) -> Steps[None]:
         """Lets the time to live of an item begin anew, where it has one."""

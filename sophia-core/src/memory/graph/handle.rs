@@ -58,7 +58,8 @@ impl Graph {
         self.metrics.timed(OPERATION, call).await
     }
 
-    /// States a fact. A functional one ends the others of its subject and predicate at its `valid_at`.
+    /// States a fact. A functional one ends the others of its subject and predicate at its `valid_at`. What is stated again
+    /// stays one fact, with what else was said of it: its source and its metadata are merged.
     ///
     /// # Errors
     /// `InvalidInput` for what cannot be stored, such as a fact that ends before it begins.

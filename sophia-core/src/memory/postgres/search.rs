@@ -78,21 +78,27 @@ async fn by_text(taken: &Taken, mut condition: Condition, plan: &Plan) -> Result
 
 async fn by_words_and_meaning(taken: &Taken, condition: Condition, plan: &Plan) -> Result<Found> {
     let mut search = Search::new(plan);
-    let count = search.wanted();
     let aims = aims(taken, plan, &search).await?;
     let mut by_words = Vec::new();
     for wall in condition.walls.clone() {
         by_words.push(Words::find(taken, &condition, wall, &mut search).await?);
     }
-    let best = by_words.iter().flat_map(Words::scored);
-    let mut candidates: BTreeSet<i64> = best_of_all(best.collect(), count).collect();
-    let (mut least, mut by_meaning) = (0.0_f64, Vec::new());
-    for aim in &aims {
-        let near = near::find(taken, &condition, aim, count).await?;
-        by_meaning.extend(near.best.into_iter().map(|(seq, cosine)| (cosine, seq, seq)));
-        least = near.least.map_or(least, |other| least.min(other));
+    let (mut candidates, mut least) = (Vec::new(), None);
+    for count in search.steps() {
+        let best = by_words.iter().flat_map(Words::scored);
+        let mut chosen: BTreeSet<i64> = best_of_all(best.collect(), *count).collect();
+        let (mut lowest, mut by_meaning) = (0.0_f64, Vec::new());
+        for aim in &aims {
+            let near = near::find(taken, &condition, aim, *count).await?;
+            by_meaning.extend(near.best.into_iter().map(|(seq, cosine)| (cosine, seq, seq)));
+            lowest = near.least.map_or(lowest, |other| lowest.min(other));
+        }
+        chosen.extend(best_of_all(by_meaning, *count));
+        candidates.push(chosen);
+        // That of the first step holds for all.
+        least.get_or_insert(lowest);
     }
-    candidates.extend(best_of_all(by_meaning, count));
+    let least = least.unwrap_or_default();
 
     let around = Around::read(taken, &condition, &candidates, &search).await?;
     let cosines = near::cosines(taken, &aims, &around.candidates_and_beside()).await?;
@@ -241,11 +247,11 @@ impl Around {
     async fn read(
         taken: &Taken,
         condition: &Condition,
-        candidates: &BTreeSet<i64>,
+        candidates: &[BTreeSet<i64>],
         search: &Search<'_>,
     ) -> Result<Around> {
         let mut around = Around::default();
-        let seqs: Vec<i64> = candidates.iter().copied().collect();
+        let seqs: Vec<i64> = candidates.iter().flatten().copied().collect();
         let sql = format!("SELECT {ROW} FROM records AS r WHERE r.seq = ANY($1)");
         for row in &taken.query(&sql, &[&seqs]).await? {
             around.take(row)?;
@@ -342,7 +348,8 @@ struct Part {
     words: Words,
     segment: Segment,
     keep: Keep,
-    candidates: BTreeSet<u32>,
+    /// Places of candidates, for each step.
+    candidates: Vec<BTreeSet<u32>>,
     sample: Vec<u32>,
     cosines: HashMap<i64, f64>,
     least: f64,
@@ -354,7 +361,7 @@ impl Part {
     fn new(
         words: Words,
         around: &Around,
-        candidates: &BTreeSet<i64>,
+        candidates: &[BTreeSet<i64>],
         cosines: &HashMap<i64, f64>,
         least: f64,
         missing: usize,
@@ -363,7 +370,8 @@ impl Part {
         let rows = around.rows.values().filter(|(wall, _)| *wall == words.wall.number);
         rows.for_each(|(_, row)| segment.put(*row, None));
         let places = |seqs: &BTreeSet<i64>| seqs.iter().filter_map(|seq| segment.find(*seq)).collect::<Vec<u32>>();
-        let (candidates, sample) = (places(candidates).into_iter().collect(), places(&around.sample));
+        let candidates = candidates.iter().map(|seqs| places(seqs).into_iter().collect()).collect();
+        let sample = places(&around.sample);
         let cosines = cosines.iter().filter(|(seq, _)| segment.find(**seq).is_some());
         let cosines = cosines.map(|(seq, cosine)| (*seq, *cosine)).collect();
         // Only what may be found was read.
@@ -401,7 +409,7 @@ impl SearchPart for Part {
         self.least
     }
 
-    fn candidates(&self) -> &BTreeSet<u32> {
+    fn candidates(&self) -> &[BTreeSet<u32>] {
         &self.candidates
     }
 

@@ -94,8 +94,8 @@ struct Part<'a> {
     terms: Vec<Term>,
     postings: Postings,
     least: f32,
-    /// Places of candidates.
-    candidates: BTreeSet<u32>,
+    /// Places of candidates, for each step.
+    candidates: Vec<BTreeSet<u32>>,
 }
 
 impl Part<'_> {
@@ -134,7 +134,7 @@ impl SearchPart for Part<'_> {
         f64::from(self.least)
     }
 
-    fn candidates(&self) -> &BTreeSet<u32> {
+    fn candidates(&self) -> &[BTreeSet<u32>] {
         &self.candidates
     }
 
@@ -221,11 +221,13 @@ impl<'a> Search<'a> {
             let keep = keep(&block);
             let terms = self.terms_of(*wall, &mut question)?;
             let postings = Postings::read(self.connection, *wall, &terms, &block, &keep)?;
-            let (least, candidates) = (0.0, BTreeSet::new());
+            let (least, candidates) = (0.0, Vec::new());
             let search = &self;
             parts.push(Part { search, wall: *wall, block, keep, former, terms, postings, least, candidates });
         }
-        self.choose_candidates(&mut parts, question.wanted());
+        for count in question.steps() {
+            self.choose_candidates(&mut parts, *count);
+        }
         // Reading a file never waits for a wake-up, so the first poll is the last.
         question.finish(&self, parts).now_or_never().unwrap_or_else(|| {
             Err(Error::new(ErrorKind::Internal, "memory.search", "a search of the data file did not end"))
@@ -271,11 +273,12 @@ impl<'a> Search<'a> {
         Ok(allowed)
     }
 
-    /// Chooses the best by words and the best by meaning, of all walls together.
+    /// Chooses the best by words and the best by meaning, of all walls together, for the next step.
     fn choose_candidates(&self, parts: &mut [Part<'_>], count: usize) {
         let (mut by_words, mut by_meaning) = (Vec::new(), Vec::new());
         for (number, part) in parts.iter_mut().enumerate() {
             let segment = &part.block.segment;
+            let mut least = Vec::new();
             let best = part.postings.best(segment, count);
             by_words.extend(best.into_iter().map(|(place, score)| (score, segment.row(place).seq, (number, place))));
             if let Some(needle) = &self.needle {
@@ -285,7 +288,7 @@ impl<'a> Search<'a> {
                         .iter()
                         .map(|near| (f64::from(near.cosine), segment.row(near.place).seq, (number, near.place))),
                 );
-                part.least = scan.least;
+                least.push(scan.least);
             }
             for ((keep, block), former) in part.former.iter().zip(&self.former) {
                 let scan = block.segment.scan(&former.needle, count, keep);
@@ -293,11 +296,16 @@ impl<'a> Search<'a> {
                     let seq = block.segment.row(near.place).seq;
                     Some((f64::from(near.cosine), seq, (number, segment.find(seq)?)))
                 }));
-                part.least = part.least.min(scan.least);
+                least.push(scan.least);
             }
+            // That of the first step holds for all.
+            if part.candidates.is_empty() {
+                part.least = least.into_iter().fold(0.0, f32::min);
+            }
+            part.candidates.push(BTreeSet::new());
         }
         for (number, place) in best_of_all(by_words, count).chain(best_of_all(by_meaning, count)) {
-            parts[number].candidates.insert(place);
+            parts[number].candidates.last_mut().map(|candidates| candidates.insert(place));
         }
     }
 
