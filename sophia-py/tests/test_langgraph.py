@@ -228,7 +228,8 @@ def test_the_store_lists_beyond_the_deepest_offset_and_says_what_a_query_does_no
         assert numbers(limit=5, filter={"n": {"$lt": 2}}) == [1, 0]
         assert numbers(limit=5, filter={"n": 3}) == [3]
         assert len(set(numbers(query="revenue customer", limit=30))) == 30
-        for options in ({"limit": 31}, {"limit": 5, "filter": {"n": {"$lt": -1}}}):
+        unreachable: list[dict[str, Any]] = [{"limit": 31}, {"limit": 5, "filter": {"n": {"$lt": -1}}}]
+        for options in unreachable:
             with pytest.raises(ValueError, match="reaches its first 30 items"):
                 numbers(query="revenue customer", **options)
 
