@@ -29,7 +29,10 @@ struct Load {
     tags: Vec<String>,
     seal: Seal,
     places: usize,
+    /// Whether the key was changed since it began.
     is_changed: bool,
+    /// Whether it is not joined any more: the key was changed, maybe only before it began.
+    is_left: bool,
 }
 
 /// A place on a load, which is over when the last one is dropped.
@@ -46,13 +49,14 @@ impl Loads {
         let mut running = self.0.lock();
         let next_id = running.next_id;
         let loads = running.loads.entry(key.clone()).or_default();
-        let id = match loads.last_mut().filter(|last| !last.is_changed && last.seal == seal) {
+        let id = match loads.last_mut().filter(|last| !last.is_left && last.seal == seal) {
             Some(last) => {
                 last.places += 1;
                 last.id
             }
             None => {
-                loads.push(Load { id: next_id, tags: tags.to_vec(), seal, places: 1, is_changed: false });
+                let tags = tags.to_vec();
+                loads.push(Load { id: next_id, tags, seal, places: 1, is_changed: false, is_left: false });
                 running.next_id += 1;
                 next_id
             }
@@ -63,14 +67,23 @@ impl Loads {
     /// Takes note that a key was set or removed.
     pub fn changed(&self, key: &KvKey) {
         if let Some(loads) = self.0.lock().loads.get_mut(key) {
-            loads.iter_mut().for_each(|load| load.is_changed = true);
+            loads.iter_mut().for_each(|load| (load.is_changed, load.is_left) = (true, true));
+        }
+    }
+
+    /// Takes note that another process has set or removed a key, some time ago: the tiers know whether a load is older.
+    pub fn changed_elsewhere(&self, key: &KvKey) {
+        if let Some(loads) = self.0.lock().loads.get_mut(key) {
+            loads.iter_mut().for_each(|load| load.is_left = true);
         }
     }
 
     /// Takes note that keys were invalidated.
     pub fn invalidated(&self, what: &Invalidation) {
         for (key, loads) in &mut self.0.lock().loads {
-            loads.iter_mut().for_each(|load| load.is_changed |= what.means(key, &load.tags));
+            for load in loads.iter_mut().filter(|load| what.means(key, &load.tags)) {
+                (load.is_changed, load.is_left) = (true, true);
+            }
         }
     }
 }
@@ -92,7 +105,7 @@ impl Loading {
     pub fn overtakes(&self) -> bool {
         let running = self.loads.0.lock();
         let loads = running.loads.get(&self.key).map_or(&[][..], Vec::as_slice);
-        loads.iter().any(|load| load.id < self.id && load.is_changed)
+        loads.iter().any(|load| load.id < self.id && load.is_left)
     }
 }
 
@@ -134,6 +147,8 @@ mod tests {
             loads.invalidated(&what);
             assert_eq!((next.is_changed(), apart.is_changed()), (is_meant, false), "{what:?}");
         }
+        loads.changed_elsewhere(&other);
+        assert!(!apart.is_changed() && join(&other).id() != apart.id());
         loads.invalidated(&Invalidation::tags(&scope, ["tag"]));
         assert!(apart.is_changed());
         drop((one, same));

@@ -207,7 +207,7 @@ impl TieredKv {
             Elsewhere::Key(key) => match Invalidation::noted(&key) {
                 Some(what) => self.loads.invalidated(&what),
                 None => {
-                    self.loads.changed(&key);
+                    self.loads.changed_elsewhere(&key);
                     self.begin(&key);
                 }
             },
