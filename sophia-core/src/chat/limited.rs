@@ -68,7 +68,7 @@ impl<P: ChatProvider> ChatProvider for Limited<P> {
             let _ = &permit;
             match event {
                 Ok(ProviderEvent::Done(mut completion)) => {
-                    open.take().map(Open::close);
+                    open.take().into_iter().for_each(Open::close);
                     accounts.settle(&call, &mut completion.answer);
                     Ok(ProviderEvent::Done(completion))
                 }

@@ -308,7 +308,7 @@ fn a_crowd(count: usize, now: Timestamp) -> Vec<Draft> {
     let mut number = numbers();
     let mut draft = |place: usize| {
         let words: Vec<&str> = (0..3 + number(12)).map(|_| WORDS[number(WORDS.len())]).collect();
-        let is_message = place % 3 == 0;
+        let is_message = place.is_multiple_of(3);
         let scope = if is_message { ada().session(format!("s{}", place % 7)) } else { ada() };
         let values: Vec<f32> =
             (0..16).map(|axis| number(200) as f32 / 100.0 - if axis == 0 { 0.0 } else { 1.0 }).collect();
