@@ -1507,11 +1507,12 @@ export interface L2Config {
 }
 
 /**
- * How much calls may use. A call that several of these concern must keep all of them.
+ * How much calls may use, those for vectors included. A call that several of these concern must keep all of them. What a call
+ * used whose end nobody heard, such as a stream that was left, is estimated: four bytes are a token.
  *
  * Counted for all processes that share Redis, or else a `data_dir`, and across restarts; with neither, by this process since
  * it started. A kept answer uses nothing. A call whose cost is not known uses no budget: `chat.budget` tells how many there
- * were. What a call used whose end nobody heard, such as a stream that was left, is estimated: four bytes are a token.
+ * were.
  */
 export interface LimitConfig {
   /** Only calls of this tenant. Default all. */

@@ -118,7 +118,9 @@ async fn conversations_that_end_in_the_same_words_are_not_the_same() {
         ask(about).message(sophia_core::chat::Message::assistant("Shall I cancel it?")).user(last)
     };
     chat.complete(talk("My gym is too far away.", "Yes, please cancel it for me.")).await.unwrap();
-    for other in [talk("My flight is too early.", "Yes, please cancel it for me."), ask("Yes, please cancel it for me.")] {
+    for other in
+        [talk("My flight is too early.", "Yes, please cancel it for me."), ask("Yes, please cancel it for me.")]
+    {
         assert_eq!(chat.complete(other).await.unwrap().cache.status, CacheStatus::Miss);
     }
     let same = chat.complete(talk("my gym is too far away", "yes cancel it for me")).await.unwrap();

@@ -135,7 +135,7 @@ async fn a_shutdown_ends_every_call() {
     stream.next().await.unwrap().unwrap();
     let run = tokio::spawn({
         let chat = chat.clone();
-        async move { chat.run("slow", &ada(), || std::future::pending::<Result<String>>()).await }
+        async move { chat.run("slow", &ada(), std::future::pending::<Result<String>>).await }
     });
     tokio::task::yield_now().await;
     sophia.shutdown().await.unwrap();
