@@ -55,7 +55,7 @@ def test_pages_together_are_what_one_call_finds(options: dict[str, Any]) -> None
         return [hit.record.id for hit in result.hits]
 
     whole = found(1_000)
-    pages = [hit for offset in range(0, 300, 10) for hit in found(10, offset)]
+    pages = [hit for offset in range(0, 300, 30) for hit in found(30, offset)]
     assert len(whole) > 200 and len(set(whole)) == len(whole)
     assert pages == whole
 
