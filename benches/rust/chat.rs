@@ -33,12 +33,11 @@ const WARM_UP: usize = 1_000;
 const QUESTIONS: [usize; 2] = [10, 10_000];
 
 fn chat(criterion: &mut Criterion) {
-    // The upstream has a thread of its own, and the client another: what is measured is not how threads wake each other.
-    let elsewhere = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let listener = elsewhere.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-    let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
-    elsewhere.spawn(upstream::serve(listener));
+    // One thread for the upstream and the client: what is measured is not how threads wake each other.
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
+    runtime.spawn(upstream::serve(listener));
 
     let mut config = Config::default();
     config.chat.providers.push(ProviderConfig::openai("bench", base_url.as_str()));

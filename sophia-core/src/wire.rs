@@ -51,7 +51,7 @@ fn explain(kind: ErrorKind, operation: &'static str, path: &str, message: &str) 
 
 /// Says in the words of JSON what a deserializer says in those of Rust.
 fn plain(message: &str) -> String {
-    const WORDS: [(&str, &str); 11] = [
+    const WORDS: [(&str, &str); 10] = [
         ("expected usize", "expected a whole number of at least 0"),
         ("expected u64", "expected a whole number of at least 0"),
         ("expected u32", "expected a whole number of at least 0"),
@@ -62,7 +62,6 @@ fn plain(message: &str) -> String {
         ("invalid type: sequence", "invalid type: list"),
         ("invalid type: map", "invalid type: object"),
         ("invalid type: unit value", "invalid type: null"),
-        ("invalid type: null, expected struct Scope", "invalid type: null, expected a scope"),
     ];
     WORDS.iter().fold(message.to_owned(), |message, (theirs, ours)| message.replace(theirs, ours))
 }

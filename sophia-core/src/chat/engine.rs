@@ -142,25 +142,25 @@ impl Chat {
     pub async fn complete(&self, request: ChatRequest) -> Result<ChatResponse> {
         match request.is_assisted() {
             true => self.complete_with_help(request, None).await,
-            false => self.complete_once(request).await,
+            false => self.complete_once(&request).await,
         }
     }
 
-    pub(super) async fn complete_once(&self, request: ChatRequest) -> Result<ChatResponse> {
+    pub(super) async fn complete_once(&self, request: &ChatRequest) -> Result<ChatResponse> {
         const OPERATION: Operation = Operation::Complete;
         let start = Instant::now();
         let asked = self.asked(OPERATION, request.traceparent.as_deref());
-        let outcome = match self.prepare(OPERATION.name(), &request, asked.as_ref()) {
-            Ok(prepared) => match self.kept(&request, &prepared, start) {
+        let outcome = match self.prepare(OPERATION.name(), request, asked.as_ref()) {
+            Ok(prepared) => match self.kept(request, &prepared, start) {
                 Some(hit) => Ok(hit),
                 // In a box, so that a hit does not move what only a call needs.
-                None => Box::pin(self.ask(&request, prepared, start)).await,
+                None => Box::pin(self.ask(request, prepared, start)).await,
             },
             Err(error) => Err(error),
         };
         match &outcome {
-            Ok(response) => self.0.meter.succeeded(OPERATION, response.cache.status, start.elapsed()),
-            Err(error) => self.0.meter.failed(OPERATION, error, start.elapsed()),
+            Ok(response) => self.0.meter.succeeded(OPERATION, response.cache.status, response.latency_ms),
+            Err(error) => self.0.meter.failed(OPERATION, error, ms(start)),
         }
         if let Some(asked) = asked {
             asked.ended(&outcome);
@@ -178,7 +178,7 @@ impl Chat {
         // What is stale has to be asked for, which takes a runtime.
         let entry = self.0.cache.get(&prepared.key.filter(|_| request.cache != CacheMode::Refresh)?)?;
         let response = self.give(&entry, Freshness::Fresh, start)?;
-        self.0.meter.succeeded(Operation::Complete, CacheStatus::Hit, start.elapsed());
+        self.0.meter.succeeded(Operation::Complete, CacheStatus::Hit, response.latency_ms);
         if let Some(asked) = self.asked(Operation::Complete, request.traceparent.as_deref()) {
             asked.answered(&response.cache, &response.answer, None);
         }
@@ -204,7 +204,7 @@ impl Chat {
         let mut asked = self.asked(OPERATION, request.traceparent.as_deref());
         let outcome = self.begin_stream(&request, &mut asked, start);
         if let Err(error) = &outcome {
-            self.0.meter.failed(OPERATION, error, start.elapsed());
+            self.0.meter.failed(OPERATION, error, ms(start));
             if let Some(asked) = asked {
                 asked.failed(error);
             }
@@ -289,8 +289,8 @@ impl Chat {
         let asked = self.asked(OPERATION, options.traceparent.as_deref());
         let outcome = self.produce(options, producer, start).await;
         match &outcome {
-            Ok(result) => self.0.meter.succeeded(OPERATION, result.cache.status, start.elapsed()),
-            Err(error) => self.0.meter.failed(OPERATION, error, start.elapsed()),
+            Ok(result) => self.0.meter.succeeded(OPERATION, result.cache.status, result.latency_ms),
+            Err(error) => self.0.meter.failed(OPERATION, error, ms(start)),
         }
         match (asked, &outcome) {
             (Some(asked), Ok(result)) => asked.found(&result.cache),
@@ -857,6 +857,7 @@ fn text_of(value: &Value) -> Cow<'_, str> {
     }
 }
 
-fn ms(start: Instant) -> f64 {
+/// Returns how long it has taken since then, in milliseconds.
+pub(super) fn ms(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1000.0
 }

@@ -12,7 +12,6 @@ use crate::{Error, ErrorKind, Secret};
 const MAX_MESSAGE_BYTES: usize = 300;
 /// How much of an answer that cannot be read is worth showing, in bytes.
 const MAX_QUOTE_BYTES: usize = 80;
-
 /// How much of it is read for that.
 const MAX_READ_BYTES: usize = 4 << 10;
 

@@ -164,7 +164,7 @@ impl Meter {
     }
 
     /// Takes a call that was answered.
-    pub fn succeeded(&self, operation: Operation, status: CacheStatus, latency: Duration) {
+    pub fn succeeded(&self, operation: Operation, status: CacheStatus, latency_ms: f64) {
         self.answered.fetch_add(1, Ordering::Relaxed);
         let found = match status {
             CacheStatus::Hit | CacheStatus::Stale | CacheStatus::SemanticHit => {
@@ -190,8 +190,8 @@ impl Meter {
         };
         let endpoint = &self.calls[operation as usize];
         endpoint.ok.inc();
-        endpoint.duration.observe(latency.as_secs_f64());
-        let took = self.took(latency);
+        endpoint.duration.observe(latency_ms / 1000.0);
+        let took = self.took(latency_ms);
         let well = Signal::outcome(SERVICE, false);
         match found {
             Some(hit) => self.signals.signals(&[took, well, Signal::cache(SERVICE, hit)]),
@@ -200,12 +200,12 @@ impl Meter {
     }
 
     /// Takes a call that failed.
-    pub fn failed(&self, operation: Operation, error: &Error, latency: Duration) {
+    pub fn failed(&self, operation: Operation, error: &Error, latency_ms: f64) {
         *self.failures.lock().entry(error.code()).or_default() += 1;
         self.telemetry.requests.get_or_create(&request_labels(operation, error.code())).inc();
-        self.calls[operation as usize].duration.observe(latency.as_secs_f64());
+        self.calls[operation as usize].duration.observe(latency_ms / 1000.0);
         self.error(SERVICE, error);
-        let took = self.took(latency);
+        let took = self.took(latency_ms);
         // Who asks for the impossible, for too much, or goes away, says nothing about chat.
         match is_fault(error) && error.get("limit").is_none() {
             true => self.signals.signals(&[took, Signal::outcome(SERVICE, true)]),
@@ -300,10 +300,9 @@ impl Meter {
     }
 
     /// Takes a response time, and returns it as health is told it.
-    fn took(&self, latency: Duration) -> Signal {
-        let ms = latency.as_secs_f64() * 1000.0;
-        self.times.lock().push(ms as f32);
-        Signal::latency_ms(SERVICE, ms)
+    fn took(&self, latency_ms: f64) -> Signal {
+        self.times.lock().push(latency_ms as f32);
+        Signal::latency_ms(SERVICE, latency_ms)
     }
 
     fn error(&self, service: &str, error: &Error) {
@@ -370,15 +369,14 @@ mod tests {
     #[test]
     fn rates_are_over_all_calls_and_times_over_the_last_thousand() {
         let (meter, cache, limiter) = meter();
-        let ms = Duration::from_millis;
         for _ in 0..1000 {
-            meter.succeeded(Operation::Run, CacheStatus::Miss, ms(900));
+            meter.succeeded(Operation::Run, CacheStatus::Miss, 900.0);
         }
         for index in 1..=998 {
-            meter.succeeded(Operation::Complete, CacheStatus::Hit, ms(index));
+            meter.succeeded(Operation::Complete, CacheStatus::Hit, f64::from(index));
         }
-        meter.failed(Operation::Complete, &Error::new(ErrorKind::Timeout, "t", "t"), ms(999));
-        meter.failed(Operation::Complete, &Error::new(ErrorKind::Unavailable, "t", "t"), ms(1000));
+        meter.failed(Operation::Complete, &Error::new(ErrorKind::Timeout, "t", "t"), 999.0);
+        meter.failed(Operation::Complete, &Error::new(ErrorKind::Unavailable, "t", "t"), 1000.0);
         let metrics = meter.snapshot(&cache, &limiter);
         assert_eq!(metrics.total_requests, 2000);
         assert_eq!((metrics.error_rate, metrics.timeout_rate), (Some(0.001), Some(0.0005)));

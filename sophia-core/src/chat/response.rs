@@ -8,6 +8,9 @@ use serde_json::{Map, Value};
 
 use super::{assist::Assistance, explain::Explanation, semantic::Served};
 
+/// Bytes of English text that make a token, about.
+pub(crate) const BYTES_PER_TOKEN: usize = 4;
+
 /// Token counts as the provider gave them; null where it gave none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[non_exhaustive]

@@ -15,6 +15,7 @@ use tokio::time::Sleep;
 use super::{
     accounting::Accounts,
     dialect,
+    engine::ms,
     explain::{Explanation, Trace},
     flight::{News, Rider},
     metrics::{Meter, Operation},
@@ -222,7 +223,7 @@ impl ChatStream {
         if let Some((accounts, scope)) = self.savings.take().filter(|_| cache.status.saves()) {
             accounts.account(answer, &scope).saved(answer.cost_usd);
         }
-        self.meter.succeeded(Operation::Stream, cache.status, self.start.elapsed());
+        self.meter.succeeded(Operation::Stream, cache.status, ms(self.start));
         if let Some(asked) = self.asked.take() {
             asked.answered(&cache, answer, None);
         }
@@ -232,7 +233,7 @@ impl ChatStream {
     }
 
     fn fail(&mut self, error: Error) -> Error {
-        self.meter.failed(Operation::Stream, &error, self.start.elapsed());
+        self.meter.failed(Operation::Stream, &error, ms(self.start));
         if let Some(asked) = self.asked.take() {
             asked.failed(&error);
         }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
 use super::{
@@ -116,7 +117,8 @@ pub(super) fn direction_of(metric: &str) -> Direction {
 /// All signals. Bounded.
 #[derive(Debug)]
 pub(super) struct SeriesMap {
-    map: DashMap<Key, Arc<Series>>,
+    /// Looked into for each point of each call.
+    map: DashMap<Key, Arc<Series>, RandomState>,
     max: usize,
     /// Points that were not kept: values that are no numbers, and new signals while there is no room.
     pub dropped: AtomicU64,
@@ -124,7 +126,7 @@ pub(super) struct SeriesMap {
 
 impl SeriesMap {
     pub fn new(max: usize) -> SeriesMap {
-        SeriesMap { map: DashMap::new(), max, dropped: AtomicU64::new(0) }
+        SeriesMap { map: DashMap::default(), max, dropped: AtomicU64::new(0) }
     }
 
     /// Returns a signal that exists.

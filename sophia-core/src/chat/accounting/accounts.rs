@@ -24,7 +24,7 @@ use crate::{
     chat::{
         config::ChatConfig,
         provider::{Embeddings, ProviderCall},
-        response::{Answer, Usage},
+        response::{Answer, BYTES_PER_TOKEN, Usage},
     },
     context::Context,
     tally::TallyStore,
@@ -37,8 +37,6 @@ const SHARED_EVERY: Duration = Duration::from_millis(100);
 const SHARED_IDLY_EVERY: Duration = Duration::from_secs(1);
 /// Longest text without a space, in bytes.
 const LONGEST_WORD: usize = 1 << 10;
-/// Bytes of a token, about: of English, in the tokenizers of the large models.
-const BYTES_A_TOKEN: usize = 4;
 /// Days that are read at once.
 const READ_AT_ONCE: usize = 8;
 
@@ -115,7 +113,7 @@ impl Accounts {
     /// them by leaving early.
     pub fn settle_unheard(&self, call: &ProviderCall, provider: &str, answer_bytes: usize) {
         let bytes = call.body.values().map(text_bytes).sum();
-        let tokens = |bytes: usize| Some(bytes.div_ceil(BYTES_A_TOKEN) as u64);
+        let tokens = |bytes: usize| Some(bytes.div_ceil(BYTES_PER_TOKEN) as u64);
         let usage = Usage { prompt_tokens: tokens(bytes), completion_tokens: tokens(answer_bytes), ..Usage::default() };
         let cost = self.prices.find(provider, &call.model, &call.model).and_then(|price| price.of(&usage));
         self.ledger.account(provider, &call.model, &call.scope).used(&Usage::default(), None);

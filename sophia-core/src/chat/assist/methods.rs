@@ -59,7 +59,7 @@ impl Chat {
         let mut rounds = self.rounds(request, own)?.await?;
         let mut attempts = Vec::new();
         loop {
-            let mut response = self.complete_once(rounds.next()).await?;
+            let mut response = self.complete_once(&rounds.next()).await?;
             attempts.append(&mut response.attempts);
             if rounds.goes_on(&response.answer) {
                 rounds.follow(&response.answer, self.otel()).await;

@@ -167,7 +167,8 @@ impl Rounds {
         self.assistance.steps.extend(steps);
     }
 
-    /// Keeps the exchange where that was asked and the answer is whole, and returns the answer with the tokens and the cost of all rounds.
+    /// Keeps the exchange where that was asked and the answer is whole. Returns the answer with the tokens and the cost of all
+    /// rounds.
     pub async fn finish(mut self, answer: Arc<Answer>) -> (Arc<Answer>, Assistance) {
         if let Some((memory, wanted)) = &self.memory
             && wanted.store

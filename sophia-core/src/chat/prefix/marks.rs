@@ -3,10 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::seen::{Beginning, Seen};
-use crate::Scope;
+use crate::{Scope, chat::response::BYTES_PER_TOKEN};
 
-/// Bytes of English text that make a token, about.
-const BYTES_PER_TOKEN: usize = 4;
 /// Shorter beginnings are cached by no provider (OpenAI's; most of Anthropic's models).
 const MIN_TOKENS: usize = 1024;
 /// What Anthropic's models need that are named so.

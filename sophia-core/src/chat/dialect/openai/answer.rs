@@ -80,17 +80,12 @@ impl Assembler {
             self.envelope.insert(name, value);
         }
         let delta = self.take_choices(choices)?;
-        match native {
-            None => Ok(delta),
-            Some(event) => {
-                if delta.is_some() {
-                    self.deltas.pop();
-                }
-                let delta = carry(delta.unwrap_or_default(), event);
-                self.deltas.push(delta.clone());
-                Ok(Some(delta))
-            }
-        }
+        let delta = match native {
+            Some(event) => Some(carry(delta.unwrap_or_default(), event)),
+            None => delta,
+        };
+        self.deltas.extend(delta.clone());
+        Ok(delta)
     }
 
     fn take_choices(&mut self, choices: Vec<Value>) -> Result<Option<Delta>, ()> {
@@ -134,11 +129,7 @@ impl Assembler {
         if !delta.text.is_empty() {
             append(&mut self.message, "content", &Value::String(delta.text.clone()));
         }
-        if delta == Delta::default() {
-            return None;
-        }
-        self.deltas.push(delta.clone());
-        Some(delta)
+        (delta != Delta::default()).then_some(delta)
     }
 
     /// Joins the parts of one tool call by its index, and returns the part with the number of its call: some providers give
