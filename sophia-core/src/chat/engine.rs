@@ -7,19 +7,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, OptionFuture};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::runtime::Handle;
 
 use super::{
-    accounting::{Accounts, CostQuery, Costs, LimitStatus},
+    accounting::{Accounts, CostQuery, Costs, LimitStatus, is_over_limit},
     assist::Assistants,
     cache::{AnswerCache, Entry, Freshness, Invalidate, Payload},
     config::ChatConfig,
     endpoint::Endpoint,
     explain::Trace,
-    flight::{self, FlightKey, Flights, Form},
+    flight::{self, FlightKey, Flights, Form, stopped},
     keeper::Keeper,
     key::{self, Key},
     limited::{Limited, forever},
@@ -59,6 +59,8 @@ struct Inner {
     /// The cache that processes share, if there is one.
     shared: Option<SharedCache>,
     limiter: Limiter,
+    /// What producers pass, beside it: one that asks a provider must not wait for itself.
+    run_limiter: Limiter,
     accounts: Accounts,
     meter: Arc<Meter>,
     otel: Option<Otel>,
@@ -107,6 +109,7 @@ impl Chat {
             assistants,
             cache,
             shared,
+            run_limiter: limiter.beside(),
             limiter,
             accounts,
             meter,
@@ -325,10 +328,11 @@ impl Chat {
         Deadline::after(self.0.config.timeout).run(OPERATION, self.0.provider.embed(&call)).await
     }
 
-    /// Lists the models of all providers: the configured ones, or what a provider says where none are.
+    /// Lists the models of all providers: the configured ones, or what a provider says where none are. One that cannot be asked
+    /// is left out.
     ///
     /// # Errors
-    /// What a provider that was asked says.
+    /// What a provider says, where no other has a model.
     pub async fn models(&self) -> Result<Vec<Model>> {
         Deadline::after(self.0.config.timeout).run("chat.models", self.0.provider.models()).await
     }
@@ -630,10 +634,10 @@ impl Chat {
             completion
         } else {
             let mut rider = self.join(OPERATION, request, prepared, deadline, Form::Whole)?;
-            if rider.role == Role::Follower {
+            let completion = deadline.run(OPERATION, rider.outcome()).await?;
+            if rider.role() == Role::Follower {
                 cache.status = CacheStatus::Coalesced;
             }
-            let completion = deadline.run(OPERATION, rider.outcome()).await?;
             rider.explain(&trace, flown);
             completion
         };
@@ -666,7 +670,8 @@ impl Chat {
         let refresh = request.cache == CacheMode::Refresh;
         let key = prepared.key.map(|key| FlightKey { key, epoch, refresh });
         let call = || self.call(operation, request, prepared, deadline, epoch);
-        self.0.flights.join(key, deadline, &self.0.provider, form, call)
+        let scope = request.scope.clone().unwrap_or_default();
+        self.0.flights.join(key, &scope, deadline, &self.0.provider, form, call)
     }
 
     fn call(
@@ -756,7 +761,7 @@ impl Chat {
             question: None,
         });
         let mut cache = before(used.then_some(key));
-        let (cached, limiter, shared) = (self.0.cache.clone(), self.0.limiter.clone(), self.0.shared.clone());
+        let (cached, limiter, shared) = (self.0.cache.clone(), self.0.run_limiter.clone(), self.0.shared.clone());
         let (accounts, scope) = (self.0.accounts.clone(), options.scope.clone().unwrap_or_default());
         let work = move || async move {
             if let Some(keeping) = keeping.as_ref().filter(|keeping| keeping.look)
@@ -797,8 +802,19 @@ impl Chat {
             return Ok(kept);
         }
         let (value, ttl_s, found) = if used {
-            let run = self.0.flights.unless_stopped(OPERATION, self.0.runs.run(flight, work));
-            let flown = deadline.run(OPERATION, run).await?;
+            let mut own = Some(work);
+            let flown = loop {
+                let begin = || {
+                    let work = own.take().map(|work| work());
+                    async move { OptionFuture::from(work).await.unwrap_or_else(|| Err(stopped(OPERATION))) }
+                };
+                let run = self.0.flights.unless_stopped(OPERATION, self.0.runs.run(flight, begin));
+                match deadline.run(OPERATION, run).await {
+                    // Who led is over a limit, which says nothing about this caller.
+                    Err(error) if is_over_limit(&error) && own.is_some() => {}
+                    outcome => break outcome?,
+                }
+            };
             if flown.role == Role::Follower {
                 cache.status = CacheStatus::Coalesced;
             }

@@ -5,10 +5,14 @@
 //! the first, and when the last one leaves the task is aborted, which closes the call. Whole answers and streams are the
 //! same to it: they share a flight.
 //!
+//! One of them pays for the call: whose scope is over a limit is refused alone, and the next one pays.
+//!
 //! The log is bounded, since the provider's answer is (`chat.max_response_bytes`).
 
 use std::{
-    collections::HashMap,
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    ops::ControlFlow,
     panic::AssertUnwindSafe,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -24,13 +28,14 @@ use tokio::{
 };
 
 use super::{
+    accounting::is_over_limit,
     explain::{Explanation, Trace},
     key::Key,
     provider::{ChatProvider, Completion, ProviderCall, ProviderEvent},
     response::Delta,
 };
 use crate::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, Scope,
     resilience::{Deadline, Role},
 };
 
@@ -67,11 +72,20 @@ struct Flight {
 struct Log {
     deltas: Vec<Delta>,
     outcome: Option<Result<Completion>>,
-    /// Who waits for more; one place for each rider.
-    wakers: HashMap<u64, Waker>,
-    riders: usize,
-    next_rider: u64,
+    seats: BTreeMap<u64, Seat>,
+    next_seat: u64,
     abort: Option<AbortHandle>,
+}
+
+/// Where one rider waits for more.
+#[derive(Debug)]
+struct Seat {
+    scope: Scope,
+    /// Whether the call is made on this rider's behalf.
+    role: Role,
+    /// Why it cannot be made on this rider's behalf.
+    refusal: Option<Error>,
+    waker: Option<Waker>,
 }
 
 /// How the upstream call is made.
@@ -90,7 +104,6 @@ pub(crate) struct Rider {
     flight: Arc<Flight>,
     id: u64,
     read: usize,
-    pub role: Role,
 }
 
 impl Flights {
@@ -98,18 +111,19 @@ impl Flights {
     pub fn join(
         &self,
         key: Option<FlightKey>,
+        scope: &Scope,
         deadline: Deadline,
         provider: &Arc<dyn ChatProvider>,
         form: Form,
         call: impl FnOnce() -> Result<ProviderCall>,
     ) -> Result<Rider> {
-        if let Some(rider) = self.follow(&self.known.lock(), key, deadline) {
+        if let Some(rider) = self.follow(&self.known.lock(), key, scope, deadline) {
             return Ok(rider);
         }
         // Not under the lock: a body may be large.
         let call = call()?;
         let mut known = self.known.lock();
-        if let Some(rider) = self.follow(&known, key, deadline) {
+        if let Some(rider) = self.follow(&known, key, scope, deadline) {
             return Ok(rider);
         }
         let runtime = Handle::try_current()
@@ -118,7 +132,7 @@ impl Flights {
         if let Some(key) = key {
             known.insert(key, flight.clone());
         }
-        let rider = self.board(flight.clone(), Role::Leader);
+        let rider = self.board(flight.clone(), scope, Role::Leader);
         let landing = Landing { flights: self.clone(), flight: flight.clone() };
         // Made here, so that a stop is heard by a task that has not begun.
         let stop = self.stop.clone().notified_owned();
@@ -127,11 +141,11 @@ impl Flights {
         Ok(rider)
     }
 
-    fn follow(&self, known: &Known, key: Option<FlightKey>, deadline: Deadline) -> Option<Rider> {
+    fn follow(&self, known: &Known, key: Option<FlightKey>, scope: &Scope, deadline: Deadline) -> Option<Rider> {
         let key = key?;
         let flight = known.get(&key).or_else(|| known.get(&FlightKey { refresh: true, ..key }))?;
         flight.call.deadline.extend(deadline);
-        Some(self.board(flight.clone(), Role::Follower))
+        Some(self.board(flight.clone(), scope, Role::Follower))
     }
 
     /// Ends every call under way.
@@ -147,23 +161,24 @@ impl Flights {
         until(self.stop.notified(), operation, work).await
     }
 
-    fn board(&self, flight: Arc<Flight>, role: Role) -> Rider {
+    fn board(&self, flight: Arc<Flight>, scope: &Scope, role: Role) -> Rider {
         let id = {
             let mut log = flight.log.lock();
-            log.riders += 1;
-            log.next_rider += 1;
-            log.next_rider
+            log.next_seat += 1;
+            let id = log.next_seat;
+            log.seats.insert(id, Seat { scope: scope.clone(), role, refusal: None, waker: None });
+            id
         };
-        Rider { flights: self.clone(), flight, id, read: 0, role }
+        Rider { flights: self.clone(), flight, id, read: 0 }
     }
+}
 
-    /// Lets nobody join any more.
-    fn close(&self, flight: &Arc<Flight>) {
-        let Some(key) = flight.key else { return };
-        let mut known = self.known.lock();
-        if known.get(&key).is_some_and(|own| Arc::ptr_eq(own, flight)) {
-            known.remove(&key);
-        }
+/// Lets nobody join a flight any more.
+fn close(known: &mut Known, flight: &Arc<Flight>) {
+    if let Some(key) = flight.key
+        && known.get(&key).is_some_and(|own| Arc::ptr_eq(own, flight))
+    {
+        known.remove(&key);
     }
 }
 
@@ -191,7 +206,7 @@ async fn until<T>(
     }
 }
 
-fn stopped(operation: &'static str) -> Error {
+pub(crate) fn stopped(operation: &'static str) -> Error {
     Error::new(ErrorKind::Cancelled, operation, "the call was stopped by a shutdown")
 }
 
@@ -199,18 +214,26 @@ async fn fly(landing: Landing, provider: Arc<dyn ChatProvider>, form: Form, stop
     let flight = landing.flight.clone();
     let operation = flight.call.operation;
     let work = async {
-        match form {
-            Form::Whole => provider.complete(&flight.call).await,
-            Form::Parts => pull(&flight, &*provider).await,
+        let mut call = Cow::Borrowed(&flight.call);
+        loop {
+            let outcome = match form {
+                Form::Whole => provider.complete(&call).await,
+                Form::Parts => pull(&flight, &call, &*provider).await,
+            };
+            match landing.pass_on(&call.scope, outcome) {
+                ControlFlow::Continue(scope) => call.to_mut().scope = scope,
+                ControlFlow::Break(outcome) => return outcome,
+            }
         }
     };
     // Also where nobody looks at what has come: a reader may be slow, and has a deadline all the same.
     let work = flight.call.deadline.run(operation, caught(operation, work));
-    landing.land(until(stop, operation, work).await);
+    let outcome = until(stop, operation, work).await;
+    landing.land(outcome);
 }
 
-async fn pull(flight: &Flight, provider: &dyn ChatProvider) -> Result<Completion> {
-    let mut stream = provider.stream(&flight.call).await?;
+async fn pull(flight: &Flight, call: &ProviderCall, provider: &dyn ChatProvider) -> Result<Completion> {
+    let mut stream = provider.stream(call).await?;
     while let Some(event) = stream.next().await {
         match event? {
             ProviderEvent::Delta(delta) => {
@@ -221,14 +244,25 @@ async fn pull(flight: &Flight, provider: &dyn ChatProvider) -> Result<Completion
             ProviderEvent::Done(completion) => return Ok(completion),
         }
     }
-    Err(Error::new(ErrorKind::Unavailable, flight.call.operation, "the stream ended without an answer"))
+    Err(Error::new(ErrorKind::Unavailable, call.operation, "the stream ended without an answer"))
 }
 
 impl Log {
     fn wake(&mut self) {
-        for (_, waker) in self.wakers.drain() {
-            waker.wake();
+        self.seats.values_mut().filter_map(|seat| seat.waker.take()).for_each(Waker::wake);
+    }
+
+    /// Returns how it ended for one rider; if it has not, that one is woken when there is more.
+    fn outcome(&mut self, id: u64, context: &Context<'_>) -> Poll<Result<Completion>> {
+        let seat = self.seats.get_mut(&id);
+        let refusal = seat.as_ref().and_then(|seat| seat.refusal.clone());
+        if let Some(outcome) = refusal.map(Err).or_else(|| self.outcome.clone()) {
+            return Poll::Ready(outcome);
         }
+        if let Some(seat) = seat {
+            seat.waker = Some(context.waker().clone());
+        }
+        Poll::Pending
     }
 }
 
@@ -239,13 +273,34 @@ struct Landing {
 }
 
 impl Landing {
-    fn land(self, outcome: Result<Completion>) {
-        self.set(outcome);
+    /// Where the scope that was to pay is over a limit, says so to its riders and names the next that may pay.
+    fn pass_on(&self, payer: &Scope, outcome: Result<Completion>) -> ControlFlow<Result<Completion>, Scope> {
+        let refusal = match outcome {
+            Err(error) if is_over_limit(&error) => error,
+            outcome => return ControlFlow::Break(outcome),
+        };
+        // Held while looking, so that nobody joins a flight that nobody pays for.
+        let mut known = self.flights.known.lock();
+        let mut log = self.flight.log.lock();
+        for seat in log.seats.values_mut().filter(|seat| seat.scope == *payer) {
+            seat.refusal = Some(refusal.clone());
+        }
+        log.wake();
+        match log.seats.values_mut().find(|seat| seat.refusal.is_none()) {
+            Some(seat) => {
+                seat.role = Role::Leader;
+                ControlFlow::Continue(seat.scope.clone())
+            }
+            None => {
+                close(&mut known, &self.flight);
+                ControlFlow::Break(Err(refusal))
+            }
+        }
     }
 
-    fn set(&self, outcome: Result<Completion>) {
+    fn land(&self, outcome: Result<Completion>) {
         // Leave first: who comes now starts anew, or finds what was kept.
-        self.flights.close(&self.flight);
+        close(&mut self.flights.known.lock(), &self.flight);
         let mut log = self.flight.log.lock();
         log.outcome.get_or_insert(outcome);
         log.wake();
@@ -256,7 +311,7 @@ impl Drop for Landing {
     fn drop(&mut self) {
         if self.flight.log.lock().outcome.is_none() {
             let operation = self.flight.call.operation;
-            self.set(Err(stopped(operation)));
+            self.land(Err(stopped(operation)));
         }
     }
 }
@@ -270,17 +325,7 @@ pub(crate) enum News {
 impl Rider {
     /// Waits for the whole answer.
     pub async fn outcome(&mut self) -> Result<Completion> {
-        std::future::poll_fn(|context| {
-            let mut log = self.flight.log.lock();
-            match &log.outcome {
-                Some(outcome) => Poll::Ready(outcome.clone()),
-                None => {
-                    log.wakers.insert(self.id, context.waker().clone());
-                    Poll::Pending
-                }
-            }
-        })
-        .await
+        std::future::poll_fn(|context| self.flight.log.lock().outcome(self.id, context)).await
     }
 
     /// Returns what is new, all of it at once.
@@ -291,19 +336,18 @@ impl Rider {
             self.read = log.deltas.len();
             return Poll::Ready(News::Deltas(deltas));
         }
-        match &log.outcome {
-            Some(outcome) => Poll::Ready(News::Landed(outcome.clone())),
-            None => {
-                log.wakers.insert(self.id, context.waker().clone());
-                Poll::Pending
-            }
-        }
+        log.outcome(self.id, context).map(News::Landed)
+    }
+
+    /// Returns whether the call is made on this rider's behalf.
+    pub fn role(&self) -> Role {
+        self.flight.log.lock().seats.get(&self.id).map_or(Role::Follower, |seat| seat.role)
     }
 
     /// Returns what the stages of this caller and of the flight noted; `None` where it is not asked for.
     pub fn explain(&self, own: &Trace, flown: Option<Instant>) -> Option<Explanation> {
         own.take_in(&self.flight.call.trace);
-        own.note("flight", if self.role == Role::Follower { "joined" } else { "led" }, flown);
+        own.note("flight", if self.role() == Role::Follower { "joined" } else { "led" }, flown);
         own.explanation()
     }
 
@@ -318,16 +362,11 @@ impl Drop for Rider {
         // Held while counting, so that nobody joins a flight that is about to be aborted.
         let mut known = self.flights.known.lock();
         let mut log = self.flight.log.lock();
-        log.riders -= 1;
-        log.wakers.remove(&self.id);
-        if log.riders > 0 || log.outcome.is_some() {
+        log.seats.remove(&self.id);
+        if !log.seats.is_empty() || log.outcome.is_some() {
             return;
         }
-        if let Some(key) = self.flight.key
-            && known.get(&key).is_some_and(|own| Arc::ptr_eq(own, &self.flight))
-        {
-            known.remove(&key);
-        }
+        close(&mut known, &self.flight);
         let abort = log.abort.take();
         drop(log);
         drop(known);

@@ -16,6 +16,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
+    accounting::is_over_limit,
     cache::AnswerCache,
     provider::ProviderCall,
     response::{Answer, CacheStatus},
@@ -207,7 +208,7 @@ impl Meter {
         self.error(SERVICE, error);
         let took = self.took(latency_ms);
         // Who asks for the impossible, for too much, or goes away, says nothing about chat.
-        match is_fault(error) && error.get("limit").is_none() {
+        match is_fault(error) && !is_over_limit(error) {
             true => self.signals.signals(&[took, Signal::outcome(SERVICE, true)]),
             false => self.signals.signal(took),
         }

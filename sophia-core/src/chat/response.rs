@@ -27,7 +27,15 @@ pub struct Usage {
     pub reasoning_tokens: Option<u64>,
 }
 
+/// Larger counts than any answer has are not known counts.
+const MAX_TOKENS: u64 = 1 << 40;
+
 impl Usage {
+    /// Reads one count as a provider gave it.
+    pub(crate) fn count(value: &Value) -> Option<u64> {
+        value.as_u64().filter(|count| *count <= MAX_TOKENS)
+    }
+
     /// Returns the tokens of request and answer together, as far as they were counted.
     pub(crate) fn total_tokens(&self) -> u64 {
         self.prompt_tokens.unwrap_or_default().saturating_add(self.completion_tokens.unwrap_or_default())

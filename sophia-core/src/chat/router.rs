@@ -417,9 +417,13 @@ impl ChatProvider for Router {
 
     async fn models(&self) -> Result<Vec<Model>> {
         let mut models = Vec::new();
+        let mut failed = None;
         for route in self.routes.iter() {
             if route.models.is_empty() {
-                models.extend(route.provider.models().await?);
+                match route.provider.models().await {
+                    Ok(own) => models.extend(own),
+                    Err(error) => failed = failed.or(Some(error)),
+                }
             } else {
                 let provider = route.provider.name();
                 models.extend(route.models.iter().map(|id| Model {
@@ -429,7 +433,10 @@ impl ChatProvider for Router {
                 }));
             }
         }
-        Ok(models)
+        match failed {
+            Some(error) if models.is_empty() => Err(error),
+            _ => Ok(models),
+        }
     }
 
     async fn embed(&self, call: &EmbedCall) -> Result<Embeddings> {

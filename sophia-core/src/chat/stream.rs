@@ -87,7 +87,7 @@ impl ChatStream {
         deadline: Deadline,
         meter: Arc<Meter>,
     ) -> ChatStream {
-        if rider.role == Role::Follower {
+        if rider.role() == Role::Follower {
             cache.status = CacheStatus::Coalesced;
         }
         ChatStream::new(Source::Flight(rider), cache, start, deadline, meter)
@@ -178,7 +178,11 @@ impl ChatStream {
                     }
                 },
             };
-            match rider.poll_news(context) {
+            let news = rider.poll_news(context);
+            if news.is_ready() && self.cache.status == CacheStatus::Coalesced && rider.role() == Role::Leader {
+                self.cache.status = CacheStatus::Miss;
+            }
+            match news {
                 Poll::Ready(News::Deltas(deltas)) => {
                     deltas.into_iter().for_each(|delta| self.give(ChatChunk::of(delta)));
                 }

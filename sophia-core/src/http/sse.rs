@@ -24,6 +24,11 @@ pub(super) trait Frames: Send + 'static {
 
     /// Writes an error, which is the end of the stream.
     fn error(&mut self, error: &Error) -> String;
+
+    /// Does what has to be done before the client hears what was written last.
+    fn settle(&mut self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
 }
 
 /// Answers with a stream. What fails before the first part is an error with its own status.
@@ -33,7 +38,7 @@ pub(super) async fn answer(mut chunks: ChatStream, mut frames: impl Frames) -> R
         None => Vec::new(),
     };
     let cache = first.first().and_then(|chunk| chunk.cache.clone());
-    let begin = write(&first, &mut frames);
+    let begin = write(&first, &mut frames).await;
     let rest = rest(chunks, frames);
     let body = futures::StreamExt::chain(futures::stream::iter([begin]), rest);
     let mut response = Response::new(Body::from_stream(body));
@@ -52,7 +57,7 @@ fn rest(chunks: ChatStream, frames: impl Frames) -> impl Stream<Item = Bytes> + 
     futures::stream::unfold(Some((chunks, frames)), |state| async {
         let (mut chunks, mut frames) = state?;
         match timeout(KEEP_ALIVE, chunks.next_batch()).await {
-            Ok(Some(Ok(batch))) => Some((write(&batch, &mut frames), Some((chunks, frames)))),
+            Ok(Some(Ok(batch))) => Some((write(&batch, &mut frames).await, Some((chunks, frames)))),
             Ok(Some(Err(error))) => Some((frames.error(&error).into(), None)),
             Ok(None) => None,
             Err(_) => Some((Bytes::from_static(b": keep-alive\n\n"), Some((chunks, frames)))),
@@ -60,6 +65,8 @@ fn rest(chunks: ChatStream, frames: impl Frames) -> impl Stream<Item = Bytes> + 
     })
 }
 
-fn write(batch: &[ChatChunk], frames: &mut impl Frames) -> Bytes {
-    batch.iter().map(|chunk| frames.chunk(chunk)).collect::<String>().into()
+async fn write(batch: &[ChatChunk], frames: &mut impl Frames) -> Bytes {
+    let text: String = batch.iter().map(|chunk| frames.chunk(chunk)).collect();
+    frames.settle().await;
+    text.into()
 }

@@ -19,6 +19,12 @@ pub struct Limiter {
 struct Shared {
     semaphore: Arc<Semaphore>,
     permits: usize,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    taken: AtomicUsize,
     peak: AtomicUsize,
     queued: AtomicUsize,
 }
@@ -27,20 +33,31 @@ struct Shared {
 #[derive(Debug)]
 pub struct Permit {
     _permit: OwnedSemaphorePermit,
+    counts: Arc<Counts>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.counts.taken.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Limiter {
     /// Creates a limiter with `permits` permits, at least one.
     pub fn new(permits: usize) -> Limiter {
-        let permits = permits.clamp(1, Semaphore::MAX_PERMITS);
-        Limiter {
-            shared: Arc::new(Shared {
-                semaphore: Arc::new(Semaphore::new(permits)),
-                permits,
-                peak: AtomicUsize::new(0),
-                queued: AtomicUsize::new(0),
-            }),
-        }
+        Limiter::counted(permits.clamp(1, Semaphore::MAX_PERMITS), Arc::default())
+    }
+
+    /// Creates a limiter with as many permits of its own, for work that waits for work which this one limits: with the same
+    /// permits, it could wait for itself. Both are counted together.
+    #[must_use]
+    pub fn beside(&self) -> Limiter {
+        Limiter::counted(self.shared.permits, Arc::clone(&self.shared.counts))
+    }
+
+    fn counted(permits: usize, counts: Arc<Counts>) -> Limiter {
+        let semaphore = Arc::new(Semaphore::new(permits));
+        Limiter { shared: Arc::new(Shared { semaphore, permits, counts }) }
     }
 
     /// Waits for a permit until the deadline.
@@ -54,7 +71,7 @@ impl Limiter {
         let shared = &self.shared;
         let waiting = match Arc::clone(&shared.semaphore).try_acquire_owned() {
             Ok(permit) => return Ok(self.granted(permit)),
-            Err(_) => Queued::new(&shared.queued),
+            Err(_) => Queued::new(&shared.counts.queued),
         };
         let acquired = tokio::time::timeout_at(deadline.instant(), Arc::clone(&shared.semaphore).acquire_owned()).await;
         drop(waiting);
@@ -69,22 +86,24 @@ impl Limiter {
 
     /// Returns how many permits are taken.
     pub fn in_flight(&self) -> usize {
-        self.shared.permits - self.shared.semaphore.available_permits()
+        self.shared.counts.taken.load(Ordering::Relaxed)
     }
 
     /// Returns the most permits that were ever taken at once.
     pub fn peak(&self) -> usize {
-        self.shared.peak.load(Ordering::Relaxed)
+        self.shared.counts.peak.load(Ordering::Relaxed)
     }
 
     /// Returns how many callers wait.
     pub fn queue_depth(&self) -> usize {
-        self.shared.queued.load(Ordering::Relaxed)
+        self.shared.counts.queued.load(Ordering::Relaxed)
     }
 
     fn granted(&self, permit: OwnedSemaphorePermit) -> Permit {
-        self.shared.peak.fetch_max(self.in_flight(), Ordering::Relaxed);
-        Permit { _permit: permit }
+        let counts = Arc::clone(&self.shared.counts);
+        let taken = counts.taken.fetch_add(1, Ordering::Relaxed) + 1;
+        counts.peak.fetch_max(taken, Ordering::Relaxed);
+        Permit { _permit: permit, counts }
     }
 }
 
@@ -124,6 +143,17 @@ mod tests {
         permits.pop();
         let deadline = Deadline::after(Duration::from_secs(1));
         assert!(limiter.acquire("test", deadline).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_limiter_beside_another_has_its_own_permits_and_is_counted_with_it() {
+        let limiter = Limiter::new(1);
+        let (beside, deadline) = (limiter.beside(), Deadline::after(Duration::from_secs(60)));
+        let permits =
+            (limiter.acquire("test", deadline).await.unwrap(), beside.acquire("test", deadline).await.unwrap());
+        assert_eq!((limiter.in_flight(), beside.in_flight(), limiter.peak()), (2, 2, 2));
+        drop(permits);
+        assert_eq!((limiter.in_flight(), beside.peak()), (0, 2));
     }
 
     #[tokio::test]

@@ -105,16 +105,18 @@ impl Accounts {
             self.telemetry.ai_cost_dollars.get_or_create(&labels).inc_by(cost);
         }
         self.ledger.account(&answer.provider, &answer.model, &call.scope).used(&answer.usage, cost);
-        self.limits.used(&call.scope, answer.usage.total_tokens(), cost);
+        let counted = match answer.usage.total_tokens() {
+            0 => estimate(call, answer.message.values().map(text_bytes).sum()),
+            _ => answer.usage,
+        };
+        self.limits.used(&call.scope, counted.total_tokens(), cost.or_else(|| price?.of(&counted)));
         self.share_soon();
     }
 
     /// Writes down a call whose end nobody heard. What it used is not known; limits count an estimate, so that nobody passes
     /// them by leaving early.
     pub fn settle_unheard(&self, call: &ProviderCall, provider: &str, answer_bytes: usize) {
-        let bytes = call.body.values().map(text_bytes).sum();
-        let tokens = |bytes: usize| Some(bytes.div_ceil(BYTES_PER_TOKEN) as u64);
-        let usage = Usage { prompt_tokens: tokens(bytes), completion_tokens: tokens(answer_bytes), ..Usage::default() };
+        let usage = estimate(call, answer_bytes);
         let cost = self.prices.find(provider, &call.model, &call.model).and_then(|price| price.of(&usage));
         self.ledger.account(provider, &call.model, &call.scope).used(&Usage::default(), None);
         self.limits.used(&call.scope, usage.total_tokens(), cost);
@@ -184,6 +186,13 @@ async fn share_on(ledger: Ledger, counts: Counts, sharer: Weak<Sharer>) {
         counts.share().await;
         tokio::time::sleep(pause).await;
     }
+}
+
+/// Returns about how many tokens a call takes that is answered with so many bytes.
+fn estimate(call: &ProviderCall, answer_bytes: usize) -> Usage {
+    let tokens = |bytes: usize| Some(bytes.div_ceil(BYTES_PER_TOKEN) as u64);
+    let bytes = call.body.values().map(text_bytes).sum();
+    Usage { prompt_tokens: tokens(bytes), completion_tokens: tokens(answer_bytes), ..Usage::default() }
 }
 
 /// Returns how many bytes of text there are in a body. What is long and without a space is a file, not text.

@@ -41,7 +41,8 @@ const MONTH: &str = "month";
 const UNPRICED: &str = "unpriced";
 
 /// How much calls may use, those for vectors included. A call that several of these concern must keep all of them. What a call
-/// used whose end nobody heard, such as a stream that was left, is estimated: four bytes are a token.
+/// used whose end nobody heard, such as a stream that was left, or whose provider counts no tokens, is estimated: four bytes
+/// are a token.
 ///
 /// Counted for all processes that share Redis, or else a `data_dir`, and across restarts; with neither, by this process since
 /// it started. A kept answer uses nothing. A call whose cost is not known uses no budget: `chat.budget` tells how many there
@@ -459,6 +460,11 @@ fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds + MICROSECOND).unwrap_or(Duration::MAX)
 }
 
+/// Returns whether a scope is over one of its limits, which says nothing about others who ask the same.
+pub(crate) fn is_over_limit(error: &Error) -> bool {
+    error.kind() == ErrorKind::RateLimited && error.get("limit").is_some()
+}
+
 fn path(index: usize) -> String {
     format!("chat.limits[{index}]")
 }
@@ -468,7 +474,7 @@ fn whose(per: Share, scope: &Scope) -> String {
     let scope = per.narrow(scope);
     let parts = [("tenant", scope.tenant), ("user", scope.user), ("session", scope.session)];
     let named: Vec<_> = parts.into_iter().filter_map(|(part, name)| Some(format!("{part} `{}`", name?))).collect();
-    if named.is_empty() { "all calls without a name".to_owned() } else { named.join(", ") }
+    if named.is_empty() { "all calls".to_owned() } else { named.join(", ") }
 }
 
 #[cfg(test)]

@@ -17,5 +17,6 @@ mod prices;
 pub(crate) use accounts::Accounts;
 pub(crate) use ledger::Account;
 pub use ledger::{CostGroup, CostQuery, CostRow, Costs};
+pub(crate) use limits::is_over_limit;
 pub use limits::{LimitConfig, LimitKind, LimitStatus};
 pub use prices::Price;

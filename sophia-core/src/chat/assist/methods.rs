@@ -59,7 +59,8 @@ impl Chat {
         let mut rounds = self.rounds(request, own)?.await?;
         let mut attempts = Vec::new();
         loop {
-            let mut response = self.complete_once(&rounds.next()).await?;
+            let asked = self.complete_once(&rounds.next()).await;
+            let mut response = asked.map_err(|error| rounds.told(error))?;
             attempts.append(&mut response.attempts);
             if rounds.goes_on(&response.answer) {
                 rounds.follow(&response.answer, self.otel()).await;
@@ -170,7 +171,7 @@ impl Helped {
                             return Some(Ok(chunk));
                         }
                     },
-                    Err(error) => return Some(Err(error)),
+                    Err(error) => return Some(Err(rounds.told(error))),
                 },
                 Turn::Ended => return None,
             }

@@ -12,7 +12,7 @@ use super::{
     tools::{self, ToolBox, ToolStep},
 };
 use crate::{
-    Error, Result, Scope,
+    Error, ErrorKind, Result, Scope,
     chat::{
         config::ToolsConfig,
         keeper,
@@ -132,11 +132,24 @@ impl Rounds {
         request
     }
 
-    /// Returns whether the model only wants tools that are called here, so that its answer is not the caller's yet.
+    /// Returns whether the model wants no tool of the caller's own, so that its answer is not the caller's yet.
     pub fn goes_on(&self, answer: &Answer) -> bool {
-        !answer.tool_calls.is_empty()
+        let is_callers = |name: &str| {
+            let mut listed = self.request.tools.iter().flatten();
+            !self.boxes.contains_key(name) && listed.any(|tool| tools::function_name(tool) == name)
+        };
+        self.has_tools()
+            && !answer.tool_calls.is_empty()
             && !self.is_last()
-            && answer.tool_calls.iter().all(|call| self.boxes.contains_key(tools::function_name(call)))
+            && !answer.tool_calls.iter().any(|call| is_callers(tools::function_name(call)))
+    }
+
+    /// Makes a timeout one of the question, and not of its last round.
+    pub fn told(&self, error: Error) -> Error {
+        match error.kind() == ErrorKind::Timeout && self.deadline.remaining().is_zero() {
+            true => self.deadline.passed(error.operation()),
+            false => error,
+        }
     }
 
     /// Returns whether any tool is called here.
@@ -144,7 +157,8 @@ impl Rounds {
         !self.boxes.is_empty()
     }
 
-    /// Takes the answer of a round, calls the tools that it wants, and adds what they say to the next request.
+    /// Takes the answer of a round, calls the tools that it wants, and adds what they say to the next request. Where the limit
+    /// of the cost is reached none is called, and the model is told so.
     pub async fn follow(&mut self, answer: &Answer, otel: Option<&Otel>) {
         self.count(answer);
         self.request.messages.push(Message::of(answer.message.clone()));
@@ -152,9 +166,12 @@ impl Rounds {
         let round = self.assistance.rounds;
         let mut calls: Vec<BoxFuture<'_, ToolStep>> = Vec::with_capacity(answer.tool_calls.len());
         for call in &answer.tool_calls {
-            // `goes_on` has seen that there is one for each.
-            let Some(tool_box) = self.boxes.get(tools::function_name(call)) else { continue };
-            calls.push(Box::pin(tools::step(tool_box.as_ref(), round, call, &scope, self.deadline)));
+            let tool_box = match self.boxes.get(tools::function_name(call)) {
+                _ if self.is_spent() => Err(tools::spent()),
+                Some(tool_box) => Ok(tool_box.as_ref()),
+                None => Err(tools::unknown(call)),
+            };
+            calls.push(Box::pin(tools::step(tool_box, round, call, &scope, self.deadline)));
         }
         let steps: Vec<_> = stream::iter(calls).buffered(self.limits.parallel).collect().await;
         for (call, step) in answer.tool_calls.iter().zip(&steps) {
@@ -188,8 +205,11 @@ impl Rounds {
 
     /// Returns whether the model must answer without tools now.
     fn is_last(&self) -> bool {
-        let spent = self.cost_usd.zip(self.limits.max_cost_usd).is_some_and(|(cost, max)| cost > max);
-        self.assistance.rounds > self.limits.max_rounds || spent
+        self.assistance.rounds > self.limits.max_rounds || self.is_spent()
+    }
+
+    fn is_spent(&self) -> bool {
+        self.cost_usd.zip(self.limits.max_cost_usd).is_some_and(|(cost, max)| cost > max)
     }
 
     fn scope(&self) -> Scope {

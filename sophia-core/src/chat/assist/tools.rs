@@ -123,9 +123,21 @@ pub(super) fn function_name(of: &Value) -> &str {
     of["function"]["name"].as_str().unwrap_or_default()
 }
 
-/// Answers one of a model's calls.
+/// Says that nobody has the tool that a model calls.
+pub(super) fn unknown(call: &Value) -> Error {
+    Error::new(ErrorKind::NotFound, "chat.complete", format!("there is no tool `{}`", function_name(call)))
+}
+
+/// Says that no more tools are called for this question.
+pub(super) fn spent() -> Error {
+    let message =
+        "the question has reached the limit of its cost, `chat.tools.max_cost_usd`: answer with what is known";
+    Error::new(ErrorKind::RateLimited, "chat.complete", message)
+}
+
+/// Answers one of a model's calls: by the tool, or with why it cannot be called.
 pub(super) async fn step(
-    tools: &dyn ToolBox,
+    tools: Result<&dyn ToolBox>,
     round: usize,
     call: &Value,
     scope: &Scope,
@@ -137,12 +149,15 @@ pub(super) async fn step(
     let text = call["function"]["arguments"].as_str().unwrap_or("{}");
     let (arguments, outcome) = match serde_json::from_str::<Value>(if text.is_empty() { "{}" } else { text }) {
         Ok(Value::Object(arguments)) => {
-            let outcome = deadline.run(OPERATION, tools.call(&tool, arguments.clone(), scope, deadline)).await;
+            let outcome = match tools {
+                Ok(tools) => deadline.run(OPERATION, tools.call(&tool, arguments.clone(), scope, deadline)).await,
+                Err(error) => Err(error),
+            };
             (Value::Object(arguments), outcome)
         }
         _ => {
             let wrong = Error::new(ErrorKind::InvalidInput, OPERATION, "the arguments are not a JSON object");
-            (Value::from(text), Err(wrong))
+            (Value::from(text), Err(tools.err().unwrap_or(wrong)))
         }
     };
     let (result, error_code) = match outcome {

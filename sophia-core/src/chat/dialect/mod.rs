@@ -14,9 +14,11 @@
 //! (`NATIVE`), where the common form is not all of it.
 //!
 //! Some things are hints that no answer depends on, and are dropped where the other protocol lacks them: markers and keys of
-//! prompt caches, how finely a tool's input is streamed, and the flag that a tool failed, since the tool's text says it.
+//! prompt caches, how finely a tool's input is streamed, the flag that a tool failed, since the tool's text says it, and
+//! reasoning of another provider, which the newer protocols take only as they have signed it.
 
 pub mod anthropic;
+mod calls;
 #[cfg(test)]
 mod fuzz;
 pub mod openai;
@@ -31,6 +33,8 @@ use crate::{Error, ErrorKind};
 
 /// Field of a delta that holds the provider's own event.
 pub(crate) const NATIVE: &str = "native_event";
+/// Field of a delta that holds what the provider's events of chat completions say beside their choices, where it is new.
+pub(crate) const ENVELOPE: &str = "native_envelope";
 /// Field of an assistant's message that holds its blocks as Anthropic gave them.
 pub(crate) const CONTENT_BLOCKS: &str = "content_blocks";
 /// Field of an assistant's message that holds its items as OpenAI's Responses gave them.
@@ -127,6 +131,16 @@ pub(crate) fn native(extra: &Map<String, Value>) -> Option<&Map<String, Value>> 
     extra.get(NATIVE)?.as_object()
 }
 
+/// Returns what is new beside the choices of a provider's event, where a delta holds it.
+pub(crate) fn envelope(extra: &Map<String, Value>) -> Option<&Map<String, Value>> {
+    extra.get(ENVELOPE)?.as_object()
+}
+
+/// Returns the model that a provider's event names, where a delta holds it.
+pub(crate) fn named_model(extra: &Map<String, Value>) -> Option<&str> {
+    envelope(extra)?.get("model")?.as_str()
+}
+
 /// Returns a delta that carries the provider's own event.
 pub(crate) fn carry(mut delta: Delta, event: Map<String, Value>) -> Delta {
     delta.extra.insert(NATIVE.to_owned(), Value::Object(event));
@@ -141,6 +155,38 @@ pub(crate) fn tool_part(index: usize, start: Option<(&Value, &Value)>, arguments
         }
         None => json!({"index": index, "function": {"arguments": arguments}}),
     }
+}
+
+/// Returns whether a request of Responses wants nothing more than to send reasoning back sealed, which is for the next turn.
+pub(crate) fn asks_for_sealed_reasoning(include: &Value) -> bool {
+    include.as_array().is_some_and(|more| more.iter().all(|name| name == "reasoning.encrypted_content"))
+}
+
+/// Returns whether the common form beside them says all that counts in items of Responses: reasoning that nobody has signed,
+/// texts, calls and results.
+pub(crate) fn is_said_beside(items: &Value) -> bool {
+    const KINDS: [&str; 4] = ["message", "function_call", "function_call_output", "reasoning"];
+    const FIELDS: [&str; 12] = [
+        "type",
+        "id",
+        "status",
+        "role",
+        "content",
+        "phase",
+        "call_id",
+        "name",
+        "arguments",
+        "output",
+        "summary",
+        "encrypted_content",
+    ];
+    let Some(items) = items.as_array() else { return is_unset(items) };
+    items.iter().filter_map(Value::as_object).all(|item| {
+        let is_known = item.get("type").is_none_or(|kind| KINDS.iter().any(|known| kind == known));
+        let is_sealed = item.get("encrypted_content").is_some_and(|sealed| !sealed.is_null());
+        let says_more = |(name, value): (&String, &Value)| !FIELDS.contains(&name.as_str()) && !is_unset(value);
+        is_known && !is_sealed && !item.iter().any(says_more)
+    })
 }
 
 /// Writes one event with its name, as both newer protocols do.

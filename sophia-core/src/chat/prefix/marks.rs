@@ -111,8 +111,9 @@ fn ends(body: &Map<String, Value>, model: &str, scope: &Scope) -> Vec<End> {
         }
     };
     if let Some(Value::Array(tools)) = body.get("tools") {
+        let last = tools.iter().rposition(|tool| !is_deferred(tool));
         for (index, tool) in tools.iter().enumerate() {
-            end((index + 1 == tools.len()).then_some(Place::Tools(index)), tool);
+            end((Some(index) == last).then_some(Place::Tools(index)), tool);
         }
     }
     let mut is_leading = true;
@@ -125,15 +126,24 @@ fn ends(body: &Map<String, Value>, model: &str, scope: &Scope) -> Vec<End> {
 
 /// Returns whether the caller has set a mark anywhere: then they know what they do.
 fn has_own_marks(body: &Map<String, Value>) -> bool {
-    let is_marked = |value: &Value| value.get(MARK).is_some_and(|mark| !mark.is_null());
-    let tools = body.get("tools").and_then(Value::as_array).into_iter().flatten();
-    let parts = |message: &Value| match message.get("content") {
-        Some(Value::Array(parts)) => parts.iter().any(is_marked),
-        _ => false,
-    };
     body.get(MARK).is_some_and(|mark| !mark.is_null())
-        || tools.into_iter().any(|tool| is_marked(tool) || tool.get("function").is_some_and(is_marked))
-        || messages(body).iter().any(|message| is_marked(message) || parts(message))
+        || ["tools", "messages"].iter().any(|list| body.get(*list).is_some_and(is_marked))
+}
+
+/// Returns whether there is a mark in it, however deep: parts of a content, and blocks as Anthropic gave them, have their own.
+fn is_marked(value: &Value) -> bool {
+    match value {
+        Value::Array(values) => values.iter().any(is_marked),
+        Value::Object(fields) => {
+            fields.iter().any(|(name, value)| if name == MARK { !value.is_null() } else { is_marked(value) })
+        }
+        _ => false,
+    }
+}
+
+/// Returns whether a tool is not sent to the model before it is searched for: Anthropic refuses a mark there.
+fn is_deferred(tool: &Value) -> bool {
+    [Some(tool), tool.get("function")].into_iter().flatten().any(|tool| tool.get("defer_loading") == Some(&true.into()))
 }
 
 fn messages(body: &Map<String, Value>) -> &[Value] {
@@ -210,8 +220,9 @@ mod tests {
     #[test]
     fn marks_of_the_caller_are_left_alone() {
         let seen = Seen::default();
-        for path in ["/tools/0", "/messages/1"] {
-            let mut own = Value::Object(ask(&["one"]));
+        for path in ["/tools/0", "/messages/1", "/messages/2/content_blocks/0"] {
+            let mut own = Value::Object(ask(&["one", "two"]));
+            own["messages"][2]["content_blocks"] = json!([{"type": "tool_use"}]);
             own.pointer_mut(path).unwrap()["cache_control"] = json!({"type": "ephemeral", "ttl": "1h"});
             let mut own = body(own);
             let before = own.clone();
@@ -220,6 +231,19 @@ mod tests {
             }
             assert_eq!(own, before);
         }
+    }
+
+    #[test]
+    fn a_tool_that_is_searched_for_later_is_not_marked() {
+        let seen = Seen::default();
+        let ask = |question: &str| {
+            let mut request = ask(&[question]);
+            let tools = json!([{"name": "b", "description": long("does")}, {"name": "a", "defer_loading": true}]);
+            request.insert("tools".into(), tools);
+            request
+        };
+        marked(&seen, &ask("one"));
+        assert_eq!(marked(&seen, &ask("two")), ["tools[0]", "messages[0]"]);
     }
 
     #[test]

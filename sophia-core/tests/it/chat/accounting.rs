@@ -103,6 +103,52 @@ async fn who_is_over_a_limit_is_told_which_and_until_when_and_still_gets_hits() 
 }
 
 #[tokio::test]
+async fn who_is_over_a_limit_is_refused_alone_and_the_next_one_pays() {
+    let mock = MockProvider::start().await.unwrap();
+    let (chat, _) = limited(&mock, LimitConfig::per(Share::User).requests_per_minute(1));
+    chat.complete(ask("a")).await.unwrap();
+    let ask = |scope: Scope| ask("shared").share(Share::Tenant).scope(scope);
+    // In this order, before any of them is asked: she leads, and he joins.
+    let (hers, again, his) =
+        tokio::join!(chat.complete(ask(ada())), drain(&chat, ask(ada())), chat.complete(ask(bob())));
+    for error in [hers.unwrap_err(), again.unwrap_err()] {
+        assert!(error.message().contains("user `ada`"), "{error}");
+    }
+    assert_eq!((his.unwrap().cache.status, mock.calls()), (CacheStatus::Miss, 2));
+    let carol = Scope::new().tenant("acme").user("carol");
+    chat.complete(super::ask("b").scope(carol.clone())).await.unwrap();
+    let (hers, carols) = tokio::join!(
+        drain(&chat, ask(ada()).provider_field("seed", 7)),
+        drain(&chat, ask(carol.clone()).provider_field("seed", 7))
+    );
+    assert!(hers.unwrap_err().message().contains("user `ada`"));
+    assert!(carols.unwrap_err().message().contains("user `carol`"), "each is told of its own limit");
+    let run = |scope: Scope| async {
+        let options = RunOptions::new("shared").share(Share::Tenant).scope(scope);
+        chat.run_with(options, || async { Ok(1) }).await
+    };
+    let dave = Scope::new().tenant("acme").user("dave");
+    let (hers, carols, daves) = tokio::join!(run(ada()), run(carol), run(dave));
+    assert!(hers.unwrap_err().message().contains("user `ada`"));
+    assert!(carols.unwrap_err().message().contains("user `carol`"));
+    assert_eq!(daves.unwrap().value, 1);
+}
+
+#[tokio::test]
+async fn an_answer_without_counts_is_estimated_against_limits_and_stays_unknown_in_the_costs() {
+    let mock = MockProvider::start().await.unwrap();
+    let (chat, _) = limited(&mock, LimitConfig::per(Share::User).tokens_per_minute(100));
+    let choice =
+        json!({"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "word ".repeat(80)}});
+    mock.script([Fault::Body(json!({"id": "1", "model": "small", "choices": [choice]}))]);
+    assert_eq!(chat.complete(ask("a")).await.unwrap().usage.prompt_tokens, None);
+    assert!(chat.budget(&ada()).await.unwrap()[0].used >= 100.0);
+    assert_eq!(chat.complete(ask("b")).await.unwrap_err().get("limit"), Some("tokens_per_minute"));
+    let total = chat.costs(&CostQuery::default()).await.unwrap().total;
+    assert_eq!((total.unpriced_calls, total.completion_tokens), (1, 0));
+}
+
+#[tokio::test]
 async fn a_budget_that_is_spent_lasts_until_midnight() {
     let mock = MockProvider::start().await.unwrap();
     let (chat, clock) = limited(&mock, LimitConfig::per(Share::Tenant).daily_usd(1.5 * COST));

@@ -3,6 +3,18 @@
 use super::*;
 
 #[tokio::test]
+async fn a_provider_that_is_away_hides_no_models_of_others() {
+    let (mock, away) = (MockProvider::start().await.unwrap(), MockProvider::start().await.unwrap());
+    let mut config = Config::default();
+    config.chat.providers.push(ProviderConfig::openai("away", away.base_url()));
+    drop(away);
+    let none = chat(config.clone()).models().await.unwrap_err();
+    assert_eq!((none.code(), none.get("provider")), ("UNAVAILABLE", Some("away")));
+    config.chat.providers.push(ProviderConfig::openai("mock", mock.base_url()).models(["own"]));
+    assert_eq!(chat(config).models().await.unwrap()[0].id, "own");
+}
+
+#[tokio::test]
 async fn unknown_fields_pass_through_both_ways() {
     let (mock, chat) = start().await;
     let reply = json!({"id": "1", "model": "small-2", "new": {"a": [1]},

@@ -89,6 +89,65 @@ async fn a_tool_that_fails_is_told_to_the_model_and_rounds_are_bounded() {
 }
 
 #[tokio::test]
+async fn a_tool_that_nobody_has_is_told_to_the_model() {
+    let (mock, sophia) = start_engine().await;
+    let mut wants_nobodys = wants_weather();
+    if let Fault::Body(body) = &mut wants_nobodys {
+        body["choices"][0]["message"]["tool_calls"][1]["function"]["name"] = json!("nobodys");
+    }
+    mock.script([wants_nobodys]);
+    let response = sophia.chat().complete_with(coat(), Arc::new(Weather::default())).await.unwrap();
+    let steps = &response.assistance.as_ref().unwrap().steps;
+    assert_eq!((steps[0].result.as_str(), steps[1].error_code), ("sunny in Oslo", Some("NOT_FOUND")));
+    assert!(mock.bodies()[1]["messages"][4]["content"].as_str().unwrap().contains("no tool `nobodys`"));
+    assert_eq!(response.finish_reason.as_deref(), Some("stop"));
+}
+
+#[tokio::test]
+async fn a_question_that_runs_out_of_time_says_how_much_it_had() {
+    #[derive(Debug)]
+    struct Hangs;
+    #[async_trait]
+    impl ToolBox for Hangs {
+        async fn list(&self) -> Result<Vec<Value>> {
+            Weather::default().list().await
+        }
+        async fn call(&self, _: &str, _: Map<String, Value>, _: &Scope, _: Deadline) -> Result<String> {
+            std::future::pending().await
+        }
+    }
+    let (mock, sophia) = start_engine().await;
+    mock.script([wants_weather(), wants_weather()]);
+    let request = || coat().timeout(Duration::from_millis(250));
+    let error = sophia.chat().complete_with(request(), Arc::new(Hangs)).await.unwrap_err();
+    assert_eq!((error.code(), error.message()), ("TIMEOUT", "no answer within 0.250 s"));
+    let mut stream = sophia.chat().stream_with(request(), Arc::new(Hangs)).unwrap();
+    let error = loop {
+        if let Err(error) = stream.next().await.unwrap() {
+            break error;
+        }
+    };
+    assert_eq!(error.message(), "no answer within 0.250 s");
+}
+
+#[tokio::test]
+async fn no_tool_is_called_once_the_question_has_cost_its_limit() {
+    let mock = MockProvider::start().await.unwrap();
+    let mut config = Config::default();
+    config.chat.providers.push(ProviderConfig::openai("mock", mock.base_url()));
+    config.chat.prices.insert("m".into(), serde_json::from_value(json!({"prompt": 1e5, "completion": 0.0})).unwrap());
+    config.chat.tools.max_cost_usd = Some(0.5);
+    let sophia = Sophia::new(config).unwrap();
+    // Ten tokens: a dollar.
+    mock.script([wants_weather()]);
+    let tools = Arc::new(Weather::default());
+    let response = sophia.chat().complete_with(coat(), tools.clone()).await.unwrap();
+    assert_eq!(tools.calls.load(Ordering::Relaxed), 0);
+    assert_eq!(response.assistance.as_ref().unwrap().steps[0].error_code, Some("RATE_LIMITED"));
+    assert_eq!((mock.calls(), &mock.bodies()[1]["tool_choice"]), (2, &json!("none")));
+}
+
+#[tokio::test]
 async fn a_call_of_a_tool_that_only_the_caller_has_is_the_callers() {
     let (mock, sophia) = start_engine().await;
     let mut wants_mine = wants_weather();

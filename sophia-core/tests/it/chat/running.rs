@@ -22,6 +22,28 @@ async fn a_producer_runs_once_for_all_who_ask_the_same() {
     assert_eq!(other.unwrap().value, "other");
 }
 
+#[tokio::test]
+async fn producers_that_ask_a_provider_do_not_wait_for_themselves() {
+    let mock = MockProvider::start().await.unwrap();
+    let mut config = config(&[&mock]);
+    config.chat.max_concurrent = 2;
+    config.chat.timeout = Duration::from_secs(10);
+    let chat = chat(config);
+    let (scope, running) = (ada(), Arc::new(tokio::sync::Barrier::new(2)));
+    let run = |question: &'static str| {
+        let (asking, running) = (chat.clone(), running.clone());
+        chat.run(question, &scope, move || async move {
+            running.wait().await;
+            Ok(asking.complete(ask(question)).await?.text.clone())
+        })
+    };
+    let (a, b) = tokio::join!(run("a"), run("b"));
+    assert_eq!((a.unwrap().value.as_str(), b.unwrap().value.as_str()), ("You asked: a", "You asked: b"));
+    let metrics = chat.metrics();
+    assert!((3..=4).contains(&metrics.peak_in_flight), "{metrics:?}");
+    assert_eq!((metrics.in_flight, metrics.queue_depth), (0, 0));
+}
+
 #[derive(Debug)]
 struct Own(u32);
 

@@ -289,6 +289,200 @@ async fn a_recorded_stream_of_chat_completions_is_told_in_the_other_dialects() {
     assert_eq!(mock.calls(), 1);
 }
 
+/// Events of a stream of chat completions, as a server sends them.
+fn chat_events(choices: &[Value]) -> Fault {
+    let event = |choice: &Value| {
+        json!({"id": "chatcmpl-theirs", "object": "chat.completion.chunk", "created": 7, "model": "small-2026",
+            "system_fingerprint": "fp", "choices": [choice]})
+    };
+    let events: String = choices.iter().map(|choice| format!("data: {}\n\n", event(choice))).collect();
+    Fault::Events(events + "data: [DONE]\n\n")
+}
+
+fn part(delta: Value) -> Value {
+    json!({"index": 0, "delta": delta, "finish_reason": null})
+}
+
+#[tokio::test]
+async fn calls_whose_parts_come_between_each_other_stay_whole_in_every_dialect() {
+    let call = |index: usize, id: &str, name: &str, arguments: &str| {
+        part(json!({"tool_calls": [{"index": index, "id": id, "type": "function",
+            "function": {"name": name, "arguments": arguments}}]}))
+    };
+    let more = |index: usize, arguments: &str| {
+        part(json!({"tool_calls": [{"index": index, "function": {"arguments": arguments}}]}))
+    };
+    let mixed = [
+        call(0, "a", "f", ""),
+        call(1, "b", "g", "{\"y\""),
+        more(0, "{\"x\""),
+        part(json!({"content": "Both."})),
+        more(1, ":2}"),
+        more(0, ":1}"),
+        json!({"index": 0, "delta": {}, "finish_reason": "tool_calls"}),
+    ];
+    for route in ROUTES {
+        let (surface, mock) = over(ProviderConfig::openai).await;
+        mock.script([chat_events(&mixed)]);
+        let (_, heard) = stream(&surface, route, question(route, "x")).await;
+        assert_eq!(streamed_text(route, &heard), "Both.");
+        let told: Vec<(Value, Value, String)> = match route {
+            "/v1/responses" => {
+                let items = heard.iter().filter(|event| event["type"] == "response.output_item.done");
+                let calls = items.map(|event| &event["item"]).filter(|item| item["type"] == "function_call");
+                calls
+                    .map(|item| {
+                        (item["call_id"].clone(), item["name"].clone(), item["arguments"].as_str().unwrap().to_owned())
+                    })
+                    .collect()
+            }
+            "/v1/messages" => {
+                let mut open = None;
+                let mut calls: Vec<(Value, Value, String)> = Vec::new();
+                for event in &heard {
+                    match event["type"].as_str().unwrap() {
+                        "content_block_start" => {
+                            assert_eq!(open.replace(event["index"].clone()), None, "one block after the other");
+                            let block = &event["content_block"];
+                            calls.push((block["id"].clone(), block["name"].clone(), String::new()));
+                        }
+                        "content_block_delta" => {
+                            assert_eq!(open.as_ref(), Some(&event["index"]));
+                            calls.last_mut().unwrap().2 += event["delta"]["partial_json"].as_str().unwrap_or_default();
+                        }
+                        "content_block_stop" => assert_eq!(open.take().as_ref(), Some(&event["index"])),
+                        _ => {}
+                    }
+                }
+                calls.retain(|call| call.1.is_string());
+                calls
+            }
+            _ => {
+                let mut calls = vec![(Value::Null, Value::Null, String::new()); 2];
+                for part in
+                    heard.iter().flat_map(|event| event["choices"][0]["delta"]["tool_calls"].as_array()).flatten()
+                {
+                    let call = &mut calls[part["index"].as_u64().unwrap() as usize];
+                    call.2 += part["function"]["arguments"].as_str().unwrap();
+                    if part["id"].is_string() {
+                        (call.0, call.1) = (part["id"].clone(), part["function"]["name"].clone());
+                    }
+                }
+                calls
+            }
+        };
+        let expected = [("a", "f", "{\"x\":1}"), ("b", "g", "{\"y\":2}")];
+        assert_eq!(
+            told,
+            expected.map(|(id, name, arguments)| (json!(id), json!(name), arguments.to_owned())),
+            "{route}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_chat_completions_says_what_the_provider_says_of_itself() {
+    let (surface, mock) = over(ProviderConfig::openai).await;
+    let end = json!({"index": 0, "delta": {}, "finish_reason": "stop"});
+    mock.script([chat_events(&[part(json!({"role": "assistant"})), part(json!({"content": "Hi"})), end])]);
+    let route = ROUTES[0];
+    for status in ["miss", "hit"] {
+        let (headers, heard) = stream(&surface, route, question(route, "x")).await;
+        assert_eq!(
+            (headers["x-sophia-cache"].to_str().unwrap(), streamed_text(route, &heard).as_str()),
+            (status, "Hi")
+        );
+        for event in &heard {
+            let said = ["id", "created", "model", "system_fingerprint", "object"].map(|name| event[name].clone());
+            let object = "chat.completion.chunk";
+            assert_eq!(json!(said), json!(["chatcmpl-theirs", 7, "small-2026", "fp", object]), "{event}");
+        }
+    }
+    let (_, heard) = stream(&surface, ROUTES[1], question(ROUTES[1], "x")).await;
+    assert_eq!(heard[0]["message"]["model"], "small-2026");
+    // Of several choices, the first one comes first, as clients expect.
+    let of = |index: usize, delta: Value| json!({"index": index, "delta": delta, "finish_reason": null});
+    let role = |index: usize| of(index, json!({"role": "assistant", "content": ""}));
+    mock.script([chat_events(&[role(0), role(1), of(0, json!({"content": "A"})), of(1, json!({"content": "B"}))])]);
+    let mut two = question(route, "two");
+    two["n"] = json!(2);
+    let (_, heard) = stream(&surface, route, two).await;
+    let order: Vec<_> = heard.iter().map(|event| event["choices"][0]["index"].as_u64().unwrap()).collect();
+    assert_eq!(order, [0, 1, 0, 1, 0], "{heard:?}");
+    assert_eq!(heard[0]["choices"][0]["delta"], json!({"role": "assistant"}));
+}
+
+#[tokio::test]
+async fn a_client_of_responses_may_name_what_it_was_given() {
+    for speak in [ProviderConfig::openai as Speak, ProviderConfig::anthropic] {
+        let (surface, mock) = over(speak).await;
+        let (route, user) = ("/v1/responses", |text: &str| json!({"role": "user", "content": text}));
+        let (_, _, whole) = post(&surface, route, &question(route, "one")).await;
+        let (_, heard) = stream(&surface, route, question(route, "two")).await;
+        let id = |body: &Value| body["output"].as_array().unwrap().last().unwrap()["id"].clone();
+        let named = |id: Value| json!({"type": "item_reference", "id": id});
+        let input = json!([
+            user("one"),
+            named(id(&whole)),
+            user("two"),
+            named(id(&heard.last().unwrap()["response"])),
+            user("three"),
+        ]);
+        let further = json!({"model": "small", "input": input, "include": ["reasoning.encrypted_content"]});
+        let (status, _, answer) = post(&surface, route, &further).await;
+        assert_eq!((status, text_of(route, &answer).as_str()), (200, "You asked: three"), "{answer}");
+        let asked = mock.bodies().pop().unwrap().to_string();
+        assert!(asked.contains("You asked: one") && asked.contains("You asked: two"), "{asked}");
+        let mut unstored = question(route, "four");
+        unstored["store"] = json!(false);
+        let (_, _, whole) = post(&surface, route, &unstored).await;
+        let (status, _, answer) = post(&surface, route, &json!({"model": "small", "input": [named(id(&whole))]})).await;
+        assert_eq!((status, &answer["error"]["param"]), (400, &json!("messages[0].input_items")));
+    }
+}
+
+#[tokio::test]
+async fn items_reach_a_provider_of_responses_as_they_were() {
+    let (surface, mock) = over(ProviderConfig::responses).await;
+    let text = |kind: &str, text: &str| json!([{"type": kind, "text": text}]);
+    let input = json!([
+        {"type": "message", "role": "user", "content": "a", "new": 1},
+        {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant", "phase": "commentary",
+            "content": text("output_text", "hm")},
+        {"type": "message", "id": "msg_2", "role": "assistant", "content": text("output_text", "well"), "new": {"x": 1}},
+        {"type": "function_call", "id": "fc_1", "status": "completed", "call_id": "c", "name": "f", "arguments": "{}",
+            "caller": {"type": "program"}},
+        {"type": "function_call_output", "id": "fo_1", "status": "completed", "call_id": "c", "output": "r"},
+        {"type": "message", "role": "user", "content": "b"},
+    ]);
+    let options = json!({"include_obfuscation": false});
+    let body = json!({"model": "small", "input": input, "stream_options": options, "tool_choice": {"type": "allowed_tools",
+        "mode": "auto", "tools": [{"type": "function", "name": "f"}]}});
+    assert_eq!(stream(&surface, "/v1/responses", body.clone()).await.0["x-sophia-cache"], "miss");
+    let asked = mock.bodies().pop().unwrap();
+    let mut expected = input;
+    expected[5].as_object_mut().unwrap().remove("type");
+    assert_eq!(asked["input"], expected);
+    assert_eq!((&asked["stream_options"], &asked["tool_choice"]), (&options, &body["tool_choice"]));
+}
+
+#[tokio::test]
+async fn reasoning_of_another_provider_is_left_out_of_what_is_sent_back() {
+    let thought = json!([{"type": "thinking", "thinking": "Hm.", "signature": ""}, {"type": "text", "text": "Well."}]);
+    let said = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": thought}, {"role": "user", "content": "b"}]);
+    let (surface, mock) = over(ProviderConfig::responses).await;
+    let body = json!({"model": "small", "max_tokens": 9, "messages": said, "thinking": {"type": "disabled"}});
+    assert_eq!(post(&surface, "/v1/messages", &body).await.0, 200);
+    assert!(!mock.bodies()[0].to_string().contains("Hm."));
+    let (surface, mock) = over(ProviderConfig::anthropic).await;
+    let reasoning = json!({"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "Hm."}]});
+    let well = json!({"type": "message", "id": "msg_1", "role": "assistant", "content": [{"type": "output_text", "text": "Well."}]});
+    let input = json!([{"role": "user", "content": "a"}, reasoning, well, {"role": "user", "content": "b"}]);
+    assert_eq!(post(&surface, "/v1/responses", &json!({"model": "small", "input": input})).await.0, 200);
+    let asked = mock.bodies()[0].to_string();
+    assert!(asked.contains("Well.") && !asked.contains("Hm."), "{asked}");
+}
+
 #[tokio::test]
 async fn answers_that_end_early_say_so_in_every_dialect_and_are_not_kept() {
     for speak in KINDS {

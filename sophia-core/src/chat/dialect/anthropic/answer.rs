@@ -61,14 +61,14 @@ pub(super) fn finish_reason(reason: &str) -> String {
 
 /// Reads token counts. What the provider's cache read and wrote is part of the request.
 pub(super) fn usage(usage: &Value) -> Usage {
-    let count = |name: &str| usage[name].as_u64();
+    let count = |name: &str| Usage::count(&usage[name]);
     let (read, written) = (count("cache_read_input_tokens"), count("cache_creation_input_tokens"));
     Usage {
         prompt_tokens: count("input_tokens").map(|own| own + read.unwrap_or(0) + written.unwrap_or(0)),
         completion_tokens: count("output_tokens"),
         cached_tokens: read,
         cache_write_tokens: written,
-        reasoning_tokens: usage["output_tokens_details"]["thinking_tokens"].as_u64(),
+        reasoning_tokens: Usage::count(&usage["output_tokens_details"]["thinking_tokens"]),
     }
 }
 

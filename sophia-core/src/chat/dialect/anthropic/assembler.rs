@@ -148,7 +148,7 @@ impl Assembler {
         }
         for (name, value) in event {
             match (name.as_str(), value) {
-                ("type" | "delta", _) => {}
+                ("type" | "delta", _) | ("usage", Value::Null) => {}
                 // Counts are of the whole so far; those that are not repeated still hold.
                 ("usage", Value::Object(counts)) => {
                     if let Value::Object(known) = self.message.entry("usage").or_insert_with(|| json!({})) {

@@ -6,7 +6,7 @@ use crate::{
     Error, ErrorKind,
     chat::{
         ChatChunk, ChatResponse,
-        dialect::{Dialect, frame, fresh_id, native},
+        dialect::{Dialect, calls::Calls, frame, fresh_id, named_model, native},
         response::{Answer, Usage},
     },
 };
@@ -107,15 +107,17 @@ pub struct FrameWriter {
     /// Index of the next block.
     next: usize,
     open: Option<Open>,
-    /// Blocks that calls of tools are written to, by their index among the calls.
-    tools: Vec<(Value, usize)>,
+    calls: Calls,
+    /// Text that came while a call was under way.
+    late: String,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 enum Open {
     Text,
     Thinking,
-    Tool,
+    /// The call of this index.
+    Tool(Value),
     /// As the provider has it.
     Native,
 }
@@ -176,40 +178,55 @@ impl FrameWriter {
     }
 
     fn common(&mut self, chunk: &ChatChunk, out: &mut String) {
+        if let Some(model) = named_model(&chunk.extra) {
+            self.model = model.to_owned();
+        }
         self.begin(out);
         if let Some(thought) = chunk.reasoning.as_deref().filter(|text| !text.is_empty()) {
             self.open(Open::Thinking, json!({"type": "thinking", "thinking": "", "signature": ""}), out);
             self.delta(json!({"type": "thinking_delta", "thinking": thought}), out);
         }
-        if !chunk.delta.is_empty() {
-            self.open(Open::Text, json!({"type": "text", "text": ""}), out);
-            self.delta(json!({"type": "text_delta", "text": chunk.delta}), out);
+        if self.calls.is_under_way() {
+            self.late += &chunk.delta;
+        } else {
+            self.text(&chunk.delta, out);
         }
-        chunk.tool_calls.iter().for_each(|call| self.tool(call, out));
+        for call in &chunk.tool_calls {
+            if self.open == Some(Open::Native) {
+                // As it came, empty or not.
+                self.arguments(call["function"]["arguments"].as_str().unwrap_or_default(), out);
+            } else {
+                self.calls.take(call).iter().for_each(|part| self.tool(part, out));
+            }
+        }
+    }
+
+    fn text(&mut self, text: &str, out: &mut String) {
+        if !text.is_empty() {
+            self.open(Open::Text, json!({"type": "text", "text": ""}), out);
+            self.delta(json!({"type": "text_delta", "text": text}), out);
+        }
     }
 
     fn tool(&mut self, call: &Value, out: &mut String) {
-        let (index, function) = (call.get("index").cloned().unwrap_or_default(), &call["function"]);
-        let arguments = function["arguments"].as_str().unwrap_or_default();
-        if self.open == Some(Open::Native) {
-            return self.delta(json!({"type": "input_json_delta", "partial_json": arguments}), out);
-        }
-        let block = match self.tools.iter().find(|(known, _)| *known == index) {
-            Some((_, block)) => *block,
-            None => {
-                self.close(out);
-                let id =
-                    call.get("id").filter(|id| id.is_string()).cloned().unwrap_or_else(|| fresh_id("toolu").into());
-                let block = json!({"type": "tool_use", "id": id, "name": function["name"], "input": {}});
-                self.open(Open::Tool, block, out);
-                self.tools.push((index, self.next - 1));
-                self.next - 1
-            }
-        };
+        let id = call.get("id").filter(|id| id.is_string()).cloned().unwrap_or_else(|| fresh_id("toolu").into());
+        let block = json!({"type": "tool_use", "id": id, "name": call["function"]["name"], "input": {}});
+        self.open(Open::Tool(call["index"].clone()), block, out);
+        let arguments = call["function"]["arguments"].as_str().unwrap_or_default();
         if !arguments.is_empty() {
-            let delta = json!({"type": "input_json_delta", "partial_json": arguments});
-            *out += &frame(&json!({"type": "content_block_delta", "index": block, "delta": delta}));
+            self.arguments(arguments, out);
         }
+    }
+
+    fn arguments(&self, arguments: &str, out: &mut String) {
+        self.delta(json!({"type": "input_json_delta", "partial_json": arguments}), out);
+    }
+
+    /// Writes what had to wait for the end.
+    fn rest(&mut self, out: &mut String) {
+        self.calls.rest().iter().for_each(|call| self.tool(call, out));
+        let late = std::mem::take(&mut self.late);
+        self.text(&late, out);
     }
 
     /// Makes sure that a block of this kind is open.
@@ -236,12 +253,12 @@ impl FrameWriter {
     }
 
     fn end(&mut self, answer: &Answer, out: &mut String) {
-        let refusal = answer.message.get("refusal").and_then(Value::as_str).filter(|text| !text.is_empty());
-        if let Some(refusal) = refusal.filter(|_| Dialect::of(&answer.envelope) != Dialect::Messages) {
-            self.open(Open::Text, json!({"type": "text", "text": ""}), out);
-            self.delta(json!({"type": "text_delta", "text": refusal}), out);
-        }
         self.begin(out);
+        self.rest(out);
+        let refusal = answer.message.get("refusal").and_then(Value::as_str);
+        if let Some(refusal) = refusal.filter(|_| Dialect::of(&answer.envelope) != Dialect::Messages) {
+            self.text(refusal, out);
+        }
         self.close(out);
         let mut delta = Map::new();
         let counts = if Dialect::of(&answer.envelope) == Dialect::Messages {

@@ -6,7 +6,10 @@ use super::parts;
 use crate::{
     Error, Result,
     chat::{
-        dialect::{CONTENT_BLOCKS, Dialect, INPUT_ITEMS, OUTPUT_ITEMS, Target, is_unset},
+        dialect::{
+            CONTENT_BLOCKS, Dialect, INPUT_ITEMS, OUTPUT_ITEMS, Target, asks_for_sealed_reasoning, is_said_beside,
+            is_unset,
+        },
         provider::ProviderCall,
     },
 };
@@ -276,6 +279,7 @@ fn is_default(name: &str, value: &Value) -> bool {
         "logprobs" | "store" | "background" => value == &Value::Bool(false),
         "modalities" => value == &json!(["text"]),
         "truncation" => value == "disabled",
+        "include" => asks_for_sealed_reasoning(value),
         _ => is_unset(value),
     }
 }
@@ -297,6 +301,14 @@ impl At<'_> {
             Some((name, _)) => Err(self.refuse(name)),
             None => Ok(()),
         }
+    }
+
+    /// Refuses items of Responses that say more than the message does.
+    fn said_beside(&self, message: &Map<String, Value>) -> Result<()> {
+        let more = [OUTPUT_ITEMS, INPUT_ITEMS]
+            .into_iter()
+            .find(|name| message.get(*name).is_some_and(|own| !is_said_beside(own)));
+        more.map_or(Ok(()), |name| Err(self.refuse(name)))
     }
 
     /// Returns the blocks of a content; none for an empty one.
@@ -322,7 +334,8 @@ impl At<'_> {
     }
 
     fn user(&self, message: &Map<String, Value>, mut results: Vec<Value>) -> Result<Value> {
-        self.known(message, &["role", "content", "cache_control"])?;
+        self.known(message, &["role", "content", "cache_control", INPUT_ITEMS])?;
+        self.said_beside(message)?;
         let role = if message.get("role").is_some_and(|role| role == "user") { "user" } else { "system" };
         if results.is_empty()
             && !message.contains_key("cache_control")
@@ -337,7 +350,8 @@ impl At<'_> {
     }
 
     fn result(&self, message: &Map<String, Value>) -> Result<Value> {
-        self.known(message, &["role", "content", "tool_call_id", "is_error", "cache_control", "name"])?;
+        self.known(message, &["role", "content", "tool_call_id", "is_error", "cache_control", "name", INPUT_ITEMS])?;
+        self.said_beside(message)?;
         let content = match message.get("content") {
             Some(text @ Value::String(_)) => text.clone(),
             content => self.blocks(content)?.into(),
@@ -355,14 +369,10 @@ impl At<'_> {
         if let Some(blocks @ Value::Array(_)) = message.get(CONTENT_BLOCKS) {
             return Ok(json!({"role": "assistant", "content": blocks}));
         }
-        let known = ["role", "content", "tool_calls", "cache_control", "reasoning_content", OUTPUT_ITEMS, INPUT_ITEMS];
-        self.known(message, &known)?;
         // Another provider's reasoning is not signed, and Anthropic takes no other.
-        for name in ["reasoning_content", OUTPUT_ITEMS, INPUT_ITEMS] {
-            if message.get(name).is_some_and(|value| !is_unset(value) && value != "") {
-                return Err(self.refuse(name));
-            }
-        }
+        let known = ["role", "content", "tool_calls", "cache_control", "reasoning_content", "reasoning", OUTPUT_ITEMS];
+        self.known(message, &known)?;
+        self.said_beside(message)?;
         let calls = message.get("tool_calls").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         if calls.is_empty()
             && !message.contains_key("cache_control")

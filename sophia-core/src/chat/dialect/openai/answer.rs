@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Result,
     chat::{
-        dialect::carry,
+        dialect::{ENVELOPE, carry},
         request::content_text,
         response::{Answer, Delta, Usage},
     },
@@ -43,13 +43,16 @@ pub(crate) fn answer(mut body: Map<String, Value>, provider: &str, model: &str) 
 /// Reads token counts.
 pub(crate) fn usage(usage: &Value) -> Usage {
     Usage {
-        prompt_tokens: usage["prompt_tokens"].as_u64(),
-        completion_tokens: usage["completion_tokens"].as_u64(),
-        cached_tokens: usage["prompt_tokens_details"]["cached_tokens"].as_u64(),
-        cache_write_tokens: usage["prompt_tokens_details"]["cache_write_tokens"].as_u64(),
-        reasoning_tokens: usage["completion_tokens_details"]["reasoning_tokens"].as_u64(),
+        prompt_tokens: Usage::count(&usage["prompt_tokens"]),
+        completion_tokens: Usage::count(&usage["completion_tokens"]),
+        cached_tokens: Usage::count(&usage["prompt_tokens_details"]["cached_tokens"]),
+        cache_write_tokens: Usage::count(&usage["prompt_tokens_details"]["cache_write_tokens"]),
+        reasoning_tokens: Usage::count(&usage["completion_tokens_details"]["reasoning_tokens"]),
     }
 }
+
+/// Field of an event that is new each time and says nothing: it hides how long the event is.
+const PADDING: &str = "obfuscation";
 
 /// Puts an answer together out of the events of a stream.
 #[derive(Debug, Default)]
@@ -59,6 +62,8 @@ pub(crate) struct Assembler {
     tool_calls: Vec<(Option<u64>, Map<String, Value>)>,
     deltas: Vec<Delta>,
     envelope: Map<String, Value>,
+    /// What is new in it since the last delta.
+    news: Map<String, Value>,
     usage: Option<Value>,
     finish_reason: Option<String>,
 }
@@ -77,13 +82,18 @@ impl Assembler {
             Some(_) => return Err(()),
         };
         for (name, value) in event {
+            if self.envelope.get(&name) != Some(&value) && name != PADDING {
+                self.news.insert(name.clone(), value.clone());
+            }
             self.envelope.insert(name, value);
         }
-        let delta = self.take_choices(choices)?;
-        let delta = match native {
-            Some(event) => Some(carry(delta.unwrap_or_default(), event)),
-            None => delta,
-        };
+        let mut delta = self.take_choices(choices)?;
+        if let Some(event) = native {
+            delta = Some(carry(delta.unwrap_or_default(), event));
+        }
+        if let Some(delta) = delta.as_mut().filter(|_| !self.news.is_empty()) {
+            delta.extra.insert(ENVELOPE.to_owned(), std::mem::take(&mut self.news).into());
+        }
         self.deltas.extend(delta.clone());
         Ok(delta)
     }
@@ -283,7 +293,16 @@ pub(crate) fn replay(answer: &Answer) -> Vec<Delta> {
         }
         deltas.push(Delta { tool_calls: vec![call], ..Delta::default() });
     }
+    if let Some(first) = deltas.first_mut() {
+        first.extra.insert(ENVELOPE.to_owned(), beside_choices(&answer.envelope).into());
+    }
     deltas
+}
+
+/// Returns what a provider's body says of all of it, and not of one choice.
+pub(super) fn beside_choices(body: &Map<String, Value>) -> Map<String, Value> {
+    let beside = body.iter().filter(|(name, _)| !["choices", "usage", "object", PADDING].contains(&name.as_str()));
+    beside.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 #[cfg(test)]

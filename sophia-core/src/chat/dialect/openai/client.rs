@@ -2,12 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::body_of;
+use super::{answer::beside_choices, body_of};
 use crate::{
     Error, Result, Scope, Timestamp,
     chat::{
         ChatChunk, ChatRequest, ChatResponse, EmbedCall, Embeddings, Message, Model,
-        dialect::{CONTENT_BLOCKS, Dialect, NATIVE, OUTPUT_ITEMS, fresh_id, native},
+        dialect::{CONTENT_BLOCKS, Dialect, ENVELOPE, NATIVE, OUTPUT_ITEMS, fresh_id, native},
         response::{Answer, Usage},
     },
 };
@@ -146,7 +146,11 @@ pub fn read_embed(body: Value, scope: &Scope) -> Result<InboundEmbed> {
         Some(_) => return wrong("encoding_format", "must be \"float\" or \"base64\""),
     };
     let mut call = EmbedCall::new(texts).scope(scope);
-    call.model = fields.shift_remove("model").and_then(|model| model.as_str().map(str::to_owned));
+    call.model = match fields.shift_remove("model") {
+        Some(Value::String(model)) => Some(model),
+        None | Some(Value::Null) => None,
+        Some(_) => return wrong("model", "must be a string"),
+    };
     call.provider_fields = fields;
     Ok(InboundEmbed { call, encoding })
 }
@@ -222,9 +226,8 @@ fn own_blocks(answer: &Answer) -> Map<String, Value> {
 /// Writes the events of one stream for a client.
 #[derive(Debug)]
 pub struct FrameWriter {
-    id: String,
-    created: i64,
-    model: String,
+    /// What each event says beside its choices: the provider's own words, once they are known.
+    envelope: Map<String, Value>,
     usage: bool,
     begun: bool,
 }
@@ -232,17 +235,31 @@ pub struct FrameWriter {
 impl FrameWriter {
     /// Begins a stream of `model`; `usage` says whether the client wants token counts.
     pub fn new(model: impl Into<String>, created: crate::Timestamp, usage: bool) -> FrameWriter {
-        let id = format!("chatcmpl-{}", uuid::Uuid::now_v7().simple());
-        FrameWriter { id, created: created.as_second(), model: model.into(), usage, begun: false }
+        let own = [
+            ("id", format!("chatcmpl-{}", uuid::Uuid::now_v7().simple()).into()),
+            ("object", Value::from("chat.completion.chunk")),
+            ("created", created.as_second().into()),
+            ("model", model.into().into()),
+        ];
+        let envelope = own.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        FrameWriter { envelope, usage, begun: false }
     }
 
     /// Writes one chunk as server-sent events; the last one closes the stream with `[DONE]`.
     pub fn chunk(&mut self, chunk: &ChatChunk) -> String {
         if let Some(event) = native(&chunk.extra).filter(|event| event.contains_key("choices")) {
-            self.begun = true;
-            return format!("data: {}\n\n", Value::Object(event.clone()));
+            self.envelope.extend(beside_choices(event));
+            let mut text = String::new();
+            // Clients take the choices in their order.
+            if !std::mem::replace(&mut self.begun, true) && event["choices"][0]["index"] != 0 {
+                text = self.choice(json!({"role": "assistant"}), None);
+            }
+            return text + &format!("data: {}\n\n", Value::Object(event.clone()));
         }
         let mut delta = chunk.extra.clone();
+        if let Some(Value::Object(news)) = delta.shift_remove(ENVELOPE) {
+            self.envelope.extend(news);
+        }
         if delta.shift_remove(NATIVE).is_some() && says_nothing(chunk, &delta) {
             return String::new();
         }
@@ -262,8 +279,10 @@ impl FrameWriter {
         if !chunk.tool_calls.is_empty() {
             delta.insert("tool_calls".to_owned(), chunk.tool_calls.clone().into());
         }
-        let choice = json!({"index": 0, "delta": delta, "finish_reason": chunk.finish_reason});
-        let mut text = self.event(json!([choice]), None);
+        if let Some(answer) = chunk.answer.as_ref().filter(|answer| Dialect::of(&answer.envelope) == Dialect::Chat) {
+            self.envelope.extend(beside_choices(&answer.envelope));
+        }
+        let mut text = self.choice(Value::Object(delta), chunk.finish_reason.as_deref());
         if let Some(answer) = &chunk.answer {
             if self.usage {
                 let usage = match Dialect::of(&answer.envelope) {
@@ -282,15 +301,17 @@ impl FrameWriter {
         format!("data: {}\n\n", write_error(error))
     }
 
+    fn choice(&self, delta: Value, finish_reason: Option<&str>) -> String {
+        self.event(json!([{"index": 0, "delta": delta, "finish_reason": finish_reason}]), None)
+    }
+
     fn event(&self, choices: Value, usage: Option<&Value>) -> String {
-        let mut event = json!({
-            "id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model,
-            "choices": choices,
-        });
-        if let (Some(usage), Value::Object(event)) = (usage, &mut event) {
+        let mut event = self.envelope.clone();
+        event.insert("choices".to_owned(), choices);
+        if let Some(usage) = usage {
             event.insert("usage".to_owned(), usage.clone());
         }
-        format!("data: {event}\n\n")
+        format!("data: {}\n\n", Value::Object(event))
     }
 }
 

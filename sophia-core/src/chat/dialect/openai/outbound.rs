@@ -7,7 +7,10 @@ use serde_json::{Map, Value};
 use crate::{
     Error, Result,
     chat::{
-        dialect::{CONTENT_BLOCKS, Dialect, INPUT_ITEMS, OUTPUT_ITEMS, TOOL_HINTS, Target, is_unset},
+        dialect::{
+            CONTENT_BLOCKS, Dialect, INPUT_ITEMS, OUTPUT_ITEMS, TOOL_HINTS, Target, asks_for_sealed_reasoning,
+            is_said_beside, is_unset,
+        },
         provider::ProviderCall,
     },
 };
@@ -58,7 +61,8 @@ pub(crate) fn write_request<'a>(call: &'a ProviderCall, provider: &str) -> Resul
     let messages = call.body.get("messages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     for (index, message) in messages.iter().enumerate() {
         for name in [CONTENT_BLOCKS, OUTPUT_ITEMS, INPUT_ITEMS] {
-            if message.get(name).is_some_and(|native| !is_ours(name, native)) {
+            let is_said = |own: &Value| if name == CONTENT_BLOCKS { is_unset(own) } else { is_said_beside(own) };
+            if message.get(name).is_some_and(|own| !is_said(own)) {
                 return Err(target.refuse(format!("messages[{index}].{name}")));
             }
         }
@@ -98,23 +102,15 @@ fn says_nothing(name: &str, value: &Value) -> bool {
         || match name {
             "thinking" => value["type"] == "disabled",
             "service_tier" => value == "auto",
+            "include" => asks_for_sealed_reasoning(value),
             "betas" => value.as_array().is_some_and(|betas| betas.iter().all(is_hint)),
             _ => false,
         }
 }
 
-/// Reasoning that nobody but us has written down is in the message already.
-fn is_ours(name: &str, native: &Value) -> bool {
-    let Some(items) = native.as_array().filter(|_| name == OUTPUT_ITEMS) else { return is_unset(native) };
-    let kind = |item: &Value, kind: &str| item.get("type").is_none_or(|own| own == kind);
-    let bare = |item: &Value| item.get("encrypted_content").is_none_or(Value::is_null) && kind(item, "reasoning");
-    // Calls before texts are in another order here.
-    items.iter().all(|item| bare(item) || kind(item, "message") || kind(item, "function_call"))
-}
-
 fn clean(message: &mut Value, path: &str, target: Target<'_>) -> Result<(), Error> {
     let Value::Object(message) = message else { return Err(target.refuse(path)) };
-    message.retain(|name, _| !HINTS.contains(&name.as_str()) && name != OUTPUT_ITEMS);
+    message.retain(|name, _| ![HINTS[0], HINTS[1], OUTPUT_ITEMS, INPUT_ITEMS].contains(&name.as_str()));
     // What a tool says is text there, and nothing else.
     let known = if message.get("role").is_some_and(|role| role == "tool") { &PARTS[..1] } else { &PARTS[..] };
     let Some(Value::Array(parts)) = message.get_mut("content") else { return Ok(()) };

@@ -66,11 +66,11 @@ pub(crate) fn answer(mut body: Map<String, Value>, provider: &str, model: &str) 
 /// Reads token counts.
 fn usage(usage: &Value) -> Usage {
     Usage {
-        prompt_tokens: usage["input_tokens"].as_u64(),
-        completion_tokens: usage["output_tokens"].as_u64(),
-        cached_tokens: usage["input_tokens_details"]["cached_tokens"].as_u64(),
-        cache_write_tokens: usage["input_tokens_details"]["cache_write_tokens"].as_u64(),
-        reasoning_tokens: usage["output_tokens_details"]["reasoning_tokens"].as_u64(),
+        prompt_tokens: Usage::count(&usage["input_tokens"]),
+        completion_tokens: Usage::count(&usage["output_tokens"]),
+        cached_tokens: Usage::count(&usage["input_tokens_details"]["cached_tokens"]),
+        cache_write_tokens: Usage::count(&usage["input_tokens_details"]["cache_write_tokens"]),
+        reasoning_tokens: Usage::count(&usage["output_tokens_details"]["reasoning_tokens"]),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     Error, Timestamp,
     chat::{
         ChatChunk, ChatResponse,
-        dialect::{Dialect, frame, fresh_id, native},
+        dialect::{Dialect, calls::Calls, frame, fresh_id, named_model, native},
         response::{Answer, Usage},
     },
 };
@@ -141,10 +141,15 @@ pub struct FrameWriter {
     /// Items that are complete.
     output: Vec<Value>,
     open: Option<Open>,
+    calls: Calls,
+    /// Text that came while a call was under way.
+    late: String,
     /// Where the provider's own events are.
     place: Place,
     /// Whether the provider's own events are given on.
     native: bool,
+    /// Items that were written, once all are.
+    given: Vec<Value>,
 }
 
 /// The item under way, as we write it.
@@ -166,8 +171,18 @@ impl FrameWriter {
     /// Begins a stream of `model`; `repeated` is what the request said.
     pub fn new(model: &str, repeated: &Map<String, Value>, now: Timestamp) -> FrameWriter {
         let response = skeleton(model, repeated, now);
-        let (output, place) = (Vec::new(), Place::default());
-        FrameWriter { response, begun: false, number: 0, output, open: None, place, native: false }
+        FrameWriter {
+            response,
+            begun: false,
+            number: 0,
+            output: Vec::new(),
+            open: None,
+            calls: Calls::default(),
+            late: String::new(),
+            place: Place::default(),
+            native: false,
+            given: Vec::new(),
+        }
     }
 
     /// Writes one chunk as server-sent events; the last one closes the stream.
@@ -190,6 +205,11 @@ impl FrameWriter {
             self.end(answer, &mut out);
         }
         out
+    }
+
+    /// Takes the items that were written, once all are; none where they are the provider's own.
+    pub fn take_given(&mut self) -> Vec<Value> {
+        std::mem::take(&mut self.given)
     }
 
     /// Writes an error that ends the stream.
@@ -234,27 +254,53 @@ impl FrameWriter {
     }
 
     fn common(&mut self, chunk: &ChatChunk, out: &mut String) {
+        if let Some(model) = named_model(&chunk.extra) {
+            self.response.insert("model".to_owned(), model.into());
+        }
         self.begin(out);
         if let Some(thought) = chunk.reasoning.as_deref().filter(|text| !text.is_empty()) {
             self.open(Kind::Reasoning, out);
             self.delta(thought, out);
         }
-        if !chunk.delta.is_empty() {
-            self.open(Kind::Text, out);
-            self.delta(&chunk.delta, out);
+        if self.calls.is_under_way() {
+            self.late += &chunk.delta;
+        } else {
+            self.text(&chunk.delta, out);
         }
         for call in &chunk.tool_calls {
-            let (index, function) = (call["index"].to_string(), &call["function"]);
-            let known = matches!(&self.open, Some(Open { kind: Kind::Call { index: own, .. }, .. }) if *own == index);
-            if !known {
-                let call_id = call["id"].as_str().map_or_else(|| fresh_id("call"), str::to_owned);
-                let name = function["name"].as_str().unwrap_or_default().to_owned();
-                self.open(Kind::Call { index, call_id, name }, out);
-            }
-            if let Some(arguments) = function["arguments"].as_str().filter(|text| !text.is_empty()) {
-                self.delta(arguments, out);
+            for part in self.calls.take(call) {
+                self.call(&part, out);
             }
         }
+    }
+
+    fn text(&mut self, text: &str, out: &mut String) {
+        if !text.is_empty() {
+            self.open(Kind::Text, out);
+            self.delta(text, out);
+        }
+    }
+
+    fn call(&mut self, call: &Value, out: &mut String) {
+        let (index, function) = (call["index"].to_string(), &call["function"]);
+        let known = matches!(&self.open, Some(Open { kind: Kind::Call { index: own, .. }, .. }) if *own == index);
+        if !known {
+            let call_id = call["id"].as_str().map_or_else(|| fresh_id("call"), str::to_owned);
+            let name = function["name"].as_str().unwrap_or_default().to_owned();
+            self.open(Kind::Call { index, call_id, name }, out);
+        }
+        if let Some(arguments) = function["arguments"].as_str().filter(|text| !text.is_empty()) {
+            self.delta(arguments, out);
+        }
+    }
+
+    /// Writes what had to wait for the end.
+    fn rest(&mut self, out: &mut String) {
+        for call in self.calls.rest() {
+            self.call(&call, out);
+        }
+        let late = std::mem::take(&mut self.late);
+        self.text(&late, out);
     }
 
     /// Makes sure that an item of this kind is open.
@@ -355,9 +401,11 @@ impl FrameWriter {
             answer.envelope.clone()
         } else {
             self.begin(out);
+            self.rest(out);
             self.close(out);
             self.refusal(answer, out);
             let mut response = self.response.clone();
+            self.given.clone_from(&self.output);
             complete(&mut response, answer, std::mem::take(&mut self.output));
             response
         };

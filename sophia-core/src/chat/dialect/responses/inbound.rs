@@ -150,8 +150,12 @@ fn tool(tool: Value) -> Value {
 }
 
 fn tool_choice(choice: Value) -> Value {
-    match (choice.get("type").and_then(Value::as_str), choice.get("name")) {
-        (Some("function"), Some(name)) => json!({"type": "function", "function": {"name": name}}),
+    match (choice.get("type").and_then(Value::as_str), choice.get("name"), choice.get("tools")) {
+        (Some("function"), Some(name), _) => json!({"type": "function", "function": {"name": name}}),
+        (Some("allowed_tools"), _, Some(Value::Array(tools))) => {
+            let tools: Value = tools.iter().cloned().map(tool_choice).collect();
+            json!({"type": "allowed_tools", "allowed_tools": {"mode": choice["mode"], "tools": tools}})
+        }
         _ => choice,
     }
 }
@@ -177,9 +181,9 @@ fn read_items(items: Vec<Value>, messages: &mut Vec<Message>) -> Result<()> {
         }
         flush(&mut said, messages);
         match (kind, text("role")) {
-            ("message", Some(role)) => messages.push(message(role.to_owned(), fields)),
+            ("message", Some(role)) => messages.push(message(role.to_owned(), fields, &item)),
             ("message", None) => return Err(wrong(&format!("input[{index}].role"), "is required")),
-            ("function_call_output", _) => messages.push(result(fields)),
+            ("function_call_output", _) => messages.push(result(fields, &item)),
             _ => messages.push(Message::new("tool", Value::Null).with(INPUT_ITEMS, vec![item])),
         }
     }
@@ -187,21 +191,34 @@ fn read_items(items: Vec<Value>, messages: &mut Vec<Message>) -> Result<()> {
     Ok(())
 }
 
-fn message(role: String, fields: &Map<String, Value>) -> Message {
+fn message(role: String, fields: &Map<String, Value>, item: &Value) -> Message {
     let content = match fields.get("content") {
         Some(Value::Array(parts)) => collapse(parts.iter().map(part).collect()),
         content => content.cloned().unwrap_or_default(),
     };
-    let rest = fields.iter().filter(|(name, _)| !["type", "role", "content", "id", "status"].contains(&name.as_str()));
-    rest.fold(Message::new(role, content), |message, (name, value)| message.with(name.as_str(), value.clone()))
+    whole_or_with(item, &["type", "role", "content"], Message::new(role, content))
 }
 
-fn result(fields: &Map<String, Value>) -> Message {
+/// Keeps an item beside the message that it became, where that does not say all of it.
+fn whole_or_with(item: &Value, said: &[&str], message: Message) -> Message {
+    match says_only(item, said) {
+        true => message,
+        false => message.with(INPUT_ITEMS, vec![item.clone()]),
+    }
+}
+
+fn says_only(item: &Value, said: &[&str]) -> bool {
+    let fields = item.as_object().into_iter().flatten();
+    fields.into_iter().all(|(name, value)| said.contains(&name.as_str()) || is_unset(value))
+}
+
+fn result(fields: &Map<String, Value>, item: &Value) -> Message {
     let output = match fields.get("output") {
         Some(Value::Array(parts)) => collapse(parts.iter().map(part).collect()),
         output => output.cloned().unwrap_or_default(),
     };
-    Message::new("tool", output).with("tool_call_id", fields.get("call_id").cloned().unwrap_or_default())
+    let message = Message::new("tool", output).with("tool_call_id", fields.get("call_id").cloned().unwrap_or_default());
+    whole_or_with(item, &["type", "call_id", "output"], message)
 }
 
 /// Translates a part of a content; what has no counterpart stays as it is.
@@ -284,7 +301,7 @@ impl Said {
             "function_call" => {
                 let function = json!({"name": item["name"], "arguments": item["arguments"]});
                 self.calls.push(json!({"id": item["call_id"], "type": "function", "function": function}));
-                true
+                says_only(item, &["type", "call_id", "name", "arguments"])
             }
             "reasoning" => {
                 self.thought += &thought_of(item);
@@ -300,8 +317,9 @@ impl Said {
             Some(Value::Array(parts)) => parts.clone(),
             _ => return false,
         };
-        // Text behind a call would come in front of it.
-        let mut whole = self.calls.is_empty();
+        // Text behind a call would come in front of it, and two messages would be one.
+        let first = self.calls.is_empty() && self.texts.is_empty() && self.refusal.is_none();
+        let mut whole = first && says_only(item, &["type", "role", "content"]);
         for own in parts {
             if own.get("type").is_some_and(|kind| kind == "refusal") {
                 self.refusal.get_or_insert_default().push_str(own["refusal"].as_str().unwrap_or_default());

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Error, Result,
     chat::{
-        dialect::{CONTENT_BLOCKS, Dialect, INPUT_ITEMS, OUTPUT_ITEMS, Target, is_unset},
+        dialect::{Dialect, INPUT_ITEMS, OUTPUT_ITEMS, Target, is_unset},
         provider::ProviderCall,
     },
 };
@@ -63,7 +63,12 @@ pub(crate) fn write_request(call: &ProviderCall, provider: &str) -> Result<Map<S
         let known = name == "model" || OWN.contains(&name.as_str());
         match (name.as_str(), value) {
             // The marker is a hint, for Anthropic's cache.
-            ("messages" | "stream_options" | "cache_control", _) => {}
+            ("messages" | "cache_control", _) => {}
+            ("stream_options", _) if call.dialect != Dialect::Responses => {}
+            ("thinking", thinking) if thinking["type"] == "disabled" => {}
+            ("service_tier", tier) if call.dialect == Dialect::Messages && tier != "auto" => {
+                return Err(target.refuse(name));
+            }
             (_, Value::Null) => {}
             ("max_tokens" | "max_completion_tokens", value) => {
                 if body.get("max_output_tokens").is_some_and(|other| other != value) {
@@ -80,8 +85,7 @@ pub(crate) fn write_request(call: &ProviderCall, provider: &str) -> Result<Map<S
                 body.insert("tools".to_owned(), tools.collect::<Result<_>>()?);
             }
             ("tool_choice", choice) => {
-                let named = choice.pointer("/function/name").map(|name| json!({"type": "function", "name": name}));
-                body.insert("tool_choice".to_owned(), named.unwrap_or_else(|| choice.clone()));
+                body.insert("tool_choice".to_owned(), tool_choice(choice));
             }
             ("modalities", value) if *value == json!(["text"]) => {}
             ("modalities", _) => return Err(target.refuse(name)),
@@ -145,6 +149,19 @@ fn is_default(name: &str, value: &Value) -> bool {
     }
 }
 
+fn tool_choice(choice: &Value) -> Value {
+    let flat = |tool: &Value| match tool.pointer("/function/name") {
+        Some(name) => json!({"type": "function", "name": name}),
+        None => tool.clone(),
+    };
+    match (&choice["allowed_tools"]["mode"], choice["allowed_tools"]["tools"].as_array()) {
+        (mode, Some(tools)) => {
+            json!({"type": "allowed_tools", "mode": mode, "tools": tools.iter().map(flat).collect::<Value>()})
+        }
+        _ => flat(choice),
+    }
+}
+
 fn text_format(format: &Value) -> Value {
     match format.get("json_schema") {
         Some(Value::Object(schema)) => {
@@ -192,13 +209,21 @@ impl At<'_> {
                 return Ok(());
             }
         }
-        let known = ["role", "content", "tool_calls", "tool_call_id", "refusal", "is_error", "cache_control"];
-        let lost = message.iter().find(|(name, value)| {
-            !known.contains(&name.as_str())
-                && !is_unset(value)
-                && *value != ""
-                && (*name == CONTENT_BLOCKS || *name != "phase")
-        });
+        // Another provider's reasoning is not sealed, and OpenAI takes no other.
+        let known = [
+            "role",
+            "content",
+            "tool_calls",
+            "tool_call_id",
+            "refusal",
+            "is_error",
+            "cache_control",
+            "phase",
+            "reasoning",
+            "reasoning_content",
+        ];
+        let lost =
+            message.iter().find(|(name, value)| !known.contains(&name.as_str()) && !is_unset(value) && *value != "");
         if let Some((name, _)) = lost {
             return Err(self.refuse(name));
         }
