@@ -27,6 +27,8 @@ const PAGE = 100
 const VERSION_DIGITS = 12
 /** Bytes of chance at the end of a version. */
 const VERSION_BYTES = 4
+/** How many ends of a version there are. */
+const CHANCES = 2 ** (8 * VERSION_BYTES)
 /** The first format of checkpoints that keeps pending sends with its own channels. */
 const SENDS_IN_CHANNELS = 4
 /** The encoding that is text. */
@@ -187,11 +189,17 @@ export class SophiaSaver extends BaseCheckpointSaver<string> {
     }
   }
 
-  /** Returns a version above `current`. Its end is random, so that two forks of one step do not share a version. */
-  override getNextVersion(current: string | undefined): string {
-    const [count = '0'] = String(current ?? 0).split('.')
-    const next = BigInt(count) + 1n
-    return `${String(next).padStart(Math.max(typeof current === 'string' ? count.length : 0, VERSION_DIGITS), '0')}.${randomBytes(VERSION_BYTES).toString('hex')}`
+  /**
+   * Returns a version above `current`. Its end is random, so that two forks of one step do not share a version. It is text; or
+   * a number where the thread was begun with numbers, by another saver.
+   */
+  override getNextVersion(current: string | number | undefined): string {
+    const chance = randomBytes(VERSION_BYTES)
+    // LangGraph compares versions of two types as text, which is no order.
+    if (typeof current === 'number') return (Math.floor(current) + 1 + chance.readUInt32BE() / CHANCES) as unknown as string
+    const [count = '0'] = (current ?? '0').split('.')
+    const next = String(BigInt(count) + 1n).padStart(Math.max(count.length, VERSION_DIGITS), '0')
+    return `${next}.${chance.toString('hex')}`
   }
 
   async #tuple(found: Stored, asked: RunnableConfig): Promise<CheckpointTuple> {

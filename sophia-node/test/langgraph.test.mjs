@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { Annotation, MessagesAnnotation, StateGraph } from '@langchain/langgraph'
-import { InMemoryStore } from '@langchain/langgraph-checkpoint'
+import { InMemoryStore, MemorySaver } from '@langchain/langgraph-checkpoint'
 import { Sophia } from '../dist/index.js'
 import { SophiaSaver, SophiaStore } from '../dist/langgraph.js'
 
@@ -56,6 +56,25 @@ test('one graph serves many users, each in a scope of its own', async () => {
   assert.equal(said((await graph.getState(of('ada'))).values)[0], 'of ada')
   assert.equal((await s.memory.forget({ scope: { user: 'ada' } })).checkpoints, 3)
   assert.deepEqual((await graph.getState(of('ada'))).values, {})
+})
+
+test('a thread that was begun with numbers as versions goes on', async () => {
+  const s = new Sophia()
+  const config = { configurable: { thread_id: 't', checkpoint_ns: '' } }
+  const [saver, other] = [new SophiaSaver(s), new MemorySaver()]
+  await chat(other).invoke({ messages: [{ role: 'user', content: 'one' }] }, config)
+  for (const { parentConfig, checkpoint, metadata } of (await all(other.list(config))).reverse()) {
+    await saver.put(parentConfig ?? config, checkpoint, metadata, checkpoint.channel_versions)
+  }
+  const graph = chat(saver)
+  for (const [turn, content] of [[2, 'two'], [3, 'three']]) {
+    const state = await graph.invoke({ messages: [{ role: 'user', content }] }, config)
+    assert.deepEqual(said(state).slice(-2), [content, `answer ${turn}`])
+  }
+  const versions = Object.values((await saver.getTuple(config)).checkpoint.channel_versions)
+  assert.ok(versions.every((version) => typeof version === 'number') && new Set(versions).size > 1)
+  const [first, second] = [saver.getNextVersion(7), saver.getNextVersion(7)]
+  assert.ok(first >= 8 && first < 9 && second >= 8 && second < 9 && first !== second)
 })
 
 test('bytes that are no text come back as base64', async () => {

@@ -292,6 +292,26 @@ def test_threads_move_from_and_to_another_saver() -> None:
             assert moved is not None and said(moved.checkpoint["channel_values"]) == ["one", "answer 1"]
 
 
+def test_a_thread_that_was_begun_with_numbers_as_versions_goes_on() -> None:
+    class Numbering(InMemorySaver):
+        def get_next_version(self, current: Any, channel: None) -> Any:
+            return (current or 0) + 1
+
+    config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+    with Sophia() as s:
+        saver, other = SophiaSaver(s), Numbering()
+        chat(other).invoke({"messages": [("user", "one")]}, config)
+        for found in reversed(list(other.list(config))):
+            saver.put(found.parent_config or config, found.checkpoint, found.metadata, found.checkpoint["channel_versions"])
+        graph = chat(saver)
+        for turn, text in enumerate(("two", "three"), start=2):
+            assert said(graph.invoke({"messages": [("user", text)]}, config))[-2:] == [text, f"answer {turn}"]
+        versions = list(saver.get_tuple(config).checkpoint["channel_versions"].values())  # type: ignore[union-attr]
+        assert all(isinstance(version, (int, float)) for version in versions) and len(set(versions)) > 1
+        first, second = (saver.get_next_version(7, None) for _ in range(2))
+        assert 8 <= first < 9 and 8 <= second < 9 and first != second
+
+
 def test_the_file_of_langgraphs_own_saver_is_taken_over(tmp_path: Path) -> None:
     config: Any = {"configurable": {"thread_id": "t"}}
     file = tmp_path / "checkpoints.db"

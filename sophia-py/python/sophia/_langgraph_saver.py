@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
@@ -35,6 +36,8 @@ PAGE = 100
 """Checkpoints that one call of the engine lists."""
 VERSION_DIGITS = 12
 """Digits of the count in a version of a channel, so that versions sort as text."""
+VERSION_BITS = 32
+"""Bits of chance at the end of a version."""
 
 Configurable = dict[str, Any]
 PendingWrites = list[PendingWrite]
@@ -278,11 +281,15 @@ class SophiaSaver(BaseCheckpointSaver[str]):
         for thread in thread_ids:
             await self._checkpoints.prune([thread], strategy=chosen, scope=self._scope_of_thread(thread))
 
-    def get_next_version(self, current: str | None, channel: None) -> str:
-        """Returns a version above `current`. Its end is random, so that two forks of one step do not share a version."""
+    def get_next_version(self, current: Any, channel: None) -> Any:
+        """Returns a version above `current`. Its end is random, so that two forks of one step do not share a version.
+
+        It is text; or a number where the thread was begun with numbers, by another saver.
+        """
+        if isinstance(current, (int, float)):
+            return math.floor(current) + 1 + secrets.randbits(VERSION_BITS) / 2**VERSION_BITS
         count, _, _ = str(current or 0).partition(".")
-        width = max(len(count), VERSION_DIGITS) if isinstance(current, str) else VERSION_DIGITS
-        return f"{int(count) + 1:0{width}}.{secrets.token_hex(4)}"
+        return f"{int(count) + 1:0{max(len(count), VERSION_DIGITS)}}.{secrets.token_hex(VERSION_BITS // 8)}"
 
     def _tuple(self, found: Checkpoint, asked: RunnableConfig | None) -> CheckpointTuple:
         place = found.thread, found.namespace
