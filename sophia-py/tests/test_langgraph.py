@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -17,6 +18,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
+from langgraph.store.base import GetOp
 from langgraph.store.memory import InMemoryStore
 
 from sophia import InvalidInputError, Scope, Sophia
@@ -156,6 +158,8 @@ def test_the_store_answers_as_langgraphs_own() -> None:
             store.put(("docs", "a"), "1", {"color": "red", "size": 1, "deep": {"x": [1, None]}})
             store.put(("docs", "a"), "2", {"color": "blue", "size": 2.5})
             store.put(("docs", "b", "v1"), "1", {"color": "red", "size": 3})
+            store.put(("docs", "a"), "3", {"meta": {"age": 30, "x": 1}, "on": True, "size": 0, "score": "10"})
+            store.put(("docs", "c"), "1", {"meta": {"age": 10}, "on": 1.0, "size": -1, "score": "9"})
             store.put(("users",), "1", {"name": "Ada"})
             store.put(("docs", "a"), "2", {"color": "blue", "size": 7})
             store.put(("users",), "2", {"name": "gone"})
@@ -178,15 +182,31 @@ def test_the_store_answers_as_langgraphs_own() -> None:
             {"size": {"$gt": 2}},
             {"size": {"$gte": 3, "$lt": 7}, "color": "red"},
             {"color": {"$ne": "red"}},
+            {"deep": {"x": [1, None]}},
+            {"deep": {"x": [1]}},
+            {"meta": {"age": {"$gt": 20}}},
+            {"meta": {"age": 30}},
+            {"meta": {}},
+            {"meta": {"name": None}},
+            {"missing": None},
+            {"on": 1},
+            {"on": True},
+            {"score": "10", "meta": {"age": 30}},
         ]
         for wanted in filters:
             both(lambda store, wanted=wanted: store.search(("docs",), filter=wanted))
+        both(lambda store: store.search(("docs", "c"), filter={"score": {"$lt": "10"}}))
+        # Where theirs raises what `float` does, an item that is of another type does not pass.
+        assert [item.key for item in ours.search((), filter={"score": {"$gt": "9"}})] == ["3"]
+        assert ours.search((), filter={"color": {"$gt": 0}}) == []
+        with pytest.raises(ValueError, match=r"\$near"):
+            ours.search((), filter={"color": {"$near": 0}})
         both(lambda store: store.list_namespaces())
         both(lambda store: store.list_namespaces(prefix=("docs",), max_depth=2))
         both(lambda store: store.list_namespaces(suffix=("v1",)))
         both(lambda store: store.list_namespaces(prefix=("*", "a")))
         both(lambda store: store.get(("docs",), "2"))
-        assert len(ours.search((), limit=2)) == 2 and len(ours.search((), limit=10, offset=3)) == 1
+        assert len(ours.search((), limit=2)) == 2 and len(ours.search((), limit=10, offset=5)) == 1
         assert SophiaStore(s, scope=BOB).search(()) == []
         item = ours.get(("docs", "a"), "2")
         assert item is not None and item.created_at <= item.updated_at
@@ -234,17 +254,48 @@ def test_the_store_lists_beyond_the_deepest_offset_and_says_what_a_query_does_no
                 numbers(query="revenue customer", **options)
 
 
-def test_items_of_the_store_expire_unless_they_are_read(tmp_path: Path) -> None:
+def test_items_of_the_store_expire_unless_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Sophia(data_dir=tmp_path) as s:
         store = SophiaStore(s)
         store.put(("m",), "short", {"n": 1}, ttl=0.5)
-        record = s.memory.search_sync().hits[0].record
-        first = record.expires_at
+        first = s.memory.search_sync().hits[0].record
+        put = store.get(("m",), "short")
+        for _ in range(20):
+            assert store.search(("m",)) == [put]
+        assert s.memory.search_sync().hits[0].record == first
+        monkeypatch.setattr("sophia._langgraph_store.REFRESHED_AFTER", 0)
         assert store.get(("m",), "short", refresh_ttl=False) is not None
-        assert s.memory.search_sync().hits[0].record.expires_at == first
-        assert store.get(("m",), "short") is not None
+        assert s.memory.search_sync().hits[0].record.expires_at == first.expires_at
+        assert store.get(("m",), "short") == store.get(("m",), "short") == put
         later = s.memory.search_sync().hits[0].record.expires_at
-        assert first is not None and later is not None and later > first
+        assert first.expires_at is not None and later is not None and later > first.expires_at
+
+
+def test_a_read_undoes_nothing_that_happens_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sophia._langgraph_store.REFRESHED_AFTER", 0)
+    with Sophia() as s:
+        store = SophiaStore(s, scope=ADA)
+
+        def read(act: Callable[[], Any], before: int) -> None:
+            """Reads an item that has a time to live, and acts before one of the calls of the engine."""
+            store.put(("m",), "k", {"n": 1}, ttl=60)
+            steps = store._get(GetOp(("m",), "k"))
+            request = next(steps)
+            with pytest.raises(StopIteration):
+                for call in count(1):
+                    if call == before:
+                        act()
+                    request = steps.send(request.result(s._engine.call_sync(request.operation, request.arguments)))
+
+        for before in (2, 3):
+            read(lambda: store.put(("m",), "k", {"n": 2}), before)
+            found = store.get(("m",), "k")
+            assert found is not None and found.value == {"n": 2}
+            assert s.memory.search_sync(scope=ADA).hits[0].record.expires_at is None
+            read(lambda: store.delete(("m",), "k"), before)
+            assert store.get(("m",), "k") is None
+            read(lambda: s.memory.forget_sync(scope=ADA), before)
+            assert s.memory.search_sync(scope=ADA).hits == []
 
 
 def test_without_langgraph_the_error_names_the_extra(program: Any) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from ._sophia import Engine
 from ._wire import Request, settled
 from .memory import Memory
-from .scope import ScopeLike
+from .scope import Scope, ScopeLike
 from .types import Record
 
 PAGE = 1_000
 """Records that one call of the engine lists."""
 DEEPEST = 10_000
 """The furthest record that an offset reaches."""
+APART_DIGITS = 32
+"""Digits of the hash that holds sessions and agents apart."""
 
 R = TypeVar("R")
 Steps = Generator[Request[Any], Any, R]
@@ -25,6 +29,24 @@ Steps = Generator[Request[Any], Any, R]
 def missing(extra: str, needs: str, cause: ImportError) -> ImportError:
     """Returns the error that says what to install."""
     return ImportError(f"sophia.{extra} needs {needs}: pip install 'sophia-ai[{extra}]'  ({cause})")
+
+
+def compact(value: Any) -> str:
+    """Returns a value as JSON, as `JSON.stringify` writes it: what is hashed of it is the same in Node."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def narrowed(scope: ScopeLike) -> tuple[str | None, str | None]:
+    """Returns the session and the agent of a scope."""
+    parts = scope if isinstance(scope, Mapping) else vars(scope or Scope())
+    return parts.get("session"), parts.get("agent")
+
+
+def apart(scope: ScopeLike) -> str:
+    """Returns what begins the names of a session or agent, so that it shares none with another; "" where neither is set."""
+    parts = narrowed(scope)
+    return "" if parts == (None, None) else "@" + hashlib.sha256(compact(parts).encode()).hexdigest()[:APART_DIGITS]
 
 
 def call(request: Request[R]) -> Steps[R]:

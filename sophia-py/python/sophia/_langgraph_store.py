@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import operator
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from langgraph.store.base import (
@@ -25,11 +27,11 @@ from langgraph.store.base import (
     tokenize_path,
 )
 
-from ._adapters import DEEPEST, PAGE, Steps, all_records, call, newest_records, run, run_sync
+from ._adapters import DEEPEST, PAGE, Steps, all_records, apart, call, compact, newest_records, run, run_sync
 from ._engine import Sophia
 from .memory import Mode
 from .scope import ScopeLike
-from .types import Record
+from .types import Record, StoreResult
 
 __all__ = ["SophiaStore"]
 
@@ -40,16 +42,20 @@ UNINDEXED = "langgraph.item.unindexed"
 TTL_TAG = "ttl:"
 """Begins the tag that says for how many minutes an item lives after it was last read."""
 SECONDS_PER_MINUTE = 60.0
+REFRESHED_AFTER = 1 / 20
+"""The part of a time to live after which a read lets it begin anew: each time is a write."""
+UPDATED_TAG = "updated:"
+"""Begins the tag that says when an item was put, where its record was written again since."""
 
 Namespace = tuple[str, ...]
-COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
-    "$eq": lambda have, want: bool(have == want),
-    "$ne": lambda have, want: bool(have != want),
-    "$gt": lambda have, want: bool(have > want),
-    "$gte": lambda have, want: bool(have >= want),
-    "$lt": lambda have, want: bool(have < want),
-    "$lte": lambda have, want: bool(have <= want),
+COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    "$gt": operator.gt,
+    "$gte": operator.ge,
+    "$lt": operator.lt,
+    "$lte": operator.le,
 }
+MOST_EXACT = 2**53
+"""The greatest number up to which every whole number is a float, too."""
 
 
 class SophiaStore(BaseStore):
@@ -57,7 +63,7 @@ class SophiaStore(BaseStore):
 
     A query searches the text of `index["fields"]` (the whole value by default) with the engine's own embedder, by meaning
     and by words; `mode` chooses another way. `index=False` at `put` keeps an item out of queries. `ttl` is in minutes, and
-    begins anew when the item is read.
+    begins anew when the item is read after a twentieth of it or more.
     """
 
     supports_ttl = True
@@ -74,6 +80,7 @@ class SophiaStore(BaseStore):
         self._engine = sophia._engine
         self._memory = sophia.memory
         self._scope = scope
+        self._apart = apart(scope)
         self._fields = [str(field) for field in (index or {}).get("fields") or ["$"]]
         self._mode: Mode = mode
         self.ttl_config = ttl
@@ -107,7 +114,7 @@ class SophiaStore(BaseStore):
         return results
 
     def _get(self, op: GetOp) -> Steps[Item | None]:
-        found = yield from call(self._memory._get(_id(op.namespace, op.key), scope=self._scope))
+        found = yield from call(self._memory._get(self._id(op.namespace, op.key), scope=self._scope))
         if found is None:
             return None
         if op.refresh_ttl:
@@ -116,17 +123,17 @@ class SophiaStore(BaseStore):
 
     def _put(self, op: PutOp) -> Steps[None]:
         if op.value is None:
-            request = self._memory._delete(_id(op.namespace, op.key), scope=self._scope, permanent=True)
+            request = self._memory._delete(self._id(op.namespace, op.key), scope=self._scope, permanent=True)
             yield from call(request)
             return
         text = "" if op.index is False else self._text(op.value, op.index or self._fields)
-        tags = [_prefix(op.namespace[:depth]) for depth in range(len(op.namespace) + 1)]
+        tags = [self._tag(op.namespace[:depth]) for depth in range(len(op.namespace) + 1)]
         if op.ttl is not None:
             tags.append(f"{TTL_TAG}{op.ttl}")
         request_put = self._memory._store(
             text or op.key,
             scope=self._scope,
-            id=_id(op.namespace, op.key),
+            id=self._id(op.namespace, op.key),
             kind=INDEXED if text else UNINDEXED,
             category=_prefix(op.namespace),
             tags=tags,
@@ -143,24 +150,24 @@ class SophiaStore(BaseStore):
         return "\n".join(texts).replace("\0", "").strip()
 
     def _search(self, op: SearchOp) -> Steps[list[SearchItem]]:
-        exact = {name: want for name, want in (op.filter or {}).items() if not _is_comparison(want)}
-        compared = {name: want for name, want in (op.filter or {}).items() if _is_comparison(want)}
+        wanted = op.filter or {}
+        exact = {name: want for name, want in wanted.items() if _is_exact(want)}
         first, last = op.offset, op.offset + op.limit
         filters: dict[str, Any] = {
             "scope": self._scope,
-            "tags_all": [_prefix(op.namespace_prefix)],
+            "tags_all": [self._tag(op.namespace_prefix)],
             "metadata": exact or None,
         }
         found: dict[str, tuple[Record, float | None]] = {}
 
         def take(records: Iterable[tuple[Record, float | None]]) -> bool:
             for record, score in records:
-                if _passes(record.metadata, compared):
+                if _passes(record.metadata, wanted):
                     found.setdefault(record.id, (record, score))
             return len(found) >= last
 
         def page() -> int:
-            return PAGE if compared else min(last - len(found), PAGE)
+            return PAGE if len(exact) < len(wanted) else min(last - len(found), PAGE)
 
         offset, has_more = 0, True
         while op.query and has_more and len(found) < last:
@@ -190,28 +197,48 @@ class SophiaStore(BaseStore):
         return [SearchItem(**_fields(record), score=score) for record, score in items]
 
     def _refresh(self, record: Record) -> Steps[None]:
-        """Lets the time to live of an item begin anew, where it has one."""
-        ttl = next((tag.removeprefix(TTL_TAG) for tag in record.tags if tag.startswith(TTL_TAG)), None)
+        """Lets the time to live of an item begin anew, where it has one and a part of it has passed."""
+        ttl = _tagged(record, TTL_TAG)
         if ttl is None:
             return
+        whole = timedelta(minutes=float(ttl))
+        if _left(record) > whole * (1 - REFRESHED_AFTER):
+            return
+        current = yield from call(self._memory._get(record.id, scope=self._scope))
+        if current is None or current.version != record.version:
+            return
+        kept = yield from self._keep(current, whole)
+        if kept.created:
+            # It was removed meanwhile, and stays so.
+            yield from call(self._memory._delete(record.id, scope=self._scope, permanent=True))
+        elif kept.version > current.version + 1:
+            # It was put meanwhile, and that is what stays.
+            versions = yield from call(self._memory._versions(record.id, scope=self._scope))
+            put = next((version for version in versions if version.version == kept.version - 1), None)
+            if put is not None:
+                yield from self._keep(put, _left(put))
+
+    def _keep(self, record: Record, ttl: timedelta) -> Steps[StoreResult]:
+        """Stores an item as it is, to be found for `ttl`."""
+        put = [] if _tagged(record, UPDATED_TAG) else [f"{UPDATED_TAG}{record.updated_at}"]
         request = self._memory._store(
             record.content,
             scope=self._scope,
             id=record.id,
             kind=record.kind,
             category=record.category,
-            tags=record.tags,
+            tags=[*record.tags, *put],
             metadata=record.metadata,
             source=record.source,
-            ttl=float(ttl) * SECONDS_PER_MINUTE,
+            ttl=None if ttl == timedelta.max else max(ttl.total_seconds(), 0.001),
         )
-        yield from call(request)
+        return (yield from call(request))
 
     def _namespaces(self, op: ListNamespacesOp) -> Steps[list[Namespace]]:
         conditions = op.match_conditions or ()
-        tags = [_prefix(c.path) for c in conditions if c.match_type == "prefix" and "*" not in c.path]
+        tags = [self._tag(c.path) for c in conditions if c.match_type == "prefix" and "*" not in c.path]
         records = yield from all_records(
-            self._memory, scope=self._scope, kinds=[INDEXED, UNINDEXED], tags_all=tags or None
+            self._memory, scope=self._scope, kinds=[INDEXED, UNINDEXED], tags_all=tags or [self._tag(())]
         )
         known = {_namespace(record) for record in records}
         matching = {namespace for namespace in known if all(_matches(condition, namespace) for condition in conditions)}
@@ -219,14 +246,16 @@ class SophiaStore(BaseStore):
             matching = {namespace[: op.max_depth] for namespace in matching}
         return sorted(matching)[op.offset : op.offset + op.limit]
 
+    def _id(self, namespace: Namespace, key: str) -> str:
+        # Of a fixed length, however long the names are; and no two places have the same.
+        return f"langgraph{self._apart}:" + hashlib.sha256(compact([*namespace, key]).encode()).hexdigest()
 
-def _id(namespace: Namespace, key: str) -> str:
-    # Of a fixed length, however long the names are; and no two places have the same.
-    return "langgraph:" + hashlib.sha256(json.dumps([*namespace, key]).encode()).hexdigest()
+    def _tag(self, namespace: Namespace) -> str:
+        return self._apart + _prefix(namespace)
 
 
 def _prefix(namespace: Namespace) -> str:
-    return json.dumps(list(namespace), ensure_ascii=False, separators=(",", ":"))
+    return compact(list(namespace))
 
 
 def _namespace(record: Record) -> Namespace:
@@ -239,28 +268,55 @@ def _fields(record: Record) -> dict[str, Any]:
         "key": record.source or "",
         "namespace": _namespace(record),
         "created_at": datetime.fromisoformat(record.created_at),
-        "updated_at": datetime.fromisoformat(record.updated_at),
+        "updated_at": datetime.fromisoformat(_tagged(record, UPDATED_TAG) or record.updated_at),
     }
 
 
-def _is_comparison(wanted: Any) -> bool:
-    return isinstance(wanted, Mapping) and any(str(name).startswith("$") for name in wanted)
+def _tagged(record: Record, begin: str) -> str | None:
+    return next((tag.removeprefix(begin) for tag in record.tags if tag.startswith(begin)), None)
 
 
-def _passes(value: Mapping[str, Any], compared: Mapping[str, Mapping[str, Any]]) -> bool:
-    return all(
-        _compare(name, value.get(field), want) for field, wanted in compared.items() for name, want in wanted.items()
-    )
+def _left(record: Record) -> timedelta:
+    """How long an item is still found."""
+    if record.expires_at is None:
+        return timedelta.max
+    return datetime.fromisoformat(record.expires_at) - datetime.now(UTC)
+
+
+def _is_exact(want: Any) -> bool:
+    """Whether the engine finds what equals it: 0 and 1 also equal booleans, and None what is missing."""
+    return isinstance(want, str) or (type(want) is int and 1 < abs(want) <= MOST_EXACT)
+
+
+def _passes(have: Any, want: Any) -> bool:
+    """Whether a value passes a filter, as LangGraph's own store has it; what does not compare does not pass."""
+    if isinstance(want, Mapping):
+        if any(str(name).startswith("$") for name in want):
+            return all(_compare(name, have, operand) for name, operand in want.items())
+        return isinstance(have, Mapping) and all(_passes(have.get(name), inner) for name, inner in want.items())
+    if isinstance(want, (list, tuple)):
+        same_length = isinstance(have, (list, tuple)) and len(have) == len(want)
+        return same_length and all(map(_passes, have, want))
+    return bool(have == want)
 
 
 def _compare(name: str, have: Any, want: Any) -> bool:
+    if name == "$eq":
+        return bool(have == want)
+    if name == "$ne":
+        return bool(have != want)
     try:
         compare = COMPARISONS[name]
     except KeyError:
-        raise ValueError(f"Unsupported operator: {name}; known are {', '.join(COMPARISONS)}") from None
-    if name not in ("$eq", "$ne") and have is None:
-        return False
-    return compare(have, want)
+        raise ValueError(f"Unsupported operator: {name}; known are $eq, $ne, {', '.join(COMPARISONS)}") from None
+    return compare(_number(have), _number(want))
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def _matches(condition: MatchCondition, namespace: Namespace) -> bool:
