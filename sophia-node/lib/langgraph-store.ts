@@ -1,6 +1,5 @@
 /** The store of LangGraph.js on Sophia's records. */
 
-import { createHash } from 'node:crypto'
 import {
   BaseStore,
   getTextAtPath,
@@ -14,6 +13,7 @@ import {
   type SearchItem,
   type SearchOperation,
 } from '@langchain/langgraph-checkpoint'
+import { apart, hash } from './adapters.js'
 import type { Sophia } from './index.js'
 import type { Memory } from './memory.js'
 import type { MemoryRecord, Mode, Query, Scope } from './types.js'
@@ -44,6 +44,7 @@ export interface StoreOptions {
 export class SophiaStore extends BaseStore {
   readonly #memory: Memory
   readonly #scope: Scope | undefined
+  readonly #apart: string
   readonly #fields: string[]
   readonly #mode: Mode
 
@@ -51,6 +52,7 @@ export class SophiaStore extends BaseStore {
     super()
     this.#memory = sophia.memory
     this.#scope = options.scope ?? undefined
+    this.#apart = apart(options.scope)
     this.#fields = options.index?.fields ?? [WHOLE]
     this.#mode = options.mode ?? 'hybrid'
   }
@@ -61,7 +63,7 @@ export class SophiaStore extends BaseStore {
     const results: unknown[] = []
     for (const operation of operations) {
       if ('value' in operation) {
-        puts.set(idOf(operation.namespace, operation.key), operation)
+        puts.set(this.#id(operation.namespace, operation.key), operation)
         results.push(undefined)
       } else if ('key' in operation) results.push(await this.#get(operation))
       else if ('namespacePrefix' in operation) results.push(await this.#search(operation))
@@ -72,12 +74,12 @@ export class SophiaStore extends BaseStore {
   }
 
   async #get({ namespace, key }: GetOperation): Promise<Item | null> {
-    const record = await this.#memory.get(idOf(namespace, key), { scope: this.#scope })
+    const record = await this.#memory.get(this.#id(namespace, key), { scope: this.#scope })
     return record && item(record)
   }
 
   async #put({ namespace, key, value, index }: PutOperation): Promise<void> {
-    const id = idOf(namespace, key)
+    const id = this.#id(namespace, key)
     if (value === null) {
       await this.#memory.delete(id, { scope: this.#scope, permanent: true })
       return
@@ -90,7 +92,7 @@ export class SophiaStore extends BaseStore {
       id,
       kind: text ? INDEXED : UNINDEXED,
       category: prefixOf(namespace),
-      tags: Array.from({ length: namespace.length + 1 }, (_, depth) => prefixOf(namespace.slice(0, depth))),
+      tags: Array.from({ length: namespace.length + 1 }, (_, depth) => this.#tag(namespace.slice(0, depth))),
       metadata: value,
       source: key,
     })
@@ -98,16 +100,14 @@ export class SophiaStore extends BaseStore {
 
   async #search({ namespacePrefix, filter = {}, query, limit = DEFAULT_LIMIT, offset = 0 }: SearchOperation): Promise<SearchItem[]> {
     const wanted = Object.entries(filter)
-    const exact = Object.fromEntries(wanted.filter(([, want]) => !isComparison(want)))
-    const compared = wanted.filter(([, want]) => isComparison(want))
-    const filters = { scope: this.#scope, tagsAll: [prefixOf(namespacePrefix)], metadata: exact }
+    const exact = wanted.filter(([, want]) => isExact(want))
+    const filters = { scope: this.#scope, tagsAll: [this.#tag(namespacePrefix)], metadata: Object.fromEntries(exact) }
     const found = new Map<string, SearchItem>()
     const last = offset + limit
     const take = (record: MemoryRecord, score?: number) => {
-      const passes = compared.every(([name, want]) => compares(record.metadata[name], want))
-      if (passes && !found.has(record.id)) found.set(record.id, score === undefined ? item(record) : { ...item(record), score })
+      if (passes(record.metadata, filter) && !found.has(record.id)) found.set(record.id, score === undefined ? item(record) : { ...item(record), score })
     }
-    const page = () => (compared.length > 0 ? PAGE : Math.min(last - found.size, PAGE))
+    const page = () => (exact.length < wanted.length ? PAGE : Math.min(last - found.size, PAGE))
     for (let at = 0, hasMore = true; query && hasMore && found.size < last; ) {
       if (at > DEEPEST) {
         const reach = `a query reaches its first ${DEEPEST + PAGE} items`
@@ -159,7 +159,7 @@ export class SophiaStore extends BaseStore {
   async #namespaces({ matchConditions = [], maxDepth, limit, offset }: ListNamespacesOperation): Promise<string[][]> {
     const known = new Map<string, string[]>()
     const plain = matchConditions.filter(({ matchType, path }) => matchType === 'prefix' && !path.includes('*'))
-    const tagsAll = plain.map(({ path }) => prefixOf(path))
+    const tagsAll = [[], ...plain.map(({ path }) => path)].map((path) => this.#tag(path))
     await this.#newest({ scope: this.#scope, kinds: [INDEXED, UNINDEXED], tagsAll }, PAGE, (records) => {
       for (const namespace of records.map(namespaceOf)) {
         if (!matchConditions.every((condition) => matches(condition, namespace))) continue
@@ -168,14 +168,18 @@ export class SophiaStore extends BaseStore {
       }
       return false
     })
-    const sorted = [...known.entries()].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, namespace]) => namespace)
+    const sorted = [...known.values()].sort(inOrder)
     return sorted.slice(offset ?? 0, (offset ?? 0) + (limit ?? sorted.length))
   }
-}
 
-/** An identifier of a fixed length, however long the names are; no two places have the same. */
-function idOf(namespace: readonly string[], key: string): string {
-  return `langgraph:${createHash('sha256').update(JSON.stringify([...namespace, key])).digest('hex')}`
+  /** An identifier of a fixed length, however long the names are; no two places have the same. */
+  #id(namespace: readonly string[], key: string): string {
+    return `langgraph${this.#apart}:${hash([...namespace, key])}`
+  }
+
+  #tag(namespace: readonly string[]): string {
+    return this.#apart + prefixOf(namespace)
+  }
 }
 
 function prefixOf(namespace: readonly string[]): string {
@@ -196,8 +200,23 @@ function item(record: MemoryRecord): Item {
   }
 }
 
-function isComparison(want: unknown): want is Record<string, unknown> {
-  return typeof want === 'object' && want !== null && Object.keys(want).some((name) => name.startsWith('$'))
+/** Returns whether the engine finds what equals it. */
+function isExact(want: unknown): boolean {
+  return typeof want === 'string' || typeof want === 'boolean' || Number.isSafeInteger(want)
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+/** Returns whether a value passes a filter, as LangGraph's own stores have it: objects in part, lists whole. */
+function passes(have: unknown, want: unknown): boolean {
+  if (Array.isArray(want)) {
+    return Array.isArray(have) && have.length === want.length && want.every((inner, at) => passes(have[at], inner))
+  }
+  if (!isObject(want)) return have === want
+  if (Object.keys(want).some((name) => name.startsWith('$'))) return compares(have, want)
+  return isObject(have) && Object.entries(want).every(([name, inner]) => passes(have[name], inner))
 }
 
 function compares(have: unknown, wanted: Record<string, unknown>): boolean {
@@ -223,6 +242,13 @@ function compares(have: unknown, wanted: Record<string, unknown>): boolean {
         throw new Error(`${name} is no comparison; known are $eq, $ne, $gt, $gte, $lt, $lte, $in, $nin`)
     }
   })
+}
+
+/** The order of namespaces: part by part, by code points. */
+function inOrder(a: readonly string[], b: readonly string[]): number {
+  const at = a.findIndex((part, place) => part !== b[place])
+  if (at < 0) return a.length - b.length
+  return b[at] === undefined ? 1 : Buffer.compare(Buffer.from(a[at]!), Buffer.from(b[at]))
 }
 
 function matches({ matchType, path }: MatchCondition, namespace: readonly string[]): boolean {

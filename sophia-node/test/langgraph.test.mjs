@@ -8,6 +8,12 @@ import { InMemoryStore, MemorySaver } from '@langchain/langgraph-checkpoint'
 import { Sophia } from '../dist/index.js'
 import { SophiaSaver, SophiaStore } from '../dist/langgraph.js'
 
+/** What Python gives to the same two places. */
+const IDS = [
+  'langgraph:f21ad731c46def745b23651a1c8f7692ba52941e08d456d97e21ed99ea3d5b9c',
+  'langgraph@5c0c071518e801befb86db6e94ffe3ad:f21ad731c46def745b23651a1c8f7692ba52941e08d456d97e21ed99ea3d5b9c',
+]
+
 const State = Annotation.Root({ ...MessagesAnnotation.spec, turns: Annotation })
 
 function chat(checkpointer) {
@@ -99,6 +105,8 @@ test("the store answers as LangGraph's own", async () => {
     await store.put(['docs', 'a'], '1', { color: 'red', size: 1, deep: { x: [1, null] } })
     await store.put(['docs', 'a'], '2', { color: 'blue', size: 2.5 })
     await store.put(['docs', 'b', 'v1'], '1', { color: 'red', size: 3 })
+    await store.put(['docs', 'a'], '3', { meta: { age: 30, x: 1 }, on: true, size: 0, score: '10' })
+    await store.put(['docs', 'c'], '1', { meta: { age: 10 }, on: 1, size: -1, score: '9' })
     await store.put(['users'], '1', { name: 'Ada' })
     await store.put(['docs', 'a'], '2', { color: 'blue', size: 7 })
     await store.put(['users'], '2', { name: 'gone' })
@@ -115,13 +123,49 @@ test("the store answers as LangGraph's own", async () => {
   await both((store) => store.get(['docs', 'a'], '2'))
   await both((store) => store.get(['users'], '2'))
   for (const prefix of [['docs'], ['docs', 'a'], ['doc']]) await both((store) => store.search(prefix))
-  for (const filter of [{ color: 'red' }, { size: { $gt: 2 } }, { size: { $gte: 3, $lt: 7 }, color: 'red' }, { color: { $in: ['blue'] } }]) {
-    await both((store) => store.search(['docs'], { filter }))
-  }
+  const filters = [
+    { color: 'red' },
+    { size: { $gt: 2 } },
+    { size: { $gte: 3, $lt: 7 }, color: 'red' },
+    { color: { $in: ['blue'] } },
+    { on: 1 },
+    { on: true },
+    { missing: null },
+    { missing: undefined },
+    { score: { $gt: '9' } },
+    { color: { $gt: 0 } },
+  ]
+  for (const filter of filters) await both((store) => store.search(['docs'], { filter }))
   const [ours, theirs] = stores
+  const nested = [
+    [{ deep: { x: [1, null] } }, ['1']],
+    [{ deep: { x: [1] } }, []],
+    [{ meta: { age: { $gt: 20 } } }, ['3']],
+    [{ meta: { age: 10 } }, ['1']],
+  ]
+  for (const [filter, keys] of nested) assert.deepEqual((await ours.search(['docs'], { filter })).map(({ key }) => key), keys)
   assert.deepEqual(await ours.listNamespaces(), await theirs.listNamespaces())
   assert.deepEqual(await ours.listNamespaces({ prefix: ['docs'], maxDepth: 2 }), await theirs.listNamespaces({ prefix: ['docs'], maxDepth: 2 }))
   assert.deepEqual(await ours.listNamespaces({ suffix: ['v1'] }), [['docs', 'b', 'v1']])
+})
+
+test('a store is shared with Python, and apart from those of other sessions and agents', async () => {
+  const s = new Sophia()
+  const names = [['u', 'é😀"\n'], 'schlüssel']
+  const store = (scope) => new SophiaStore(s, { scope: { user: 'ada', ...scope } })
+  const [ada, one, two] = [store({}), store({ session: '1' }), store({ session: '1', agent: 'a' })]
+  for (const [n, each] of [ada, one, two].entries()) await each.put(...names, { n })
+  for (const [n, each] of [ada, one, two].entries()) {
+    assert.deepEqual((await each.get(...names)).value, { n })
+    assert.deepEqual((await each.search([])).map(({ value }) => value), [{ n }])
+    assert.deepEqual(await each.listNamespaces(), [names[0]])
+  }
+  await one.delete(...names)
+  assert.deepEqual((await ada.get(...names)).value, { n: 0 })
+  const ids = (await s.memory.search('', { scope: { user: 'ada' } })).hits.map(({ record }) => record.id)
+  assert.deepEqual(ids.sort(), IDS)
+  for (const namespace of [['a', 'b'], ['a'], ['a!'], ['a"'], ['😀'], ['\uffee']]) await one.put(namespace, 'k', {})
+  assert.deepEqual(await one.listNamespaces(), [['a'], ['a', 'b'], ['a!'], ['a"'], ['\uffee'], ['😀']])
 })
 
 test('the store finds by meaning, and leaves out what is not indexed', async () => {

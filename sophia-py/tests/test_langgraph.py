@@ -26,6 +26,11 @@ from sophia.langgraph import SophiaSaver, SophiaStore
 
 ADA = Scope(tenant="acme", user="ada")
 BOB = Scope(tenant="acme", user="bob")
+IDS = [
+    "langgraph:f21ad731c46def745b23651a1c8f7692ba52941e08d456d97e21ed99ea3d5b9c",
+    "langgraph@5c0c071518e801befb86db6e94ffe3ad:f21ad731c46def745b23651a1c8f7692ba52941e08d456d97e21ed99ea3d5b9c",
+]
+"""What Node gives to the same two places."""
 SUITE = 81
 """Tests of langgraph-checkpoint-conformance 0.0.2."""
 
@@ -210,6 +215,26 @@ def test_the_store_answers_as_langgraphs_own() -> None:
         assert SophiaStore(s, scope=BOB).search(()) == []
         item = ours.get(("docs", "a"), "2")
         assert item is not None and item.created_at <= item.updated_at
+
+
+def test_a_store_is_shared_with_node_and_apart_from_those_of_other_sessions_and_agents() -> None:
+    with Sophia() as s:
+        place = ("u", 'é😀"\n'), "schlüssel"
+        narrow = Scope(user="ada", session="1")
+        ada, one, two = (
+            SophiaStore(s, scope=scope) for scope in (Scope(user="ada"), narrow, {**vars(narrow), "agent": "a"})
+        )
+        for n, store in enumerate((ada, one, two)):
+            store.put(*place, {"n": n})
+        for n, store in enumerate((ada, one, two)):
+            found = store.get(*place)
+            assert found is not None and found.value == {"n": n}
+            assert [item.value for item in store.search(())] == [{"n": n}]
+            assert store.list_namespaces() == [place[0]]
+        one.delete(*place)
+        found = ada.get(*place)
+        assert found is not None and found.value == {"n": 0}
+        assert sorted(hit.record.id for hit in s.memory.search_sync(scope=Scope(user="ada")).hits) == IDS
 
 
 def test_the_store_finds_by_meaning_and_leaves_out_what_is_not_indexed() -> None:
