@@ -17,6 +17,7 @@ import {
   type PendingWrite,
   type SerializerProtocol,
 } from '@langchain/langgraph-checkpoint'
+import { invalidInput } from './errors.js'
 import type { Sophia } from './index.js'
 import type { Checkpoints } from './checkpoints.js'
 import type { Checkpoint as Stored, Encoded, PendingWrite as StoredWrite, Scope } from './types.js'
@@ -38,7 +39,10 @@ type ScopeOf = (config: RunnableConfig) => Scope | null | undefined
 
 /** Whose checkpoints they are, and how values are encoded. */
 export interface SaverOptions {
-  /** A scope, or a function that makes one of the config, for a graph that serves many users. */
+  /**
+   * A tenant and user, or a function that makes them of the config, for a graph that serves many users. What is given no config
+   * needs a saver with the scope itself: to delete, copy and prune, and to list all threads.
+   */
   scope?: Scope | ScopeOf | null
   /** LangGraph's own by default. */
   serde?: SerializerProtocol
@@ -59,7 +63,7 @@ export class SophiaSaver extends BaseCheckpointSaver<string> {
   constructor(sophia: Sophia, options: SaverOptions = {}) {
     super(options.serde)
     this.#checkpoints = sophia.memory.checkpoints
-    this.#scope = options.scope
+    this.#scope = typeof options.scope === 'function' ? options.scope : ofTenantAndUser(options.scope)
   }
 
   /** Returns the checkpoint that the config names, or the last one of its thread. */
@@ -79,14 +83,14 @@ export class SophiaSaver extends BaseCheckpointSaver<string> {
     let after: string | null | undefined
     while (limit === undefined || limit > 0) {
       const { checkpoints, next } = await this.#checkpoints.list({
-        thread,
+        thread: thread == null ? undefined : String(thread),
         namespace,
         id,
         before,
         metadata: options.filter,
         limit: Math.min(limit ?? PAGE, PAGE),
         after,
-        scope: this.#scopeOf(config),
+        scope: Object.keys(config.configurable ?? {}).length > 0 ? this.#scopeOf(config) : this.#fixedScope('list'),
       })
       for (const checkpoint of checkpoints) yield await this.#tuple(checkpoint, config)
       if (limit !== undefined) limit -= checkpoints.length
@@ -169,24 +173,23 @@ export class SophiaSaver extends BaseCheckpointSaver<string> {
 
   /** Removes a thread with all its checkpoints and writes. */
   async deleteThread(threadId: string): Promise<void> {
-    await this.#checkpoints.deleteThread(threadId, { scope: this.#scopeOfThread(threadId) })
+    await this.#checkpoints.deleteThread(String(threadId), { scope: this.#fixedScope('delete_thread') })
   }
 
   /** Removes the checkpoints and writes of runs, in all threads. */
   async deleteForRuns(runIds: string[]): Promise<void> {
-    await this.#checkpoints.deleteForRuns(runIds, { scope: this.#scopeOf({}) })
+    await this.#checkpoints.deleteForRuns(runIds, { scope: this.#fixedScope('delete_for_runs') })
   }
 
   /** Copies a thread whole to a new one. */
   async copyThread(sourceThreadId: string, targetThreadId: string): Promise<void> {
-    await this.#checkpoints.copyThread(sourceThreadId, targetThreadId, { scope: this.#scopeOfThread(sourceThreadId) })
+    const scope = this.#fixedScope('copy_thread')
+    await this.#checkpoints.copyThread(String(sourceThreadId), String(targetThreadId), { scope })
   }
 
   /** Keeps the last checkpoint of each namespace and what its delta channels are made of; or with `delete`, nothing. */
   async prune(threadIds: string[], options: { strategy?: 'keep_latest' | 'delete' } = {}): Promise<void> {
-    for (const thread of threadIds) {
-      await this.#checkpoints.prune([thread], { ...options, scope: this.#scopeOfThread(thread) })
-    }
+    await this.#checkpoints.prune(threadIds.map(String), { ...options, scope: this.#fixedScope('prune') })
   }
 
   /**
@@ -251,12 +254,20 @@ export class SophiaSaver extends BaseCheckpointSaver<string> {
   }
 
   #scopeOf(config: RunnableConfig): Scope | undefined {
-    return (typeof this.#scope === 'function' ? this.#scope(config) : this.#scope) ?? undefined
+    return (typeof this.#scope === 'function' ? ofTenantAndUser(this.#scope(config)) : this.#scope) ?? undefined
   }
 
-  #scopeOfThread(thread: string): Scope | undefined {
-    return this.#scopeOf({ configurable: { thread_id: thread } })
+  #fixedScope(operation: string): Scope | undefined {
+    if (typeof this.#scope !== 'function') return this.#scope ?? undefined
+    const problem = 'is a function of the config, and there is none here: take a saver with the scope itself'
+    throw invalidInput(`memory.checkpoints.${operation}`, 'scope', problem)
   }
+}
+
+function ofTenantAndUser(scope: Scope | null | undefined): Scope | null | undefined {
+  const name = (['session', 'agent'] as const).find((part) => scope?.[part] != null)
+  if (name === undefined) return scope
+  throw invalidInput('memory.checkpoints', `scope.${name}`, 'is set: checkpoints belong to a tenant and user')
 }
 
 function place(config: RunnableConfig, purpose?: string): Place {

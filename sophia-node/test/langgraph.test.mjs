@@ -64,6 +64,41 @@ test('one graph serves many users, each in a scope of its own', async () => {
   assert.deepEqual((await graph.getState(of('ada'))).values, {})
 })
 
+test('what is given no config needs a saver with the scope itself', async () => {
+  const s = new Sophia()
+  const saver = new SophiaSaver(s, { scope: ({ configurable }) => ({ user: configurable.user_id }) })
+  const config = { configurable: { thread_id: 't', user_id: 'ada' } }
+  await chat(saver).invoke({ messages: [{ role: 'user', content: 'one' }] }, config)
+  const refused = { code: 'INVALID_INPUT', context: { field: 'scope' }, message: /take a saver with the scope itself/ }
+  await assert.rejects(saver.deleteThread('t'), refused)
+  await assert.rejects(saver.prune(['t']), refused)
+  await assert.rejects(saver.copyThread('t', 'u'), refused)
+  await assert.rejects(saver.deleteForRuns(['r']), refused)
+  await assert.rejects(all(saver.list({})), refused)
+  assert.equal((await all(saver.list({ configurable: { user_id: 'ada' } }))).length, 3)
+  const ada = new SophiaSaver(s, { scope: { user: 'ada' } })
+  assert.equal((await all(ada.list({}))).length, 3)
+  await ada.deleteThread('t')
+  assert.equal(await saver.getTuple(config), undefined)
+  const narrow = { code: 'INVALID_INPUT', context: { field: 'scope.session' } }
+  assert.throws(() => new SophiaSaver(s, { scope: { user: 'ada', session: '1' } }), narrow)
+  await assert.rejects(new SophiaSaver(s, { scope: () => ({ session: '1' }) }).getTuple(config), narrow)
+})
+
+test('a thread may be named by a number', async () => {
+  const s = new Sophia()
+  const saver = new SophiaSaver(s)
+  const config = { configurable: { thread_id: 42 } }
+  const graph = chat(saver)
+  await graph.invoke({ messages: [{ role: 'user', content: 'one' }] }, config)
+  assert.equal((await all(graph.getStateHistory(config))).length, 3)
+  await saver.copyThread(42, 43)
+  await saver.prune([43])
+  assert.equal((await all(saver.list({ configurable: { thread_id: 43 } }))).length, 1)
+  await saver.deleteThread(42)
+  assert.equal(await saver.getTuple(config), undefined)
+})
+
 test('a thread that was begun with numbers as versions goes on', async () => {
   const s = new Sophia()
   const config = { configurable: { thread_id: 't', checkpoint_ns: '' } }

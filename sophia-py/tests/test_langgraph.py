@@ -141,6 +141,55 @@ def test_one_graph_serves_many_users_each_in_their_scope() -> None:
         assert graph.get_state(ada).values == {} and graph.get_state(bob).values != {}
 
 
+async def test_what_is_given_no_config_needs_a_saver_with_the_scope_itself() -> None:
+    async with Sophia() as s:
+        saver = SophiaSaver(s, scope=lambda config: Scope(user=config["configurable"]["user_id"]))
+        config: Any = {"configurable": {"thread_id": "t", "user_id": "ada"}}
+        chat(saver).invoke({"messages": [("user", "one")]}, config)
+        sync: list[Callable[[], Any]] = [
+            lambda: saver.delete_thread("t"),
+            lambda: saver.prune(["t"]),
+            lambda: saver.copy_thread("t", "u"),
+            lambda: saver.delete_for_runs(["r"]),
+            lambda: list(saver.list(None)),
+        ]
+        for act in sync:
+            with pytest.raises(InvalidInputError, match="take a saver with the scope itself") as raised:
+                act()
+            assert raised.value.context["field"] == "scope"
+        for later in (saver.adelete_thread("t"), saver.aprune(["t"]), saver.acopy_thread("t", "u"), saver.adelete_for_runs([])):
+            with pytest.raises(InvalidInputError):
+                await later
+        assert len(list(saver.list({"configurable": {"user_id": "ada"}}))) == 3
+        ada = SophiaSaver(s, scope=Scope(user="ada"))
+        assert len(list(ada.list(None))) == 3
+        ada.delete_thread("t")
+        assert saver.get_tuple(config) is None
+        narrow: list[Callable[[], Any]] = [
+            lambda: SophiaSaver(s, scope=Scope(session="1")),
+            lambda: SophiaSaver(s, scope=lambda _: {"session": "1"}).get_tuple(config),
+        ]
+        for act in narrow:
+            with pytest.raises(InvalidInputError) as raised:
+                act()
+            assert raised.value.context["field"] == "scope.session"
+
+
+def test_a_thread_may_be_named_by_a_number() -> None:
+    with Sophia() as s:
+        saver = SophiaSaver(s)
+        graph = chat(saver)
+        config: Any = {"configurable": {"thread_id": 42}}
+        numbered: Any = 42
+        graph.invoke({"messages": [("user", "one")]}, config)
+        assert len(list(graph.get_state_history(config))) == 3
+        saver.copy_thread(numbered, 43)  # type: ignore[arg-type]
+        saver.prune([43])  # type: ignore[list-item]
+        assert len(list(saver.list({"configurable": {"thread_id": 43}}))) == 1
+        saver.delete_thread(numbered)
+        assert saver.get_tuple(config) is None
+
+
 def test_bytes_cross_as_bytes_and_what_is_wrong_is_named() -> None:
     with Sophia() as s:
         checkpoints = s.memory.checkpoints

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from ._sophia import Engine
 from ._wire import Request, settled
+from .errors import InvalidInputError
 from .memory import Memory
 from .scope import Scope, ScopeLike
 from .types import Record
@@ -29,6 +30,11 @@ Steps = Generator[Request[Any], Any, R]
 def missing(extra: str, needs: str, cause: ImportError) -> ImportError:
     """Returns the error that says what to install."""
     return ImportError(f"sophia.{extra} needs {needs}: pip install 'sophia-ai[{extra}]'  ({cause})")
+
+
+def refused(operation: str, field: str, problem: str) -> InvalidInputError:
+    """Returns the error of an argument that is not told to the engine."""
+    return InvalidInputError(f"{operation}: `{field}` {problem}", operation=operation, context={"field": field})
 
 
 def compact(value: Any) -> str:

@@ -22,7 +22,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.base import Checkpoint as LangGraphCheckpoint
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from ._adapters import Steps, call, run, run_sync
+from ._adapters import Steps, call, narrowed, refused, run, run_sync
 from ._engine import Sophia
 from ._langgraph_tuple import StoredTuple
 from .checkpoints import EncodedInput
@@ -47,8 +47,8 @@ ScopeOf = Callable[[RunnableConfig], ScopeLike]
 class SophiaSaver(BaseCheckpointSaver[str]):
     """Keeps the checkpoints of LangGraph in Sophia: deduplicated, compressed, scoped, and with the whole interface.
 
-    `scope` says whose they are: a scope, or a function that makes one of the config, for a graph that serves many users.
-    What is known of the config there is at least `thread_id`, where a thread is meant.
+    `scope` says whose they are: a tenant and user, or a function that makes them of the config, for a graph that serves many
+    users. What is given no config needs a saver with the scope itself: to delete, copy and prune, and to list all threads.
 
     The same threads can be read by every process on the same `data_dir`.
     """
@@ -59,7 +59,7 @@ class SophiaSaver(BaseCheckpointSaver[str]):
         super().__init__(serde=serde)
         self._engine = sophia._engine
         self._checkpoints = sophia.memory.checkpoints
-        self._scope = scope
+        self._scope = scope if callable(scope) else _of_tenant_and_user(scope)
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Returns the checkpoint that the config names, or the last one of its thread; None where there is none."""
@@ -122,15 +122,16 @@ class SophiaSaver(BaseCheckpointSaver[str]):
         after: str | None,
     ) -> Steps[CheckpointPage]:
         place = _configurable(config)
+        thread = place.get("thread_id")
         request = self._checkpoints._list(
-            place.get("thread_id"),
+            None if thread is None else str(thread),
             namespace=place.get("checkpoint_ns"),
             id=place.get("checkpoint_id"),
             before=_configurable(before).get("checkpoint_id"),
             metadata=metadata,
             limit=PAGE if limit is None else min(limit, PAGE),
             after=after,
-            scope=self._scope_of(config or {}),
+            scope=self._scope_of(config) if config and place else self._fixed_scope("list"),
         )
         return (yield from call(request))
 
@@ -245,41 +246,39 @@ class SophiaSaver(BaseCheckpointSaver[str]):
 
     def delete_thread(self, thread_id: str) -> None:
         """Removes a thread with all its checkpoints and writes."""
-        self._checkpoints.delete_thread_sync(thread_id, scope=self._scope_of_thread(thread_id))
+        self._checkpoints.delete_thread_sync(str(thread_id), scope=self._fixed_scope("delete_thread"))
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Removes a thread with all its checkpoints and writes."""
-        await self._checkpoints.delete_thread(thread_id, scope=self._scope_of_thread(thread_id))
+        await self._checkpoints.delete_thread(str(thread_id), scope=self._fixed_scope("delete_thread"))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Removes the checkpoints and writes of runs, in all threads."""
-        self._checkpoints.delete_for_runs_sync(run_ids, scope=self._scope_of({}))
+        self._checkpoints.delete_for_runs_sync(run_ids, scope=self._fixed_scope("delete_for_runs"))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Removes the checkpoints and writes of runs, in all threads."""
-        await self._checkpoints.delete_for_runs(run_ids, scope=self._scope_of({}))
+        await self._checkpoints.delete_for_runs(run_ids, scope=self._fixed_scope("delete_for_runs"))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copies a thread whole to a new one. Raises `sophia.ConflictError` where the target has checkpoints."""
-        scope = self._scope_of_thread(source_thread_id)
-        self._checkpoints.copy_thread_sync(source_thread_id, target_thread_id, scope=scope)
+        scope = self._fixed_scope("copy_thread")
+        self._checkpoints.copy_thread_sync(str(source_thread_id), str(target_thread_id), scope=scope)
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copies a thread whole to a new one. Raises `sophia.ConflictError` where the target has checkpoints."""
-        scope = self._scope_of_thread(source_thread_id)
-        await self._checkpoints.copy_thread(source_thread_id, target_thread_id, scope=scope)
+        scope = self._fixed_scope("copy_thread")
+        await self._checkpoints.copy_thread(str(source_thread_id), str(target_thread_id), scope=scope)
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Keeps the last checkpoint of each namespace and what its delta channels are made of; or with "delete", nothing."""
         chosen = _strategy(strategy)
-        for thread in thread_ids:
-            self._checkpoints.prune_sync([thread], strategy=chosen, scope=self._scope_of_thread(thread))
+        self._checkpoints.prune_sync([*map(str, thread_ids)], strategy=chosen, scope=self._fixed_scope("prune"))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Keeps the last checkpoint of each namespace and what its delta channels are made of; or with "delete", nothing."""
         chosen = _strategy(strategy)
-        for thread in thread_ids:
-            await self._checkpoints.prune([thread], strategy=chosen, scope=self._scope_of_thread(thread))
+        await self._checkpoints.prune([*map(str, thread_ids)], strategy=chosen, scope=self._fixed_scope("prune"))
 
     def get_next_version(self, current: Any, channel: None) -> Any:
         """Returns a version above `current`. Its end is random, so that two forks of one step do not share a version.
@@ -324,10 +323,20 @@ class SophiaSaver(BaseCheckpointSaver[str]):
         return self.serde.loads_typed((value.encoding, value.data))
 
     def _scope_of(self, config: RunnableConfig) -> ScopeLike:
-        return self._scope(config) if callable(self._scope) else self._scope
+        return _of_tenant_and_user(self._scope(config)) if callable(self._scope) else self._scope
 
-    def _scope_of_thread(self, thread: str) -> ScopeLike:
-        return self._scope_of({"configurable": {"thread_id": thread}})
+    def _fixed_scope(self, operation: str) -> ScopeLike:
+        if callable(self._scope):
+            problem = "is a function of the config, and there is none here: take a saver with the scope itself"
+            raise refused(f"memory.checkpoints.{operation}", "scope", problem)
+        return self._scope
+
+
+def _of_tenant_and_user(scope: ScopeLike) -> ScopeLike:
+    for name, part in zip(("session", "agent"), narrowed(scope), strict=True):
+        if part is not None:
+            raise refused("memory.checkpoints", f"scope.{name}", "is set: checkpoints belong to a tenant and user")
+    return scope
 
 
 def _configurable(config: RunnableConfig | None) -> Configurable:
