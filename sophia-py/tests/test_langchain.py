@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from langchain_core.caches import BaseCache
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.vectorstores import VectorStore
 from langchain_tests.integration_tests import (
     AsyncCacheTestSuite,
@@ -103,6 +104,37 @@ def test_the_history_keeps_messages_whole_and_in_order() -> None:
         assert history.messages == []
         with pytest.raises(ValueError):
             SophiaChatMessageHistory(s, ADA)
+
+
+def test_sessions_and_agents_have_keys_of_their_own() -> None:
+    with Sophia() as s:
+        scopes = [Scope(user="ada"), Scope(user="ada", session="1"), Scope(user="ada", session="2"), Scope(user="ada", agent="1")]
+        stores = [SophiaByteStore(s, scope=scope) for scope in scopes]
+        caches = [SophiaCache(s, scope=scope) for scope in scopes]
+        for place, (store, cache) in enumerate(zip(stores, caches, strict=True)):
+            assert store.mget(["k"]) == [None] and cache.lookup("p", "m") is None
+            store.mset([("k", str(place).encode())])
+            cache.update("p", "m", [Generation(text=str(place))])
+        caches[0].clear()
+        caches[1].clear()
+        stores[0].mdelete(["k"])
+        assert [store.mget(["k"]) for store in stores] == [[None], [b"1"], [b"2"], [b"3"]]
+        assert [list(store.yield_keys()) for store in stores] == [[], ["k"], ["k"], ["k"]]
+        kept = [Generation(text="2")], [Generation(text="3")]
+        assert [cache.lookup("p", "m") for cache in caches] == [None, None, *kept]
+
+
+async def test_an_answer_that_cannot_be_read_back_is_asked_for_again() -> None:
+    class Usage:
+        """What an SDK may put beside an answer."""
+
+    async with Sophia() as s:
+        cache = SophiaCache(s)
+        message = AIMessage("hi", response_metadata={"usage": Usage()})
+        cache.update("p", "m", [ChatGeneration(message=message)])
+        assert cache.lookup("p", "m") is None and await cache.alookup("p", "m") is None
+        cache.update("p", "m", [Generation(text="hi")])
+        assert cache.lookup("p", "m") == [Generation(text="hi")]
 
 
 def test_keys_of_a_byte_store_are_its_own() -> None:

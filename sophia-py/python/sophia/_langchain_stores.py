@@ -13,14 +13,13 @@ from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 from langchain_core.load import dumps, loads
 from langchain_core.stores import ByteStore
 
-from ._adapters import Steps, call, run, run_sync
+from ._adapters import Steps, apart, call, run, run_sync
 from ._engine import Sophia
 from .memory import Seconds
 from .scope import ScopeLike
 
 __all__ = ["SophiaByteStore", "SophiaCache"]
 
-CACHE_PREFIX = "langchain/llm/"
 KEYS_OF_A_PAGE = 1_000
 
 
@@ -30,31 +29,35 @@ class SophiaCache(BaseCache):
     def __init__(self, sophia: Sophia, *, scope: ScopeLike = None, ttl: Seconds | None = None) -> None:
         self._kv = sophia.memory.kv
         self._scope = scope
+        self._prefix = f"langchain/llm{apart(scope)}/"
         self._ttl = ttl
 
     def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """Returns what was answered to this prompt by a model so configured."""
-        return _read(self._kv.get_sync(_cache_key(prompt, llm_string), scope=self._scope))
+        return _read(self._kv.get_sync(self._key(prompt, llm_string), scope=self._scope))
 
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """Returns what was answered to this prompt by a model so configured."""
-        return _read(await self._kv.get(_cache_key(prompt, llm_string), scope=self._scope))
+        return _read(await self._kv.get(self._key(prompt, llm_string), scope=self._scope))
 
     def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         """Keeps an answer."""
-        self._kv.set_sync(_cache_key(prompt, llm_string), _written(return_val), scope=self._scope, ttl=self._ttl)
+        self._kv.set_sync(self._key(prompt, llm_string), _written(return_val), scope=self._scope, ttl=self._ttl)
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         """Keeps an answer."""
-        await self._kv.set(_cache_key(prompt, llm_string), _written(return_val), scope=self._scope, ttl=self._ttl)
+        await self._kv.set(self._key(prompt, llm_string), _written(return_val), scope=self._scope, ttl=self._ttl)
 
     def clear(self, **kwargs: Any) -> None:
         """Removes all answers of the scope."""
-        self._kv.invalidate_sync(prefix=CACHE_PREFIX, scope=self._scope)
+        self._kv.invalidate_sync(prefix=self._prefix, scope=self._scope)
 
     async def aclear(self, **kwargs: Any) -> None:
         """Removes all answers of the scope."""
-        await self._kv.invalidate(prefix=CACHE_PREFIX, scope=self._scope)
+        await self._kv.invalidate(prefix=self._prefix, scope=self._scope)
+
+    def _key(self, prompt: str, llm_string: str) -> str:
+        return self._prefix + hashlib.sha256(json.dumps([prompt, llm_string]).encode()).hexdigest()
 
 
 class SophiaByteStore(ByteStore):
@@ -64,7 +67,7 @@ class SophiaByteStore(ByteStore):
         self._engine = sophia._engine
         self._kv = sophia.memory.kv
         self._scope = scope
-        self._prefix = f"langchain/bytes/{len(namespace)}:{namespace}/"
+        self._prefix = f"langchain/bytes{apart(scope)}/{len(namespace)}:{namespace}/"
 
     def mget(self, keys: Sequence[str]) -> list[bytes | None]:
         """Returns the values of keys, None where there is none."""
@@ -114,10 +117,6 @@ class SophiaByteStore(ByteStore):
         return (yield from call(self._kv._keys(start, after=after, limit=KEYS_OF_A_PAGE, scope=self._scope)))
 
 
-def _cache_key(prompt: str, llm_string: str) -> str:
-    return CACHE_PREFIX + hashlib.sha256(json.dumps([prompt, llm_string]).encode()).hexdigest()
-
-
 def _written(generations: RETURN_VAL_TYPE) -> list[str]:
     return [dumps(generation) for generation in generations]
 
@@ -128,7 +127,11 @@ def _read(value: list[str] | None) -> RETURN_VAL_TYPE | None:
     with warnings.catch_warnings():
         # LangChain calls its own loader "beta".
         warnings.simplefilter("ignore")
-        return [loads(generation) for generation in value]
+        try:
+            return [loads(generation) for generation in value]
+        except Exception:
+            # What LangChain wrote and cannot read is asked for again, whatever it says of it.
+            return None
 
 
 def _text(value: bytes) -> str:
