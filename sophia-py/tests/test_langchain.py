@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from langchain_core.caches import BaseCache
+from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.vectorstores import VectorStore
@@ -18,7 +19,7 @@ from langchain_tests.integration_tests import (
     VectorStoreIntegrationTests,
 )
 
-from sophia import Scope, Sophia
+from sophia import InvalidInputError, Scope, Sophia
 from sophia.langchain import SophiaByteStore, SophiaCache, SophiaChatMessageHistory, SophiaVectorStore
 
 ADA = Scope(tenant="acme", user="ada")
@@ -87,6 +88,56 @@ def test_scopes_and_collections_are_apart() -> None:
         assert [len(store.similarity_search("tea")) for store in stores] == [0, 1, 1]
         with pytest.raises(ValueError):
             stores[0].add_texts(["one", "two"], ids=["1"])
+
+
+def test_sessions_and_agents_have_documents_of_their_own() -> None:
+    with Sophia() as s:
+        scopes = [Scope(user="ada"), Scope(user="ada", session="1"), Scope(user="ada", session="2")]
+        stores = [SophiaVectorStore(s, scope=scope) for scope in scopes]
+        for place, store in enumerate(stores):
+            store.add_texts([f"tea number {place}"], ids=["same"])
+        assert [store.get_by_ids(["same"])[0].page_content for store in stores] == [f"tea number {n}" for n in range(3)]
+        assert [[found.page_content for found in store.similarity_search("tea")] for store in stores] == [
+            [f"tea number {n}"] for n in range(3)
+        ]
+        stores[0].delete()
+        assert [len(store.similarity_search("tea")) for store in stores] == [0, 1, 1]
+
+
+def test_many_documents_are_stored_and_found() -> None:
+    with Sophia(memory={"embedder": "none"}) as s:
+        store = SophiaVectorStore(s, mode="keyword")
+        assert len(set(store.add_texts(["tea" if n < 1_500 else "coffee" for n in range(10_001)]))) == 10_001
+        found = store.similarity_search_with_score("tea", k=2_000)
+        assert len({document.id for document, _ in found}) == 2_000
+        assert [score > 0 for _, score in found] == [True] * 1_500 + [False] * 500
+        assert store.similarity_search("tea", k=0) == []
+
+
+async def test_documents_that_differ_are_preferred_where_that_is_asked() -> None:
+    async with Sophia() as s:
+        store = SophiaVectorStore(s)
+        store.add_texts(["Ada drinks green tea.", "Ada drinks green tea!", "Her tea pot is broken."])
+        assert [text[:3] for text in said(store.similarity_search("green tea", k=2))] == ["Ada", "Ada"]
+        assert said(store.max_marginal_relevance_search("green tea", k=2, lambda_mult=0.1))[1] == "Her tea pot is broken."
+        found = await store.as_retriever(search_type="mmr", search_kwargs={"k": 2, "lambda_mult": 0.1}).ainvoke("green tea")
+        assert said(found)[1] == "Her tea pot is broken."
+
+
+def said(documents: list[Document]) -> list[str]:
+    return [document.page_content for document in documents]
+
+
+async def test_messages_are_added_all_or_none() -> None:
+    async with Sophia() as s:
+        history = SophiaChatMessageHistory(s, Scope(user="ada", session="1"))
+        history.add_messages([HumanMessage("before")])
+        wrong = [HumanMessage("one"), HumanMessage("a\0b"), HumanMessage("three")]
+        with pytest.raises(InvalidInputError):
+            history.add_messages(wrong)
+        with pytest.raises(InvalidInputError):
+            await history.aadd_messages(wrong)
+        assert history.messages == [HumanMessage("before")]
 
 
 def test_the_history_keeps_messages_whole_and_in_order() -> None:

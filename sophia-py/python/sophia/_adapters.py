@@ -10,13 +10,15 @@ from typing import Any, TypeVar
 
 from ._sophia import Engine
 from ._wire import Request, settled
-from .errors import InvalidInputError
+from .errors import InvalidInputError, SophiaError
 from .memory import Memory
 from .scope import Scope, ScopeLike
-from .types import Record
+from .types import Hit, Record, StoreResult
 
 PAGE = 1_000
 """Records that one call of the engine lists."""
+ITEMS = 10_000
+"""Records that one call of the engine stores."""
 DEEPEST = 10_000
 """The furthest record that an offset reaches."""
 APART_DIGITS = 32
@@ -66,7 +68,12 @@ def run_sync(engine: Engine, steps: Steps[R]) -> R:
     try:
         request = next(steps)
         while True:
-            request = steps.send(request.result(engine.call_sync(request.operation, request.arguments)))
+            try:
+                answer = request.result(engine.call_sync(request.operation, request.arguments))
+            except SophiaError as error:
+                request = steps.throw(error)
+            else:
+                request = steps.send(answer)
     except StopIteration as ended:
         result: R = ended.value
         return result
@@ -77,10 +84,39 @@ async def run(engine: Engine, steps: Steps[R]) -> R:
     try:
         request = next(steps)
         while True:
-            request = steps.send(request.result(await settled(engine.call(request.operation, request.arguments))))
+            try:
+                answer = request.result(await settled(engine.call(request.operation, request.arguments)))
+            except SophiaError as error:
+                request = steps.throw(error)
+            else:
+                request = steps.send(answer)
     except StopIteration as ended:
         result: R = ended.value
         return result
+
+
+def store_all(
+    memory: Memory, items: Sequence[Mapping[str, Any]], *, scope: ScopeLike
+) -> Steps[list[StoreResult]]:
+    """Stores records: all or none of each `ITEMS`."""
+    stored: list[StoreResult] = []
+    for first in range(0, len(items), ITEMS):
+        request = memory._store_many(items[first : first + ITEMS], scope=scope, atomic=True)
+        for outcome in (yield from call(request)):
+            if isinstance(outcome, SophiaError):
+                raise outcome
+            stored.append(outcome)
+    return stored
+
+
+def best_hits(
+    memory: Memory, query: str, take: Callable[[list[Hit]], bool], *, page: int, **options: Any
+) -> Steps[None]:
+    """Reads what a query finds, the best first, until `take` has enough of it, as far as an offset reaches."""
+    for offset in range(0, DEEPEST + 1, page):
+        hits = (yield from call(memory._search(query, limit=page, offset=offset, **options))).hits
+        if take(hits) or len(hits) < page:
+            return
 
 
 def newest_records(

@@ -10,6 +10,7 @@ from langchain_core.messages import BaseMessage, message_to_dict, messages_from_
 
 from ._adapters import Steps, call, run, run_sync
 from ._engine import Sophia
+from .errors import SophiaError
 from .scope import Scope
 from .types import Record
 
@@ -47,11 +48,11 @@ class SophiaChatMessageHistory(BaseChatMessageHistory):
         return await run(self._engine, self._read())
 
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
-        """Adds messages."""
+        """Adds messages, all or none."""
         run_sync(self._engine, self._add(messages))
 
     async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
-        """Adds messages."""
+        """Adds messages, all or none."""
         await run(self._engine, self._add(messages))
 
     def clear(self) -> None:
@@ -74,11 +75,17 @@ class SophiaChatMessageHistory(BaseChatMessageHistory):
         return [_message(record) for page in pages for record in page]
 
     def _add(self, messages: Sequence[BaseMessage]) -> Steps[None]:
-        for message in messages:
-            text = message.text.strip() or WITHOUT_TEXT
-            facts = {FIELD: message_to_dict(message)}
-            role = ROLES.get(message.type, message.type)
-            yield from call(self._memory._append(self._scope, role, text, metadata=facts))
+        added: list[Record] = []
+        try:
+            for message in messages:
+                text = message.text.strip() or WITHOUT_TEXT
+                facts = {FIELD: message_to_dict(message)}
+                role = ROLES.get(message.type, message.type)
+                added.append((yield from call(self._memory._append(self._scope, role, text, metadata=facts))))
+        except SophiaError:
+            for record in added:
+                yield from call(self._memory._delete(record.id, scope=self._scope, permanent=True))
+            raise
 
 
 def _message(record: Record) -> BaseMessage:

@@ -12,18 +12,19 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
-from ._adapters import Steps, call, run, run_sync
+from ._adapters import PAGE, Steps, apart, best_hits, call, newest_records, run, run_sync, store_all
 from ._engine import Sophia
-from .errors import SophiaError
 from .memory import Mode
 from .scope import ScopeLike
-from .types import Record
+from .types import Hit, Record
 
 __all__ = ["SophiaVectorStore"]
 
 KIND = "langchain.document"
 DEFAULT_K = 4
 """Documents of a search that names no number, as LangChain has it."""
+DEFAULT_FETCHED = 20
+DEFAULT_LAMBDA = 0.5
 
 Filter = dict[str, Any]
 Vectors = list[list[float]]
@@ -50,6 +51,7 @@ class SophiaVectorStore(VectorStore):
         self._memory = sophia.memory
         self._embedding = embedding
         self._scope = scope
+        self._apart = apart(scope)
         self._collection = collection
         self._mode: Mode = mode
 
@@ -83,7 +85,7 @@ class SophiaVectorStore(VectorStore):
         ids: Sequence[str | None] | None = None,
         **kwargs: Any,
     ) -> list[str]:
-        """Stores texts, all or none, and returns their ids; one whose id is there is replaced."""
+        """Stores texts, all or none of each 10,000, and returns their ids; one whose id is there is replaced."""
         listed = list(texts)
         vectors = self._embedding.embed_documents(listed) if self._embedding else None
         return run_sync(self._engine, self._add(listed, metadatas, ids, vectors))
@@ -96,7 +98,7 @@ class SophiaVectorStore(VectorStore):
         ids: Sequence[str | None] | None = None,
         **kwargs: Any,
     ) -> list[str]:
-        """Stores texts, all or none, and returns their ids; one whose id is there is replaced."""
+        """Stores texts, all or none of each 10,000, and returns their ids; one whose id is there is replaced."""
         listed = list(texts)
         vectors = await self._embedding.aembed_documents(listed) if self._embedding else None
         return await run(self._engine, self._add(listed, metadatas, ids, vectors))
@@ -126,10 +128,7 @@ class SophiaVectorStore(VectorStore):
         ]
         for item, vector in zip(items, vectors or [], strict=False):
             item["embedding"] = vector
-        outcomes = yield from call(self._memory._store_many(items, scope=self._scope, atomic=True))
-        for outcome in outcomes:
-            if isinstance(outcome, SophiaError):
-                raise outcome
+        yield from store_all(self._memory, items, scope=self._scope)
         return names
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
@@ -191,32 +190,81 @@ class SophiaVectorStore(VectorStore):
         vector = await self._embedding.aembed_query(query) if self._embedding else None
         return await run(self._engine, self._search(query, vector, k, filter))
 
+    def max_marginal_relevance_search(
+        self,
+        query: str,
+        k: int = DEFAULT_K,
+        fetch_k: int = DEFAULT_FETCHED,
+        lambda_mult: float = DEFAULT_LAMBDA,
+        filter: Filter | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """Returns `k` documents that match well and differ: `lambda_mult` is 1 for what matches, 0 for what differs.
+
+        The engine chooses what it chooses them of; `fetch_k` is not looked at.
+        """
+        vector = self._embedding.embed_query(query) if self._embedding else None
+        found = run_sync(self._engine, self._search(query, vector, k, filter, mmr_lambda=lambda_mult))
+        return [document for document, _ in found]
+
+    async def amax_marginal_relevance_search(
+        self,
+        query: str,
+        k: int = DEFAULT_K,
+        fetch_k: int = DEFAULT_FETCHED,
+        lambda_mult: float = DEFAULT_LAMBDA,
+        filter: Filter | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """Returns `k` documents that match well and differ: `lambda_mult` is 1 for what matches, 0 for what differs.
+
+        The engine chooses what it chooses them of; `fetch_k` is not looked at.
+        """
+        vector = await self._embedding.aembed_query(query) if self._embedding else None
+        found = await run(self._engine, self._search(query, vector, k, filter, mmr_lambda=lambda_mult))
+        return [document for document, _ in found]
+
     def _search(
-        self, query: str, vector: list[float] | None, k: int, filter: Filter | None
+        self, query: str, vector: list[float] | None, k: int, filter: Filter | None, **options: Any
     ) -> Steps[list[tuple[Document, float]]]:
-        places: dict[str, Any] = {"kinds": [KIND], "categories": [self._collection], "metadata": filter}
-        request = self._memory._search(
-            query, scope=self._scope, mode=self._mode, limit=k, embedding=vector, **places
-        )
-        hits = (yield from call(request)).hits
-        found = [(hit.record, hit.score) for hit in hits]
+        if k < 1:
+            return []
+        places: dict[str, Any] = {
+            "scope": self._scope,
+            "kinds": [KIND],
+            "categories": [self._collection],
+            "tags": [self._tag],
+            "metadata": filter,
+        }
+        found: dict[int, tuple[Record, float]] = {}
+
+        def take(hits: list[Hit]) -> bool:
+            found.update((hit.record.seq, (hit.record, hit.score)) for hit in hits)
+            return len(found) >= k
+
+        def fill(records: list[Record]) -> bool:
+            for record in records:
+                found.setdefault(record.seq, (record, 0.0))
+            return len(found) >= k
+
+        page = min(k, PAGE)
+        options |= {"mode": self._mode, "embedding": vector}
+        yield from best_hits(self._memory, query, take, page=page, **options, **places)
         if len(found) < k:
             # LangChain's "k nearest" counts what is not near at all, too: it comes last.
-            known = {record.seq for record, _ in found}
-            listed = (yield from call(self._memory._search(scope=self._scope, limit=k, **places))).hits
-            found += [(hit.record, 0.0) for hit in listed if hit.record.seq not in known]
-        return [(_document(record), score) for record, score in found[:k]]
+            yield from newest_records(self._memory, fill, page=page, **places)
+        return [(_document(record), score) for record, score in found.values()][:k]
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         return lambda score: score
 
     def _id(self, id: str) -> str:
         # Of a fixed length, and apart from the ids of other collections and of other records.
-        return "langchain:" + hashlib.sha256(json.dumps([self._collection, id]).encode()).hexdigest()
+        return f"langchain{self._apart}:" + hashlib.sha256(json.dumps([self._collection, id]).encode()).hexdigest()
 
     @property
     def _tag(self) -> str:
-        return f"langchain:{self._collection}"
+        return f"langchain{self._apart}:{self._collection}"
 
 
 def _document(record: Record) -> Document:
