@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import weakref
 from collections.abc import Mapping
 from os import PathLike, fspath
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from . import _sophia
 from ._wire import settled
@@ -21,6 +22,7 @@ __all__ = ["Sophia"]
 
 
 _LIVE: weakref.WeakSet[Sophia] = weakref.WeakSet()
+_OF_RECIPES: weakref.WeakValueDictionary[str, Sophia] = weakref.WeakValueDictionary()
 
 
 class Sophia:
@@ -39,23 +41,23 @@ class Sophia:
 
     def __init__(self, config: Mapping[str, Any] | str | PathLike[str] | None = None, **overrides: Any) -> None:
         """Builds an engine from a mapping, or from a `.toml` or `.json` file; keywords are set over it."""
-        if isinstance(config, Mapping):
-            engine = _sophia.Engine({**config, **overrides})
-        elif config is None:
-            engine = _sophia.Engine(overrides)
+        if config is None or isinstance(config, Mapping):
+            fields = {**(config or {}), **overrides}
+            engine, recipe = _sophia.Engine(fields), _recipe(fields)
         else:
-            engine = _sophia.Engine(overrides, path=fspath(config))
-        self._attach(engine)
+            engine, recipe = _sophia.Engine(overrides, path=fspath(config)), _recipe(overrides, config=fspath(config))
+        self._attach(engine, recipe)
 
     @classmethod
     def from_env(cls) -> Self:
         """Builds an engine from the variables `SOPHIA_…` and the file that `SOPHIA_CONFIG` names."""
         sophia = cls.__new__(cls)
-        sophia._attach(_sophia.Engine(env=True))
+        sophia._attach(_sophia.Engine(env=True), {"env": True})
         return sophia
 
-    def _attach(self, engine: _sophia.Engine) -> None:
+    def _attach(self, engine: _sophia.Engine, recipe: dict[str, Any] | None) -> None:
         self._engine = engine
+        self._recipe = recipe
         self._started = False
         _LIVE.add(self)
         self.memory = Memory(engine)
@@ -101,11 +103,37 @@ class Sophia:
         self._started = False
         self._engine.close_sync()
 
+    @classmethod
+    def _of_recipe(cls, recipe: Mapping[str, Any]) -> Self:
+        """Returns an engine that is built as another was, the same one for the same recipe while it is in use."""
+        if "env" in recipe:
+            build, key = cls.from_env, "env"
+        else:
+            build, key = lambda: cls(**recipe), json.dumps(recipe, sort_keys=True)
+        sophia = _OF_RECIPES.get(key) or build()
+        _OF_RECIPES[key] = sophia
+        return cast(Self, sophia)
+
     @staticmethod
     def config_schema() -> dict[str, Any]:
         """Returns the JSON Schema of the configuration."""
         schema: dict[str, Any] = _sophia.config_schema()
         return schema
+
+
+def _recipe(fields: Mapping[str, Any], **built_of: Any) -> dict[str, Any] | None:
+    """Returns how to build an engine again, to be written into files; None where it could hold a secret."""
+    memory = fields.get("memory", {})
+    is_open = fields.keys() <= {"data_dir", "memory"} and isinstance(memory, Mapping) and _is_plain(memory)
+    if not is_open:
+        return None
+    place = {} if fields.get("data_dir") is None else {"data_dir": fspath(fields["data_dir"])}
+    return {**built_of, **fields, **place}
+
+
+def _is_plain(memory: Mapping[str, Any]) -> bool:
+    # An embedder that is a mapping may name a key.
+    return all(isinstance(value, (str, int, float)) for value in memory.values())
 
 
 def _before_fork() -> None:

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import pairwise
+from secrets import token_hex
 from typing import Any
 
-from haystack import Document, component
+from haystack import Document, component, default_from_dict, default_to_dict
 from haystack.document_stores.errors import DuplicateDocumentError
 from haystack.document_stores.types import DuplicatePolicy
 from haystack.utils.filters import document_matches_filter
 
-from ._adapters import PAGE, Steps, all_records, call, run, run_sync
+from ._adapters import DEEPEST, PAGE, Steps, all_records, apart, best_hits, call, refused, run, run_sync, store_all
 from ._engine import Sophia
-from .errors import SophiaError
+from .errors import ConflictError, NotFoundError
 from .memory import Mode
-from .scope import ScopeLike
-from .types import Record
+from .scope import Scope, ScopeLike
+from .types import Hit, Record
 
 __all__ = ["SophiaDocumentStore", "SophiaRetriever"]
 
+PUBLIC = "sophia.haystack"
+"""The module by which saved pipelines name the classes."""
 KIND = "haystack.document"
 FIELD = "haystack"
 """The name in the metadata under which the whole document is kept."""
+NEW = "haystack_new"
+"""Marks what was written as new, each time by another: of a record that was there it is no version."""
+MARK_BYTES = 8
+TIME = "$datetime"
+"""The only name in an object that stands for a datetime."""
 DEFAULT_TOP_K = 10
 
 Filters = dict[str, Any]
@@ -34,17 +44,39 @@ class SophiaDocumentStore:
     """Keeps documents as records of Sophia: durable, scoped, found by meaning and by words with no embedder in the pipeline.
 
     The vectors are the engine's own, of the document's text; an `embedding` that a document brings is kept with it.
-    Filters are Haystack's, exactly; they read the documents of the collection.
+    Filters are Haystack's, exactly; they read the documents of the collection. A pipeline can be saved where the engine is
+    built of a file, of the environment, or of `data_dir` and plain settings of `memory`.
     """
+
+    __module__ = PUBLIC
 
     def __init__(
         self, sophia: Sophia, *, scope: ScopeLike = None, collection: str = "default", mode: Mode = "hybrid"
     ) -> None:
+        self._sophia = sophia
         self._engine = sophia._engine
         self._memory = sophia.memory
         self._scope = scope
+        self._apart = apart(scope)
         self._collection = collection
         self._mode: Mode = mode
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what the store is made of, for a pipeline that is saved."""
+        if self._sophia._recipe is None:
+            problem = "is built of settings that may hold secrets: build it of a file, of the environment or of plain settings"
+            raise refused("haystack.to_dict", "sophia", problem)
+        scope = {name: part for name, part in _parts(self._scope).items() if part is not None}
+        settings: dict[str, Any] = {"scope": scope, "collection": self._collection, "mode": self._mode}
+        return default_to_dict(self, sophia=self._sophia._recipe, **settings)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SophiaDocumentStore:
+        """Makes a store of what `to_dict` returned; stores of the same engine share one."""
+        settings = data["init_parameters"]
+        sophia = Sophia._of_recipe(settings["sophia"])
+        made: SophiaDocumentStore = default_from_dict(cls, {**data, "init_parameters": {**settings, "sophia": sophia}})
+        return made
 
     def count_documents(self) -> int:
         """Returns how many documents there are."""
@@ -63,13 +95,13 @@ class SophiaDocumentStore:
         return len(await self.filter_documents_async())
 
     def write_documents(self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE) -> int:
-        """Writes documents, all or none; returns how many. Without a policy, one whose id is there is an error."""
+        """Writes documents, all or none of each 10,000; returns how many. Without a policy, one that is there is an error."""
         return run_sync(self._engine, self._write(documents, policy))
 
     async def write_documents_async(
         self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE
     ) -> int:
-        """Writes documents, all or none; returns how many. Without a policy, one whose id is there is an error."""
+        """Writes documents, all or none of each 10,000; returns how many. Without a policy, one that is there is an error."""
         return await run(self._engine, self._write(documents, policy))
 
     def delete_documents(self, document_ids: list[str]) -> None:
@@ -156,7 +188,9 @@ class SophiaDocumentStore:
 
     def _records(self) -> Steps[list[Record]]:
         return (
-            yield from all_records(self._memory, scope=self._scope, kinds=[KIND], categories=[self._collection])
+            yield from all_records(
+                self._memory, scope=self._scope, kinds=[KIND], categories=[self._collection], tags=[self._tag]
+            )
         )
 
     def _filter(self, filters: Filters | None) -> Steps[list[Document]]:
@@ -176,25 +210,62 @@ class SophiaDocumentStore:
             if known and policy != DuplicatePolicy.OVERWRITE:
                 raise DuplicateDocumentError(f"a document with the id `{document.id}` is there already")
             kept[document.id] = document
-        yield from self._store(kept.values())
-        return len(kept)
+        is_new = policy != DuplicatePolicy.OVERWRITE
+        items = [self._item(document, is_new) for document in kept.values()]
+        stored = yield from store_all(self._memory, items, scope=self._scope)
+        written: list[str] = []
+        for document, result in zip(kept.values(), stored, strict=True):
+            if result.created or not is_new or (yield from self._stays(document.id)):
+                written.append(document.id)
+            elif policy != DuplicatePolicy.SKIP:
+                twice = document.id
+        if len(written) < len(kept) and policy != DuplicatePolicy.SKIP:
+            yield from self._delete(written)
+            raise DuplicateDocumentError(f"a document with the id `{twice}` is there already")
+        return len(written)
 
-    def _store(self, documents: Iterable[Document]) -> Steps[None]:
-        items = [
-            {
-                "id": self._id(document.id),
-                "source": document.id,
-                "content": (document.content or "").replace("\0", "").strip() or document.id,
-                "kind": KIND,
-                "category": self._collection,
-                "tags": [self._tag],
-                "metadata": {FIELD: document.to_dict(flatten=False)},
-            }
-            for document in documents
-        ]
-        for outcome in (yield from call(self._memory._store_many(items, scope=self._scope, atomic=True))):
-            if isinstance(outcome, SophiaError):
-                raise outcome
+    def _stays(self, id: str) -> Steps[bool]:
+        """Whether a document stays that was written as new and found a record in its place.
+
+        What another wrote since it was looked up is put back; what was archived or has expired is not.
+        """
+        while True:
+            versions = yield from call(self._memory._versions(self._id(id), scope=self._scope))
+            if not versions:
+                return True
+            last, found = versions[-1], versions[0]
+            for before, after in pairwise(versions):
+                # What changes a record otherwise leaves the mark as it is, or takes it away.
+                if after.metadata.get(NEW) in (None, before.metadata.get(NEW)):
+                    found = after
+            if found is last:
+                return False
+            has_ended = found.expires_at is not None and datetime.fromisoformat(found.expires_at) <= datetime.now(UTC)
+            is_gone = found.status != "active" or has_ended
+            kept = last if is_gone else found
+            request = self._memory._update(
+                self._id(id),
+                scope=self._scope,
+                content=kept.content,
+                metadata={**kept.metadata, NEW: None},
+                if_version=last.version,
+            )
+            try:
+                yield from call(request)
+            except (ConflictError, NotFoundError):
+                continue
+            return is_gone
+
+    def _item(self, document: Document, is_new: bool) -> dict[str, Any]:
+        return {
+            "id": self._id(document.id),
+            "source": document.id,
+            "content": (document.content or "").replace("\0", "").strip() or document.id,
+            "kind": KIND,
+            "category": self._collection,
+            "tags": [self._tag],
+            "metadata": {FIELD: _written(document), **({NEW: token_hex(MARK_BYTES)} if is_new else {})},
+        }
 
     def _delete(self, ids: Iterable[str]) -> Steps[None]:
         for id in ids:
@@ -206,47 +277,76 @@ class SophiaDocumentStore:
         return len(documents)
 
     def _update_by_filter(self, filters: Filters, meta: dict[str, Any]) -> Steps[int]:
-        documents = yield from self._filter(filters)
-        yield from self._store(replace(document, meta=document.meta | meta) for document in documents)
-        return len(documents)
+        updated = 0
+        for record in (yield from self._records()):
+            updated += yield from self._update(record, filters, meta)
+        return updated
+
+    def _update(self, found: Record | None, filters: Filters, meta: dict[str, Any]) -> Steps[bool]:
+        """Merges `meta` into one document, if it is there and passes the filters when that is done."""
+        while found is not None:
+            document = _document(found)
+            if filters and not document_matches_filter(filters, document):
+                return False
+            changed = replace(document, meta=document.meta | meta)
+            metadata = {FIELD: _written(changed), NEW: None}
+            request = self._memory._update(found.id, scope=self._scope, metadata=metadata, if_version=found.version)
+            try:
+                yield from call(request)
+            except (ConflictError, NotFoundError):
+                found = yield from call(self._memory._get(found.id, scope=self._scope))
+            else:
+                return True
+        return False
 
     def _search(self, query: str, top_k: int, filters: Filters | None) -> Steps[list[Document]]:
-        found: list[Document] = []
-        offset = 0
-        while len(found) < top_k:
-            # What does not pass the filters has to be read, too: then a page is as long as it may be.
-            limit = PAGE if filters else top_k
-            request = self._memory._search(
-                query,
-                scope=self._scope,
-                mode=self._mode,
-                kinds=[KIND],
-                categories=[self._collection],
-                limit=limit,
-                offset=offset,
-            )
-            hits = (yield from call(request)).hits
+        if top_k < 1:
+            return []
+        found: dict[str, Document] = {}
+        read = 0
+
+        def take(hits: list[Hit]) -> bool:
+            nonlocal read
+            read += len(hits)
             for hit in hits:
                 document = _document(hit.record)
                 if not filters or document_matches_filter(filters, document):
-                    found.append(replace(document, score=hit.score))
-            offset += limit
-            if len(hits) < limit or not filters:
-                break
-        return found[:top_k]
+                    found.setdefault(document.id, replace(document, score=hit.score))
+            return len(found) >= top_k
+
+        # What does not pass the filters has to be read, too: then a page is as long as it may be.
+        page = PAGE if filters else min(top_k, PAGE)
+        yield from best_hits(
+            self._memory,
+            query,
+            take,
+            page=page,
+            scope=self._scope,
+            mode=self._mode,
+            kinds=[KIND],
+            categories=[self._collection],
+            tags=[self._tag],
+        )
+        if len(found) < top_k and read > DEEPEST:
+            # What matches worse than an offset reaches comes last.
+            for document in (yield from self._filter(filters)):
+                found.setdefault(document.id, replace(document, score=0.0))
+        return list(found.values())[:top_k]
 
     def _id(self, id: str) -> str:
         # Of a fixed length, and apart from the ids of other collections and of other records.
-        return "haystack:" + hashlib.sha256(json.dumps([self._collection, id]).encode()).hexdigest()
+        return f"haystack{self._apart}:" + hashlib.sha256(json.dumps([self._collection, id]).encode()).hexdigest()
 
     @property
     def _tag(self) -> str:
-        return f"haystack:{self._collection}"
+        return f"haystack{self._apart}:{self._collection}"
 
 
 @component
 class SophiaRetriever:
     """Finds the documents of a [`SophiaDocumentStore`] that answer a query: one component, with no embedder before it."""
+
+    __module__ = PUBLIC
 
     def __init__(
         self, document_store: SophiaDocumentStore, *, top_k: int = DEFAULT_TOP_K, filters: Filters | None = None
@@ -263,7 +363,35 @@ class SophiaRetriever:
 
 
 def _document(record: Record) -> Document:
-    return Document.from_dict(record.metadata[FIELD])
+    return Document.from_dict(_with_times(record.metadata[FIELD]))
+
+
+def _written(document: Document) -> dict[str, Any]:
+    written: dict[str, Any] = _without_times(document.to_dict(flatten=False))
+    return written
+
+
+def _without_times(value: Any) -> Any:
+    """Returns a value with each datetime as JSON can write it."""
+    if isinstance(value, datetime):
+        return {TIME: value.isoformat()}
+    if isinstance(value, Mapping):
+        plain = {name: _without_times(inner) for name, inner in value.items()}
+        return {TIME: plain} if plain.keys() == {TIME} else plain
+    return [_without_times(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def _with_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {TIME}:
+            inner = value[TIME]
+            return datetime.fromisoformat(inner) if isinstance(inner, str) else {TIME: _with_times(inner[TIME])}
+        return {name: _with_times(inner) for name, inner in value.items()}
+    return [_with_times(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _parts(scope: ScopeLike) -> Mapping[str, str | None]:
+    return scope if isinstance(scope, Mapping) else vars(scope or Scope())
 
 
 def _field(name: str) -> str:
@@ -277,4 +405,4 @@ def _type(value: Any) -> str:
 def _values(documents: list[Document], name: str) -> list[Any]:
     """Returns the values of a field, each once; 1, 1.0, "1" and True are four."""
     found = (document.meta.get(name) for document in documents)
-    return list({(type(value).__name__, json.dumps(value)): value for value in found if value is not None}.values())
+    return list({(type(value).__name__, json.dumps(value, default=str)): value for value in found if value is not None}.values())
