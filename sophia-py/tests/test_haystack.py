@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,8 @@ def test_datetimes_come_back_as_they_were() -> None:
     with Sophia() as s:
         store = SophiaDocumentStore(s)
         zoned = datetime(2020, 1, 1, 12, tzinfo=timezone(timedelta(hours=2)))
-        meta = {"d": datetime(2020, 1, 1), "deep": [{"z": zoned}], "odd": {"$datetime": "x"}, "odder": {"$datetime": {"$datetime": zoned}}}
+        odd = {"$datetime": "x"}, {"$datetime": {"$datetime": zoned}}, {"$date": 1}, {"$date": date(2020, 1, 1)}
+        meta = {"d": datetime(2020, 1, 1), "day": date(2020, 1, 1), "deep": [{"z": zoned}], "odd": [*odd]}
         document = Document(content="tea", meta=meta)
         store.write_documents([document])
         assert store.filter_documents() == [document] and store.search("tea")[0].meta == meta

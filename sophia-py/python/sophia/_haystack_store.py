@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from itertools import pairwise
 from secrets import token_hex
 from typing import Any
@@ -33,8 +33,8 @@ FIELD = "haystack"
 NEW = "haystack_new"
 """Marks what was written as new, each time by another: of a record that was there it is no version."""
 MARK_BYTES = 8
-TIME = "$datetime"
-"""The only name in an object that stands for a datetime."""
+TIMES: dict[str, type[date]] = {"$datetime": datetime, "$date": date}
+"""What an object stands for that has one of these names alone."""
 DEFAULT_TOP_K = 10
 
 Filters = dict[str, Any]
@@ -372,22 +372,28 @@ def _written(document: Document) -> dict[str, Any]:
 
 
 def _without_times(value: Any) -> Any:
-    """Returns a value with each datetime as JSON can write it."""
-    if isinstance(value, datetime):
-        return {TIME: value.isoformat()}
+    """Returns a value with each date and datetime as JSON can write it."""
+    if isinstance(value, date):
+        return {"$datetime" if isinstance(value, datetime) else "$date": value.isoformat()}
     if isinstance(value, Mapping):
         plain = {name: _without_times(inner) for name, inner in value.items()}
-        return {TIME: plain} if plain.keys() == {TIME} else plain
+        name = _time(plain)
+        return {name: plain} if name else plain
     return [_without_times(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _with_times(value: Any) -> Any:
     if isinstance(value, dict):
-        if value.keys() == {TIME}:
-            inner = value[TIME]
-            return datetime.fromisoformat(inner) if isinstance(inner, str) else {TIME: _with_times(inner[TIME])}
-        return {name: _with_times(inner) for name, inner in value.items()}
+        name = _time(value)
+        if name is None:
+            return {name: _with_times(inner) for name, inner in value.items()}
+        inner = value[name]
+        return TIMES[name].fromisoformat(inner) if isinstance(inner, str) else {name: _with_times(inner[name])}
     return [_with_times(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _time(value: Mapping[str, Any]) -> str | None:
+    return next((name for name in value if len(value) == 1 and name in TIMES), None)
 
 
 def _parts(scope: ScopeLike) -> Mapping[str, str | None]:
