@@ -6,7 +6,6 @@ import asyncio
 import copy
 import pickle
 from collections.abc import AsyncGenerator, Callable
-from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -21,7 +20,7 @@ from langgraph.graph.message import add_messages
 from langgraph.store.base import GetOp
 from langgraph.store.memory import InMemoryStore
 
-from sophia import InvalidInputError, Scope, Sophia
+from sophia import ConflictError, InvalidInputError, NotFoundError, Scope, Sophia
 from sophia.langgraph import SophiaSaver, SophiaStore
 
 ADA = Scope(tenant="acme", user="ada")
@@ -350,26 +349,26 @@ def test_a_read_undoes_nothing_that_happens_meanwhile(monkeypatch: pytest.Monkey
     with Sophia() as s:
         store = SophiaStore(s, scope=ADA)
 
-        def read(act: Callable[[], Any], before: int) -> None:
-            """Reads an item that has a time to live, and acts before one of the calls of the engine."""
+        def read(act: Callable[[], Any]) -> None:
+            """Reads an item that has a time to live, and acts before that begins anew."""
             store.put(("m",), "k", {"n": 1}, ttl=60)
             steps = store._get(GetOp(("m",), "k"))
-            request = next(steps)
+            get = next(steps)
+            renew = steps.send(get.result(s._engine.call_sync(get.operation, get.arguments)))
+            act()
+            with pytest.raises((ConflictError, NotFoundError)) as refused:
+                s._engine.call_sync(renew.operation, renew.arguments)
             with pytest.raises(StopIteration):
-                for call in count(1):
-                    if call == before:
-                        act()
-                    request = steps.send(request.result(s._engine.call_sync(request.operation, request.arguments)))
+                steps.throw(refused.value)
 
-        for before in (2, 3):
-            read(lambda: store.put(("m",), "k", {"n": 2}), before)
-            found = store.get(("m",), "k")
-            assert found is not None and found.value == {"n": 2}
-            assert s.memory.search_sync(scope=ADA).hits[0].record.expires_at is None
-            read(lambda: store.delete(("m",), "k"), before)
-            assert store.get(("m",), "k") is None
-            read(lambda: s.memory.forget_sync(scope=ADA), before)
-            assert s.memory.search_sync(scope=ADA).hits == []
+        read(lambda: store.put(("m",), "k", {"n": 2}))
+        found = store.get(("m",), "k")
+        assert found is not None and found.value == {"n": 2}
+        assert s.memory.search_sync(scope=ADA).hits[0].record.expires_at is None
+        read(lambda: store.delete(("m",), "k"))
+        assert store.get(("m",), "k") is None
+        read(lambda: s.memory.forget_sync(scope=ADA))
+        assert s.memory.search_sync(scope=ADA).hits == []
 
 
 def test_without_langgraph_the_error_names_the_extra(program: Any) -> None:

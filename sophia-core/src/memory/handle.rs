@@ -303,7 +303,7 @@ impl Memory {
         self.0.metrics.timed(OPERATION, call).await
     }
 
-    /// Changes one record and returns it. The former state stays as a version.
+    /// Changes one record and returns it. The former state stays as a version, unless only its time to live is new.
     ///
     /// # Errors
     /// `NotFound`; `Conflict` where `if_version` is not the current one; `InvalidInput`.
@@ -328,6 +328,7 @@ impl Memory {
             if let Some(Some(summary)) = &update.summary {
                 validate::content(OPERATION, "summary", summary, max_bytes)?;
             }
+            validate::expiry(OPERATION, self.now(), update.ttl.flatten())?;
             let vector = match &update.content {
                 Some(content) => self.vector(&update.scope, content).await.ok(),
                 None => None,

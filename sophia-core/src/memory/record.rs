@@ -404,6 +404,10 @@ pub struct Update {
     /// Whether it is shown; `"active"` brings back what was deleted softly.
     #[serde(default)]
     pub status: Option<Status>,
+    /// New time to live, from now, in seconds; null is for ever. By itself it is no new version.
+    #[serde(default, deserialize_with = "present_duration")]
+    #[schemars(with = "Option<crate::duration::DurationSchema>")]
+    pub ttl: Option<Option<Duration>>,
     /// Version that the change is for; another one is a conflict.
     #[serde(default)]
     pub if_version: Option<i64>,
@@ -461,6 +465,13 @@ impl Update {
         self
     }
 
+    /// Sets how long it lives from now, or that it lives for ever.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Option<Duration>) -> Update {
+        self.ttl = Some(ttl);
+        self
+    }
+
     /// Sets the importance, from 0 to 1.
     #[must_use]
     pub fn importance(mut self, importance: f64) -> Update {
@@ -500,6 +511,11 @@ pub(crate) fn or_default<'de, T: Default + Deserialize<'de>, D: Deserializer<'de
 /// Reads null as `Some(None)`, so that it differs from what was left out.
 fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
+}
+
+/// The same of a duration.
+fn present_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Duration>>, D::Error> {
+    crate::duration::option::deserialize(deserializer).map(Some)
 }
 
 #[cfg(test)]

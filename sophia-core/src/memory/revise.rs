@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::record::{PINNED, Record, Status, Update};
+use super::{
+    record::{PINNED, Record, Status, Update},
+    validate,
+};
 use crate::{Error, ErrorKind, Result};
 
 /// A record before and after a change.
@@ -41,13 +44,18 @@ pub(crate) fn revise(found: Option<Record>, update: Update, now: Timestamp) -> R
             .with("expected", expected)
             .with("found", old.version));
     }
-    let retention_ttl = update.retention_ttl;
+    let (own_ttl, retention_ttl) = (update.ttl, update.retention_ttl);
     let mut new = patched(&old, update);
-    if let Some(ttl) = retention_ttl {
-        new.expires_at = expiry(&old, new.importance, ttl, now);
+    let is_new_version = own_ttl.is_none() || new != old;
+    match (own_ttl, retention_ttl) {
+        (Some(ttl), _) => new.expires_at = validate::expiry("memory.update", now, ttl)?,
+        (None, Some(ttl)) => new.expires_at = expiry(&old, new.importance, ttl, now),
+        (None, None) => {}
     }
-    new.version = old.version + 1;
-    new.updated_at = now;
+    if is_new_version {
+        new.version = old.version + 1;
+        new.updated_at = now;
+    }
     Ok(Revision { old, new })
 }
 

@@ -167,6 +167,15 @@ async fn updates_keep_versions_and_find_conflicts(store: &impl MemoryStore, cloc
     assert_eq!(absent.kind(), ErrorKind::NotFound);
     let stolen = store.update(Change::new(Update::new("r").scope(bob()).content("x"), later)).await;
     assert_eq!(stolen.expect_err("another wall").kind(), ErrorKind::NotFound);
+    // A new time to live alone is no new version, and only of the version that was meant.
+    let ttl = Some(Duration::from_secs(60));
+    let renewed = store.update(change(Update::new("r").ttl(ttl).if_version(2))).await.expect("renew");
+    let expires_at = later.checked_add(Duration::from_secs(60)).ok();
+    assert_eq!(renewed, Record { expires_at, ..updated.clone() });
+    let late = store.update(change(Update::new("r").ttl(ttl).if_version(1))).await.expect_err("old version");
+    assert_eq!(late.kind(), ErrorKind::Conflict);
+    let for_ever = store.update(change(Update::new("r").ttl(None))).await.expect("for ever");
+    assert_eq!(for_ever, updated);
     let versions = store.versions(Lookup::new(Key::Id("r".into()), ada(), later)).await.expect("versions");
     first.seq = updated.seq;
     assert_eq!(versions, [first, updated]);
@@ -465,12 +474,15 @@ async fn what_is_deleted_or_expired_is_not_found(store: &impl MemoryStore, clock
     assert_eq!(store.delete(one("archived"), Depth::Archive).await.expect("delete"), 1);
     assert_eq!(store.delete(one("archived"), Depth::Archive).await.expect("delete"), 0);
     assert_eq!(store.delete(one("erased"), Depth::Erase).await.expect("delete"), 1);
+    put_near("renewed", Some(5)).await;
+    let renew = Update::new("renewed").scope(ada()).ttl(Some(Duration::from_secs(50)));
+    store.update(Change::new(renew, now)).await.expect("renew");
     clock.advance(Duration::from_secs(5));
-    assert_eq!(ids(store, plan()).await, ["stays"]);
+    assert_eq!(ids(store, plan()).await, ["renewed", "stays"]);
     assert_eq!(get(store, &ada(), "short", clock.now()).await, None);
     let mut hidden = plan();
     (hidden.filter.include_archived, hidden.filter.include_expired) = (true, true);
-    assert_eq!(ids(store, hidden).await, ["stays", "short", "archived"]);
+    assert_eq!(ids(store, hidden).await, ["renewed", "stays", "short", "archived"]);
     let lookup = Lookup { include_archived: true, ..Lookup::new(Key::Id("archived".into()), ada(), clock.now()) };
     assert_eq!(store.get(lookup).await.expect("get").map(|record| record.status), Some(Status::Archived));
 }

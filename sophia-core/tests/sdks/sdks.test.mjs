@@ -131,6 +131,9 @@ for (const upstream of ['openai', 'anthropic', 'responses']) {
         const parts = await collect(streamed.textStream)
         assert.equal(parts.join(''), 'You asked: tell me more')
         assert.ok(parts.length > 1)
+        const said = [...answer.response.messages, ...user('tell me more'), ...(await streamed.response).messages]
+        const further = await generateText({ ...common, messages: [...user('hello you'), ...said, ...user('and then')] })
+        assert.equal(further.text, 'You asked: and then')
 
         const given_to = []
         const find = tool({

@@ -7,6 +7,7 @@ import json
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -29,9 +30,10 @@ from langgraph.store.base import (
 
 from ._adapters import DEEPEST, PAGE, Steps, all_records, apart, call, compact, newest_records, run, run_sync
 from ._engine import Sophia
+from .errors import ConflictError, NotFoundError
 from .memory import Mode
 from .scope import ScopeLike
-from .types import Record, StoreResult
+from .types import Record
 
 __all__ = ["SophiaStore"]
 
@@ -44,8 +46,6 @@ TTL_TAG = "ttl:"
 SECONDS_PER_MINUTE = 60.0
 REFRESHED_AFTER = 1 / 20
 """The part of a time to live after which a read lets it begin anew: each time is a write."""
-UPDATED_TAG = "updated:"
-"""Begins the tag that says when an item was put, where its record was written again since."""
 
 Namespace = tuple[str, ...]
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
@@ -204,35 +204,13 @@ class SophiaStore(BaseStore):
         whole = timedelta(minutes=float(ttl))
         if _left(record) > whole * (1 - REFRESHED_AFTER):
             return
-        current = yield from call(self._memory._get(record.id, scope=self._scope))
-        if current is None or current.version != record.version:
-            return
-        kept = yield from self._keep(current, whole)
-        if kept.created:
-            # It was removed meanwhile, and stays so.
-            yield from call(self._memory._delete(record.id, scope=self._scope, permanent=True))
-        elif kept.version > current.version + 1:
-            # It was put meanwhile, and that is what stays.
-            versions = yield from call(self._memory._versions(record.id, scope=self._scope))
-            put = next((version for version in versions if version.version == kept.version - 1), None)
-            if put is not None:
-                yield from self._keep(put, _left(put))
-
-    def _keep(self, record: Record, ttl: timedelta) -> Steps[StoreResult]:
-        """Stores an item as it is, to be found for `ttl`."""
-        put = [] if _tagged(record, UPDATED_TAG) else [f"{UPDATED_TAG}{record.updated_at}"]
-        request = self._memory._store(
-            record.content,
-            scope=self._scope,
-            id=record.id,
-            kind=record.kind,
-            category=record.category,
-            tags=[*record.tags, *put],
-            metadata=record.metadata,
-            source=record.source,
-            ttl=None if ttl == timedelta.max else max(ttl.total_seconds(), 0.001),
-        )
-        return (yield from call(request))
+        # What was put, removed or forgotten meanwhile stays so.
+        with suppress(ConflictError, NotFoundError):
+            yield from call(
+                self._memory._update(
+                    record.id, scope=self._scope, ttl=whole.total_seconds(), if_version=record.version
+                )
+            )
 
     def _namespaces(self, op: ListNamespacesOp) -> Steps[list[Namespace]]:
         conditions = op.match_conditions or ()
@@ -268,7 +246,7 @@ def _fields(record: Record) -> dict[str, Any]:
         "key": record.source or "",
         "namespace": _namespace(record),
         "created_at": datetime.fromisoformat(record.created_at),
-        "updated_at": datetime.fromisoformat(_tagged(record, UPDATED_TAG) or record.updated_at),
+        "updated_at": datetime.fromisoformat(record.updated_at),
     }
 
 

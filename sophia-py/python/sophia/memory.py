@@ -444,9 +444,12 @@ class Memory:
         summary: str | None = UNSET,
         importance: float = UNSET,
         status: str = UNSET,
+        ttl: float | None = UNSET,
         if_version: int | None = None,
     ) -> Request[Record]:
         """Changes what is given and keeps the rest, as a new version; None clears, `metadata` is merged.
+
+        `ttl` are the seconds that it lives from now, None is for ever; by itself it is no new version.
 
         With `if_version`, a record that has another version by now raises `ConflictError`.
         """
@@ -459,6 +462,7 @@ class Memory:
             "summary": summary,
             "importance": importance,
             "status": status,
+            "ttl": ttl,
         }
         arguments = given(id=id, scope=scope, if_version=if_version)
         arguments |= {name: value for name, value in changes.items() if value is not UNSET}

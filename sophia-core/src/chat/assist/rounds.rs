@@ -147,7 +147,7 @@ impl Rounds {
     /// Makes a timeout one of the question, and not of its last round.
     pub fn told(&self, error: Error) -> Error {
         match error.kind() == ErrorKind::Timeout && self.deadline.remaining().is_zero() {
-            true => self.deadline.passed(error.operation()),
+            true => self.deadline.passed("chat.complete"),
             false => error,
         }
     }

@@ -355,7 +355,13 @@ pub(super) async fn replace(taken: &Taken, wall: i64, old: &Record, new: &Record
         &length,
         &words,
     ];
-    let (_, row) = try_join(keep_version(taken, old), taken.query_opt(change, &values)).await?;
+    let kept = async {
+        match new.version == old.version {
+            true => Ok(()),
+            false => keep_version(taken, old).await,
+        }
+    };
+    let (_, row) = try_join(kept, taken.query_opt(change, &values)).await?;
     let before: i32 = row.map_or(Ok(0), |row| column(&row, 0))?;
     count(counts, wall, 0, i64::from(length) - i64::from(before));
     Ok(())

@@ -159,7 +159,9 @@ pub(super) fn keep_version(connection: &Connection, old: &Record) -> Result<()> 
 
 /// Keeps the old state as a version and writes the new one in its place.
 pub(super) fn replace(connection: &Connection, wall: i64, old: &Record, new: &Record) -> Result<()> {
-    keep_version(connection, old)?;
+    if new.version != old.version {
+        keep_version(connection, old)?;
+    }
     unindex(connection, wall, old)?;
     connection
         .prepare_cached(
