@@ -68,7 +68,8 @@ export function sophiaMiddleware(sophia: Sophia, options: SophiaMiddlewareOption
           own = await model.doGenerate({ ...bare(params), abortSignal: signal })
           return kept(own)
         } catch (error) {
-          thrown = { error }
+          // What is thrown at an abort is told by what aborted: the caller, or the deadline.
+          if (!signal.aborted) thrown = { error }
           throw error
         }
       }
@@ -85,14 +86,14 @@ export function sophiaMiddleware(sophia: Sophia, options: SophiaMiddlewareOption
           const result = await model.doStream({ ...bare(params), abortSignal: signal })
           live.begin(result)
           const parts: LanguageModelV3StreamPart[] = []
-          for await (const part of iterate(result.stream)) {
+          for await (const part of iterate(result.stream, signal)) {
             parts.push(part)
             if (part.type !== 'finish') live.give(part)
             if (part.type === 'error') throw part.error
           }
           return collected(parts)
         } catch (error) {
-          live.fail(error)
+          if (!signal.aborted) live.fail(error)
           throw error
         }
       }
@@ -113,6 +114,8 @@ class Live {
   #parts!: ReadableStreamDefaultController<LanguageModelV3StreamPart>
   #hasBegun = false
   #hasEnded = false
+  #isAwaited = false
+  #failure: { error: unknown } | undefined
   readonly #stream: ReadableStream<LanguageModelV3StreamPart>
 
   constructor(leave: () => void) {
@@ -124,7 +127,12 @@ class Live {
       this.#hasEnded = true
       leave()
     }
-    this.#stream = new ReadableStream({ start, cancel })
+    const pull = () => {
+      this.#isAwaited = true
+      if (this.#failure) this.#parts.error(this.#failure.error)
+    }
+    // Nothing is asked for ahead: a failure would cost what was given before it and is not read yet.
+    this.#stream = new ReadableStream({ start, pull, cancel }, { highWaterMark: 0 })
   }
 
   begin(result: LanguageModelV3StreamResult): void {
@@ -133,7 +141,11 @@ class Live {
   }
 
   give(part: LanguageModelV3StreamPart): void {
-    if (!this.#hasEnded) this.#parts.enqueue(part)
+    if (this.#hasEnded) return
+    this.#isAwaited = false
+    this.#parts.enqueue(part)
+    // It says that this is the end.
+    if (part.type === 'error') this.#close()
   }
 
   /** Gives the last part, which says how the answer was come by. */
@@ -141,15 +153,20 @@ class Live {
     if (!this.#hasBegun || this.#hasEnded) return
     const { usage, finishReason, ...whole } = read(answer)
     this.give({ type: 'finish', usage, finishReason, providerMetadata: told(whole, answer) })
-    this.#hasEnded = true
-    this.#parts.close()
+    this.#close()
   }
 
+  /** Breaks the stream, after what was given. */
   fail(error: unknown): void {
     this.#refuse(error)
     if (!this.#hasBegun || this.#hasEnded) return
     this.#hasEnded = true
-    // An error that came as a part was given as one.
+    this.#failure = { error }
+    if (this.#isAwaited) this.#parts.error(error)
+  }
+
+  #close(): void {
+    this.#hasEnded = true
     this.#parts.close()
   }
 }
@@ -297,12 +314,16 @@ function replayed(answer: RunResult<string>): LanguageModelV3StreamResult {
   return { stream: new ReadableStream({ start }) }
 }
 
-async function* iterate<T>(stream: ReadableStream<T>): AsyncGenerator<T> {
+/** Reads a stream; where that is left early, or aborted, the stream is closed. */
+async function* iterate<T>(stream: ReadableStream<T>, signal: AbortSignal): AsyncGenerator<T> {
   const reader = stream.getReader()
+  const close = () => void reader.cancel(signal.reason).catch(() => {})
+  signal.addEventListener('abort', close, { once: true })
+  if (signal.aborted) close()
   try {
     for (let next = await reader.read(); !next.done; next = await reader.read()) yield next.value
   } finally {
-    // Where the reading was left early: the provider's stream is closed.
-    void reader.cancel().catch(() => {})
+    signal.removeEventListener('abort', close)
+    close()
   }
 }

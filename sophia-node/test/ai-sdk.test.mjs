@@ -153,6 +153,75 @@ test('what is cut off, broken or calls tools is given and not kept', async (t) =
   }
 })
 
+/** Reads all of a stream: the text that came, the kinds of its parts, and what it broke with. */
+async function read(result) {
+  const seen = { text: '', kinds: [], error: undefined }
+  try {
+    for await (const part of result.fullStream) {
+      seen.kinds.push(part.type)
+      if (part.type === 'text-delta') seen.text += part.text
+      if (part.type === 'error') seen.error = part.error
+    }
+  } catch (error) {
+    seen.error = error
+  }
+  return seen
+}
+
+test('a stream that breaks is never a finished one, for whoever follows it neither', async (t) => {
+  const reset = new Error('ECONNRESET')
+  const { open, opened } = gate()
+  const { counts, stream } = setup(t, {
+    wait: async () => {
+      await opened
+      throw reset
+    },
+  })
+  const first = stream('hello')
+  const reading = read(first)
+  while (counts.streamed === 0) await new Promise(setImmediate)
+  const follower = read(stream('hello'))
+  await new Promise(setImmediate)
+  open()
+  const seen = await reading
+  assert.deepEqual([seen.text, seen.error, seen.kinds.includes('finish')], ['You ', reset, false])
+  await assert.rejects(async () => await first.text, (thrown) => thrown === reset)
+  assert.equal((await follower).error, reset)
+  assert.equal((await read(stream('hello'))).error, reset, 'nothing of it is kept')
+  assert.equal(counts.streamed, 2)
+})
+
+test('a stream without its last part is a broken one', async (t) => {
+  const { stream } = setup(t, { last: [] })
+  const { text, error } = await read(stream('hello'))
+  assert.equal(text, 'You asked: hello')
+  assert.match(String(error), /ended without its last part/)
+})
+
+test('a deadline breaks the stream, and closes that of a model that hears no signal', async (t) => {
+  let closed
+  const never = new ReadableStream({ start: (parts) => parts.enqueue({ type: 'stream-start', warnings: [] }), cancel: (reason) => void (closed = reason) })
+  const { s } = setup(t)
+  const deaf = new MockLanguageModelV3({ doStream: async () => ({ stream: never }) })
+  const model = wrapLanguageModel({ model: deaf, middleware: sophiaMiddleware(s, { timeoutMs: 200 }) })
+  const { error } = await read(streamText({ model, prompt: 'hello', onError: () => {} }))
+  assert.equal(error?.code, 'TIMEOUT')
+  while (closed === undefined) await new Promise(setImmediate)
+  const aborted = ({ abortSignal }) => new Promise((_, reject) => abortSignal.addEventListener('abort', () => reject(abortSignal.reason)))
+  const { ask } = setup(t, { wait: aborted })
+  await assert.rejects(ask('hello', { timeoutMs: 200 }), { code: 'TIMEOUT' })
+})
+
+test('who leaves a stream by a signal is told that it was aborted', async (t) => {
+  const { counts, stream } = setup(t, { wait: () => new Promise(() => {}) })
+  const leaving = new AbortController()
+  const reading = read(stream('hello', undefined, { abortSignal: leaving.signal }))
+  while (counts.streamed === 0) await new Promise(setImmediate)
+  leaving.abort()
+  const { kinds, error } = await reading
+  assert.deepEqual([kinds.at(-1), error], ['abort', undefined])
+})
+
 test('an error is the one that the model threw', async (t) => {
   const error = new TypeError('no such model')
   const { ask } = setup(t, { error })
