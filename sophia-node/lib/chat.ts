@@ -124,9 +124,11 @@ export class Chat {
     return this.#bridge.callSync('chat.classify', { message })
   }
 
-  /** Returns the key that the answer to a request is kept under. */
+  /** Returns the key that the answer to a request is kept under; with functions among `tools`, that of one that calls none. */
   cacheKey(prompt: string | readonly Message[], options?: Omit<ChatOptions, 'signal'>): string {
-    return this.#bridge.callSync('chat.cache_key', asked(prompt), options)
+    const own = functionsOf(options)
+    const tools = own && { tools: [...own.options.tools, ...own.definitions] }
+    return this.#bridge.callSync('chat.cache_key', asked(prompt), { ...options, ...tools })
   }
 
   /** Returns how long an answer is kept, in seconds. */
@@ -173,15 +175,15 @@ export class Chat {
 function functionsOf(options: ChatOptions | undefined) {
   const tools = options?.tools
   if (!Array.isArray(tools)) return undefined
-  const isFunction = (tool: Tool): tool is FunctionTool => typeof tool === 'object' && 'run' in tool
-  const functions = new Map(tools.filter(isFunction).map((tool) => [tool.name, tool]))
-  if (functions.size === 0) return undefined
-  const definitions = [...functions.values()].map(({ name, description, parameters }) => ({
+  const isFunction = (tool: Tool): tool is FunctionTool => typeof tool === 'object' && tool !== null && 'run' in tool
+  const functions = tools.filter(isFunction)
+  if (functions.length === 0) return undefined
+  const definitions = functions.map(({ name, description, parameters }) => ({
     type: 'function',
     function: { name, description, parameters: parameters ?? { type: 'object' } },
   }))
   const answer = (asked: { tool: string; arguments: object; scope: Scope }, signal: AbortSignal) =>
-    functions.get(asked.tool)?.run(asked.arguments, { scope: asked.scope, signal })
+    functions.find(({ name }) => name === asked.tool)?.run(asked.arguments, { scope: asked.scope, signal })
   return { options: { ...options, tools: tools.filter((tool) => !isFunction(tool)) }, definitions, answer }
 }
 

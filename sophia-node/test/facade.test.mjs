@@ -20,13 +20,15 @@ async function provider(t) {
     upstream.body = JSON.parse(body)
     const { model, messages, stream } = upstream.body
     const asked = messages.at(-1).content
+    const [, tool, given] = asked.match(/^call (\w+) (.*)/) ?? []
+    const toolCalls = tool && [{ id: '1', type: 'function', function: { name: tool, arguments: given } }]
     response.on('close', () => response.writableFinished || upstream.brokenOff++)
     if (asked === 'hang') return
     const choice = (part, finish_reason = null) => ({ id: '1', created: 1, model, choices: [{ index: 0, finish_reason, ...part }] })
     if (!stream) {
       response.setHeader('content-type', 'application/json')
       const usage = { prompt_tokens: 3, completion_tokens: 4, total_tokens: 7 }
-      return response.end(JSON.stringify({ ...choice({ message: { role: 'assistant', content: `You asked: ${asked}` } }, 'stop'), usage }))
+      return response.end(JSON.stringify({ ...choice({ message: { role: 'assistant', content: `You asked: ${asked}`, tool_calls: toolCalls } }, toolCalls ? 'tool_calls' : 'stop'), usage }))
     }
     response.writeHead(200, { 'content-type': 'text/event-stream' })
     const send = (data) => response.write(`data: ${JSON.stringify(data)}\n\n`)
@@ -255,6 +257,28 @@ test('a stream that is left closes the call to the provider', async (t) => {
   await assert.rejects(aborted(), { name: 'TimeoutError' })
   while (upstream.brokenOff === 1) await setTimeout(5)
   await assert.rejects(s.chat.stream('', { model: 'small' }).next(), { code: 'INVALID_INPUT' })
+})
+
+test('two tools of one name are refused', async (t) => {
+  const upstream = await provider(t)
+  const s = new Sophia(upstream.config)
+  const tools = ['a', 'b'].map((said) => ({ name: 'look', run: () => said }))
+  const refused = { code: 'INVALID_INPUT', message: /`tools` hold two tools of the name `look`/, context: { field: 'tools' } }
+  await assert.rejects(s.chat.complete('hello', { tools }), refused)
+  await assert.rejects(s.chat.stream('hello', { tools }).next(), refused)
+  assert.equal(upstream.calls, 0)
+})
+
+test('the key of an answer knows the functions', async (t) => {
+  const s = new Sophia((await provider(t)).config)
+  const own = { type: 'function', function: { name: 'own', parameters: { type: 'object' } } }
+  const look = { name: 'look', parameters: { type: 'object' }, run: () => 'found' }
+  for (const tools of [[look], [own, look]]) {
+    const { cache } = await s.chat.complete('hello', { tools })
+    assert.equal(s.chat.cacheKey('hello', { tools }), cache.key)
+    assert.notEqual(s.chat.cacheKey('hello'), cache.key)
+  }
+  assert.throws(() => s.chat.cacheKey('hello', { tools: [look, 'registry'] }), { code: 'UNSUPPORTED' })
 })
 
 test('a function is protected like a model', async () => {

@@ -110,10 +110,17 @@ def _streamed(build: Callable[Concatenate[Chat, P], Request[ChatResponse]]) -> C
 def _keyed(build: Callable[Concatenate[Chat, P], Request[ChatResponse]]) -> Callable[Concatenate[Chat, P], str]:
     @functools.wraps(build)
     def cache_key(self: Chat, /, *args: P.args, **kwargs: P.kwargs) -> str:
-        key: str = self._engine.call_sync("chat.cache_key", build(self, *args, **kwargs).arguments)
+        request = build(self, *args, **kwargs)
+        if request.tools is not None:
+            definitions, _ = request.tools
+            request.arguments["tools"] = [*request.arguments.get("tools", ()), *definitions]
+        key: str = self._engine.call_sync("chat.cache_key", request.arguments)
         return key
 
-    cache_key.__doc__ = "Returns the key under which such an answer is kept; the arguments are those of `complete`."
+    cache_key.__doc__ = (
+        "Returns the key under which such an answer is kept; the arguments are those of `complete`. With functions among `tools`,"
+        " it is the key of an answer that calls none of them."
+    )
     return cache_key
 
 
@@ -172,7 +179,7 @@ class Chat:
             tags=tags,
         )
         arguments |= {name: messages, "provider_fields": provider_fields}
-        own = ([definition(function) for function in functions.values()], answering(functions)) if functions else None
+        own = ([definition(function) for function in functions], answering(functions)) if functions else None
         return Request("chat.complete", arguments, reader(ChatResponse), own)
 
     complete = awaited(_complete)
