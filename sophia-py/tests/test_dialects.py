@@ -182,7 +182,7 @@ async def test_langchain_streams() -> None:
             whole = functools.reduce(lambda left, right: left + right, parts)
             assert whole.usage_metadata is not None and whole.usage_metadata["input_tokens"] == 7
             assert (whole.text, whole.additional_kwargs["reasoning_content"]) == ("Hello.", "Hm.")
-            assert whole.response_metadata["finish_reason"] == "stop"
+            assert (whole.response_metadata["finish_reason"], whole.response_metadata["model_name"]) == ("stop", "small")
             assert (await chat_model(s).ainvoke("Hi")).response_metadata["cache"] == "hit"
             # What was streamed can be sent back: its thoughts go as they were signed.
             await chat_model(s).ainvoke([HumanMessage("Hi"), whole, HumanMessage("And?")])

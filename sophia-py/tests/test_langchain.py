@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from langchain_core.caches import BaseCache
 from langchain_core.documents import Document
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, HumanMessage, InvalidToolCall, ToolMessage
 from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.vectorstores import VectorStore
+from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import (
     AsyncCacheTestSuite,
     BaseStoreAsyncTests,
@@ -18,9 +20,13 @@ from langchain_tests.integration_tests import (
     SyncCacheTestSuite,
     VectorStoreIntegrationTests,
 )
+from pydantic import SecretStr
 
 from sophia import InvalidInputError, Scope, Sophia
-from sophia.langchain import SophiaByteStore, SophiaCache, SophiaChatMessageHistory, SophiaVectorStore
+from sophia.langchain import ChatSophia, SophiaByteStore, SophiaCache, SophiaChatMessageHistory, SophiaVectorStore
+from sophia.langchain_chat import _messages
+
+from .conftest import Model, engine
 
 ADA = Scope(tenant="acme", user="ada")
 BOB = Scope(tenant="acme", user="bob")
@@ -200,3 +206,53 @@ def test_keys_of_a_byte_store_are_its_own() -> None:
 def test_without_langchain_the_error_names_the_extra(program: Any) -> None:
     ended = program("import sys\nsys.modules['langchain_core'] = None\nimport sophia\nimport sophia.langchain")
     assert ended.returncode != 0 and "pip install 'sophia-ai[langchain]'" in ended.stderr
+
+
+def find(name: str) -> str:
+    """Finds it."""
+    return name
+
+
+BROKEN = InvalidToolCall(type="invalid_tool_call", name="find", args="{bad", id="1", error="no JSON")
+THOUGHT = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
+TEXT: Any = {"type": "text", "text": "Yes."}
+ASKED = HumanMessage("Hi")
+FOUND = ToolMessage("Ada", tool_call_id="1")
+CALL: Any = {"name": "find", "args": {"name": "Ada"}, "id": "1"}
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda model: model.invoke([ASKED, AIMessage("", invalid_tool_calls=[BROKEN]), FOUND]),
+        lambda model: model.invoke([ASKED, AIMessage("", tool_calls=[{**CALL, "id": "0"}], invalid_tool_calls=[BROKEN]), FOUND]),
+        lambda model: model.invoke([ASKED, AIMessage([THOUGHT, TEXT]), ASKED]),
+        lambda model: model.invoke([ASKED, AIMessage([{"type": "reasoning", "reasoning": "Hm."}, TEXT]), ASKED]),
+        lambda model: model.invoke([ASKED, AIMessage([THOUGHT], tool_calls=[CALL]), FOUND]),
+        lambda model: model.invoke([ASKED, AIMessage(content_blocks=[TEXT, {"type": "tool_call", **CALL}]), FOUND]),
+        lambda model: model.bind_tools([find], tool_choice=True).invoke("Hi"),
+        lambda model: model.bind_tools([find], tool_choice=False).invoke("Hi"),
+        lambda model: model.bind_tools([find], tool_choice="find").invoke("Hi"),
+        lambda model: model.bind_tools([find], tool_choice={"type": "function", "function": {"name": "find"}}).invoke("Hi"),
+        lambda model: model.bind_tools([find], strict=True).invoke("Hi"),
+        lambda model: model.bind_tools([find], strict=False, parallel_tool_calls=False).invoke("Hi"),
+    ],
+)
+def test_a_model_is_asked_as_by_langchain_openai(model: Model, ask: Callable[[BaseChatModel], Any]) -> None:
+    def normal(message: dict[str, Any]) -> dict[str, Any]:
+        content = message["content"] or ""
+        return {**message, "content": content if isinstance(content, str) else "".join(part["text"] for part in content)}
+
+    with engine(model) as s:
+        ask(ChatSophia(sophia=s, model="small"))
+    base_url = f"http://127.0.0.1:{model.server_address[1]}/v1"
+    ask(ChatOpenAI(model="small", base_url=base_url, api_key=SecretStr("k")))
+    ours, theirs = model.bodies
+    assert [normal(message) for message in ours.pop("messages")] == [normal(message) for message in theirs.pop("messages")]
+    theirs.pop("stream", None)
+    assert ours == theirs
+
+
+def test_each_result_of_a_tool_is_a_message() -> None:
+    results: list[str | dict[Any, Any]] = [{"type": "tool_result", "tool_use_id": id, "content": id} for id in ("1", "2")]
+    assert [message["tool_call_id"] for message in _messages([HumanMessage(results)])] == ["1", "2"]

@@ -3,64 +3,15 @@
 from __future__ import annotations
 
 import functools
-import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
 
-from sophia import InvalidInputError, Sophia, UnsupportedError
+from sophia import InvalidInputError, UnsupportedError
 from sophia._tools import Tool, definition, split
 
-
-class Model(ThreadingHTTPServer):
-    """A provider whose model calls the tool that it is asked for, and then repeats what it was told."""
-
-    bodies: list[dict[str, Any]]
-
-    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        self.bodies.append(body)
-        *_, last = body["messages"]
-        if last["role"] == "tool" or not last["content"].startswith("call "):
-            message = {"role": "assistant", "content": last["content"]}
-        else:
-            _, name, arguments = last["content"].split(" ", 2)
-            call = {"id": "1", "type": "function", "function": {"name": name, "arguments": arguments}}
-            message = {"role": "assistant", "content": None, "tool_calls": [call]}
-        reason = "tool_calls" if "tool_calls" in message else "stop"
-        return {"id": "1", "model": "small", "choices": [{"index": 0, "message": message, "finish_reason": reason}]}
-
-
-class Handler(BaseHTTPRequestHandler):
-    def log_message(self, *args: Any) -> None:
-        pass
-
-    def do_POST(self) -> None:
-        assert isinstance(self.server, Model)
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        body = json.dumps(self.server.answer(asked)).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-@pytest.fixture
-def model() -> Iterator[Model]:
-    server = Model(("127.0.0.1", 0), Handler)
-    server.bodies = []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def engine(model: Model) -> Sophia:
-    base_url = f"http://127.0.0.1:{model.server_address[1]}/v1"
-    return Sophia({"chat": {"providers": [{"name": "mock", "base_url": base_url, "models": ["small"]}]}})
+from .conftest import Model, engine
 
 
 def look_up(
@@ -147,8 +98,8 @@ def test_two_tools_of_one_name_are_refused(model: Model) -> None:
 def test_the_key_of_an_answer_knows_the_functions(model: Model) -> None:
     s = engine(model)
     own = {"type": "function", "function": {"name": "own", "parameters": {"type": "object"}}}
-    alone: list[Tool] = [look_up]
-    for tools in (alone, [own, look_up]):
+    asked: list[list[Tool]] = [[look_up], [own, look_up]]
+    for tools in asked:
         cache = s.chat.complete_sync("hello", tools=tools).cache
         assert cache.key == s.chat.cache_key("hello", tools=tools) != s.chat.cache_key("hello")
     with pytest.raises(UnsupportedError):

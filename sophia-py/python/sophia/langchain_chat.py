@@ -33,6 +33,9 @@ __all__ = ["ChatSophia"]
 
 # What a provider wants back word for word: Anthropic's signed thoughts, the items of OpenAI's Responses.
 NATIVE = ("content_blocks", "output_items")
+# Blocks of a content that are no part of it for a provider: thoughts, and calls, which a message has beside its content.
+THOUGHTS = ("thinking", "redacted_thinking", "reasoning", "reasoning_content")
+CALLS = ("tool_call", "invalid_tool_call", "function_call")
 
 
 class ChatSophia(BaseChatModel):
@@ -88,7 +91,8 @@ class ChatSophia(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        stream = self.sophia.chat.stream(_messages(messages), **self._arguments(stop, kwargs))
+        arguments = self._arguments(stop, kwargs)
+        stream = self.sophia.chat.stream(_messages(messages), **arguments)
         try:
             async for part in stream:
                 calls = [_call_chunk(call) for call in part.tool_calls]
@@ -98,6 +102,8 @@ class ChatSophia(BaseChatModel):
                 if part.finish_reason is not None or part.usage is not None:
                     message.usage_metadata = _usage(part.usage)
                     message.response_metadata = _metadata(part.finish_reason, part.cache)
+                    if arguments["model"] is not None:
+                        message.response_metadata["model_name"] = arguments["model"]
                     message.chunk_position = "last"
                 if part.message is not None:
                     message.additional_kwargs |= {name: part.message[name] for name in NATIVE if part.message.get(name)}
@@ -112,16 +118,20 @@ class ChatSophia(BaseChatModel):
         self,
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
         *,
-        tool_choice: str | None = None,
+        tool_choice: dict[str, Any] | str | bool | None = None,
+        strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Offers tools. `tool_choice` is "auto", "none", "any" (some tool), or the name of a tool."""
-        offered = [convert_to_openai_tool(tool) for tool in tools]
+        """Offers tools. `tool_choice` is "auto", "none", "any" or True (some tool), the name of a tool, or as OpenAI writes it.
+
+        `strict` says that arguments follow the schema of each tool exactly.
+        """
+        offered = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
         # What with_structured_output says for its own bookkeeping.
         kwargs.pop("ls_structured_output_format", None)
-        if tool_choice in ("any", "required"):
+        if tool_choice in ("any", "required", True):
             kwargs["tool_choice"] = "required"
-        elif tool_choice in ("auto", "none"):
+        elif tool_choice in ("auto", "none") or isinstance(tool_choice, dict):
             kwargs["tool_choice"] = tool_choice
         elif tool_choice:
             kwargs["tool_choice"] = {"type": "function", "function": {"name": tool_choice}}
@@ -129,13 +139,26 @@ class ChatSophia(BaseChatModel):
 
 
 def _messages(messages: list[BaseMessage]) -> list[dict[str, Any]]:
-    converted = []
-    for message in messages:
-        written = convert_to_openai_messages(message)
-        assert isinstance(written, dict)
-        native = {name: message.additional_kwargs[name] for name in NATIVE if name in message.additional_kwargs}
-        converted.append(written | native)
-    return converted
+    return [written for message in messages for written in _written(message)]
+
+
+def _written(message: BaseMessage) -> list[dict[str, Any]]:
+    """Writes a message as OpenAI's chat completions have it: results of tools in a message of the user are more than one."""
+    if not isinstance(message, AIMessage):
+        return convert_to_openai_messages([message])
+    said = message
+    if isinstance(message.content, list):
+        said = message.model_copy(update={"content": [block for block in message.content if _is_said(block)]})
+    (written,) = convert_to_openai_messages([said])
+    # The model is told of its mistake by the answer to it.
+    for call in message.invalid_tool_calls:
+        function = {"name": call["name"] or "", "arguments": call["args"] or ""}
+        written.setdefault("tool_calls", []).append({"type": "function", "id": call["id"], "function": function})
+    return [written | {name: message.additional_kwargs[name] for name in NATIVE if name in message.additional_kwargs}]
+
+
+def _is_said(block: str | dict[str, Any]) -> bool:
+    return isinstance(block, str) or block.get("type") not in (*THOUGHTS, *CALLS)
 
 
 def _result(answer: ChatResponse) -> ChatResult:
