@@ -21,8 +21,9 @@ import type {
   SemanticVerdict,
   Share,
 } from './types.js'
+import { invalidInput } from './errors.js'
 import { traced } from './tracing.js'
-import type { Bridge, CallOptions, JsonIterator } from './wire.js'
+import { isCode, type Bridge, type CallOptions, type JsonIterator } from './wire.js'
 
 export type { CacheMode, Share }
 
@@ -74,7 +75,7 @@ export class Chat {
     const own = functionsOf(options)
     if (own === undefined) return this.#bridge.call('chat.complete', asked(prompt), { ...traced(), ...options })
     const { signal, ...rest } = own.options
-    const kept = this.#bridge.keep(own.answer)
+    const kept = this.#bridge.keep('chat.complete', own.answer)
     const tools = JSON.stringify(own.definitions)
     return this.#bridge.run('chat.complete', { ...traced(), ...rest, ...asked(prompt) }, { signal }, (engine, id, text) =>
       engine.completeWith(id, text, tools, kept),
@@ -98,8 +99,10 @@ export class Chat {
     options: RunProducerOptions<T> = {},
   ): Promise<RunResult<T>> {
     const { text, cacheable, signal, ...rest } = options
-    const kept = this.#bridge.keep(async (signal: AbortSignal) => {
+    const kept = this.#bridge.keep('chat.run', async (signal: AbortSignal) => {
       const value = await producer({ signal })
+      // As a field it would be left out.
+      if (isCode(value)) throw invalidInput('chat.run', 'value', `is a ${typeof value}, which JSON cannot say`)
       return {
         value,
         text: text?.(value),

@@ -63,7 +63,7 @@ export class Health {
   register(service: string, options: Omit<Registration, 'service' | 'probe'> & { probe: ProbeSpec }): void {
     const { probe, ...rest } = options
     if (probe?.kind !== 'callback') return this.#bridge.callSync('health.register', { service, probe }, rest)
-    const id = this.#bridge.keep(probe['fn'] as (...args: unknown[]) => unknown)
+    const id = this.#bridge.keep('health.probe', probe['fn'] as (...args: unknown[]) => unknown)
     this.#bridge.runSync('health.register', { ...rest, service }, (engine, text) => engine.registerProbe(text, id))
   }
 
@@ -153,7 +153,7 @@ export class Health {
    */
   action(name: string, execute: Heal<unknown>, options: Omit<Action, 'name'> & { verify?: Heal<boolean>; rollback?: Heal<unknown> } = {}): void {
     const { verify, rollback, ...rest } = options
-    const keep = (step: Heal<unknown>) => this.#bridge.keep(async (target: string, signal: AbortSignal) => step(target, { signal }))
+    const keep = (step: Heal<unknown>) => this.#bridge.keep('health.action', async (target: string, signal: AbortSignal) => step(target, { signal }))
     const ids = [
       keep(async (...args) => void (await execute(...args))),
       verify && keep(async (...args) => Boolean(await verify(...args))),

@@ -36,7 +36,7 @@ const NEVER_MS = 2 ** 31 - 1
 export class Bridge {
   readonly #engine: native.Engine
   readonly #waiters = new Map<number, Waiter>()
-  readonly #functions = new Map<number, Callback>()
+  readonly #functions = new Map<number, { operation: string; callback: Callback }>()
   readonly #invocations = new Map<number, AbortController>()
   readonly #thrown = new Map<number, unknown>()
   #last = 0
@@ -106,7 +106,7 @@ export class Bridge {
   streamWith<T>(own: object, options: CallOptions, tools: object[], answer: Callback): JsonIterator<T> {
     const { signal, ...rest } = options
     const given = { ...rest, ...own }
-    const kept = this.keep(answer)
+    const kept = this.keep('chat.stream', answer)
     const open = (engine: native.Engine) =>
       engine.streamWith(write('chat.stream', given), write('chat.stream', tools), kept)
     return this.#open<T>(open, given, signal)
@@ -127,10 +127,10 @@ export class Bridge {
     return this.#open((engine) => engine.live(target, rawHeaders, client), undefined, undefined)
   }
 
-  /** Keeps a function for the native side, and returns its number there. */
-  keep(callback: Callback): number {
+  /** Keeps a function for the native side, and returns its number there. `operation` stands in its errors. */
+  keep(operation: string, callback: Callback): number {
     const id = this.#id()
-    this.#functions.set(id, callback)
+    this.#functions.set(id, { operation, callback })
     return id
   }
 
@@ -220,8 +220,9 @@ export class Bridge {
     const abort = new AbortController()
     this.#invocations.set(id, abort)
     try {
-      const value = await this.#functions.get(target)?.(...JSON.parse(text), abort.signal)
-      this.#engine.answer(id, JSON.stringify(value) ?? 'null')
+      const { operation = '', callback } = this.#functions.get(target) ?? {}
+      const value = await callback?.(...JSON.parse(text), abort.signal)
+      this.#engine.answer(id, write(operation, value, invalidInput, 'result'))
     } catch (thrown) {
       const kept = this.#id()
       this.#thrown.set(kept, thrown)
@@ -345,16 +346,21 @@ export class JsonIterator<T> implements AsyncIterableIterator<T> {
   }
 }
 
-/** Writes arguments, or a configuration, as JSON text. Refuses what JSON would change on the way, and names the field. */
-export function write(operation: string, given: object, refuse: Refuse = invalidInput): string {
+/** Traces of what JSON changes: of numbers that are not finite and of functions, half of a pair, a `Map`, an array of bytes. */
+const CHANGED = ['null', '\\ud', '{}', '{"0":']
+
+/**
+ * Writes arguments, a configuration, or what a function gave as JSON text; what is not defined is null. Refuses what JSON would
+ * change on the way, and names the field; `whole` names all of it.
+ */
+export function write(operation: string, given: unknown, refuse: Refuse = invalidInput, whole = 'arguments'): string {
   let text: string
   try {
-    text = JSON.stringify(given)
+    text = JSON.stringify(given) ?? 'null'
   } catch (cause) {
-    throw refuse(operation, 'arguments', `cannot be written as JSON: ${messageOf(cause)}`, cause)
+    throw refuse(operation, whole, `cannot be written as JSON: ${messageOf(cause)}`, cause)
   }
-  // A number that is not finite is written as null, and half of a pair as an escape: look where there may be one.
-  if (text.includes('null') || text.includes('\\ud')) check(given, '', (path, problem) => refuse(operation, path, problem))
+  if (CHANGED.some((trace) => text.includes(trace))) check(given, '', (path, problem) => refuse(operation, path || whole, problem))
   return text
 }
 
@@ -363,15 +369,35 @@ function check(value: unknown, path: string, refuse: (path: string, problem: str
     if (!Number.isFinite(value)) throw refuse(path, `must be a finite number, not ${value}`)
   } else if (typeof value === 'string') {
     if (!isWellFormed(value)) throw refuse(path, 'holds half of a surrogate pair, which is not text')
+  } else if (isCode(value)) {
+    throw refuse(path, `is a ${typeof value}, which JSON cannot say`)
   } else if (Array.isArray(value)) {
     value.forEach((item, index) => check(item, `${path}[${index}]`, refuse))
+  } else if (value instanceof Date) {
+    if (Number.isNaN(value.getTime())) throw refuse(path, 'must be a valid date')
   } else if (typeof value === 'object' && value !== null && !('toJSON' in value)) {
-    for (const [name, item] of Object.entries(value)) {
+    const fields = Object.entries(value)
+    if (ArrayBuffer.isView(value) || (fields.length === 0 && !isRecord(value))) {
+      throw refuse(path, `is of type ${value.constructor?.name}, which JSON cannot say: give an array or an object`)
+    }
+    for (const [name, item] of fields) {
+      if (isCode(item)) continue
       const inner = path === '' ? name : `${path}.${name}`
       check(name, inner, refuse)
       check(item, inner, refuse)
     }
   }
+}
+
+/** Whether JSON leaves a value out where it is a field, as what is undefined, and makes it null elsewhere. */
+export function isCode(value: unknown): boolean {
+  return typeof value === 'function' || typeof value === 'symbol'
+}
+
+/** Whether an object is of no class: of any realm, for there is more than one `Object`. */
+function isRecord(value: object): boolean {
+  const prototype = Object.getPrototypeOf(value)
+  return prototype === null || Object.getPrototypeOf(prototype) === null
 }
 
 function isWellFormed(text: string): boolean {

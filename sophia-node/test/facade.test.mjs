@@ -127,7 +127,7 @@ test('a loader runs once for all who ask, and what it throws reaches them all as
   const failing = Array.from({ length: 5 }, () => s.memory.kv.getOrSet('ink', async () => { throw thrown }, { scope: ada }))
   for (const result of await Promise.allSettled(failing)) assert.equal(result.reason, thrown)
   await assert.rejects(s.memory.kv.getOrSet('text', () => { throw 'a text' }), (reason) => reason === 'a text')
-  await assert.rejects(s.memory.kv.getOrSet('big', () => 10n), TypeError)
+  await assert.rejects(s.memory.kv.getOrSet('big', () => 10n), { code: 'INVALID_INPUT', context: { field: 'result' } })
 })
 
 test('facts know when they were true', async () => {

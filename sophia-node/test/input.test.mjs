@@ -94,6 +94,13 @@ test('an argument that cannot be is refused by the name of its field, and nothin
     [() => s.memory.history({ session: 's' }, { limit: 1e7 }), 'limit'],
     [() => s.memory.kv.set('k', NaN), 'value'],
     [() => s.memory.kv.set('k', { a: [Infinity] }), 'value.a[0]'],
+    [() => s.memory.kv.set('k', new Map([['a', 1]])), 'value'],
+    [() => s.memory.kv.set('k', { a: [new Set([1])] }), 'value.a[0]'],
+    [() => s.memory.kv.set('k', { a: new Uint8Array([1, 2]) }), 'value.a'],
+    [() => s.memory.kv.set('k', { a: Promise.resolve(1) }), 'value.a'],
+    [() => s.memory.kv.set('k', { a: new Error('lost') }), 'value.a'],
+    [() => s.memory.kv.set('k', { a: new Date(NaN) }), 'value.a'],
+    [() => s.memory.kv.set('k', [() => 1]), 'value[0]'],
     [() => s.memory.kv.set('k', nested(110)), 'value'],
     [() => s.memory.kv.set('k\0', 1), 'key'],
     [() => s.memory.kv.set('k', 1, { ttlMs: -1 }), 'ttlMs'],
@@ -108,6 +115,42 @@ test('an argument that cannot be is refused by the name of its field, and nothin
   }
   const { records, keys } = await s.memory.stats()
   assert.deepEqual({ records, keys }, { records: 0, keys: 0 })
+})
+
+test('what a function gives is refused as an argument is, and nothing is kept', async () => {
+  const s = new Sophia()
+  for (const [value, path] of [
+    [NaN, ''],
+    [{ a: [1, Infinity] }, '.a[1]'],
+    [new Map([[1, 2]]), ''],
+    [{ a: new Set() }, '.a'],
+    [() => 1, ''],
+    [[Symbol('x')], '[0]'],
+    [new Float32Array(2), ''],
+    ['lone \ud800 surrogate', ''],
+  ]) {
+    for (const [call, field] of [
+      [() => s.chat.run('x', () => value), `value${path}`],
+      [() => s.memory.kv.getOrSet('x', () => value), path.replace(/^\./, '') || 'result'],
+    ]) {
+      const error = await refused(call)
+      assert.deepEqual([error.code, error.context.field], ['INVALID_INPUT', field], error.message)
+    }
+  }
+  for (const value of [10n, endless]) {
+    const error = await refused(() => s.chat.run('x', () => value))
+    assert.deepEqual([error.code, error.context.field], ['INVALID_INPUT', 'result'], error.message)
+  }
+  class Point {
+    constructor() {
+      this.x = 1
+      this.print = () => {}
+    }
+  }
+  const fine = { empty: {}, bare: Object.create(null), none: null, list: [undefined], date: new Date(0), point: new Point(), method() {} }
+  const { value } = await s.chat.run('x', () => fine)
+  assert.deepEqual(value, { empty: {}, bare: {}, none: null, list: [null], date: '1970-01-01T00:00:00.000Z', point: { x: 1 } })
+  assert.equal((await s.chat.run('nothing', () => {})).value, null)
 })
 
 test('text is kept whole whatever it holds', async () => {
