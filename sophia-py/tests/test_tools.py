@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -76,6 +78,23 @@ def test_partials_and_objects_that_can_be_called_are_functions(model: Model) -> 
     answer = s.chat.complete_sync('call look_up {"name": "Ada", "limit": 9}', tools=[near])
     assert answer.assistance is not None and answer.assistance.steps[0].error_code is not None
     assert "'limit'" in answer.text
+
+
+def test_tools_are_called_also_where_the_question_holds_up_their_loop(model: Model) -> None:
+    async def look_up(name: str) -> str:
+        await asyncio.sleep(0)
+        return f"{name} {threading.current_thread() is threading.main_thread()}"
+
+    async def main() -> None:
+        async with engine(model) as s:
+            for tools in ([look_up], [Directory()]):
+                name = definition(tools[0])["function"]["name"]
+                answer = s.chat.complete_sync(f'call {name} {{"name": "Ada"}}', tools=tools, timeout=5)
+                assert answer.text in ("Ada False", "Ada 1")
+            # Where nothing holds it up, they run on the loop.
+            assert (await s.chat.complete('call look_up {"name": "Bob"}', tools=[look_up])).text == "Bob True"
+
+    asyncio.run(main())
 
 
 def test_two_tools_of_one_name_are_refused(model: Model) -> None:

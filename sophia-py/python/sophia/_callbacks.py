@@ -6,16 +6,34 @@ import asyncio
 import contextvars
 import inspect
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 Report = Callable[[Any, BaseException | None], None]
+
+_blocked: contextvars.ContextVar[asyncio.AbstractEventLoop | None] = contextvars.ContextVar("sophia_blocked", default=None)
+
+
+@contextmanager
+def blocking_the_loop() -> Iterator[None]:
+    """While a synchronous call holds up the loop of this thread: what is called for it does not wait for that loop."""
+    try:
+        token = _blocked.set(asyncio.get_running_loop())
+    except RuntimeError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        _blocked.reset(token)
 
 
 class Call:
     """Runs `function(*arguments)` and reports its value or its exception, once.
 
-    On `loop` where there is one, so that the function may use what belongs to that loop; else on a thread of its own.
+    On `loop` where there is one that is not held up, so that the function may use what belongs to that loop; else on a thread
+    of its own.
     """
 
     def __init__(
@@ -26,7 +44,8 @@ class Call:
         arguments: tuple[Any, ...],
         report: Report,
     ) -> None:
-        self._loop = loop if loop is not None and loop.is_running() else None
+        is_free = loop is not None and loop.is_running() and context.get(_blocked) is not loop
+        self._loop = loop if is_free else None
         self._context = context
         self._function = function
         self._arguments = arguments

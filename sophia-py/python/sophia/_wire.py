@@ -9,6 +9,7 @@ import typing
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
+from ._callbacks import blocking_the_loop
 from ._sophia import Engine, Pending
 
 P = ParamSpec("P")
@@ -51,7 +52,8 @@ class Request(Generic[R]):
         """Runs it to its end."""
         if self.tools is None:
             return engine.call_sync(self.operation, self.arguments)
-        return engine.chat_complete_with_sync(self.arguments, *self.tools)
+        with blocking_the_loop():
+            return engine.chat_complete_with_sync(self.arguments, *self.tools)
 
 
 class HasEngine(Protocol):
