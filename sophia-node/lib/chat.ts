@@ -185,8 +185,9 @@ function functionsOf(options: ChatOptions | undefined) {
     type: 'function',
     function: { name, description, parameters: parameters ?? { type: 'object' } },
   }))
+  const named = new Map(functions.map((tool) => [tool.name, tool]))
   const answer = (asked: { tool: string; arguments: object; scope: Scope }, signal: AbortSignal) =>
-    functions.find(({ name }) => name === asked.tool)?.run(asked.arguments, { scope: asked.scope, signal })
+    named.get(asked.tool)?.run(asked.arguments, { scope: asked.scope, signal })
   return { options: { ...options, tools: tools.filter((tool) => !isFunction(tool)) }, definitions, answer }
 }
 

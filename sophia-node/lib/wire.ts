@@ -288,6 +288,7 @@ export class JsonIterator<T> implements AsyncIterableIterator<T> {
   #items: T[] = []
   readonly #read: (stream: native.JsonStream) => Promise<string>
   readonly #signal: AbortSignal | undefined
+  readonly #abort: () => void
 
   constructor(
     open: () => native.JsonStream,
@@ -296,8 +297,15 @@ export class JsonIterator<T> implements AsyncIterableIterator<T> {
   ) {
     this.#read = read
     this.#signal = signal
+    // Weak: a signal may live for long, and a stream that is forgotten is closed.
+    const self = new WeakRef(this)
+    this.#abort = () => {
+      const stream = self.deref()
+      if (stream) stream.#fail(signal?.reason)
+    }
     try {
       this.#stream = open()
+      signal?.addEventListener('abort', this.#abort, { once: true })
     } catch (reason) {
       this.#failure = { reason }
     }
@@ -316,6 +324,7 @@ export class JsonIterator<T> implements AsyncIterableIterator<T> {
         if (text === '') this.#close()
         else this.#items = this.#items.concat(JSON.parse(text))
       } catch (reason) {
+        this.#failure = undefined
         this.#close()
         throw this.#signal?.aborted ? this.#signal.reason : reason
       }
@@ -339,7 +348,13 @@ export class JsonIterator<T> implements AsyncIterableIterator<T> {
     await this.return()
   }
 
+  #fail(reason: unknown): void {
+    this.#failure = { reason }
+    this.#close()
+  }
+
   #close(): void {
+    this.#signal?.removeEventListener('abort', this.#abort)
     this.#stream?.close()
     this.#stream = undefined
     this.#items = []

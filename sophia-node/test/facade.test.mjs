@@ -256,6 +256,13 @@ test('a stream that is left closes the call to the provider', async (t) => {
   }
   await assert.rejects(aborted(), { name: 'TimeoutError' })
   while (upstream.brokenOff === 1) await setTimeout(5)
+  const leaving = new AbortController()
+  const paused = s.chat.stream('forever', { model: 'small', signal: leaving.signal })
+  await paused.next()
+  leaving.abort()
+  while (upstream.brokenOff === 2) await setTimeout(5)
+  await assert.rejects(paused.next(), { name: 'AbortError' })
+  assert.equal((await paused.next()).done, true)
   await assert.rejects(s.chat.stream('', { model: 'small' }).next(), { code: 'INVALID_INPUT' })
 })
 
