@@ -41,7 +41,7 @@ type Kept = Pick<LanguageModelV3GenerateResult, 'content' | 'finishReason' | 'us
 
 /**
  * Returns a middleware for `wrapLanguageModel`. Whole answers and streams share what is kept; the same question asked at the
- * same time is one call; an answer that was cut off, filtered or broken is given and never kept.
+ * same time is one call; an answer that was cut off, filtered, empty or broken is given and never kept.
  */
 export function sophiaMiddleware(sophia: Sophia, options: SophiaMiddlewareOptions = {}): LanguageModelV3Middleware {
   const run = (model: LanguageModelV3, params: LanguageModelV3CallOptions, make: Make, signal?: AbortSignal) => {
@@ -201,7 +201,9 @@ function plain(value: unknown): unknown {
 function isWhole({ finishReason, content }: Kept, toolCalls: boolean): boolean {
   const calls = content.some(({ type }) => type.startsWith('tool-'))
   if (calls) return toolCalls && ['stop', 'tool-calls'].includes(finishReason.unified)
-  return finishReason.unified === 'stop' && content.length > 0
+  // An empty answer says nothing; the next try may.
+  const says = content.some((part) => part.type === 'file' || (part.type === 'text' && part.text.trim() !== ''))
+  return finishReason.unified === 'stop' && says
 }
 
 function textOf({ content }: Kept): string {

@@ -131,7 +131,7 @@ test('when the last one leaves, the call is aborted', async (t) => {
 test('what is cut off, broken or calls tools is given and not kept', async (t) => {
   const call = { type: 'tool-call', toolCallId: '1', toolName: 'look', input: '{"what":"x"}' }
   const tools = { look: tool({ inputSchema: z.object({ what: z.string() }) }) }
-  for (const how of [{ finish: 'length' }, { finish: 'content-filter' }, { content: [], finish: 'stop' }, { content: [call], finish: 'tool-calls' }]) {
+  for (const how of [{ finish: 'length' }, { finish: 'content-filter' }, { content: [], finish: 'stop' }, { content: [{ type: 'text', text: ' ' }] }, { content: [call], finish: 'tool-calls' }]) {
     const { counts, ask } = setup(t, how)
     for (const _ of [1, 2]) assert.equal(status(await ask('hello', undefined, { tools })), 'miss', JSON.stringify(how))
     assert.equal(counts.generated, 2)
