@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -45,6 +47,7 @@ class Model(ThreadingHTTPServer):
     """A provider whose model calls the tool that it is asked for, and then repeats what it was told."""
 
     bodies: list[dict[str, Any]]
+    broken_off: threading.Event
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
         self.bodies.append(body)
@@ -66,6 +69,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         assert isinstance(self.server, Model)
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if asked.get("stream"):
+            try:
+                return self.stream(asked["messages"][-1]["content"])
+            except ConnectionError:
+                return self.server.broken_off.set()
         body = json.dumps(self.server.answer(asked)).encode()
         self.send_response(200)
         self.send_header("content-type", "application/json")
@@ -73,11 +81,27 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def stream(self, text: str) -> None:
+        """Says every word by itself; "forever" without an end."""
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.end_headers()
+        for word in itertools.repeat(text) if text == "forever" else text.split(" "):
+            time.sleep(0.002)
+            self.send({"delta": {"content": f"{word} "}, "finish_reason": None})
+        self.send({"delta": {}, "finish_reason": "stop"})
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def send(self, choice: dict[str, Any]) -> None:
+        event = {"id": "1", "model": "small", "choices": [{"index": 0, **choice}]}
+        self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+        self.wfile.flush()
+
 
 @pytest.fixture
 def model() -> Iterator[Model]:
     server = Model(("127.0.0.1", 0), Handler)
-    server.bodies = []
+    server.bodies, server.broken_off = [], threading.Event()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()

@@ -20,7 +20,7 @@ import uvloop
 from sophia import Scope, Sophia, SophiaError, errors
 from sophia._sophia import Pending, error_codes
 
-from .conftest import Program
+from .conftest import Model, Program, engine
 
 ADA = Scope(tenant="acme", user="ada")
 
@@ -224,6 +224,46 @@ def test_cancelled_awaits_leave_the_loop_and_the_engine_usable(tmp_path: Path) -
             # Until the last of them has left, who asks joins their flight.
             await asyncio.wait_for(left.wait(), 5)
             assert await s.memory.kv.get_or_set("k", lambda: 2) == 2
+
+    asyncio.run(main())
+
+
+def test_a_read_that_is_cancelled_loses_nothing_of_a_stream(model: Model) -> None:
+    words = " ".join(str(number) for number in range(40))
+
+    async def main() -> None:
+        async with engine(model) as s:
+            stream, text = s.chat.stream(words), ""
+            while True:
+                try:
+                    text += (await asyncio.wait_for(anext(stream), 0.0015)).delta
+                except TimeoutError:
+                    continue
+                except StopAsyncIteration:
+                    break
+            assert text.split() == words.split()
+
+            one = s.chat.stream(f"{words} more")
+            ended = await asyncio.gather(anext(one), anext(one), return_exceptions=True)
+            assert [type(result).__name__ for result in ended] == ["ChatChunk", "ConflictError"]
+
+    asyncio.run(main())
+
+
+def test_a_stream_is_closed_when_its_reader_is_cancelled(model: Model) -> None:
+    async def read(s: Sophia) -> None:
+        async for _ in s.chat.stream("forever"):
+            pass
+
+    async def main() -> None:
+        async with engine(model) as s:
+            reading = asyncio.create_task(read(s))
+            await asyncio.sleep(0.05)
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+            await asyncio.to_thread(model.broken_off.wait, 5)
+            assert model.broken_off.is_set()
 
     asyncio.run(main())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import functools
 import types
@@ -10,7 +11,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from ._callbacks import blocking_the_loop
-from ._sophia import Engine, Pending
+from ._sophia import Engine, Pending, Stream
+from .errors import ConflictError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -94,6 +96,43 @@ def blocking(build: Callable[Concatenate[C, P], Request[R]]) -> Callable[Concate
 async def settled(value: Any) -> Any:
     """Awaits what the engine returned, if it is not the value yet."""
     return await typing.cast(Awaitable[Any], value) if type(value) is Pending else value
+
+
+class Reading:
+    """Reads a stream of the engine. A read that is cancelled goes on: what it gets is given to the next one."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._under_way: asyncio.Future[Any] | None = None
+        self._is_awaited = False
+
+    async def next(self) -> Any:
+        """Returns the next item, or None at the end."""
+        if self._is_awaited:
+            raise ConflictError("stream: two tasks iterate over one stream: give each its own", operation="stream")
+        if self._under_way is None:
+            value = self._stream.next()
+            if type(value) is not Pending:
+                return value
+            self._under_way = asyncio.ensure_future(typing.cast(Awaitable[Any], value))
+            # Whoever leaves does not ask how it ended.
+            self._under_way.add_done_callback(lambda read: read.cancelled() or read.exception())
+        read, self._is_awaited = self._under_way, True
+        try:
+            await asyncio.wait((read,))
+        finally:
+            self._is_awaited = False
+        self._under_way = None
+        return read.result()
+
+    def close(self) -> None:
+        """Closes the stream; a read under way sees its end."""
+        self._under_way = None
+        self._stream.close()
+
+    def __del__(self) -> None:
+        # A read that goes on would keep it open.
+        self._stream.close()
 
 
 def _name(method: Any, build: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypedDict, Typ
 from . import _tracing
 from ._sophia import Engine, Stream
 from ._tools import Tool, answering, definition, split
-from ._wire import Request, awaited, blocking, given, reader, same, settled
+from ._wire import Reading, Request, awaited, blocking, given, reader, same, settled
 from .memory import Seconds
 from .scope import ScopeLike
 from .types import (
@@ -51,7 +51,7 @@ class ChatStream:
     """An answer while it is made: `async for chunk in stream`. Leaving it, or `aclose()`, closes what feeds it."""
 
     def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+        self._stream = Reading(stream)
         self._read = reader(list[ChatChunk])
         self._ready: deque[ChatChunk] = deque()
 
@@ -60,7 +60,7 @@ class ChatStream:
 
     async def __anext__(self) -> ChatChunk:
         while not self._ready:
-            chunks = await settled(self._stream.next())
+            chunks = await self._stream.next()
             if chunks is None:
                 raise StopAsyncIteration
             self._ready.extend(self._read(chunks))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ._sophia import Engine, Stream
-from ._wire import Request, awaited, blocking, given, reader, settled
+from ._wire import Reading, Request, awaited, blocking, given, reader
 from .memory import Seconds, Time
 from .types import ActionResult, Alert, Direction, Risk, SeriesView, ServiceCheck, SystemHealth, UnifiedHealth
 
@@ -45,13 +45,13 @@ class HealthEvents:
     """What happens, as it happens: `async for event in s.health.subscribe()`, each `{type, data, timestamp}`."""
 
     def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+        self._stream = Reading(stream)
 
     def __aiter__(self) -> HealthEvents:
         return self
 
     async def __anext__(self) -> dict[str, Any]:
-        event: dict[str, Any] | None = await settled(self._stream.next())
+        event: dict[str, Any] | None = await self._stream.next()
         if event is None:
             raise StopAsyncIteration
         return event

@@ -8,7 +8,7 @@ from os import PathLike, fspath
 from typing import Any, Literal
 
 from ._sophia import Engine, Stream
-from ._wire import Request, awaited, blocking, given, reader, same, settled
+from ._wire import Reading, Request, awaited, blocking, given, reader, same
 from .memory import Seconds
 from .scope import ScopeLike
 from .types import (
@@ -72,13 +72,13 @@ class RegistryChanges:
     """What happens to servers, as it happens: `async for change in s.registry.watch()`."""
 
     def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+        self._stream = Reading(stream)
 
     def __aiter__(self) -> RegistryChanges:
         return self
 
     async def __anext__(self) -> Change:
-        change = await settled(self._stream.next())
+        change = await self._stream.next()
         if change is None:
             raise StopAsyncIteration
         result: Change = reader(Change)(change)
