@@ -99,7 +99,7 @@ function bridgeOf(config: Config | string | typeof ENVIRONMENT): Bridge {
   return new Bridge('Json', write('config', config, invalidConfig), config)
 }
 
-export { Chat, type ChatOptions, type RunProducerOptions, type RunResult } from './chat.js'
+export { Chat, type ChatOptions, type FunctionTool, type RunProducerOptions, type RunResult } from './chat.js'
 export { Checkpoints } from './checkpoints.js'
 export * from './errors.js'
 export { Health, Probe, type Heal, type ProbeAnswer } from './health.js'
