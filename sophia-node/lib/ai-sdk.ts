@@ -86,11 +86,13 @@ export function sophiaMiddleware(sophia: Sophia, options: SophiaMiddlewareOption
           const result = await model.doStream({ ...bare(params), abortSignal: signal })
           live.begin(result)
           const parts: LanguageModelV3StreamPart[] = []
+          let broken: { error: unknown } | undefined
           for await (const part of iterate(result.stream, signal)) {
             parts.push(part)
-            if (part.type !== 'finish') live.give(part)
-            if (part.type === 'error') throw part.error
+            if (part.type === 'error') broken ??= part
+            if (part.type !== 'finish' || broken) live.give(part)
           }
+          if (broken) throw broken.error
           return collected(parts)
         } catch (error) {
           if (!signal.aborted) live.fail(error)
@@ -115,6 +117,7 @@ class Live {
   #hasBegun = false
   #hasEnded = false
   #isAwaited = false
+  #isBroken = false
   #failure: { error: unknown } | undefined
   readonly #stream: ReadableStream<LanguageModelV3StreamPart>
 
@@ -143,9 +146,8 @@ class Live {
   give(part: LanguageModelV3StreamPart): void {
     if (this.#hasEnded) return
     this.#isAwaited = false
+    this.#isBroken ||= part.type === 'error'
     this.#parts.enqueue(part)
-    // It says that this is the end.
-    if (part.type === 'error') this.#close()
   }
 
   /** Gives the last part, which says how the answer was come by. */
@@ -156,10 +158,11 @@ class Live {
     this.#close()
   }
 
-  /** Breaks the stream, after what was given. */
+  /** Breaks the stream, after what was given; one that told an error as a part only ends. */
   fail(error: unknown): void {
     this.#refuse(error)
     if (!this.#hasBegun || this.#hasEnded) return
+    if (this.#isBroken) return this.#close()
     this.#hasEnded = true
     this.#failure = { error }
     if (this.#isAwaited) this.#parts.error(error)

@@ -146,9 +146,8 @@ test('what is cut off, broken or calls tools is given and not kept', async (t) =
   const boom = new Error('boom')
   const broken = setup(t, { last: [{ type: 'error', error: boom }] })
   for (const calls of [1, 2]) {
-    const kinds = []
-    for await (const part of broken.stream('hello').fullStream) kinds.push(part.type)
-    assert.ok(kinds.includes('error') && kinds.includes('text-delta'), kinds.join())
+    const { kinds, error } = await read(broken.stream('hello'))
+    assert.deepEqual([kinds.includes('text-delta'), error], [true, boom])
     assert.equal(broken.counts.streamed, calls)
   }
 })
@@ -189,6 +188,18 @@ test('a stream that breaks is never a finished one, for whoever follows it neith
   assert.equal((await follower).error, reset)
   assert.equal((await read(stream('hello'))).error, reset, 'nothing of it is kept')
   assert.equal(counts.streamed, 2)
+})
+
+test('what comes after an error of a stream is given, and not kept', async (t) => {
+  const soft = new Error('one chunk is not JSON')
+  const rest = [{ type: 'text-start', id: 'c' }, { type: 'text-delta', id: 'c', delta: '!' }, { type: 'text-end', id: 'c' }]
+  const { counts, stream } = setup(t, { last: [{ type: 'error', error: soft }, ...rest, finish('stop')] })
+  for (const calls of [1, 2]) {
+    const result = stream('hello')
+    const { text, error } = await read(result)
+    assert.deepEqual([text, error, (await result.usage).inputTokens], ['You asked: hello!', soft, 3])
+    assert.equal(counts.streamed, calls)
+  }
 })
 
 test('a stream without its last part is a broken one', async (t) => {
