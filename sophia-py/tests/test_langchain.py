@@ -230,6 +230,7 @@ CALL: Any = {"name": "find", "args": {"name": "Ada"}, "id": "1"}
         lambda model: model.invoke([ASKED, AIMessage([{"type": "reasoning", "reasoning": "Hm."}, TEXT]), ASKED]),
         lambda model: model.invoke([ASKED, AIMessage([THOUGHT], tool_calls=[CALL]), FOUND]),
         lambda model: model.invoke([ASKED, AIMessage(content_blocks=[TEXT, {"type": "tool_call", **CALL}]), FOUND]),
+        lambda model: model.invoke([HumanMessage(["a", "b"]), AIMessage([TEXT, {"type": "text", "text": " No."}]), ASKED]),
         lambda model: model.bind_tools([find], tool_choice=True).invoke("Hi"),
         lambda model: model.bind_tools([find], tool_choice=False).invoke("Hi"),
         lambda model: model.bind_tools([find], tool_choice="find").invoke("Hi"),
@@ -239,9 +240,12 @@ CALL: Any = {"name": "find", "args": {"name": "Ada"}, "id": "1"}
     ],
 )
 def test_a_model_is_asked_as_by_langchain_openai(model: Model, ask: Callable[[BaseChatModel], Any]) -> None:
+    def text_of(part: str | dict[str, Any]) -> str:
+        return part if isinstance(part, str) else part["text"]
+
     def normal(message: dict[str, Any]) -> dict[str, Any]:
         content = message["content"] or ""
-        return {**message, "content": content if isinstance(content, str) else "".join(part["text"] for part in content)}
+        return {**message, "content": content if isinstance(content, str) else "".join(map(text_of, content))}
 
     with engine(model) as s:
         ask(ChatSophia(sophia=s, model="small"))

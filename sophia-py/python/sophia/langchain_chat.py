@@ -6,7 +6,7 @@ Needs the package langchain-core.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
@@ -145,16 +145,21 @@ def _messages(messages: list[BaseMessage]) -> list[dict[str, Any]]:
 def _written(message: BaseMessage) -> list[dict[str, Any]]:
     """Writes a message as OpenAI's chat completions have it: results of tools in a message of the user are more than one."""
     if not isinstance(message, AIMessage):
-        return convert_to_openai_messages([message])
+        return convert_to_openai_messages([message], text_format=_text_format(message))
     said = message
     if isinstance(message.content, list):
         said = message.model_copy(update={"content": [block for block in message.content if _is_said(block)]})
-    (written,) = convert_to_openai_messages([said])
+    (written,) = convert_to_openai_messages([said], text_format=_text_format(said))
     # The model is told of its mistake by the answer to it.
     for call in message.invalid_tool_calls:
         function = {"name": call["name"] or "", "arguments": call["args"] or ""}
         written.setdefault("tool_calls", []).append({"type": "function", "id": call["id"], "function": function})
     return [written | {name: message.additional_kwargs[name] for name in NATIVE if name in message.additional_kwargs}]
+
+
+def _text_format(message: BaseMessage) -> Literal["string", "block"]:
+    """Parts of a text are not lines of it."""
+    return "block" if isinstance(message.content, list) and len(message.content) > 1 else "string"
 
 
 def _is_said(block: str | dict[str, Any]) -> bool:
