@@ -157,7 +157,8 @@ class Chat:
         `share` says who else may be given the answer; `timeout` is 30 s by default. `memory` recalls what the scope knows of
         the question, and can store the exchange. Functions among `tools`, and the tools of the "registry", are called when
         the model asks for them, and it is asked again with what they returned; `complete_sync` inside of a running loop, which
-        it holds up, calls them on a thread. `explain` asks what each stage did; a stream says it with its last chunk. `traceparent` is the trace it belongs to: that of the caller where OpenTelemetry is used.
+        it holds up, calls them on a thread. `explain` asks what each stage did; a stream says it with its last chunk.
+        `traceparent` is the trace it belongs to: that of the caller where OpenTelemetry is used.
         """
         name = "prompt" if isinstance(messages, str) else "messages"
         described, functions = split(tools)
