@@ -23,7 +23,7 @@ import type {
 } from './types.js'
 import { invalidInput } from './errors.js'
 import { traced } from './tracing.js'
-import { isCode, type Bridge, type CallOptions, type JsonIterator } from './wire.js'
+import { isCode, write, type Bridge, type CallOptions, type JsonIterator } from './wire.js'
 
 export type { CacheMode, Share }
 
@@ -75,10 +75,8 @@ export class Chat {
     const own = functionsOf(options)
     if (own === undefined) return this.#bridge.call('chat.complete', asked(prompt), { ...traced(), ...options })
     const { signal, ...rest } = own.options
-    const kept = this.#bridge.keep('chat.complete', own.answer)
-    const tools = JSON.stringify(own.definitions)
     return this.#bridge.run('chat.complete', { ...traced(), ...rest, ...asked(prompt) }, { signal }, (engine, id, text) =>
-      engine.completeWith(id, text, tools, kept),
+      engine.completeWith(id, text, write('chat.complete', own.definitions), this.#bridge.keep('chat.complete', own.answer)),
     )
   }
 
@@ -99,7 +97,7 @@ export class Chat {
     options: RunProducerOptions<T> = {},
   ): Promise<RunResult<T>> {
     const { text, cacheable, signal, ...rest } = options
-    const kept = this.#bridge.keep('chat.run', async (signal: AbortSignal) => {
+    const produce = async (signal: AbortSignal) => {
       const value = await producer({ signal })
       // As a field it would be left out.
       if (isCode(value)) throw invalidInput('chat.run', 'value', `is a ${typeof value}, which JSON cannot say`)
@@ -108,8 +106,10 @@ export class Chat {
         text: text?.(value),
         cacheable: typeof cacheable === 'function' ? Boolean(cacheable(value)) : cacheable,
       }
-    })
-    return this.#bridge.run('chat.run', { ...traced(), ...rest, message }, { signal }, (engine, id, text) => engine.run(id, text, kept))
+    }
+    return this.#bridge.run('chat.run', { ...traced(), ...rest, message }, { signal }, (engine, id, text) =>
+      engine.run(id, text, this.#bridge.keep('chat.run', produce)),
+    )
   }
 
   /** Turns texts into vectors. The limits of `scope` are kept, and what it costs is written down there. */

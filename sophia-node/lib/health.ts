@@ -63,8 +63,10 @@ export class Health {
   register(service: string, options: Omit<Registration, 'service' | 'probe'> & { probe: ProbeSpec }): void {
     const { probe, ...rest } = options
     if (probe?.kind !== 'callback') return this.#bridge.callSync('health.register', { service, probe }, rest)
-    const id = this.#bridge.keep('health.probe', probe['fn'] as (...args: unknown[]) => unknown)
-    this.#bridge.runSync('health.register', { ...rest, service }, (engine, text) => engine.registerProbe(text, id))
+    const ask = probe['fn'] as (...args: unknown[]) => unknown
+    this.#bridge.runSync('health.register', { ...rest, service }, (engine, text) =>
+      engine.registerProbe(text, this.#bridge.keep('health.probe', ask)),
+    )
   }
 
   /** Forgets a service; returns whether it was registered. */
@@ -154,12 +156,14 @@ export class Health {
   action(name: string, execute: Heal<unknown>, options: Omit<Action, 'name'> & { verify?: Heal<boolean>; rollback?: Heal<unknown> } = {}): void {
     const { verify, rollback, ...rest } = options
     const keep = (step: Heal<unknown>) => this.#bridge.keep('health.action', async (target: string, signal: AbortSignal) => step(target, { signal }))
-    const ids = [
-      keep(async (...args) => void (await execute(...args))),
-      verify && keep(async (...args) => Boolean(await verify(...args))),
-      rollback && keep(async (...args) => void (await rollback(...args))),
-    ] as const
-    this.#bridge.runSync('health.action', { ...rest, name }, (engine, text) => engine.action(text, ...ids))
+    this.#bridge.runSync('health.action', { ...rest, name }, (engine, text) =>
+      engine.action(
+        text,
+        keep(async (...args) => void (await execute(...args))),
+        verify && keep(async (...args) => Boolean(await verify(...args))),
+        rollback && keep(async (...args) => void (await rollback(...args))),
+      ),
+    )
   }
 
   /** Asks for an action: runs it, or says why it does not, or what it waits for. */

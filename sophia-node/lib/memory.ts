@@ -155,10 +155,11 @@ export class Memory {
     embed: (texts: string[], context: { signal: AbortSignal }) => Vectors | PromiseLike<Vectors>,
     options: EmbedderOptions,
   ): void {
-    const kept = this.#bridge.keep('memory.embed', async (texts: string[], signal: AbortSignal) =>
-      Array.from(await embed(texts, { signal }), (vector) => Array.from(vector)),
+    const vectors = async (texts: string[], signal: AbortSignal) =>
+      Array.from(await embed(texts, { signal }), (vector) => Array.from(vector))
+    this.#bridge.runSync<null>('memory.set_embedder', options, (engine, text) =>
+      engine.setEmbedder(text, this.#bridge.keep('memory.embed', vectors)),
     )
-    this.#bridge.runSync<null>('memory.set_embedder', options, (engine, text) => engine.setEmbedder(text, kept))
   }
 
   /**
@@ -280,8 +281,10 @@ export class Kv {
     signal?.throwIfAborted()
     const known = this.#bridge.kvGet(key, rest.scope)
     if (known) return JSON.parse(known)
-    const kept = this.#bridge.keep('memory.kv.get_or_set', (signal: AbortSignal) => load({ signal }))
-    return this.#bridge.run('memory.kv.get_or_set', rest, { signal }, (engine, id, text) => engine.getOrSet(id, key, text, kept))
+    const loaded = (signal: AbortSignal) => load({ signal })
+    return this.#bridge.run('memory.kv.get_or_set', rest, { signal }, (engine, id, text) =>
+      engine.getOrSet(id, key, text, this.#bridge.keep('memory.kv.get_or_set', loaded)),
+    )
   }
 
   /** Removes a key; returns whether it was there. */

@@ -106,9 +106,8 @@ export class Bridge {
   streamWith<T>(own: object, options: CallOptions, tools: object[], answer: Callback): JsonIterator<T> {
     const { signal, ...rest } = options
     const given = { ...rest, ...own }
-    const kept = this.keep('chat.stream', answer)
     const open = (engine: native.Engine) =>
-      engine.streamWith(write('chat.stream', given), write('chat.stream', tools), kept)
+      engine.streamWith(write('chat.stream', given), write('chat.stream', tools), this.keep('chat.stream', answer))
     return this.#open<T>(open, given, signal)
   }
 
@@ -127,7 +126,10 @@ export class Bridge {
     return this.#open((engine) => engine.live(target, rawHeaders, client), undefined, undefined)
   }
 
-  /** Keeps a function for the native side, and returns its number there. `operation` stands in its errors. */
+  /**
+   * Keeps a function for the native side, and returns its number there. `operation` stands in its errors. The native side says
+   * when to forget it: call this last, when nothing but the native call can fail.
+   */
   keep(operation: string, callback: Callback): number {
     const id = this.#id()
     this.#functions.set(id, { operation, callback })

@@ -74,6 +74,42 @@ test('a function learns that its answer is no longer awaited', async () => {
   await promise
 })
 
+test('a function is forgotten when its call is over, also one that never began', async () => {
+  const { output } = await program(`
+    const s = new Sophia()
+    const left = { signal: AbortSignal.abort() }
+    const calls = [
+      (tools) => s.chat.complete('x', { tools }),
+      (tools) => s.chat.complete('x', { tools, temperature: NaN }),
+      (tools) => s.chat.complete('x', { tools, ...left }),
+      (tools) => s.chat.stream('x', { tools, temperature: NaN }).next(),
+      (tools) => s.chat.stream('x', { tools, ...left }).next(),
+      ([{ run }]) => s.chat.run('x', run),
+      ([{ run }]) => s.chat.run('x', run, { ttlMs: NaN }),
+      ([{ run }]) => s.chat.run('x', run, left),
+      ([{ run }]) => s.memory.kv.getOrSet('x', run, { ttlMs: NaN }),
+    ]
+    const begin = async (call) => {
+      const run = () => 1
+      await call([{ name: 'look', run }]).catch(() => {})
+      return new WeakRef(run)
+    }
+    const { setFlagsFromString } = await import('node:v8')
+    const { runInNewContext } = await import('node:vm')
+    setFlagsFromString('--expose-gc')
+    const collect = runInNewContext('gc')
+    const functions = []
+    for (const call of calls) functions.push(await begin(call))
+    for (let tries = 0; tries < 100 && functions.some((kept) => kept.deref()); tries++) {
+      await new Promise((resolve) => setTimeout(resolve, 10))
+      collect()
+    }
+    console.log(functions.flatMap((kept, index) => (kept.deref() ? [index] : [])).join() || 'none is left')
+    await s.close()
+  `)
+  assert.equal(output.trim(), 'none is left')
+})
+
 test('many calls at once are all settled, each with its own answer', async () => {
   const s = new Sophia()
   const names = Array.from({ length: 1_000 }, (_, i) => `service-${i}`)
