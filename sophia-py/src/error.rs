@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use pyo3::{prelude::*, sync::PyOnceLock, types::PyDict};
+use pyo3::{exceptions::PyTimeoutError, prelude::*, sync::PyOnceLock, types::PyDict};
 use sophia_core::{Error, ErrorKind};
+
+pyo3::import_exception!(asyncio, CancelledError);
 
 /// A Python exception on its way through the engine: who awaits the answer gets this very object.
 #[derive(Debug)]
@@ -12,7 +14,21 @@ pub struct Raised(PyErr);
 impl Raised {
     /// Wraps what a callback raised, for the waiters of `operation`.
     pub fn wrap(operation: &'static str, raised: PyErr) -> Error {
-        Error::new(ErrorKind::Internal, operation, format!("the callback raised {raised}")).with_source(Raised(raised))
+        let kind = Python::try_attach(|py| kind_of(py, &raised)).unwrap_or(ErrorKind::Unavailable);
+        Error::new(kind, operation, format!("the callback raised {raised}")).with_source(Raised(raised))
+    }
+}
+
+/// Returns what an exception is to the engine: what it says itself, or a thing outside that does not work.
+fn kind_of(py: Python<'_>, raised: &PyErr) -> ErrorKind {
+    let code = raised.value(py).getattr("code").and_then(|code| code.extract::<String>());
+    if let Some(kind) = code.ok().and_then(|code| ErrorKind::from_code(&code)) {
+        return kind;
+    }
+    match () {
+        () if raised.is_instance_of::<PyTimeoutError>(py) => ErrorKind::Timeout,
+        () if raised.is_instance_of::<CancelledError>(py) => ErrorKind::Cancelled,
+        () => ErrorKind::Unavailable,
     }
 }
 

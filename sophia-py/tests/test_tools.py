@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from sophia import InvalidInputError, UnsupportedError
+from sophia import InvalidInputError, RateLimitedError, UnsupportedError
 from sophia._tools import Tool, definition, split
 
 from .conftest import Model, engine
@@ -78,6 +78,16 @@ def test_partials_and_objects_that_can_be_called_are_functions(model: Model) -> 
     answer = s.chat.complete_sync('call look_up {"name": "Ada", "limit": 9}', tools=[near])
     assert answer.assistance is not None and answer.assistance.steps[0].error_code is not None
     assert "'limit'" in answer.text
+
+
+def test_what_a_tool_raises_has_a_code_of_its_own(model: Model) -> None:
+    def fail(how: str) -> str:
+        raise {"ours": RateLimitedError("slowly"), "late": TimeoutError("late")}.get(how, ValueError("broken"))
+
+    s = engine(model)
+    for how, code in (("ours", "RATE_LIMITED"), ("late", "TIMEOUT"), ("else", "UNAVAILABLE")):
+        answer = s.chat.complete_sync(f'call fail {{"how": "{how}"}}', tools=[fail])
+        assert answer.assistance is not None and answer.assistance.steps[0].error_code == code
 
 
 def test_tools_are_called_also_where_the_question_holds_up_their_loop(model: Model) -> None:
