@@ -3,7 +3,11 @@
 //! The writer takes all jobs that wait and commits them together: under load, many calls share one commit. Each job runs
 //! in a savepoint, so that one that fails takes back only what is its own. Nothing is reported before the commit.
 
-use std::{sync::Arc, thread};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread,
+};
 
 use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, TransactionBehavior};
@@ -61,7 +65,7 @@ where
     T: Send,
 {
     fn run(&mut self, connection: &Connection) -> bool {
-        self.outcome = self.work.take().map(|work| work(connection));
+        self.outcome = self.work.take().map(|work| caught(|| work(connection)));
         matches!(self.outcome, Some(Ok(_)))
     }
 
@@ -192,7 +196,7 @@ impl Sender {
         let read: Read = Box::new(move |connection| {
             let result = connection.and_then(|connection| {
                 let snapshot = connection.unchecked_transaction().map_err(internal("memory.read"))?;
-                work(&snapshot)
+                caught(|| work(&snapshot))
             });
             let _ = reply.send(result);
         });
@@ -219,7 +223,7 @@ impl Sender {
     {
         let (reply, outcome) = oneshot::channel();
         let bare: Read = Box::new(move |connection| {
-            let _ = reply.send(connection.and_then(work));
+            let _ = reply.send(connection.and_then(|connection| caught(|| work(connection))));
         });
         self.writer.send(Task::Bare(bare)).await.map_err(|_| self.closed())?;
         outcome.await.map_err(|_| self.closed())?
@@ -243,6 +247,14 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::Joi
 /// Waits for the next read. One reader waits for it, the others wait for their turn to wait.
 fn next(reads: &Mutex<mpsc::Receiver<Read>>) -> Option<Read> {
     reads.lock().blocking_recv()
+}
+
+/// Runs what a caller handed over. Where it panics, that is the failure of this call alone: the thread, and with it all that is
+/// in memory, stays. What it had written is taken back with its savepoint.
+fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::Internal, "memory", "a defect ended this call; nothing of it was kept"))
+    })
 }
 
 fn closed() -> Error {
@@ -322,4 +334,35 @@ fn commit(connection: &mut Connection, first: Box<dyn Write>, tasks: &mut mpsc::
         job.report(&committed);
     }
     next
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_panics_fails_alone_and_leaves_nothing_behind() {
+        let threads = Threads::start(&Place::Memory).unwrap();
+        let sender = threads.sender();
+        let run = |sql: &'static str| {
+            move |connection: &Connection| connection.execute_batch(sql).map_err(internal("memory.write"))
+        };
+        sender.write(run("CREATE TABLE kept (x); INSERT INTO kept VALUES (1)")).await.unwrap();
+        let failed = sender.write(move |connection| {
+            run("INSERT INTO kept VALUES (2)")(connection)?;
+            panic!("a defect");
+            #[allow(unreachable_code, reason = "its type")]
+            Ok(())
+        });
+        assert_eq!(failed.await.unwrap_err().kind(), ErrorKind::Internal);
+        let read = sender.read(|_| -> Result<()> { panic!("a defect") });
+        assert_eq!(read.await.unwrap_err().kind(), ErrorKind::Internal);
+        let bare = sender.bare(|_| -> Result<()> { panic!("a defect") });
+        assert_eq!(bare.await.unwrap_err().kind(), ErrorKind::Internal);
+        let count = sender.write(|connection| {
+            let count = connection.query_row("SELECT count(*) FROM kept", [], |row| row.get::<_, i64>(0));
+            count.map_err(internal("memory.write"))
+        });
+        assert_eq!(count.await.unwrap(), 1);
+    }
 }
