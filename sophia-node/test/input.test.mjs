@@ -87,6 +87,7 @@ test('an argument that cannot be is refused by the name of its field, and nothin
     [search({ limit: 1.5 }), 'limit'],
     [search({ offset: 1e9 }), 'offset'],
     [search({ minScore: NaN }), 'minScore'],
+    [search({ minSimilarity: -1.5 }), 'minSimilarity'],
     [search({ kinds: many(40_000) }), 'kinds'],
     [search({ tagsAll: many(2_000) }), 'tagsAll'],
     [search({ scopes: many(2_000).map((user) => ({ user })) }), 'scopes'],

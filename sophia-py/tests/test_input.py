@@ -123,6 +123,7 @@ def test_a_wrong_argument_names_the_field_and_stores_nothing(s: Sophia, argument
         (lambda s: s.memory.search_sync("x", limit=-1), "limit"),
         (lambda s: s.memory.search_sync("x", offset=10**9), "offset"),
         (lambda s: s.memory.search_sync("x", min_score=math.nan), "min_score"),
+        (lambda s: s.memory.search_sync("x", min_similarity=-1.5), "min_similarity"),
         (lambda s: s.memory.search_sync("x", kinds=["k"] * 40_000), "kinds"),
         (lambda s: s.memory.search_sync("x", tags_all=[str(number) for number in range(2_000)]), "tags_all"),
         (lambda s: s.memory.search_sync("x", scopes=[{"user": str(number)} for number in range(2_000)]), "scopes"),

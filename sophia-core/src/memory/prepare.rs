@@ -36,6 +36,8 @@ struct Asked {
 
 /// Hits of a search that names no limit.
 const DEFAULT_HITS: usize = 10;
+/// Least of all cosines: whatever has a vector is near.
+const NO_MIN_SIMILARITY: f64 = -1.0;
 
 impl Memory {
     /// Validates a record. Its vector is the caller's, if one is given.
@@ -137,6 +139,9 @@ impl Memory {
             return Err(Error::invalid(operation, "offset", format!("is more than {}", validate::MAX_OFFSET)));
         }
         validate::ratio(operation, "min_score", query.min_score)?;
+        if let Some(cosine) = query.min_similarity.filter(|cosine| !(-1.0..=1.0).contains(cosine)) {
+            return Err(Error::invalid(operation, "min_similarity", format!("is {cosine}; it must be from -1 to 1")));
+        }
         validate::ratio(operation, "importance_weight", query.importance_weight)?;
         if let Some(lambda) = query.mmr_lambda {
             validate::ratio(operation, "mmr_lambda", lambda)?;
@@ -164,6 +169,8 @@ impl Memory {
         // Likeness among hits is that of their vectors, of the model of the question's.
         let needs_vector = matches!(query.mode, Mode::Hybrid | Mode::Semantic) || query.mmr_lambda.is_some();
         let scopes = query.scopes.unwrap_or_else(|| vec![query.scope]);
+        // Nothing is known of vectors that the caller made.
+        let known = if query.embedding.is_some() { NO_MIN_SIMILARITY } else { self.min_similarity() };
         let asked = match query.embedding {
             Some(vector) => Asked { vector: Some(self.own_vector(operation, vector)?), ..Asked::default() },
             None if needs_vector && !query.query.trim().is_empty() => {
@@ -196,6 +203,7 @@ impl Memory {
             limit,
             offset: query.offset,
             min_score: query.min_score,
+            min_similarity: query.min_similarity.unwrap_or(known),
             stages: Stages {
                 fusion: query.fusion,
                 recency_half_life: query.recency_half_life,
@@ -207,6 +215,14 @@ impl Memory {
             ..Plan::new(filter, query.query)
         };
         Ok((plan, asked.warnings))
+    }
+
+    /// Returns the least cosine that is known of the models which questions are embedded with: that of the most lenient.
+    fn min_similarity(&self) -> f64 {
+        let former = self.embeddings().former();
+        let sources = self.embeddings().source().into_iter().chain(former.iter().cloned());
+        let known = sources.map(|source| source.embedder.min_similarity().unwrap_or(NO_MIN_SIMILARITY));
+        known.fold(1.0, f64::min)
     }
 
     /// Returns what compares words: the bundled model, whatever model embeds texts, unless vectors are not wanted at all.

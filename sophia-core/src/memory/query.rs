@@ -70,6 +70,9 @@ pub struct Query {
     /// Least score, from 0 to 1. Default 0.
     #[serde(deserialize_with = "or_default")]
     pub min_score: f64,
+    /// Least cosine of what matches by meaning, from -1 to 1. Default: what the embedder is known for, 0.25 for the bundled
+    /// models, none for others and for an `embedding` of your own.
+    pub min_similarity: Option<f64>,
     /// Kinds to keep; any of them.
     pub kinds: Option<Vec<String>>,
     /// Groups to keep; any of them.
@@ -164,6 +167,13 @@ impl Query {
     #[must_use]
     pub fn min_score(mut self, score: f64) -> Query {
         self.min_score = score;
+        self
+    }
+
+    /// Sets the least cosine of what matches by meaning.
+    #[must_use]
+    pub fn min_similarity(mut self, cosine: f64) -> Query {
+        self.min_similarity = Some(cosine);
         self
     }
 

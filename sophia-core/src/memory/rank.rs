@@ -14,10 +14,6 @@ use super::{
 
 /// Weight of words against meaning.
 const KEYWORD_WEIGHT: f64 = 0.5;
-/// Cosine below which a text has nothing to do with the question. With the bundled model, 99 of 100 texts that answer a
-/// question lie above it (measured on LoCoMo's development half), and most texts of another subject below.
-const SEMANTIC_FLOOR: f64 = 0.25;
-
 /// What keeps the first places from outweighing all others, as the authors of reciprocal rank fusion chose it.
 const RRF_K: f64 = 60.0;
 
@@ -74,24 +70,24 @@ pub(crate) fn scale(measures: impl Iterator<Item = (Option<f64>, Option<f64>)>, 
 }
 
 /// Returns the candidates that match at all, with their scores, in no order.
-pub(crate) fn fuse(mode: Mode, candidates: &[Candidate], scale: Scale) -> Vec<Ranked> {
+pub(crate) fn fuse(mode: Mode, candidates: &[Candidate], scale: Scale, floor: f64) -> Vec<Ranked> {
     candidates
         .iter()
         .filter_map(|candidate| {
-            let ranked = Ranked::exact(candidate.seq, match_type(candidate)?, explain(mode, candidate, scale));
+            let ranked = Ranked::exact(candidate.seq, match_type(candidate, floor)?, explain(mode, candidate, scale));
             Some(Ranked { rough_in: candidate.rough_in, ..ranked })
         })
         .collect()
 }
 
 /// Returns what was ranked by rough measures with its exact ones. It stays a match: how many there are is known before.
-pub(crate) fn measured(mode: Mode, ranked: &Ranked, candidate: &Candidate, scale: Scale) -> Ranked {
-    let match_type = match_type(candidate).unwrap_or(ranked.match_type);
+pub(crate) fn measured(mode: Mode, ranked: &Ranked, candidate: &Candidate, scale: Scale, floor: f64) -> Ranked {
+    let match_type = match_type(candidate, floor).unwrap_or(ranked.match_type);
     Ranked::exact(ranked.seq, match_type, explain(mode, candidate, scale))
 }
 
-fn match_type(candidate: &Candidate) -> Option<MatchType> {
-    match (candidate.keyword.is_some(), candidate.semantic.is_some_and(is_near)) {
+fn match_type(candidate: &Candidate, floor: f64) -> Option<MatchType> {
+    match (candidate.keyword.is_some(), candidate.semantic.is_some_and(|cosine| is_near(cosine, floor))) {
         (true, true) => Some(MatchType::Hybrid),
         (true, false) => Some(MatchType::Keyword),
         (false, true) => Some(MatchType::Semantic),
@@ -100,15 +96,15 @@ fn match_type(candidate: &Candidate) -> Option<MatchType> {
 }
 
 /// Returns the candidates that match at all, with scores that come from their places by words and by meaning alone.
-pub(crate) fn fuse_by_rank(candidates: &[Candidate], scale: Scale) -> Vec<Ranked> {
-    let mut ranking = fuse(Mode::Hybrid, candidates, scale);
-    let ranks = |of: fn(&Ranked) -> Option<f64>| {
+pub(crate) fn fuse_by_rank(candidates: &[Candidate], scale: Scale, floor: f64) -> Vec<Ranked> {
+    let mut ranking = fuse(Mode::Hybrid, candidates, scale, floor);
+    let ranks = |of: &dyn Fn(&Ranked) -> Option<f64>| {
         let mut places: Vec<_> = ranking.iter().filter_map(|ranked| Some((of(ranked)?, ranked.seq))).collect();
         places.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
         places.into_iter().zip(1_usize..).map(|((_, seq), rank)| (seq, rank)).collect::<HashMap<_, _>>()
     };
-    let by_words = ranks(|ranked| ranked.explain.keyword);
-    let by_meaning = ranks(|ranked| ranked.explain.semantic.filter(|cosine| is_near(*cosine)));
+    let by_words = ranks(&|ranked| ranked.explain.keyword);
+    let by_meaning = ranks(&|ranked| ranked.explain.semantic.filter(|cosine| is_near(*cosine, floor)));
     for ranked in &mut ranking {
         let explain = &mut ranked.explain;
         explain.keyword_rank = by_words.get(&ranked.seq).copied();
@@ -132,9 +128,10 @@ pub(crate) fn order(mode: Mode, candidate: &Candidate, scale: Scale) -> Reverse<
     Reverse((fused, candidate.seq))
 }
 
-/// Returns whether a cosine is that of texts which have to do with each other.
-pub(crate) fn is_near(cosine: f64) -> bool {
-    cosine >= SEMANTIC_FLOOR
+/// Returns whether a cosine is that of texts which have to do with each other: at least `floor`.
+pub(crate) fn is_near(cosine: f64, floor: f64) -> bool {
+    // What is rounded may lie a little below the least that there is.
+    floor <= -1.0 || cosine >= floor
 }
 
 fn explain(mode: Mode, candidate: &Candidate, scale: Scale) -> Explain {
@@ -191,7 +188,7 @@ mod tests {
 
     fn ranked(mode: Mode, candidates: &[Candidate]) -> Vec<Ranked> {
         let measures = candidates.iter().map(|candidate| (candidate.keyword, candidate.semantic));
-        let mut ranking = fuse(mode, candidates, scale(measures, 0.0));
+        let mut ranking = fuse(mode, candidates, scale(measures, 0.0), 0.25);
         sort(&mut ranking);
         ranking
     }
@@ -223,7 +220,7 @@ mod tests {
     fn ranks_alone_count_where_they_are_asked_for() {
         let candidates = [candidate(1, 100.0, 0.3), candidate(2, 2.0, 0.9), candidate(3, 1.0, None)];
         let measures = candidates.iter().map(|candidate| (candidate.keyword, candidate.semantic));
-        let mut ranking = fuse_by_rank(&candidates, scale(measures, 0.0));
+        let mut ranking = fuse_by_rank(&candidates, scale(measures, 0.0), 0.25);
         sort(&mut ranking);
         assert_eq!(order(&ranking), [2, 1, 3]);
         let first = ranking[0].explain;

@@ -212,12 +212,13 @@ impl<'a> Search<'a> {
         self.measure(source, asked, &mut candidates[..best]).await?;
         let measures = candidates.iter().map(|c| (c.keyword, c.semantic)).chain(gathered.measures());
         let scale = *scale.get_or_insert_with(|| rank::scale(measures, least));
+        let floor = self.plan.min_similarity;
         let mut ranking = match self.plan.mode {
-            Mode::Hybrid if !is_linear => rank::fuse_by_rank(&candidates, scale),
-            mode => rank::fuse(mode, &candidates, scale),
+            Mode::Hybrid if !is_linear => rank::fuse_by_rank(&candidates, scale, floor),
+            mode => rank::fuse(mode, &candidates, scale, floor),
         };
         let weighed = conversation::weigh(&gathered.turns, scale, conversation::Weights::of(self.plan.class));
-        ranking.extend(gathered.rank(weighed));
+        ranking.extend(gathered.rank(weighed, floor));
         rank::sort(&mut ranking);
         Ok(ranking)
     }
@@ -267,7 +268,7 @@ impl<'a> Search<'a> {
             let mut candidates: Vec<Candidate> = rough.iter().map(|ranked| Candidate::from(&**ranked)).collect();
             self.measure(source, asked, &mut candidates).await?;
             for (ranked, candidate) in rough.iter_mut().zip(&candidates) {
-                **ranked = rank::measured(self.plan.mode, ranked, candidate, scale);
+                **ranked = rank::measured(self.plan.mode, ranked, candidate, scale, self.plan.min_similarity);
                 stages::lift(std::slice::from_mut(&mut **ranked), &facts, best, stages, self.plan.filter.now);
             }
             needed.chunks_mut(BLOCK).for_each(rank::sort);

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::{
-    embed::{ModelClass, WordVectors},
+    embed::{BUNDLED_MIN_SIMILARITY, ModelClass, WordVectors},
     forget::{ForgetReceipt, ForgetRequest},
     health::{MemoryStats, Session, TierHealth},
     query::{Explain, Fusion, MatchType, Mode},
@@ -333,6 +333,8 @@ pub struct Plan {
     pub offset: usize,
     /// Least score.
     pub min_score: f64,
+    /// Least cosine of what matches by meaning; at -1 all that has a vector does.
+    pub min_similarity: f64,
     /// What else the order is by.
     pub stages: Stages,
     /// What compares single words, where messages of conversations are ranked by near words, too.
@@ -340,7 +342,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Creates a hybrid search for `text` that gives ten hits.
+    /// Creates a hybrid search for `text` that gives ten hits, with vectors of the bundled models.
     pub fn new(filter: Filter, text: impl Into<String>) -> Plan {
         Plan {
             filter,
@@ -352,6 +354,7 @@ impl Plan {
             limit: 10,
             offset: 0,
             min_score: 0.0,
+            min_similarity: BUNDLED_MIN_SIMILARITY,
             stages: Stages::default(),
             words: None,
         }

@@ -40,8 +40,9 @@ impl Gathered {
     }
 
     /// Returns the messages in their places of the ranking: those that match, and those whose neighbours do.
-    pub(crate) fn rank(&self, weighed: Vec<Explain>) -> Vec<Ranked> {
-        let own: Vec<_> = self.turns.iter().zip(&self.found).map(|(turn, found)| match_type(turn, found)).collect();
+    pub(crate) fn rank(&self, weighed: Vec<Explain>, floor: f64) -> Vec<Ranked> {
+        let found = self.turns.iter().zip(&self.found);
+        let own: Vec<_> = found.map(|(turn, found)| match_type(turn, found, floor)).collect();
         let of = |(place, explain): (usize, Explain)| {
             let has_context = || self.turns[place].neighbors.iter().flatten().any(|beside| own[*beside].is_some());
             let match_type = own[place].or_else(|| has_context().then_some(MatchType::Context))?;
@@ -51,8 +52,8 @@ impl Gathered {
     }
 }
 
-fn match_type(turn: &Turn, found: &FoundTurn) -> Option<MatchType> {
-    let is_near = turn.semantic.is_some_and(rank::is_near) || turn.keyword > 0.0;
+fn match_type(turn: &Turn, found: &FoundTurn, floor: f64) -> Option<MatchType> {
+    let is_near = turn.semantic.is_some_and(|cosine| rank::is_near(cosine, floor)) || turn.keyword > 0.0;
     match (found.has_word, is_near && turn.semantic.is_some()) {
         (true, true) => Some(MatchType::Hybrid),
         (true, false) => Some(MatchType::Keyword),

@@ -35,6 +35,7 @@ where
     walls_hold(&store().await, &clock).await;
     filters_are_exact(&store().await, &clock).await;
     search_finds_by_words_by_meaning_and_as_written(&store().await, &clock).await;
+    how_near_a_match_must_be_is_for_the_plan_to_say(&store().await, &clock).await;
     pages_are_parts_of_one_order(&store().await, &clock).await;
     vectors_of_different_models_are_not_compared(&store().await, &clock).await;
     vectors_are_made_anew_one_by_one(&store().await, &clock).await;
@@ -287,6 +288,55 @@ async fn search_finds_by_words_by_meaning_and_as_written(store: &impl MemoryStor
     assert_eq!(ids(store, exact("PDF files")).await, ["both"]);
     assert_eq!(ids(store, exact("pdf files")).await, Vec::<String>::new());
     assert_eq!(ids(store, Plan::new(here(clock), "xylophone")).await, Vec::<String>::new());
+}
+
+async fn how_near_a_match_must_be_is_for_the_plan_to_say(store: &impl MemoryStore, clock: &ManualClock) {
+    let now = clock.now();
+    let documents = [
+        ("same", "A report", [1.0, 0.0, 0.0]),
+        ("near", "Something", [0.6, 0.8, 0.0]),
+        ("far", "Something else", [0.1, 0.0, 0.994_987_4]),
+        ("opposite", "The other side", [-1.0, 0.0, 0.0]),
+        ("worded", "Reports of the weather", [-0.6, 0.8, 0.0]),
+    ];
+    for (id, content, values) in documents {
+        put_with(store, Draft { vector: vector("m", values), ..Draft::new(record(&ada(), id, content, now)) }).await;
+    }
+    let said = Record { kind: "message".into(), ..record(&ada().session("s"), "said", "Nothing of it", now) };
+    put_with(store, Draft { vector: vector("m", [-0.8, 0.6, 0.0]), ..Draft::new(said) }).await;
+    let plan = |mode, fusion, min_similarity| Plan {
+        mode,
+        min_similarity,
+        stages: Stages { fusion, ..Stages::default() },
+        vector: vector("m", [1.0, 0.0, 0.0]),
+        ..Plan::new(here(clock), "report")
+    };
+    let all = ["same", "near", "far", "worded", "said", "opposite"];
+    for (least, near) in [(-1.0, &all[..]), (-0.7, &all[..4]), (0.0, &all[..3]), (0.5, &all[..2]), (0.9, &all[..1])] {
+        let semantic = || plan(Mode::Semantic, Fusion::Linear, least);
+        assert_eq!(ids(store, semantic()).await, near, "{least}");
+        for fusion in [Fusion::Linear, Fusion::Rrf] {
+            let hybrid = || plan(Mode::Hybrid, fusion, least);
+            let found = store.search(hybrid()).await.expect("search");
+            // What has the word matches however far it is.
+            let expected = near.iter().chain(["worded"].iter().filter(|id| !near.contains(id)));
+            let expected: HashSet<&str> = expected.copied().collect();
+            let names: Vec<&str> = found.matches.iter().map(|found| found.record.id.as_str()).collect();
+            assert_eq!(names.iter().copied().collect::<HashSet<_>>(), expected, "{least} {fusion:?}");
+            assert_eq!(found.total, expected.len());
+            for found in &found.matches {
+                let by_meaning = matches!(found.match_type, MatchType::Hybrid | MatchType::Semantic);
+                assert_eq!(by_meaning, near.contains(&found.record.id.as_str()), "{least} {fusion:?} {found:?}");
+            }
+            for (place, name) in names.iter().enumerate() {
+                let page = store.search(Plan { limit: 1, offset: place, ..hybrid() }).await.expect("search");
+                assert_eq!((page.matches[0].record.id.as_str(), page.total), (*name, names.len()));
+            }
+        }
+        for (place, name) in near.iter().enumerate() {
+            assert_eq!(ids(store, Plan { limit: 1, offset: place, ..semantic() }).await, [*name]);
+        }
+    }
 }
 
 /// Of a multiplicative generator: the same numbers each time.

@@ -394,6 +394,20 @@ async fn embedding_anew_goes_on_after_a_crash_and_one_process_does_it() {
     assert_eq!(sophia.memory().stats().await.unwrap().stale_vectors, Some(0));
 }
 
+#[tokio::test]
+async fn the_nearest_are_found_by_a_model_of_which_nothing_is_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let sophia = engine(directory.path(), &Model::new(MANY), "own").await;
+    for text in ["bread", "a car and bread", "a car"] {
+        store(&sophia, text).await;
+    }
+    // Bread and a doctor have nothing in common but the last value: a cosine of 0.01.
+    assert_eq!(contents(&find(&sophia, "doctor").await), ["a car", "bread", "a car and bread"]);
+    let asked = Query::new("automobile").scope(ada()).mode(Mode::Semantic).min_similarity(0.5);
+    let found = sophia.memory().search(asked).await.unwrap();
+    assert_eq!(contents(&found), ["a car", "a car and bread"]);
+}
+
 #[cfg(feature = "minilm")]
 mod minilm {
     use std::path::PathBuf;

@@ -304,6 +304,8 @@ async fn bad_input_is_refused_before_anything_is_written() {
         ("limit", Query::new("x").limit(1_000_000)),
         ("offset", Query::new("x").offset(1_000_000)),
         ("min_score", Query::new("x").min_score(f64::NAN)),
+        ("min_similarity", Query::new("x").min_similarity(f64::NAN)),
+        ("min_similarity", Query::new("x").min_similarity(1.5)),
         ("embedding", Query::new("x").embedding([1.0; 3])),
         ("embedding", Query::new("x").embedding([f32::INFINITY; 256])),
     ] {

@@ -265,3 +265,31 @@ async fn options_out_of_range_are_named() {
         assert_eq!((error.kind(), error.get("field")), (ErrorKind::InvalidInput, Some(field)));
     }
 }
+
+#[tokio::test]
+async fn the_nearest_are_found_however_far_where_nothing_is_known_of_the_vectors() {
+    let mut config = Config::default();
+    config.memory.embedder = EmbedderKind::None.into();
+    let sophia = Sophia::builder().config(config).start().await.unwrap();
+    for (text, vector) in [("near", [0.2, 0.98, 0.0]), ("far", [0.0, 1.0, 0.0]), ("opposite", [-1.0, 0.0, 0.0])] {
+        sophia.memory().store(NewRecord::new(text).scope(ada()).embedding(vector)).await.unwrap();
+    }
+    let near = || Query::new("").scope(ada()).embedding([1.0, 0.0, 0.0]);
+    let found = sophia.memory().search(near()).await.unwrap();
+    assert_eq!((texts(&found), found.total), (vec!["near", "far", "opposite"], 3));
+    assert_eq!(texts(&sophia.memory().search(near().min_similarity(0.1)).await.unwrap()), ["near"]);
+
+    // Beside the bundled model, what the caller brings is the caller's to judge, and what it embeds is not.
+    let sophia = Sophia::builder().start().await.unwrap();
+    for text in ["The red tent leaks.", "Quarterly figures of the subsidiary."] {
+        sophia.memory().store(NewRecord::new(text).scope(ada())).await.unwrap();
+    }
+    let ask = || Query::new("camping").scope(ada()).mode(Mode::Semantic);
+    let found = sophia.memory().search(ask()).await.unwrap();
+    assert!(found.total < 2, "{found:?}");
+    assert_eq!(sophia.memory().search(ask().min_similarity(-1.0)).await.unwrap().total, 2);
+    let mut vector = vec![0.0; 256];
+    vector[0] = 1.0;
+    let found = sophia.memory().search(Query::new("").scope(ada()).embedding(vector)).await.unwrap();
+    assert_eq!(found.total, 2, "{found:?}");
+}

@@ -372,6 +372,7 @@ class Memory:
         limit: int = 10,
         offset: int = 0,
         min_score: float = 0.0,
+        min_similarity: float | None = None,
         kinds: Sequence[str] | None = None,
         categories: Sequence[str] | None = None,
         tags: Sequence[str] | None = None,
@@ -394,7 +395,9 @@ class Memory:
     ) -> Request[SearchResult]:
         """Finds records by meaning and by words, best first. Filters are exact; results are deterministic.
 
-        `scopes` searches several at once; `tags` wants one of them, `tags_all` every one. With `recency_half_life` a
+        `scopes` searches several at once; `tags` wants one of them, `tags_all` every one. `min_similarity` is the least
+        cosine, from -1 to 1, of what matches by meaning: without it what the embedder is known for, 0.25 for the bundled
+        models, none for others and for an `embedding` of your own. With `recency_half_life` a
         record counts half at that age; `importance_weight` weighs importance against matching; `mmr_lambda` below 1
         prefers hits that are unlike those before them; `typo_tolerant` lets words differ by a letter or two.
         """
@@ -406,6 +409,7 @@ class Memory:
             limit=limit,
             offset=offset,
             min_score=min_score,
+            min_similarity=min_similarity,
             kinds=kinds,
             categories=categories,
             tags=tags,

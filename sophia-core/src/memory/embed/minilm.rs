@@ -19,7 +19,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 
 use self::bert::{Bert, Shape};
-use super::{Embedder, EmbedderConfig, batch};
+use super::{BUNDLED_MIN_SIMILARITY, Embedder, EmbedderConfig, batch};
 use crate::{
     Error, ErrorKind, Result,
     resilience::{Deadline, Limiter},
@@ -128,6 +128,10 @@ impl Embedder for MiniLmEmbedder {
 
     fn dimensions(&self) -> Option<usize> {
         Some(self.0.shape.hidden)
+    }
+
+    fn min_similarity(&self) -> Option<f64> {
+        Some(BUNDLED_MIN_SIMILARITY)
     }
 
     /// # Errors

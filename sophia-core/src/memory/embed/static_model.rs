@@ -13,7 +13,7 @@ use std::task::Poll;
 
 use async_trait::async_trait;
 
-use super::{Embedder, ModelClass, VocabularyError, WordPiece, WordVectors};
+use super::{BUNDLED_MIN_SIMILARITY, Embedder, ModelClass, VocabularyError, WordPiece, WordVectors};
 
 /// Identifier of the bundled model. Vectors are stored under it: a changed table needs a new one.
 const BUNDLED_MODEL: &str = "sophia-static-256-v1";
@@ -158,6 +158,11 @@ impl Embedder for StaticEmbedder {
 
     fn class(&self) -> ModelClass {
         ModelClass::Static
+    }
+
+    /// Known of the bundled model alone.
+    fn min_similarity(&self) -> Option<f64> {
+        (self.shared.model == BUNDLED_MODEL).then_some(BUNDLED_MIN_SIMILARITY)
     }
 
     /// Computes in place and lets other tasks run every 16 KiB of text, between two texts.
