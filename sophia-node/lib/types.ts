@@ -1321,10 +1321,16 @@ export interface ImportReceipt {
 
 /** What was taken over. */
 export interface ImportedCheckpoints {
-  /** Checkpoints. */
+  /** Checkpoints that were read. */
   checkpoints: number
-  /** Writes of tasks. */
+  /** Writes of tasks that were read. */
   writes: number
+  /** Of all of these, new. */
+  added: number
+  /** Of all of these, there already. */
+  unchanged: number
+  /** What could not be taken over, and why. */
+  warnings: string[]
 }
 
 /** Alerts with the same cause. */
@@ -2187,6 +2193,11 @@ export interface Query {
   offset?: number
   /** Least score, from 0 to 1. Default 0. */
   minScore?: number
+  /**
+   * Least cosine of what matches by meaning, from -1 to 1. Default: what the embedder is known for, 0.25 for the bundled
+   * models, none for others and for an `embedding` of your own.
+   */
+  minSimilarity?: number | null
   /** Kinds to keep; any of them. */
   kinds?: readonly string[] | null
   /** Groups to keep; any of them. */

@@ -940,9 +940,15 @@ class ImportedCheckpoints:
     """What was taken over."""
 
     checkpoints: int
-    """Checkpoints."""
+    """Checkpoints that were read."""
     writes: int
-    """Writes of tasks."""
+    """Writes of tasks that were read."""
+    added: int
+    """Of all of these, new."""
+    unchanged: int
+    """Of all of these, there already."""
+    warnings: list[str]
+    """What could not be taken over, and why."""
 
 
 @dataclass(frozen=True)

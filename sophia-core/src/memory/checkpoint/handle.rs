@@ -2,13 +2,15 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use jiff::Timestamp;
+
 use super::{
     ChannelHistory, Checkpoint, CheckpointPage, CheckpointStore, CopyThread, DeleteRuns, DeleteThread, DeltaQuery,
     Encoded, GetCheckpoint, ListCheckpoints, NewCheckpoint, NewWrites, Prune,
 };
 use crate::{
     Clock, Error, Result, Scope,
-    memory::{metrics::SharedMetrics, validate},
+    memory::{Archive, Item, Outcome, metrics::SharedMetrics, validate},
 };
 
 /// Checkpoints of a page that names no limit.
@@ -40,13 +42,29 @@ const MAX_NAMES: usize = 10_000;
 #[derive(Debug, Clone)]
 pub struct Checkpoints {
     store: Arc<dyn CheckpointStore>,
+    archive: Arc<dyn Archive>,
     clock: Arc<dyn Clock>,
     metrics: SharedMetrics,
 }
 
 impl Checkpoints {
-    pub(crate) fn new(store: Arc<dyn CheckpointStore>, clock: Arc<dyn Clock>, metrics: SharedMetrics) -> Checkpoints {
-        Checkpoints { store, clock, metrics }
+    pub(crate) fn new(
+        store: Arc<dyn CheckpointStore>,
+        archive: Arc<dyn Archive>,
+        clock: Arc<dyn Clock>,
+        metrics: SharedMetrics,
+    ) -> Checkpoints {
+        Checkpoints { store, archive, clock, metrics }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        validate::whole_micros(self.clock.now())
+    }
+
+    /// Keeps what comes from elsewhere, where nothing of its name is there.
+    pub(super) async fn keep(&self, item: Item) -> Result<Outcome> {
+        let outcomes = self.archive.write_items(vec![item]).await?;
+        Ok(outcomes.first().copied().unwrap_or(Outcome::Unchanged))
     }
 
     /// Keeps a checkpoint. It is durable when this returns.
@@ -59,21 +77,8 @@ impl Checkpoints {
     pub async fn put(&self, checkpoint: NewCheckpoint) -> Result<()> {
         const OPERATION: &str = "memory.checkpoints.put";
         let call = async {
-            place(OPERATION, &checkpoint.scope, &checkpoint.thread, &checkpoint.namespace)?;
-            validate::name(OPERATION, "id", &checkpoint.id)?;
-            validate::optional_name(OPERATION, "parent", checkpoint.parent.as_ref())?;
-            validate::optional_name(OPERATION, "run_id", checkpoint.run_id.as_ref())?;
-            validate::metadata(OPERATION, &checkpoint.metadata, MAX_METADATA_BYTES)?;
-            count(OPERATION, "versions", checkpoint.versions.len().max(checkpoint.channels.len()))?;
-            count(OPERATION, "deltas", checkpoint.deltas.len())?;
-            for (name, version) in &checkpoint.versions {
-                validate::text(OPERATION, "versions", name)?;
-                validate::text(OPERATION, "versions", version)?;
-            }
-            let channels = checkpoint.channels.iter().map(|(name, value)| (name.as_str(), value));
-            values(OPERATION, "channels", channels)?;
-            values(OPERATION, "body", [("", &checkpoint.body)])?;
-            self.store.put(checkpoint, validate::whole_micros(self.clock.now())).await
+            check_checkpoint(OPERATION, &checkpoint)?;
+            self.store.put(checkpoint, self.now()).await
         };
         self.metrics.timed(OPERATION, call).await
     }
@@ -85,12 +90,7 @@ impl Checkpoints {
     pub async fn put_writes(&self, writes: NewWrites) -> Result<()> {
         const OPERATION: &str = "memory.checkpoints.put_writes";
         let call = async {
-            place(OPERATION, &writes.scope, &writes.thread, &writes.namespace)?;
-            validate::name(OPERATION, "id", &writes.id)?;
-            validate::name(OPERATION, "task", &writes.task)?;
-            validate::text(OPERATION, "path", &writes.path)?;
-            count(OPERATION, "writes", writes.writes.len())?;
-            values(OPERATION, "writes", writes.writes.iter().map(|write| (write.channel.as_str(), &write.value)))?;
+            check_writes(OPERATION, &writes)?;
             self.store.put_writes(writes).await
         };
         self.metrics.timed(OPERATION, call).await
@@ -195,6 +195,34 @@ impl Checkpoints {
         };
         self.metrics.timed(OPERATION, call).await
     }
+}
+
+/// Refuses a checkpoint that cannot be kept.
+pub(super) fn check_checkpoint(operation: &'static str, checkpoint: &NewCheckpoint) -> Result<()> {
+    place(operation, &checkpoint.scope, &checkpoint.thread, &checkpoint.namespace)?;
+    validate::name(operation, "id", &checkpoint.id)?;
+    validate::optional_name(operation, "parent", checkpoint.parent.as_ref())?;
+    validate::optional_name(operation, "run_id", checkpoint.run_id.as_ref())?;
+    validate::metadata(operation, &checkpoint.metadata, MAX_METADATA_BYTES)?;
+    count(operation, "versions", checkpoint.versions.len().max(checkpoint.channels.len()))?;
+    count(operation, "deltas", checkpoint.deltas.len())?;
+    for (name, version) in &checkpoint.versions {
+        validate::text(operation, "versions", name)?;
+        validate::text(operation, "versions", version)?;
+    }
+    let channels = checkpoint.channels.iter().map(|(name, value)| (name.as_str(), value));
+    values(operation, "channels", channels)?;
+    values(operation, "body", [("", &checkpoint.body)])
+}
+
+/// Refuses what a task wrote, where it cannot be kept.
+pub(super) fn check_writes(operation: &'static str, writes: &NewWrites) -> Result<()> {
+    place(operation, &writes.scope, &writes.thread, &writes.namespace)?;
+    validate::name(operation, "id", &writes.id)?;
+    validate::name(operation, "task", &writes.task)?;
+    validate::text(operation, "path", &writes.path)?;
+    count(operation, "writes", writes.writes.len())?;
+    values(operation, "writes", writes.writes.iter().map(|write| (write.channel.as_str(), &write.value)))
 }
 
 fn place(operation: &'static str, scope: &Scope, thread: &str, namespace: &str) -> Result<()> {

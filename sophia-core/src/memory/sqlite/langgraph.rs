@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, path::Path};
 use rusqlite::{Connection, OpenFlags, Row};
 use serde_json::{Map, Value, value::RawValue};
 
-use super::internal;
 use crate::{
     Error, Result, Scope,
     memory::checkpoint::{Encoded, NewCheckpoint, NewWrite, NewWrites, pieces::message_pack_end},
@@ -18,16 +17,18 @@ const VALUES: &str = "channel_values";
 /// One thing to keep.
 pub(crate) enum Imported {
     Checkpoint(Box<NewCheckpoint>),
+    /// All of one task.
     Writes(Box<NewWrites>),
+    /// What is not as it was there.
+    Warning(String),
 }
 
-/// Gives every checkpoint, parents first, and every write of the file to `keep`, which says whether to go on.
+/// Gives every checkpoint, parents first, and what every task of the file wrote to `keep`, which says whether to go on.
 pub(crate) fn read(path: &Path, scope: &Scope, keep: &mut dyn FnMut(Imported) -> bool) -> Result<()> {
-    let failed = internal(OPERATION);
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
-        .map_err(|error| not_readable(path, &error.to_string()))?;
+    let failed = |error: rusqlite::Error| not_readable(path, &error.to_string());
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
     for table in ["checkpoints", "writes"] {
-        if !connection.table_exists(None, table).map_err(|error| not_readable(path, &error.to_string()))? {
+        if !connection.table_exists(None, table).map_err(failed)? {
             return Err(not_readable(path, &format!("it has no table `{table}`")));
         }
     }
@@ -36,40 +37,70 @@ pub(crate) fn read(path: &Path, scope: &Scope, keep: &mut dyn FnMut(Imported) ->
             "SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata \
              FROM checkpoints ORDER BY thread_id, checkpoint_ns, checkpoint_id",
         )
-        .map_err(&failed)?;
-    let mut rows = statement.query([]).map_err(&failed)?;
-    while let Some(row) = rows.next().map_err(&failed)? {
-        if !keep(Imported::Checkpoint(Box::new(checkpoint(row, scope)?))) {
+        .map_err(failed)?;
+    let mut rows = statement.query([]).map_err(failed)?;
+    let mut without_numbers = 0;
+    while let Some(row) = rows.next().map_err(failed)? {
+        let (checkpoint, metadata) = checkpoint(path, row, scope)?;
+        without_numbers += u64::from(metadata == Metadata::WithoutNumbers);
+        if !keep(Imported::Checkpoint(Box::new(checkpoint))) {
             return Ok(());
         }
     }
+    if without_numbers > 0 {
+        let warning = format!("what is no number in the metadata of {without_numbers} checkpoints (NaN) is null here");
+        keep(Imported::Warning(warning));
+    }
     let path_column =
-        if connection.column_exists(None, "writes", "task_path").map_err(&failed)? { "task_path" } else { "''" };
+        if connection.column_exists(None, "writes", "task_path").map_err(failed)? { "task_path" } else { "''" };
     let mut statement = connection
         .prepare(&format!(
             "SELECT thread_id, checkpoint_ns, checkpoint_id, task_id, {path_column}, channel, idx, type, value \
              FROM writes ORDER BY thread_id, checkpoint_ns, checkpoint_id, task_id, idx"
         ))
-        .map_err(&failed)?;
-    let mut rows = statement.query([]).map_err(&failed)?;
-    while let Some(row) = rows.next().map_err(&failed)? {
-        if !keep(Imported::Writes(Box::new(write(row, scope).map_err(&failed)?))) {
-            return Ok(());
+        .map_err(failed)?;
+    let mut rows = statement.query([]).map_err(failed)?;
+    let mut of_task: Option<NewWrites> = None;
+    while let Some(row) = rows.next().map_err(failed)? {
+        let mut next = write(row, scope).map_err(failed)?;
+        match &mut of_task {
+            Some(task) if is_of_same_task(task, &next) => task.writes.append(&mut next.writes),
+            _ => {
+                if let Some(task) = of_task.replace(next)
+                    && !keep(Imported::Writes(Box::new(task)))
+                {
+                    return Ok(());
+                }
+            }
         }
     }
+    of_task.map(|task| keep(Imported::Writes(Box::new(task))));
     Ok(())
 }
 
-fn checkpoint(row: &Row<'_>, scope: &Scope) -> Result<NewCheckpoint> {
-    let failed = internal(OPERATION);
-    let text = |column| row.get::<_, Option<String>>(column).map(Option::unwrap_or_default).map_err(&failed);
+fn is_of_same_task(one: &NewWrites, other: &NewWrites) -> bool {
+    let name = |of: &NewWrites| (of.thread.clone(), of.namespace.clone(), of.id.clone(), of.task.clone());
+    name(one) == name(other)
+}
+
+/// How the metadata of a checkpoint was read.
+#[derive(PartialEq)]
+enum Metadata {
+    Whole,
+    /// Python writes what is no number as no JSON has it.
+    WithoutNumbers,
+}
+
+fn checkpoint(path: &Path, row: &Row<'_>, scope: &Scope) -> Result<(NewCheckpoint, Metadata)> {
+    let failed = |error: rusqlite::Error| not_readable(path, &error.to_string());
+    let text = |column| row.get::<_, Option<String>>(column).map(Option::unwrap_or_default).map_err(failed);
     let (thread, id) = (text(0)?, text(2)?);
     // The first files had JSON only, and no column that says so.
     let encoding = match text(4)? {
         encoding if encoding.is_empty() => "json".to_owned(),
         encoding => encoding,
     };
-    let stored = bytes(row, 5).map_err(&failed)?;
+    let stored = bytes(row, 5).map_err(failed)?;
     let damaged = || {
         Error::invalid(OPERATION, "path", format!("holds the checkpoint `{id}` of `{thread}`, which is not {encoding}"))
     };
@@ -79,9 +110,14 @@ fn checkpoint(row: &Row<'_>, scope: &Scope) -> Result<NewCheckpoint> {
         _ => None,
     }
     .ok_or_else(damaged)?;
-    let metadata: Map<String, Value> = match bytes(row, 6).map_err(&failed)?.as_slice() {
-        [] => Map::new(),
-        json => serde_json::from_slice(json).map_err(|error| damaged().with_source(error))?,
+    let stored = bytes(row, 6).map_err(failed)?;
+    let (metadata, how): (Map<String, Value>, _) = match serde_json::from_slice(&stored) {
+        _ if stored.is_empty() => (Map::new(), Metadata::Whole),
+        Ok(metadata) => (metadata, Metadata::Whole),
+        Err(error) => {
+            let metadata = serde_json::from_slice(&with_nulls(&stored));
+            (metadata.map_err(|_| damaged().with_source(error))?, Metadata::WithoutNumbers)
+        }
     };
     let channels: BTreeMap<_, _> =
         parts.channels.into_iter().map(|(name, value)| (name, Encoded::new(encoding.clone(), value))).collect();
@@ -89,7 +125,7 @@ fn checkpoint(row: &Row<'_>, scope: &Scope) -> Result<NewCheckpoint> {
     let new = NewCheckpoint {
         scope: scope.clone(),
         namespace: text(1)?,
-        parent: row.get(3).map_err(&failed)?,
+        parent: row.get(3).map_err(failed)?,
         run_id: metadata.get("run_id").and_then(Value::as_str).map(str::to_owned),
         deltas: counters
             .into_iter()
@@ -102,7 +138,29 @@ fn checkpoint(row: &Row<'_>, scope: &Scope) -> Result<NewCheckpoint> {
         metadata,
         ..NewCheckpoint::new(thread, id, Encoded::new(encoding, parts.body))
     };
-    Ok(new)
+    Ok((new, how))
+}
+
+/// Returns JSON of Python with null in the place of what is no number there: NaN, Infinity and -Infinity.
+fn with_nulls(json: &[u8]) -> Vec<u8> {
+    const NO_NUMBERS: [&[u8]; 3] = [b"NaN", b"-Infinity", b"Infinity"];
+    let (mut written, mut rest, mut in_text) = (Vec::with_capacity(json.len()), json, false);
+    while let Some(first) = rest.first() {
+        let found = NO_NUMBERS.iter().find(|word| !in_text && rest.starts_with(word));
+        let length = match (found, first) {
+            (Some(word), _) => {
+                written.extend_from_slice(b"null");
+                rest = &rest[word.len()..];
+                continue;
+            }
+            (None, b'\\') if in_text => rest.len().min(2),
+            _ => 1,
+        };
+        in_text ^= *first == b'"';
+        written.extend_from_slice(&rest[..length]);
+        rest = &rest[length..];
+    }
+    written
 }
 
 fn write(row: &Row<'_>, scope: &Scope) -> rusqlite::Result<NewWrites> {

@@ -5,7 +5,9 @@ use std::path::Path;
 use serde_json::json;
 use sophia_core::{
     Config, ErrorKind, Scope, Sophia,
-    memory::{DeleteRuns, Encoded, ForgetRequest, GetCheckpoint, ImportLangGraph, NewCheckpoint, NewWrites, Prune},
+    memory::{
+        DeleteRuns, Encoded, ForgetRequest, GetCheckpoint, Import, ImportLangGraph, NewCheckpoint, NewWrites, Prune,
+    },
     operations,
 };
 
@@ -157,9 +159,10 @@ async fn a_file_of_langgraphs_javascript_saver_is_taken_over() {
     .unwrap();
     let sophia = Sophia::builder().start().await.unwrap();
     let checkpoints = sophia.memory().checkpoints();
-    for _ in 0..2 {
+    for (added, unchanged) in [(2, 0), (0, 2)] {
         let report = checkpoints.import_langgraph(ImportLangGraph::new(&path).scope(ada())).await.unwrap();
         assert_eq!((report.checkpoints, report.writes), (1, 1));
+        assert_eq!((report.added, report.unchanged, report.warnings.len()), (added, unchanged, 0));
     }
     let found = checkpoints.get(GetCheckpoint::last("t").scope(ada())).await.unwrap().unwrap();
     assert_eq!(found.channels["a"], Encoded::new("json", "[1, 2.50]"));
@@ -167,6 +170,30 @@ async fn a_file_of_langgraphs_javascript_saver_is_taken_over() {
     let body: serde_json::Value = serde_json::from_slice(&found.body.data).unwrap();
     assert_eq!(body, json!({"v": 4, "id": "1", "channel_versions": {"a": 3}}));
     assert_eq!(checkpoints.delete_for_runs(DeleteRuns::new(["r"]).scope(ada())).await.unwrap(), 1);
+
+    // A second write of the task, what is no number for JSON, and a thread without a name.
+    file.execute_batch(
+        r#"INSERT INTO writes VALUES ('t2', '', '1', 'task', 0, 'a', 'json', '1'), ('t2', '', '1', 'task', 1, 'a', 'json', '2'),
+             ('', '', '1', 'task', 0, 'a', 'json', '3');
+           INSERT INTO checkpoints SELECT 't2', '', '1', NULL, 'json', checkpoint,
+             '{"score": NaN, "text": "NaN \" -Infinity", "least": -Infinity}' FROM checkpoints;
+           INSERT INTO checkpoints SELECT '', '', '1', NULL, 'json', checkpoint, '{}' FROM checkpoints WHERE thread_id = 't2';"#,
+    )
+    .unwrap();
+    let scope = Scope::new().user("bob");
+    let receipt = sophia.memory().import(Import::new(&path).scope(&scope)).await.unwrap();
+    assert_eq!((receipt.checkpoints, receipt.writes, receipt.added), (2, 3, 5), "{receipt:?}");
+    let [unnamed, no_number, unnamed_writes] = &receipt.warnings[..] else { panic!("{receipt:?}") };
+    assert!(unnamed.contains("`thread` is empty") && unnamed_writes.contains("`thread` is empty"), "{receipt:?}");
+    assert!(no_number.contains("NaN"), "{receipt:?}");
+    let found = checkpoints.get(GetCheckpoint::last("t2").scope(&scope)).await.unwrap().unwrap();
+    assert_eq!(
+        serde_json::Value::Object(found.metadata),
+        json!({"score": null, "text": "NaN \" -Infinity", "least": null})
+    );
+    assert_eq!(found.writes.len(), 2);
+    let again = sophia.memory().import(Import::new(&path).scope(&scope)).await.unwrap();
+    assert_eq!((again.added, again.unchanged), (0, 5), "{again:?}");
 
     file.execute("UPDATE checkpoints SET checkpoint = '{\"v\":'", []).unwrap();
     for wrong in [path, directory.path().join("none.db")] {
