@@ -128,7 +128,7 @@ pub(super) enum Memory {
     Stats,
     /// Write what is remembered to a new file, as lines of JSON
     Export {
-        /// File to write; it must not be there
+        /// File to write, which must not be there; `-` writes to the standard output
         file: PathBuf,
         /// Without any of these: everything of everyone
         #[command(flatten)]

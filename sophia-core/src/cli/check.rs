@@ -61,7 +61,7 @@ pub(super) async fn run(output: Output, config: Result<Config>) -> Result<ExitCo
         let fixes: String = findings.iter().filter_map(fix).collect();
         let sum = if problems == 0 { "all is well".to_owned() } else { format!("{problems} to fix") };
         format!("{}\n\n{sum}\n{fixes}", table(["what", "status", "detail"], &rows))
-    });
+    })?;
     Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

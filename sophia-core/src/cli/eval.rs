@@ -24,6 +24,6 @@ pub(super) async fn run(output: Output, mut config: Config, file: &Path) -> Resu
     let report = report?;
     let json = serde_json::to_value(&report)
         .map_err(|error| Error::new(ErrorKind::Internal, "cli.eval", format!("the report is no JSON: {error}")))?;
-    output.show(&json, |_| report.to_string());
+    output.show(&json, |_| report.to_string())?;
     Ok(ExitCode::SUCCESS)
 }

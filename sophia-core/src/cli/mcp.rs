@@ -24,18 +24,18 @@ pub(super) async fn run(output: Output, sophia: &Sophia, command: Mcp) -> Result
         Mcp::Lint { files } => {
             load(sophia, &files).await?;
             let conflicts = call(sophia, "registry.lint", json!({})).await?;
-            output.show(&conflicts, lint_table);
+            output.show(&conflicts, lint_table)?;
             let clean = conflicts.as_array().is_none_or(Vec::is_empty);
             Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Mcp::List { files, tools: false } => {
             load(sophia, &files).await?;
-            output.show(&call(sophia, "registry.list", json!({})).await?, server_table);
+            output.show(&call(sophia, "registry.list", json!({})).await?, server_table)?;
             Ok(ExitCode::SUCCESS)
         }
         Mcp::List { files, tools: true } => {
             load(sophia, &files).await?;
-            output.show(&call(sophia, "registry.list_tools", json!({})).await?, tool_table);
+            output.show(&call(sophia, "registry.list_tools", json!({})).await?, tool_table)?;
             Ok(ExitCode::SUCCESS)
         }
         Mcp::Call { server, tool, arguments, files } => {
@@ -49,7 +49,7 @@ pub(super) async fn run(output: Output, sophia: &Sophia, command: Mcp) -> Result
                 (true, Some(text)) if !text.is_empty() => text.to_owned(),
                 (true, _) => format!("{:#}", result["content"]),
                 (false, _) => format!("error: {}", cell(&result["error"])),
-            });
+            })?;
             Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         #[cfg(feature = "mcp")]

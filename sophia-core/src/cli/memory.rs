@@ -10,30 +10,57 @@ use serde_json::{Value, json};
 
 use super::{
     arguments::Memory,
-    output::{Output, cell, note, table, tree},
+    output::{Output, Results, cell, note, table, tree},
     progress::Bar,
     run::call,
 };
 use crate::{
-    Error, ErrorKind, Result, Scope, Sophia,
+    Config, Error, ErrorKind, Result, Scope, Sophia,
     memory::{Export, Import},
     operations,
 };
+
+/// Refuses a configuration that keeps nothing: the command would work on an empty memory, and what it did would be gone. Only
+/// an import makes the directory: any other finds nothing in one that is not there.
+pub(super) fn check(config: &Config, command: &Memory) -> Result<()> {
+    let forgets_in_redis = matches!(command, Memory::Forget { .. }) && config.redis.is_set();
+    match &config.data_dir {
+        _ if config.postgres.is_set() => Ok(()),
+        None if forgets_in_redis => Ok(()),
+        None => {
+            let message = "is not set, so that nothing is kept: name the directory (--data-dir), or a configuration \
+                           that does (--config)";
+            Err(Error::invalid_config("data_dir", message))
+        }
+        Some(directory) if matches!(command, Memory::Import { .. }) || directory.is_dir() => Ok(()),
+        Some(directory) => {
+            let message = format!("names `{}`, which is no directory", directory.display());
+            Err(Error::invalid_config("data_dir", message))
+        }
+    }
+}
 
 pub(super) async fn run(output: Output, sophia: &Sophia, command: Memory) -> Result<ExitCode> {
     match command {
         Memory::Search { query, limit, scope } => {
             let arguments = json!({"query": query, "limit": limit, "scope": Scope::from(scope)});
             let found = call(sophia, "memory.search", arguments).await?;
-            output.show(&found, hits);
+            output.show(&found, hits)?;
         }
-        Memory::Stats => output.show(&call(sophia, "memory.stats", json!({})).await?, tree),
+        Memory::Stats => output.show(&call(sophia, "memory.stats", json!({})).await?, tree)?,
         Memory::Export { file, scope } => {
-            let export: Export = operations::read("memory.export", json!({"path": file, "scope": scope.given()}))?;
+            let scope = scope.given();
             let bar = Bar::items("written");
-            let receipt = sophia.memory().export_with(export, &|done, total| bar.set(done, total)).await;
+            let progress = |done, total| bar.set(done, total);
+            if file.as_os_str() == "-" {
+                let receipt = sophia.memory().export_to(Results, scope, &progress).await;
+                bar.finish();
+                return receipt.map(|_| ExitCode::SUCCESS);
+            }
+            let export: Export = operations::read("memory.export", json!({"path": file, "scope": scope}))?;
+            let receipt = sophia.memory().export_with(export, &progress).await;
             bar.finish();
-            output.show(&value(&receipt?)?, tree);
+            output.show(&value(&receipt?)?, tree)?;
         }
         Memory::Import { file, format, scope } => {
             let arguments = json!({"path": file, "format": format, "scope": scope.given()});
@@ -41,7 +68,7 @@ pub(super) async fn run(output: Output, sophia: &Sophia, command: Memory) -> Res
             let bar = Bar::items("read");
             let receipt = sophia.memory().import_with(import, &|done, total| bar.set(done, total)).await;
             bar.finish();
-            output.show(&value(&receipt?)?, tree);
+            output.show(&value(&receipt?)?, tree)?;
         }
         Memory::Forget { subject, scope, yes } => {
             let scope = scope.given();
@@ -49,14 +76,14 @@ pub(super) async fn run(output: Output, sophia: &Sophia, command: Memory) -> Res
                 confirm(scope.as_ref(), subject.as_deref())?;
             }
             let arguments = json!({"scope": scope, "subject": subject});
-            output.show(&call(sophia, "memory.forget", arguments).await?, tree);
+            output.show(&call(sophia, "memory.forget", arguments).await?, tree)?;
         }
         Memory::Backup { file } => {
-            output.show(&call(sophia, "memory.backup", json!({"path": file})).await?, tree);
+            output.show(&call(sophia, "memory.backup", json!({"path": file})).await?, tree)?;
         }
         Memory::Check { repair } => {
             let report = call(sophia, "memory.check", json!({"repair": repair})).await?;
-            output.show(&report, problems);
+            output.show(&report, problems)?;
             return Ok(if report["ok"] == true { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
     }

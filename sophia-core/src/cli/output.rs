@@ -1,8 +1,10 @@
 //! Tables for people, JSON for programs.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use serde_json::Value;
+
+use crate::{Error, ErrorKind, Result};
 
 /// Widest column of a table, in characters: wider than an identifier, narrower than a screen.
 const MAX_COLUMN: usize = 60;
@@ -15,21 +17,59 @@ pub(super) struct Output {
 
 impl Output {
     /// Writes a value: as JSON for programs, as `render` says for people.
-    pub fn show(self, value: &Value, render: impl FnOnce(&Value) -> String) {
+    ///
+    /// # Errors
+    /// `Internal` where it cannot be written.
+    pub fn show(self, value: &Value, render: impl FnOnce(&Value) -> String) -> Result<()> {
         if self.json { self.line(&format!("{value:#}")) } else { self.line(render(value).trim_end()) }
     }
 
-    /// Writes a line.
-    pub fn line(self, text: &str) {
-        // A reader that has gone, such as `head`, is no failure of ours.
-        let _ = writeln!(io::stdout().lock(), "{text}");
+    fn line(self, text: &str) -> Result<()> {
+        let text = if io::stdout().is_terminal() { visible(text) } else { text.to_owned() };
+        writeln!(Results, "{text}").and_then(|()| Results.flush()).map_err(|error| {
+            Error::new(ErrorKind::Internal, "cli", format!("the result cannot be written: {error}")).with_source(error)
+        })
+    }
+}
+
+/// The standard output. A reader that has gone, such as `head`, is no failure of ours.
+#[derive(Debug)]
+pub(super) struct Results;
+
+impl Write for Results {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match io::stdout().lock().write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(bytes.len()),
+            written => written,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match io::stdout().lock().flush() {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            flushed => flushed,
+        }
     }
 }
 
 /// Writes a line beside the results.
 pub(super) fn note(text: &str) {
-    // As above.
+    let text = if io::stderr().is_terminal() { visible(text) } else { text.to_owned() };
+    // There is nowhere left to say that it failed.
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Returns a text in which nothing is a command to a terminal: what is stored may come from anyone.
+fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => shown.push(c),
+            c if c.is_control() => shown.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => shown.push(c),
+        }
+    }
+    shown
 }
 
 /// Draws rows under their headings.
@@ -101,6 +141,11 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell() {
         let drawn = table(["id", "status"], &[["a".into(), "ok".into()], ["longer\nname".into(), "down".into()]]);
         assert_eq!(drawn, "ID           STATUS\na            ok\nlonger name  down");
+    }
+
+    #[test]
+    fn what_is_stored_is_no_command_to_a_terminal() {
+        assert_eq!(visible("a\u{1b}[2J\u{9b}31m\tb\r\nü"), "a\\u001b[2J\\u009b31m\tb\\u000d\nü");
     }
 
     #[test]

@@ -64,7 +64,9 @@ async fn dispatch(Arguments { global, command }: Arguments) -> Result<ExitCode> 
         }
         Command::Eval { file } => eval::run(output, config(&global)?, &file).await,
         Command::Memory(command) => {
-            let sophia = Sophia::new(config(&global)?)?;
+            let config = config(&global)?;
+            memory::check(&config, &command)?;
+            let sophia = Sophia::new(config)?;
             let code = memory::run(output, &sophia, command).await;
             sophia.shutdown().await?;
             code

@@ -28,7 +28,7 @@ pub(super) async fn run(output: Output, config: Config) -> Result<ExitCode> {
         None => "keeps nothing after its end (--data-dir keeps it)".to_owned(),
     };
     let url = format!("http://{address}");
-    output.show(&json!({"url": url}), |_| format!("Sophia listens on {url} {who}; {kept}"));
+    output.show(&json!({"url": url}), |_| format!("Sophia listens on {url} {who}; {kept}"))?;
     let served = tokio::select! {
         served = http::serve(surface, listener, interrupted()) => served,
         () = twice_interrupted() => {

@@ -71,6 +71,7 @@ fn conflicts_between_files_are_a_failure() {
 #[test]
 fn the_memory_is_searched_in_one_scope() {
     let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("data")).unwrap();
     let (code, text, errors) = run(dir.path(), &["memory", "stats", "--data-dir", "data", "--json"]);
     assert_eq!(code, 0, "{errors}");
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["records"], 0);
@@ -110,6 +111,55 @@ fn the_memory_is_exported_imported_backed_up_checked_and_forgotten() {
     assert_eq!((code, &receipt["tiers"]), (0, &json!(["l1", "l3"])), "{errors}");
     let (_, receipt, _) = memory(&["export", "after.jsonl"]);
     assert_eq!(receipt["entities"], 0);
+    let (code, text, errors) = run(dir.path(), &["memory", "export", "-", "--data-dir", "data"]);
+    assert_eq!((code, text), (0, std::fs::read_to_string(dir.path().join("after.jsonl")).unwrap()), "{errors}");
+}
+
+#[test]
+fn the_memory_must_be_one_that_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = r#"{"type": "entity", "name": "Ada", "entityType": "person", "observations": []}"#;
+    write(dir.path(), "memory.jsonl", line);
+    let commands: [&[&str]; 7] = [
+        &["search", "tea"],
+        &["stats"],
+        &["export", "all.jsonl"],
+        &["import", "memory.jsonl"],
+        &["forget", "--user", "ada", "--yes"],
+        &["backup", "backup.db"],
+        &["check"],
+    ];
+    for command in commands {
+        let command = [&["memory"], command].concat();
+        let (code, text, errors) = run(dir.path(), &command);
+        assert!(code == 1 && errors.contains("--data-dir") && text.is_empty(), "{command:?}: {text} {errors}");
+        let (code, text, errors) = run(dir.path(), &[&command[..], &["--data-dir", "dtaa"]].concat());
+        if command[1] == "import" {
+            assert_eq!(code, 0, "{errors}");
+            std::fs::remove_dir_all(dir.path().join("dtaa")).unwrap();
+        } else {
+            assert!(code == 1 && errors.contains("`dtaa`") && text.is_empty(), "{command:?}: {text} {errors}");
+            assert!(!dir.path().join("dtaa").exists(), "{command:?}");
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_result_that_cannot_be_written_is_a_failure_and_a_reader_that_has_gone_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("data")).unwrap();
+    for arguments in [&["memory", "stats"][..], &["memory", "export", "-"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let arguments = [arguments, &["--data-dir", "data"]].concat();
+        let Output { status, stderr, .. } = sophia(dir.path()).args(&arguments).stdout(full).output().unwrap();
+        let errors = String::from_utf8(stderr).unwrap();
+        assert!(status.code() == Some(1) && errors.contains("cannot be written"), "{arguments:?}: {errors}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let Output { status, stderr, .. } = sophia(dir.path()).args(&arguments).stdout(writer).output().unwrap();
+        assert_eq!(status.code(), Some(0), "{arguments:?}: {}", String::from_utf8_lossy(&stderr));
+    }
 }
 
 #[test]

@@ -112,7 +112,7 @@ impl Memory {
             new_file(OPERATION, path)?;
             export.scope.iter().try_for_each(|scope| scope.validate(OPERATION))?;
             let partial = partial(path);
-            let written = self.write_lines(&export, &partial, progress).await;
+            let written = self.write_file(&export, &partial, progress).await;
             match written.and_then(|receipt| {
                 std::fs::rename(&partial, path).map_err(|error| cannot_write(OPERATION, path, error))?;
                 Ok(receipt)
@@ -128,19 +128,53 @@ impl Memory {
         self.timed(OPERATION, call).await
     }
 
-    async fn write_lines(&self, export: &Export, partial: &Path, progress: Progress<'_>) -> Result<ExportReceipt> {
+    /// As [`Memory::export_with`], to where a file is not made of it.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn export_to(
+        &self,
+        out: impl Write + Send + 'static,
+        scope: Option<Scope>,
+        progress: Progress<'_>,
+    ) -> Result<ExportReceipt> {
+        let path = Path::new("-");
+        let call = async {
+            scope.iter().try_for_each(|scope| scope.validate(OPERATION))?;
+            let (receipt, mut out) = self.write_lines(scope.as_ref(), BufWriter::new(out), path, progress).await?;
+            out.flush().map_err(|error| cannot_write(OPERATION, path, error))?;
+            Ok(receipt)
+        };
+        self.timed(OPERATION, call).await
+    }
+
+    async fn write_file(&self, export: &Export, partial: &Path, progress: Progress<'_>) -> Result<ExportReceipt> {
         let failed = |error| cannot_write(OPERATION, partial, error);
+        let file = BufWriter::new(File::create(partial).map_err(failed)?);
+        let (receipt, file) = self.write_lines(export.scope.as_ref(), file, partial, progress).await?;
+        let file = file.into_inner().map_err(|error| failed(error.into_error()))?;
+        file.sync_all().map_err(failed)?;
+        let bytes = file.metadata().map_err(failed)?.len();
+        Ok(ExportReceipt { path: export.path.clone(), bytes, ..receipt })
+    }
+
+    /// Writes everything, and gives the writer back.
+    async fn write_lines<W: Write + Send + 'static>(
+        &self,
+        scope: Option<&Scope>,
+        mut out: W,
+        path: &Path,
+        progress: Progress<'_>,
+    ) -> Result<(ExportReceipt, W)> {
+        let failed = |error| cannot_write(OPERATION, path, error);
         let stats = self.stats().await?;
         let total = stats.records + stats.facts + stats.keys;
-        let mut receipt = ExportReceipt { path: export.path.clone(), ..ExportReceipt::default() };
-        let mut file = BufWriter::new(File::create(partial).map_err(failed)?);
+        let mut receipt = ExportReceipt::default();
         let header = json!({"type": "sophia", "format": FORMAT});
-        writeln!(file, "{header}").map_err(failed)?;
+        writeln!(out, "{header}").map_err(failed)?;
         let mut done = 0;
         for part in Part::ALL {
             let mut after = None;
             loop {
-                let page = self.archive().read_items(part, export.scope.clone(), after, PAGE).await?;
+                let page = self.archive().read_items(part, scope.cloned(), after, PAGE).await?;
                 let mut lines = Vec::new();
                 for item in &page.items {
                     receipt.count(item);
@@ -150,7 +184,7 @@ impl Memory {
                     lines.push(b'\n');
                 }
                 // The disk may be slow: not on the threads of others.
-                file = tokio::task::spawn_blocking(move || file.write_all(&lines).map(|()| file))
+                out = tokio::task::spawn_blocking(move || out.write_all(&lines).map(|()| out))
                     .await
                     .map_err(|error| Error::new(ErrorKind::Internal, OPERATION, "the writer ended").with_source(error))?
                     .map_err(failed)?;
@@ -162,11 +196,8 @@ impl Memory {
                 }
             }
         }
-        let file = file.into_inner().map_err(|error| failed(error.into_error()))?;
-        file.sync_all().map_err(failed)?;
-        receipt.bytes = file.metadata().map_err(failed)?.len();
         progress(total, total);
-        Ok(receipt)
+        Ok((receipt, out))
     }
 }
 
