@@ -7,9 +7,9 @@ use serde_json::json;
 use crate::{
     Clock, ErrorKind, ManualClock, Scope,
     memory::{
-        Archive, CheckpointStore, Encoded, GraphStore, Item, KvEntry, KvKey, KvTier, KvValue, MemoryStore,
-        NewCheckpoint, NewEntity, NewFact, NewWrites, Outcome, Part, Record, Update,
-        store::{Atomicity, Change, Draft, NamedVector},
+        Archive, CheckpointStore, Encoded, GraphStore, Item, KeptRecord, KvEntry, KvKey, KvTier, KvValue, MemoryStore,
+        NewCheckpoint, NewEntity, NewFact, NewWrites, Outcome, Part, Record, Status, Update,
+        store::{Atomicity, Change, Depth, Draft, Filter, NamedVector},
     },
 };
 
@@ -28,6 +28,8 @@ where
     what_is_newer_stays(&store().await, &clock).await;
     a_scope_holds(&store().await, &clock).await;
     all_of_a_page_is_written_or_nothing(&store().await, &clock).await;
+    a_number_leaves_room_for_others(&store().await, &clock).await;
+    what_says_no_time_changes_nothing_that_is_there(&store().await, &clock).await;
 }
 
 fn ada() -> Scope {
@@ -175,6 +177,34 @@ async fn all_of_a_page_is_written_or_nothing(store: &(impl Archive + MemoryStore
     let page = vec![kept(&ada(), "new", clock), kept(&ada().session("s2"), "taken", clock)];
     assert_eq!(store.write_items(page).await.expect_err("taken").kind(), ErrorKind::Conflict);
     assert_eq!(everything(store, None).await.len(), 1);
+}
+
+async fn a_number_leaves_room_for_others(store: &(impl Archive + MemoryStore), clock: &ManualClock) {
+    for seq in [i64::MAX, i64::MIN, 0, 1 << 53] {
+        let kept = Record { seq, ..record(&ada(), &format!("from {seq}"), clock) };
+        let item = serde_json::from_value(json!({"type": "record", "record": kept})).expect("an item");
+        assert_eq!(store.write_items(vec![item]).await.expect("write"), [Outcome::Added]);
+        let draft = Draft::new(record(&ada(), &format!("after {seq}"), clock));
+        let placed = store.insert(vec![draft], Atomicity::Together).await.expect("insert");
+        let placed = placed[0].as_ref().expect("placed");
+        assert!((1..100).contains(&placed.seq), "{placed:?}");
+    }
+}
+
+async fn what_says_no_time_changes_nothing_that_is_there(store: &(impl Archive + MemoryStore), clock: &ManualClock) {
+    let item = |content: &str| {
+        let record = Record { content: content.to_owned(), ..record(&ada(), "r", clock) };
+        let kept = KeptRecord { record, versions: Vec::new(), vector: None, is_undated: true };
+        vec![Item::Record(Box::new(kept))]
+    };
+    assert_eq!(store.write_items(item("first")).await.expect("write"), [Outcome::Added]);
+    clock.advance(Duration::from_secs(1));
+    let filter = Filter { ids: Some(vec!["r".to_owned()]), ..Filter::new(vec![ada()], clock.now()) };
+    assert_eq!(store.delete(filter, Depth::Archive).await.expect("delete"), 1);
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(store.write_items(item("second")).await.expect("write"), [Outcome::Unchanged]);
+    let [Item::Record(kept)] = &everything(store, None).await[..] else { panic!("one record") };
+    assert_eq!((kept.record.content.as_str(), kept.record.status), ("first", Status::Archived));
 }
 
 #[cfg(test)]

@@ -10,17 +10,23 @@ use super::{
     formats::{self, Batch, Foreign, Found},
     store::{Item, KeptRecord, Outcome, Part, Progress},
 };
+#[cfg(feature = "static-embedder")]
+use crate::memory::embed::{Embedder, StaticEmbedder};
 use crate::{
     Error, ErrorKind, Result, Scope,
     memory::{
-        ImportLangGraph, Memory, NodeChange, Nodes, Observations,
-        kv::is_reserved,
+        ImportLangGraph, Memory, Node, NodeChange, Observations, Record, Relation,
+        archive::merge::MAX_NUMBER,
+        graph::check_change,
+        kv::{KvKey, is_reserved},
         store::{Draft, NamedVector},
         validate,
     },
 };
 
 const OPERATION: &str = "memory.import";
+/// What an error about a vector names; stores say the same.
+const VECTOR: &str = "vector";
 /// Batches that are read ahead of what is written.
 const READ_AHEAD: usize = 4;
 /// How far the length of a vector may be from one: half precision loses as much.
@@ -137,6 +143,10 @@ impl ImportReceipt {
         }
     }
 
+    fn left_out(&mut self, place: &str, error: &Error) {
+        self.warnings.push(format!("{place} is left out: {}", error.message()));
+    }
+
     fn became(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Added => self.added += 1,
@@ -148,7 +158,7 @@ impl ImportReceipt {
 
 impl Memory {
     /// Takes over a file: our own, or that of another tool. Made again, it changes nothing: what is there and the same, or
-    /// newer, stays. An import that breaks off is made again.
+    /// newer, stays. An import that breaks off is made again. What cannot be kept is left out, and named in `warnings`.
     ///
     /// # Errors
     /// `NotFound` for a file that is not there; `InvalidInput` for one that is none of the known, naming the line that
@@ -176,7 +186,7 @@ impl Memory {
         if format == ImportFormat::Langgraph {
             let taken = self.checkpoints().import_langgraph(ImportLangGraph::new(&import.path).scope(scope)).await?;
             (receipt.checkpoints, receipt.writes) = (taken.checkpoints, taken.writes);
-            receipt.added = taken.checkpoints + taken.writes;
+            (receipt.added, receipt.unchanged, receipt.warnings) = (taken.added, taken.unchanged, taken.warnings);
             return Ok(receipt);
         }
         let (found, mut ready) = mpsc::channel::<Batch>(READ_AHEAD);
@@ -189,7 +199,9 @@ impl Memory {
             match found {
                 Found::Items(items) => self.take_items(items, import.scope.as_ref(), &mut receipt).await?,
                 Found::Records(records) => self.take_records(records, &scope, &mut receipt).await?,
-                Found::Nodes(nodes) => self.take_nodes(nodes, &scope, &mut receipt).await?,
+                Found::Nodes { entities, relations } => {
+                    self.take_nodes(entities, relations, &scope, &mut receipt).await?;
+                }
                 Found::Warning(warning) => receipt.warnings.push(warning),
             }
             progress(done, total);
@@ -201,28 +213,44 @@ impl Memory {
     }
 
     /// Takes lines of our own file.
-    async fn take_items(&self, items: Vec<Item>, only: Option<&Scope>, receipt: &mut ImportReceipt) -> Result<()> {
-        for item in &items {
-            self.check_item(item)?;
+    async fn take_items(
+        &self,
+        items: Vec<(usize, Item)>,
+        only: Option<&Scope>,
+        receipt: &mut ImportReceipt,
+    ) -> Result<()> {
+        let mut kept = Vec::with_capacity(items.len());
+        for (line, mut item) in items {
+            let place = format!("line {line}");
             if only.is_some_and(|only| !only.covers(item.scope())) {
                 let message = "holds what belongs to somebody else than `scope`: leave that out to take all of it";
                 return Err(Error::new(ErrorKind::Unauthorized, OPERATION, format!("the file {message}"))
                     .with("scope", item.scope().key()));
             }
+            if let Err(error) = self.check_item(&item) {
+                receipt.left_out(&place, &error);
+                continue;
+            }
+            if let Item::Record(record) = &mut item
+                && let Some(vector) = &record.vector
+                && let Err(error) = self.check_vector(vector)
+            {
+                receipt.left_out(&format!("the vector of {place}"), &error);
+                record.vector = None;
+            }
+            kept.push((place, item));
         }
-        self.keep(items, receipt).await
+        self.keep(kept, receipt).await
     }
 
     /// Takes records of other tools.
     async fn take_records(&self, records: Vec<Foreign>, scope: &Scope, receipt: &mut ImportReceipt) -> Result<()> {
         let mut items = Vec::with_capacity(records.len());
         for foreign in records {
-            let id = foreign.new.id.clone().unwrap_or_default();
+            let place = format!("`{}`", foreign.new.id.as_deref().unwrap_or_default());
             match self.kept(foreign, scope) {
-                Ok(kept) => items.push(Item::Record(Box::new(kept))),
-                Err(error) if error.kind() == ErrorKind::InvalidInput => {
-                    receipt.warnings.push(format!("`{id}` is left out: {}", error.message()));
-                }
+                Ok(kept) => items.push((place, Item::Record(Box::new(kept)))),
+                Err(error) if error.kind() == ErrorKind::InvalidInput => receipt.left_out(&place, &error),
                 Err(error) => return Err(error),
             }
         }
@@ -245,39 +273,86 @@ impl Memory {
         }
         let Draft { mut record, vector, .. } = self.draft(OPERATION, new)?;
         record.created_at = created_at.map_or(record.created_at, validate::whole_micros);
-        // Where it is not known when it changed, what differs from here has changed since.
+        let is_undated = updated_at.is_none();
         record.updated_at = updated_at.map_or(record.updated_at, validate::whole_micros);
         record.expires_at = expires_at.map(validate::whole_micros);
+        validate::optional_name(OPERATION, "role", role.as_ref())?;
         record.role = role;
-        Ok(KeptRecord { record, versions: Vec::new(), vector })
+        Ok(KeptRecord { record, versions: Vec::new(), vector, is_undated })
     }
 
     /// Takes entities and relations of `server-memory`.
-    async fn take_nodes(&self, nodes: Nodes, scope: &Scope, receipt: &mut ImportReceipt) -> Result<()> {
-        let (entities, relations) = (nodes.entities.len() as u64, nodes.relations.len() as u64);
-        let observations = nodes
-            .entities
-            .iter()
-            .map(|node| Observations { entity: node.name.clone(), contents: node.observations.clone() });
+    async fn take_nodes(
+        &self,
+        entities: Vec<(usize, Node)>,
+        relations: Vec<(usize, Relation)>,
+        scope: &Scope,
+        receipt: &mut ImportReceipt,
+    ) -> Result<()> {
+        let entities = storable(entities, |node| NodeChange::CreateEntities(vec![node.clone()]), receipt);
+        let relations = storable(relations, |relation| NodeChange::CreateRelations(vec![relation.clone()]), receipt);
+        let observations =
+            entities.iter().map(|node| Observations { entity: node.name.clone(), contents: node.observations.clone() });
         let observations = observations.collect();
-        let mut added = self.graph().change_nodes(scope, NodeChange::CreateEntities(nodes.entities)).await?;
+        receipt.entities += entities.len() as u64;
+        receipt.facts += relations.len() as u64;
+        let read = (entities.len() + relations.len()) as u64;
+        let mut added = self.graph().change_nodes(scope, NodeChange::CreateEntities(entities)).await?;
         self.graph().change_nodes(scope, NodeChange::AddObservations(observations)).await?;
-        added.relations =
-            self.graph().change_nodes(scope, NodeChange::CreateRelations(nodes.relations)).await?.relations;
+        added.relations = self.graph().change_nodes(scope, NodeChange::CreateRelations(relations)).await?.relations;
         let new = (added.entities.len() + added.relations.len()) as u64;
-        receipt.entities += entities;
-        receipt.facts += relations;
         receipt.added += new;
-        receipt.unchanged += entities + relations - new;
+        receipt.unchanged += read - new;
         Ok(())
     }
 
-    async fn keep(&self, mut items: Vec<Item>, receipt: &mut ImportReceipt) -> Result<()> {
+    /// Keeps items, each with what it is called where it is left out.
+    async fn keep(&self, items: Vec<(String, Item)>, receipt: &mut ImportReceipt) -> Result<()> {
+        let (places, mut items): (Vec<_>, Vec<_>) = items.into_iter().unzip();
         self.give_vectors(&mut items).await;
-        let parts: Vec<_> = items.iter().map(Item::part).collect();
-        for (part, outcome) in parts.into_iter().zip(self.archive().write_items(items).await?) {
+        match self.write(items.clone(), receipt).await {
+            Err(error) if is_of_one(&error) => {}
+            outcome => return outcome,
+        }
+        // One of them cannot be kept: the others can.
+        for (place, item) in places.into_iter().zip(items) {
+            self.keep_one(&place, item, receipt).await?;
+        }
+        Ok(())
+    }
+
+    async fn keep_one(&self, place: &str, mut item: Item, receipt: &mut ImportReceipt) -> Result<()> {
+        let mut error = match self.write(vec![item.clone()], receipt).await {
+            Err(error) if is_of_one(&error) => error,
+            outcome => return outcome,
+        };
+        if error.get("field") == Some(VECTOR)
+            && let Item::Record(kept) = &mut item
+            && kept.vector.take().is_some()
+        {
+            receipt.left_out(&format!("the vector of {place}"), &error);
+            self.give_vectors(std::slice::from_mut(&mut item)).await;
+            error = match self.write(vec![item], receipt).await {
+                Err(error) if is_of_one(&error) => error,
+                outcome => return outcome,
+            };
+        }
+        receipt.left_out(place, &error);
+        Ok(())
+    }
+
+    async fn write(&self, items: Vec<Item>, receipt: &mut ImportReceipt) -> Result<()> {
+        let of = |item: &Item| match item {
+            Item::Key(kept) => (item.part(), Some(KvKey::new(&kept.scope, &kept.key))),
+            _ => (item.part(), None),
+        };
+        let written: Vec<_> = items.iter().map(of).collect();
+        for ((part, key), outcome) in written.into_iter().zip(self.archive().write_items(items).await?) {
             receipt.read(part);
             receipt.became(outcome);
+            if let Some(key) = key {
+                self.kv().written_beside(&key);
+            }
         }
         Ok(())
     }
@@ -297,21 +372,38 @@ impl Memory {
         }
     }
 
+    /// Refuses a vector that searches could not use: also one of another length than those of its model.
+    fn check_vector(&self, vector: &NamedVector) -> Result<()> {
+        let former = self.embeddings().former();
+        let mut known = self.embeddings().source().into_iter().chain(former.iter().cloned());
+        let known = known.find(|source| source.model() == vector.model);
+        check_vector(vector, known.and_then(|source| source.embedder.dimensions()).or_else(|| bundled(&vector.model)))
+    }
+
     /// Refuses what could not have been stored here.
     fn check_item(&self, item: &Item) -> Result<()> {
         item.scope().validate(OPERATION)?;
         match item {
             Item::Record(kept) => {
                 let max_bytes = self.max_content_bytes();
+                check_versions(kept)?;
                 for record in kept.versions.iter().chain([&kept.record]) {
                     validate::name(OPERATION, "id", &record.id)?;
                     validate::name(OPERATION, "kind", &record.kind)?;
+                    for (field, value) in
+                        [("category", &record.category), ("source", &record.source), ("role", &record.role)]
+                    {
+                        validate::optional_name(OPERATION, field, value.as_ref())?;
+                    }
                     validate::content(OPERATION, "content", &record.content, max_bytes)?;
+                    if let Some(summary) = &record.summary {
+                        validate::content(OPERATION, "summary", summary, max_bytes)?;
+                    }
                     validate::metadata(OPERATION, &record.metadata, max_bytes)?;
                     validate::ratio(OPERATION, "importance", record.importance)?;
                     validate::tags(OPERATION, record.tags.clone())?;
                 }
-                kept.vector.as_ref().map_or(Ok(()), check_vector)
+                Ok(())
             }
             Item::Entity(kept) => validate::name(OPERATION, "entity", &kept.entity.name),
             Item::Fact(kept) => {
@@ -336,9 +428,55 @@ impl Memory {
     }
 }
 
+/// Returns what can be stored; the rest is left out.
+fn storable<T>(found: Vec<(usize, T)>, change: impl Fn(&T) -> NodeChange, receipt: &mut ImportReceipt) -> Vec<T> {
+    let mut kept = Vec::with_capacity(found.len());
+    for (line, one) in found {
+        match check_change(OPERATION, &change(&one)) {
+            Ok(()) => kept.push(one),
+            Err(error) => receipt.left_out(&format!("line {line}"), &error),
+        }
+    }
+    kept
+}
+
+/// Returns the length of the vectors of the bundled model, where this is its name.
+#[cfg(feature = "static-embedder")]
+fn bundled(model: &str) -> Option<usize> {
+    let bundled = StaticEmbedder::bundled();
+    bundled.dimensions().filter(|_| bundled.model() == model)
+}
+
+#[cfg(not(feature = "static-embedder"))]
+fn bundled(_: &str) -> Option<usize> {
+    None
+}
+
+/// Returns whether an error is that of one item, and says nothing of others.
+fn is_of_one(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Conflict)
+}
+
+/// Refuses versions that do not lead up to the record, and those that no later one could follow.
+fn check_versions(kept: &KeptRecord) -> Result<()> {
+    let mut last = 0;
+    for Record { version, .. } in kept.versions.iter().chain([&kept.record]) {
+        if !(last + 1..=MAX_NUMBER).contains(version) {
+            let message = format!("is {version}; it must be from {} to {MAX_NUMBER}", last + 1);
+            return Err(Error::invalid(OPERATION, "version", message));
+        }
+        last = *version;
+    }
+    Ok(())
+}
+
 /// Refuses a vector that searches could not use. It is not brought to length one anew: that would change it.
-fn check_vector(vector: &NamedVector) -> Result<()> {
+fn check_vector(vector: &NamedVector, dimensions: Option<usize>) -> Result<()> {
     validate::name(OPERATION, "vector.model", &vector.model)?;
+    if let Some(dimensions) = dimensions.filter(|dimensions| *dimensions != vector.values.len()) {
+        let message = format!("has {} dimensions; those of `{}` have {dimensions}", vector.values.len(), vector.model);
+        return Err(Error::invalid(OPERATION, VECTOR, message));
+    }
     let length = vector.values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
     // Zero is a text without a direction.
     let is_usable = vector.values.len() <= validate::MAX_DIMENSIONS
@@ -347,12 +485,17 @@ fn check_vector(vector: &NamedVector) -> Result<()> {
     if !is_usable {
         let message =
             format!("has {} dimensions and length {length:.3}; it must be of length one", vector.values.len());
-        return Err(Error::invalid(OPERATION, "vector", message));
+        return Err(Error::invalid(OPERATION, VECTOR, message));
     }
     Ok(())
 }
 
-/// Refuses a file that is not there.
+/// Refuses a file that is not there, and what is none: it is read more than once.
 pub(super) fn readable(path: &Path) -> Result<()> {
-    std::fs::File::open(path).map(drop).map_err(|error| formats::cannot_read(path, error))
+    let failed = |error| formats::cannot_read(path, error);
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        let message = format!("names `{}`, which is no file: write what it gives to one", path.display());
+        return Err(Error::invalid(OPERATION, "path", message));
+    }
+    std::fs::File::open(path).map(drop).map_err(failed)
 }

@@ -1,6 +1,6 @@
 //! What becomes of an item that is written where one of its name is, the same for every store. Pure functions.
 
-use super::store::Outcome;
+use super::store::{KeptRecord, Outcome};
 use crate::{
     Error, ErrorKind, Result,
     memory::{Entity, Fact, Record},
@@ -20,11 +20,8 @@ pub(in crate::memory) struct Replacement {
 ///
 /// # Errors
 /// Conflict where it belongs to another session or agent.
-pub(in crate::memory) fn record(
-    old: &Record,
-    mut record: Record,
-    versions: Vec<Record>,
-) -> Result<Option<Replacement>> {
+pub(in crate::memory) fn record(old: &Record, kept: KeptRecord) -> Result<Option<Replacement>> {
+    let KeptRecord { mut record, versions, is_undated, .. } = kept;
     if old.scope != record.scope {
         let message = "the id belongs to a record of another session or agent of this user";
         return Err(Error::new(ErrorKind::Conflict, OPERATION, message).with("id", &record.id));
@@ -33,7 +30,7 @@ pub(in crate::memory) fn record(
     let is_same =
         Record { version: old.version, created_at: old.created_at, updated_at: old.updated_at, ..record.clone() }
             == *old;
-    if is_same || old.updated_at >= record.updated_at {
+    if is_same || is_undated || old.updated_at >= record.updated_at {
         return Ok(None);
     }
     // A record of another tool counts from one: it becomes the next version of what is there.
@@ -52,6 +49,10 @@ pub(in crate::memory) fn entity(old: &Entity, new: &Entity) -> Outcome {
         Some(_) => Outcome::Updated,
     }
 }
+
+/// Greatest number of a record that is taken over: the greatest that JavaScript holds exactly. Stores count on from it, and
+/// could not from the greatest of all.
+pub(in crate::memory) const MAX_NUMBER: i64 = (1 << 53) - 1;
 
 /// Where a fact is, and when it was ended: microseconds since 1970.
 pub(in crate::memory) type Known = (i64, Option<i64>);

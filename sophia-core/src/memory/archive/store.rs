@@ -118,7 +118,8 @@ impl Item {
     }
 }
 
-/// A record as it is kept. Its `seq` is kept as well where the store has not given a greater one yet.
+/// A record as it is kept. Its `seq` is kept as well where the store has not given a greater one yet, and it is none that
+/// leaves no room for others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KeptRecord {
     /// The record.
@@ -129,6 +130,9 @@ pub struct KeptRecord {
     /// Its vector.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "vector")]
     pub vector: Option<NamedVector>,
+    /// Whether nothing says when it changed: then what is there stays.
+    #[serde(skip)]
+    pub is_undated: bool,
 }
 
 /// An entity and whose it is.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::dates;
+use super::{super::archive::formats::without_mark, dates};
 use crate::{Error, Result};
 
 const OPERATION: &str = "memory.eval";
@@ -56,7 +56,7 @@ pub struct Question {
 /// # Errors
 /// `InvalidInput` for what is neither, saying where.
 pub fn read(file: &[u8]) -> Result<Vec<Conversation>> {
-    let samples: Vec<Value> = serde_json::from_slice(file)
+    let samples: Vec<Value> = serde_json::from_slice(without_mark(file))
         .map_err(|error| Error::invalid(OPERATION, "file", format!("is no list in JSON: {error}")))?;
     samples.into_iter().enumerate().map(|(place, sample)| one(place, sample)).collect()
 }

@@ -170,7 +170,7 @@ fn check(operation: &'static str, scope: &Scope, names: &[(&str, Option<&String>
 }
 
 /// Refuses what cannot be stored; what is deleted may be anything.
-fn check_change(operation: &'static str, change: &NodeChange) -> Result<()> {
+pub(in crate::memory) fn check_change(operation: &'static str, change: &NodeChange) -> Result<()> {
     let name = |field, name: &str| validate::name(operation, field, name);
     match change {
         NodeChange::CreateEntities(entities) => entities.iter().try_for_each(|entity| {

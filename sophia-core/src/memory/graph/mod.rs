@@ -21,5 +21,6 @@ pub(super) mod stored;
 pub use extract::{Extract, Extracted, Extraction, Extractor, FoundEntity, FoundFact};
 pub use fact::{Entity, Fact, FactQuery, Neighbor, NeighborQuery, NewEntity, NewFact, PathQuery};
 pub use handle::Graph;
+pub(super) use handle::check_change;
 pub use nodes::{Node, NodeChange, NodeSelection, Nodes, NodesAdded, Observations, Relation};
 pub use store::GraphStore;

@@ -408,6 +408,11 @@ impl Kv {
         });
     }
 
+    /// Takes note that a key was written to the durable tier itself.
+    pub(crate) fn written_beside(&self, key: &KvKey) {
+        self.0.tiers.written_beside(key);
+    }
+
     /// Removes a key; returns whether it was there.
     ///
     /// # Errors

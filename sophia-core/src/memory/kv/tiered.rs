@@ -290,6 +290,12 @@ impl TieredKv {
         moment
     }
 
+    /// Takes note that a key was written beside the tiers, where the durable one has it.
+    pub(crate) fn written_beside(&self, key: &KvKey) {
+        self.loads.changed_elsewhere(key);
+        self.begin(key);
+    }
+
     /// Ends a write or a read: puts an entry near, unless another write was under way.
     fn settle(&self, key: &KvKey, moment: Moment, entry: Option<Arc<KvEntry>>) {
         let Some(near) = &self.near else { return };

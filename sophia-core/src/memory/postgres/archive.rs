@@ -155,7 +155,7 @@ async fn records(taken: &Taken, wall: Option<i64>, scope: &Scope, after: &str, l
     let items = records.into_iter().map(|record| {
         let seq = record.seq;
         let (versions, vector) = (versions.remove(&seq).unwrap_or_default(), vectors.remove(&seq));
-        (seq.to_string(), Item::Record(Box::new(KeptRecord { record, versions, vector })))
+        (seq.to_string(), Item::Record(Box::new(KeptRecord { record, versions, vector, is_undated: false })))
     });
     Ok(pages::page(items.collect(), limit))
 }
@@ -240,7 +240,7 @@ impl Writing<'_> {
             self.walls.insert(key, wall);
         }
         let greatest = items.iter().filter_map(|item| match item {
-            Item::Record(kept) => Some(kept.record.seq),
+            Item::Record(kept) => Some(kept.record.seq).filter(|seq| *seq <= merge::MAX_NUMBER),
             _ => None,
         });
         if let Some(greatest) = greatest.max()
@@ -285,15 +285,15 @@ impl Writing<'_> {
         }
     }
 
-    async fn write_record(&mut self, kept: KeptRecord) -> Result<Outcome> {
-        let KeptRecord { record, versions, vector } = kept;
-        let (taken, wall) = (self.taken, self.wall(&record.scope)?);
-        let tenant = record.scope.tenant.clone();
+    async fn write_record(&mut self, mut kept: KeptRecord) -> Result<Outcome> {
+        let (taken, wall) = (self.taken, self.wall(&kept.record.scope)?);
+        let tenant = kept.record.scope.tenant.clone();
+        let vector = kept.vector.take();
         let vector = vector.as_ref().and_then(|vector| Some((vector, *self.models.get(&vector.model)?)));
         loop {
-            let key = Key::Id(record.id.clone());
-            if let Some(old) = read::in_wall(taken, &record.scope, &key, Hold::Yes).await? {
-                let Some(Replacement { record, versions }) = merge::record(&old, record, versions)? else {
+            let key = Key::Id(kept.record.id.clone());
+            if let Some(old) = read::in_wall(taken, &kept.record.scope, &key, Hold::Yes).await? {
+                let Some(Replacement { record, versions }) = merge::record(&old, kept)? else {
                     return Ok(Outcome::Unchanged);
                 };
                 write::replace(taken, wall, &old, &record, &mut self.counts).await?;
@@ -304,18 +304,19 @@ impl Writing<'_> {
                 write::set_vector(taken, record.seq, tenant.as_deref(), vector).await?;
                 return Ok(Outcome::Updated);
             }
+            let KeptRecord { record, versions, .. } = &kept;
             // As long as nothing greater was given, a number means the same record as where it comes from.
             if let Some(last) = self.last
-                && record.seq > last + 1
+                && (last + 2..=merge::MAX_NUMBER).contains(&record.seq)
             {
                 taken.query("SELECT setval('records_seq_seq', $1, false)", &[&record.seq]).await?;
             }
-            let placed = write::insert_row(taken, wall, &record, record.version, vector).await?;
+            let placed = write::insert_row(taken, wall, record, record.version, vector).await?;
             // Where there is none, another has just stored one of this id: it is looked at again.
             if let Some((seq, length)) = placed {
                 self.last = self.last.map(|last| last.max(seq));
                 write::count(&mut self.counts, wall, 1, length);
-                keep_versions(taken, seq, versions).await?;
+                keep_versions(taken, seq, versions.clone()).await?;
                 return Ok(Outcome::Added);
             }
         }

@@ -111,7 +111,7 @@ fn records(connection: &Connection, wall: Option<i64>, scope: &Scope, after: &st
         .map(|record| {
             let (seq, versions) = (record.seq, read::former(connection, record.seq)?);
             let vector = vector(connection, seq)?;
-            Ok((seq.to_string(), Item::Record(Box::new(KeptRecord { record, versions, vector }))))
+            Ok((seq.to_string(), Item::Record(Box::new(KeptRecord { record, versions, vector, is_undated: false }))))
         })
         .collect::<Result<_>>()?;
     Ok(pages::page(items, limit))
@@ -191,15 +191,16 @@ fn write_item(connection: &Connection, item: Item) -> Result<Outcome> {
     }
 }
 
-fn write_record(connection: &Connection, kept: KeptRecord) -> Result<Outcome> {
-    let KeptRecord { mut record, versions, vector } = kept;
-    let wall = filter::make_wall(connection, &record.scope)?;
+fn write_record(connection: &Connection, mut kept: KeptRecord) -> Result<Outcome> {
+    let wall = filter::make_wall(connection, &kept.record.scope)?;
+    let vector = kept.vector.take();
     if let Some(vector) = &vector {
         check_dimensions(connection, vector)?;
     }
-    let Some(old) = read::in_wall(connection, &record.scope, &Key::Id(record.id.clone()))? else {
+    let Some(old) = read::in_wall(connection, &kept.record.scope, &Key::Id(kept.record.id.clone()))? else {
+        let KeptRecord { mut record, versions, .. } = kept;
         // As long as nothing greater was given, a number means the same record as where it comes from.
-        let is_free = record.seq > last_seq(connection)?;
+        let is_free = (last_seq(connection)?.saturating_add(1)..=merge::MAX_NUMBER).contains(&record.seq);
         record.seq = write::insert_row(connection, wall, &record, is_free.then_some(record.seq))?;
         for version in versions {
             write::keep_version(connection, &Record { seq: record.seq, ..version })?;
@@ -208,7 +209,7 @@ fn write_record(connection: &Connection, kept: KeptRecord) -> Result<Outcome> {
         write::set_vector(connection, wall, record.seq, vector.as_ref())?;
         return Ok(Outcome::Added);
     };
-    let Some(Replacement { record, versions }) = merge::record(&old, record, versions)? else {
+    let Some(Replacement { record, versions }) = merge::record(&old, kept)? else {
         return Ok(Outcome::Unchanged);
     };
     write::replace(connection, wall, &old, &record)?;

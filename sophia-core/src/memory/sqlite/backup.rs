@@ -11,7 +11,7 @@ use rusqlite::{
     backup::{Backup, StepResult},
 };
 
-use super::{SqliteStore, internal, open};
+use super::{SqliteStore, check, internal, open};
 use crate::{Error, ErrorKind, Result};
 
 const OPERATION: &str = "memory.backup";
@@ -67,6 +67,11 @@ fn copy(source: &Connection, partial: &Path) -> Result<()> {
     }
     drop(backup);
     drop(moment);
+    // What is damaged here is damaged there: better to hear of it now than when it is needed.
+    if let Some(damage) = check::damage(&target)? {
+        let message = format!("the data file is damaged, and not copied ({damage}): {}", check::RESTORE);
+        return Err(Error::new(ErrorKind::Internal, OPERATION, message));
+    }
     target.close().map_err(|(_, error)| failed(error))?;
     fs::File::open(partial).and_then(|file| file.sync_all()).map_err(|error| cannot_write(partial, &error.to_string()))
 }

@@ -81,8 +81,26 @@ const MISSING_TAGS: &str = "SELECT count(*) FROM kv AS k, json_each(k.tags) AS o
 
 /// Returns what SQLite complains of.
 fn integrity(connection: &Connection) -> Result<Vec<String>> {
+    let mut complaints = complaints(connection, "PRAGMA integrity_check(20)")?;
+    let foreign = connection.prepare("PRAGMA foreign_key_check").and_then(|mut statement| statement.exists([]));
+    match foreign {
+        Ok(false) => {}
+        Ok(true) => complaints.push("rows name others that are not there".to_owned()),
+        Err(error) => complaints.push(error.to_string()),
+    }
+    complaints.truncate(SHOWN);
+    Ok(complaints)
+}
+
+/// Returns what of the data, not of what is derived, is damaged at first sight, if anything is.
+pub(super) fn damage(connection: &Connection) -> Result<Option<String>> {
+    let complaints = complaints(connection, "PRAGMA quick_check(20)")?;
+    Ok(complaints.into_iter().find(|complaint| !complaint.contains("record_words")))
+}
+
+fn complaints(connection: &Connection, pragma: &str) -> Result<Vec<String>> {
     let failed = internal(OPERATION);
-    let mut statement = connection.prepare("PRAGMA integrity_check(20)").map_err(&failed)?;
+    let mut statement = connection.prepare(pragma).map_err(&failed)?;
     let mut rows = statement.query([]).map_err(&failed)?;
     let mut complaints = Vec::new();
     loop {
@@ -97,13 +115,6 @@ fn integrity(connection: &Connection) -> Result<Vec<String>> {
         }
     }
     complaints.retain(|complaint| complaint != "ok");
-    let foreign = connection.prepare("PRAGMA foreign_key_check").and_then(|mut statement| statement.exists([]));
-    match foreign {
-        Ok(false) => {}
-        Ok(true) => complaints.push("rows name others that are not there".to_owned()),
-        Err(error) => complaints.push(error.to_string()),
-    }
-    complaints.truncate(SHOWN);
     Ok(complaints)
 }
 

@@ -14,7 +14,7 @@ use sophia_core::{
     Config, ErrorKind, ManualClock, Scope, Sophia,
     memory::{
         AppendMessage, Backup, Check, Delete, Export, FactQuery, GetCheckpoint, GetRecord, Import, ImportFormat,
-        KvOptions, NewCheckpoint, NewFact, NewRecord, NodeSelection, Query, Update,
+        KvOptions, Mode, NewCheckpoint, NewFact, NewRecord, NodeSelection, Priority, Query, Update,
     },
 };
 
@@ -108,11 +108,84 @@ async fn files_that_cannot_be_read_are_refused_by_line() {
         let error = sophia.memory().import(file(name, &text)).await.unwrap_err();
         assert!(error.kind() == kind && error.message().contains(word), "{name}: {error}");
     }
+    let folder = sophia.memory().import(Import::new(directory.path())).await.unwrap_err();
+    assert!(folder.message().contains("no file"), "{folder}");
+    for (name, tables) in [
+        ("chroma", "CREATE TABLE collections (x); CREATE TABLE embedding_metadata (x)"),
+        ("langgraph", "CREATE TABLE checkpoints (x); CREATE TABLE writes (x)"),
+        ("mem0", "CREATE TABLE history (x)"),
+    ] {
+        let path = directory.path().join(format!("{name}.db"));
+        Connection::open(&path).unwrap().execute_batch(tables).unwrap();
+        let error = sophia.memory().import(Import::new(&path)).await.unwrap_err();
+        assert_eq!((error.kind(), error.get("field")), (ErrorKind::InvalidInput, Some("path")), "{name}: {error}");
+    }
     let absent = sophia.memory().import(Import::new(directory.path().join("absent"))).await.unwrap_err();
     assert_eq!(absent.kind(), ErrorKind::NotFound);
     let foreign = directory.path().join("foreign.db");
     Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
     assert_eq!(sophia.memory().import(Import::new(&foreign)).await.unwrap_err().kind(), ErrorKind::InvalidInput);
+}
+
+#[tokio::test]
+async fn lines_that_cannot_be_kept_are_left_out_and_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let from = Sophia::builder().start().await.unwrap();
+    let ids = ["good", "taken", "version", "former", "nul", "role", "short", "last"];
+    for id in ids {
+        let record = NewRecord::new(format!("the text of {id}")).id(id).scope(ada()).summary("short");
+        from.memory().store(record).await.unwrap();
+        from.memory().update(Update::new(id).scope(ada()).priority(Priority::High)).await.unwrap();
+    }
+    from.memory().export(Export::new(path("all.jsonl"))).await.unwrap();
+    let mut all = lines(&path("all.jsonl"));
+    let of = |id: &str| 1 + ids.iter().position(|other| *other == id).unwrap();
+    all[of("version")]["record"]["version"] = json!(i64::MAX);
+    all[of("former")]["versions"][0]["version"] = json!(-1);
+    all[of("nul")]["record"]["summary"] = json!("a\0b");
+    all[of("role")]["record"]["role"] = json!("a\0b");
+    // A vector of length one, and of two dimensions.
+    all[of("short")]["vector"]["f32"] = json!("AACAPwAAAAA=");
+    let text = all.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
+    fs::write(path("all.jsonl"), format!("\u{feff}{text}")).unwrap();
+
+    for to in [Sophia::builder().start().await.unwrap(), engine(&path("to")).await] {
+        let taken = NewRecord::new("Of another session.").id("taken").scope(ada().session("s"));
+        to.memory().store(taken).await.unwrap();
+        let receipt = to.memory().import(Import::new(path("all.jsonl"))).await.unwrap();
+        assert_eq!((receipt.records, receipt.added), (3, 3), "{receipt:?}");
+        let expected = [
+            ("line 4 is left out", "`version` is 9223372036854775807"),
+            ("line 5 is left out", "`version` is -1"),
+            ("line 6 is left out", "`summary`"),
+            ("line 7 is left out", "`role`"),
+            ("the vector of line 8 is left out", "2 dimensions"),
+            ("line 3 is left out", "another session"),
+        ];
+        assert_eq!(receipt.warnings.len(), expected.len(), "{receipt:?}");
+        for ((place, why), warning) in expected.iter().zip(&receipt.warnings) {
+            assert!(warning.starts_with(place) && warning.contains(why), "{warning}");
+        }
+        let near = Query::new("short").scope(ada()).mode(Mode::Semantic).limit(1);
+        assert_eq!(contents(&to, near).await, ["the text of short"], "it is embedded anew");
+        to.memory().update(Update::new("good").scope(ada()).content("changed")).await.unwrap();
+        let again = to.memory().import(Import::new(path("all.jsonl"))).await.unwrap();
+        assert_eq!((again.added, again.updated, again.unchanged), (0, 0, 3), "{again:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_was_looked_up_is_there_after_an_import() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys.jsonl");
+    let from = Sophia::builder().start().await.unwrap();
+    from.memory().kv().set("plan", json!("pro"), KvOptions::new()).await.unwrap();
+    from.memory().export(Export::new(&path)).await.unwrap();
+    let to = Sophia::builder().start().await.unwrap();
+    assert_eq!(to.memory().kv().get("plan", &Scope::new()).await.unwrap(), None);
+    to.memory().import(Import::new(&path)).await.unwrap();
+    assert_eq!(to.memory().kv().get("plan", &Scope::new()).await.unwrap().unwrap().value(), &json!("pro"));
 }
 
 #[tokio::test]
@@ -138,6 +211,10 @@ async fn memories_of_mem0_are_taken_over() {
     assert_eq!(Value::Object(record.metadata), json!({"actor_id": "x", "source": "chat"}));
     assert_eq!(contents(&sophia, Query::new("what does she drink?").scope(ada())).await, ["Ada likes tea"]);
     assert_eq!(sophia.memory().import(Import::new(&path).scope(&acme)).await.unwrap().unchanged, 1);
+    let undated = json!([memory("m1", "Ada likes cocoa", None)]);
+    fs::write(&path, format!("\u{feff}{undated}")).unwrap();
+    let receipt = sophia.memory().import(Import::new(&path).scope(&acme)).await.unwrap();
+    assert_eq!((receipt.updated, receipt.unchanged), (0, 1), "what says no time is not newer");
     let changed = json!([memory("m1", "Ada likes coffee", Some("2099-01-01T00:00:00Z"))]);
     fs::write(&path, changed.to_string()).unwrap();
     assert_eq!(sophia.memory().import(Import::new(&path).scope(&acme)).await.unwrap().updated, 1);
@@ -178,8 +255,16 @@ async fn the_file_of_server_memory_is_taken_over() {
         json!({"type": "entity", "name": "Acme", "entityType": "company", "observations": []}),
         json!({"type": "relation", "from": "Ada", "to": "Acme", "relationType": "works_at"}),
     ];
-    fs::write(&path, lines.map(|line| line.to_string()).join("\n")).unwrap();
+    let node = |name: &str| json!({"type": "entity", "name": name, "entityType": "person", "observations": ["x"]});
+    let relation = json!({"type": "relation", "from": "Ada", "to": "x".repeat(2_000), "relationType": "knows"});
+    let lines = lines.into_iter().chain([node("two\nlines"), node(""), relation]);
+    let lines: Vec<_> = lines.map(|line| line.to_string()).collect();
+    fs::write(&path, format!("\u{feff}{}", lines.join("\n"))).unwrap();
     let receipt = sophia.memory().import(Import::new(&path).scope(ada())).await.unwrap();
+    for (line, warning) in (4..).zip(&receipt.warnings) {
+        assert!(warning.starts_with(&format!("line {line} is left out: ")), "{warning}");
+    }
+    assert_eq!(receipt.warnings.len(), 3, "{receipt:?}");
     assert_eq!((receipt.format, receipt.entities, receipt.facts, receipt.added), (ImportFormat::ServerMemory, 2, 1, 3));
     let again = sophia.memory().import(Import::new(&path).scope(ada())).await.unwrap();
     assert_eq!((again.added, again.unchanged), (0, 3));
@@ -212,6 +297,33 @@ async fn documents_of_chroma_are_taken_over() {
     assert_eq!(found, ["Ada wants the quarterly report as a PDF."]);
     assert_eq!(sophia.memory().import(Import::new(&path).scope(ada())).await.unwrap().unchanged, 3);
     assert_eq!(fs::read(&path).unwrap(), before, "the file is only read");
+
+    // What Chroma has says no time of a change: what was done here stays.
+    let memory = sophia.memory();
+    memory.update(Update::new("notes/standup").scope(ada()).content("The standup is at noon.")).await.unwrap();
+    memory.delete(Delete::new("other/pdf").scope(ada())).await.unwrap();
+    assert_eq!(memory.import(Import::new(&path).scope(ada())).await.unwrap().unchanged, 3);
+    let kept = memory.get(GetRecord::id("notes/standup").scope(ada())).await.unwrap().unwrap();
+    assert_eq!(kept.content, "The standup is at noon.");
+    assert_eq!(memory.get(GetRecord::id("other/pdf").scope(ada())).await.unwrap(), None);
+
+    // Two databases of one file may have collections of one name.
+    let two = directory.path().join("two.sqlite3");
+    fs::copy(&path, &two).unwrap();
+    Connection::open(&two)
+        .unwrap()
+        .execute_batch(
+            "INSERT INTO collections SELECT 'c2', name, dimension, 'd2', config_json_str, schema_str FROM collections \
+               WHERE name = 'notes'; \
+             INSERT INTO segments VALUES ('s2', 'urn:chroma:segment/metadata/sqlite', 'METADATA', 'c2'); \
+             INSERT INTO embeddings VALUES (9, 's2', 'pdf', 9, '2026-11-29 02:13:29'); \
+             INSERT INTO embedding_metadata VALUES (9, 'chroma:document', 'Of another database.', NULL, NULL, NULL);",
+        )
+        .unwrap();
+    let receipt = memory.import(Import::new(&two).scope(ada())).await.unwrap();
+    assert_eq!((receipt.added, receipt.unchanged), (1, 3), "{receipt:?}");
+    let other = memory.get(GetRecord::id("d2/notes/pdf").scope(ada())).await.unwrap().unwrap();
+    assert_eq!((other.content.as_str(), other.category.as_deref()), ("Of another database.", Some("notes")));
 
     // Where no model of ours makes vectors, those of Chroma are kept.
     let mut config = Config::default();
@@ -333,6 +445,9 @@ async fn a_damaged_data_file_is_a_clear_error_and_stays_as_it_is() {
     let report = damaged.memory().check(check).await.unwrap();
     assert!(!report.ok && report.problems[0].part == "data" && !report.problems[0].repaired, "{report:?}");
     assert!(report.problems[0].fix.as_ref().unwrap().contains("put the last backup"), "{report:?}");
+    let error = damaged.memory().backup(Backup::new(directory.path().join("of damaged.db"))).await.unwrap_err();
+    assert!(error.message().contains("is damaged") && error.message().contains("put the last backup"), "{error}");
+    assert!(!directory.path().join("of damaged.db").exists());
     let error = damaged.memory().get(GetRecord::id("r25").scope(ada())).await.unwrap_err();
     assert!(error.message().contains("is damaged") && error.message().contains("put the last backup"), "{error}");
     assert!(!error.is_retryable());

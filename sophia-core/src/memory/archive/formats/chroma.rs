@@ -6,32 +6,32 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use serde_json::{Map, Number, Value};
 
 use super::{BATCH, Batch, Foreign, Found, Take, open_database, time, unknown};
-use crate::{
-    Result,
-    memory::{NewRecord, sqlite::internal},
-};
+use crate::{Result, memory::NewRecord};
 
 /// The key under which Chroma keeps a document among its metadata.
 const DOCUMENT: &str = "chroma:document";
+/// The database that is there without being made.
+const DEFAULT_DATABASE: &str = "00000000-0000-0000-0000-000000000000";
 
 pub(super) fn read(path: &Path, take: Take<'_>) -> Result<()> {
-    let failed = internal(super::OPERATION);
+    let failed = |error: rusqlite::Error| unknown(path, &error.to_string());
     let database = open_database(path)?;
-    let total: i64 = database
-        .query_row("SELECT count(*) FROM embeddings", [], |row| row.get(0))
-        .map_err(|error| unknown(path, &error.to_string()))?;
+    let total: i64 = database.query_row("SELECT count(*) FROM embeddings", [], |row| row.get(0)).map_err(failed)?;
     let total = total.unsigned_abs();
+    // The first files knew one database only.
+    let has_databases = database.column_exists(None, "collections", "database_id").map_err(failed)?;
+    let of_database = if has_databases { "c.database_id" } else { "NULL" };
     let mut statement = database
-        .prepare(
-            "SELECT e.id, e.embedding_id, e.created_at, c.name, c.id FROM embeddings AS e \
-             JOIN segments AS s ON s.id = e.segment_id JOIN collections AS c ON c.id = s.collection ORDER BY e.id",
-        )
-        .map_err(&failed)?;
-    let mut rows = statement.query([]).map_err(&failed)?;
+        .prepare(&format!(
+            "SELECT e.id, e.embedding_id, e.created_at, c.name, c.id, {of_database} FROM embeddings AS e \
+             JOIN segments AS s ON s.id = e.segment_id JOIN collections AS c ON c.id = s.collection ORDER BY e.id"
+        ))
+        .map_err(failed)?;
+    let mut rows = statement.query([]).map_err(failed)?;
     let (mut records, mut done) = (Vec::new(), 0);
-    while let Some(row) = rows.next().map_err(&failed)? {
+    while let Some(row) = rows.next().map_err(failed)? {
         done += 1;
-        match document(&database, row).map_err(&failed)? {
+        match document(&database, row).map_err(failed)? {
             (_, Some(record)) => records.push(record),
             (id, None) => {
                 let found = Found::Warning(format!("`{id}` is left out: it has a vector and no document"));
@@ -50,8 +50,12 @@ pub(super) fn read(path: &Path, take: Take<'_>) -> Result<()> {
 fn document(database: &Connection, row: &Row<'_>) -> rusqlite::Result<(String, Option<Foreign>)> {
     let (number, own, created_at): (i64, String, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
     let (collection, topic): (String, String) = (row.get(3)?, row.get(4)?);
-    // Names are those of a collection: two may have the same.
-    let id = format!("{collection}/{own}");
+    let other_database = row.get::<_, Option<String>>(5)?.filter(|database| database != DEFAULT_DATABASE);
+    // Names are those of a collection, and those of collections are those of a database: two may have the same.
+    let id = match other_database {
+        Some(database) => format!("{database}/{collection}/{own}"),
+        None => format!("{collection}/{own}"),
+    };
     let mut metadata = metadata(database, number)?;
     let Some(Value::String(text)) = metadata.shift_remove(DOCUMENT) else { return Ok((id, None)) };
     let new = NewRecord {

@@ -5,11 +5,8 @@ use std::{fs, path::Path};
 use rusqlite::{Connection, Row};
 use serde_json::{Map, Value};
 
-use super::{BATCH, Batch, Foreign, Found, SQLITE, Take, cannot_read, open_database, time, unknown};
-use crate::{
-    Error, Result, Scope,
-    memory::{NewRecord, sqlite::internal},
-};
+use super::{BATCH, Batch, Foreign, Found, SQLITE, Take, cannot_read, open_database, time, unknown, without_mark};
+use crate::{Error, Result, Scope, memory::NewRecord};
 
 /// Fields of a memory, and of the payload of a point, that are no metadata.
 const OWN: &[&str] = &[
@@ -36,7 +33,7 @@ pub(super) fn read(path: &Path, take: Take<'_>) -> Result<()> {
     if bytes.starts_with(SQLITE) {
         return read_history(path, take);
     }
-    let document: Value = serde_json::from_slice(&bytes).map_err(|error| {
+    let document: Value = serde_json::from_slice(without_mark(&bytes)).map_err(|error| {
         Error::invalid(super::OPERATION, "path", format!("`{}` is not JSON: {error}", path.display()))
     })?;
     let list =
@@ -105,9 +102,9 @@ fn own((name, value): (&String, &Value)) -> (String, Value) {
 
 /// Reads the last state of each memory of the history. It does not say whose they are.
 fn read_history(path: &Path, take: Take<'_>) -> Result<()> {
-    let failed = internal(super::OPERATION);
+    let failed = |error: rusqlite::Error| unknown(path, &error.to_string());
     let database = open_database(path)?;
-    let total = count(&database).map_err(&failed)?;
+    let total = count(&database).map_err(failed)?;
     let mut statement = database
         .prepare(
             "SELECT h.memory_id, h.new_memory, coalesce(h.updated_at, h.created_at), \
@@ -115,11 +112,11 @@ fn read_history(path: &Path, take: Take<'_>) -> Result<()> {
              FROM history AS h WHERE h.new_memory IS NOT NULL AND h.event <> 'DELETE' AND coalesce(h.is_deleted, 0) = 0 \
              AND h.rowid = (SELECT max(l.rowid) FROM history AS l WHERE l.memory_id = h.memory_id) ORDER BY h.rowid",
         )
-        .map_err(&failed)?;
-    let mut rows = statement.query([]).map_err(&failed)?;
+        .map_err(failed)?;
+    let mut rows = statement.query([]).map_err(failed)?;
     let (mut records, mut done) = (Vec::new(), 0);
-    while let Some(row) = rows.next().map_err(&failed)? {
-        records.push(event(row).map_err(&failed)?);
+    while let Some(row) = rows.next().map_err(failed)? {
+        records.push(event(row).map_err(failed)?);
         if records.len() == BATCH {
             done += BATCH as u64;
             if !take(Batch { found: Found::Records(std::mem::take(&mut records)), done, total }) {
@@ -149,6 +146,6 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Foreign> {
         updated_at: at(2)?,
         created_at: at(3)?,
         expires_at: None,
-        role: row.get(4)?,
+        role: row.get::<_, Option<String>>(4)?.filter(|role| !role.is_empty()),
     })
 }

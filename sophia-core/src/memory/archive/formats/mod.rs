@@ -18,12 +18,14 @@ use serde_json::Value;
 use super::{ImportFormat, Item, import::readable};
 use crate::{
     Error, ErrorKind, Result,
-    memory::{NewRecord, Nodes},
+    memory::{NewRecord, Node, Relation},
 };
 
 const OPERATION: &str = "memory.import";
 /// How a SQLite file begins.
 const SQLITE: &[u8] = b"SQLite format 3\0";
+/// What some editors write before a text.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 /// Items of a batch.
 const BATCH: usize = 256;
 /// Longest line, and largest JSON document, that is read.
@@ -39,12 +41,12 @@ pub(super) struct Batch {
 
 /// What stands in files.
 pub(super) enum Found {
-    /// Lines of our own.
-    Items(Vec<Item>),
+    /// Lines of our own, with their numbers.
+    Items(Vec<(usize, Item)>),
     /// Records of other tools.
     Records(Vec<Foreign>),
-    /// Entities and relations.
-    Nodes(Nodes),
+    /// Entities and relations, with the numbers of their lines.
+    Nodes { entities: Vec<(usize, Node)>, relations: Vec<(usize, Relation)> },
     /// What is left out.
     Warning(String),
 }
@@ -81,13 +83,14 @@ pub(super) fn detect(path: &Path) -> Result<ImportFormat> {
     }
     let mut line = String::new();
     let mut reader = BufReader::new(File::open(path).map_err(failed)?).take(MAX_TEXT_BYTES);
-    while line.trim().is_empty() {
+    while line.trim_start_matches(BYTE_ORDER_MARK).trim().is_empty() {
         line.clear();
         if reader.read_line(&mut line).map_err(failed)? == 0 {
             return Err(unknown(path, "it is empty"));
         }
     }
-    let first: Option<Value> = serde_json::from_str(&line).ok();
+    let line = line.trim_start_matches(BYTE_ORDER_MARK);
+    let first: Option<Value> = serde_json::from_str(line).ok();
     match first.as_ref().and_then(|first| first["type"].as_str()) {
         Some("sophia") => Ok(ImportFormat::Sophia),
         Some("entity" | "relation") => Ok(ImportFormat::ServerMemory),
@@ -123,10 +126,16 @@ fn for_each_line(path: &Path, mut take: impl FnMut(usize, &str, u64) -> Result<b
         if read == 0 {
             return Ok(total);
         }
-        if !line.trim().is_empty() && !take(number, &line, done)? {
+        let text = line.trim_start_matches(BYTE_ORDER_MARK);
+        if !text.trim().is_empty() && !take(number, text, done)? {
             return Ok(total);
         }
     }
+}
+
+/// Returns a text without what some editors write before it.
+pub(in crate::memory) fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
 }
 
 /// Opens a database of another tool, for reading only.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{Batch, Found, Take, for_each_line, wrong_line};
 use crate::{
     Result,
-    memory::{Node, Nodes, Relation},
+    memory::{Node, Relation},
 };
 
 #[derive(Deserialize)]
@@ -21,15 +21,15 @@ enum Line {
 
 /// Reads it whole, as the server itself does.
 pub(super) fn read(path: &Path, take: Take<'_>) -> Result<()> {
-    let mut nodes = Nodes::default();
+    let (mut entities, mut relations) = (Vec::new(), Vec::new());
     let total = for_each_line(path, |number, line, _| {
         match serde_json::from_str(line).map_err(|error| wrong_line(path, number, &error))? {
-            Line::Entity(entity) => nodes.entities.push(entity),
-            Line::Relation(relation) => nodes.relations.push(relation),
+            Line::Entity(entity) => entities.push((number, entity)),
+            Line::Relation(relation) => relations.push((number, relation)),
             Line::Other => {}
         }
         Ok(true)
     })?;
-    take(Batch { found: Found::Nodes(nodes), done: total, total });
+    take(Batch { found: Found::Nodes { entities, relations }, done: total, total });
     Ok(())
 }

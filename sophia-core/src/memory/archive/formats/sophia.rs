@@ -38,7 +38,7 @@ pub(super) fn read(path: &Path, take: Take<'_>) -> Result<()> {
             header = Some(read);
             return Ok(true);
         }
-        items.push(serde_json::from_str::<Item>(line).map_err(|error| wrong_line(path, number, &error))?);
+        items.push((number, serde_json::from_str::<Item>(line).map_err(|error| wrong_line(path, number, &error))?));
         if items.len() < BATCH {
             return Ok(true);
         }
