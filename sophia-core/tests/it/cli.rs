@@ -214,7 +214,8 @@ fn recall_is_measured_by_category() {
         },
         "qa": [asked("What is the dog called?", "D1:2", 4), asked("Where does Ada live?", "D9:9", 2)]
     }]);
-    write(dir.path(), "talk.json", &sample.to_string());
+    // As some editors write it.
+    write(dir.path(), "talk.json", &format!("\u{feff}{sample}"));
     let (code, text, errors) = run(dir.path(), &["eval", "talk.json"]);
     assert_eq!(code, 0, "{errors}");
     let lines: Vec<_> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();

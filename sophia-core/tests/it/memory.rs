@@ -338,7 +338,7 @@ async fn vectors_of_the_callers_own_model_are_searched_where_there_is_no_embedde
     sophia.memory().store(NewRecord::new("north").embedding([0.0, 2.0])).await.unwrap();
     sophia.memory().store(NewRecord::new("east").embedding([3.0, 0.0])).await.unwrap();
     let found = sophia.memory().search(Query::new("").embedding([5.0, 0.1]).mode(Mode::Semantic)).await.unwrap();
-    assert_eq!(found.hits.iter().map(|hit| hit.record.content.as_str()).collect::<Vec<_>>(), ["east"]);
+    assert_eq!(found.hits.iter().map(|hit| hit.record.content.as_str()).collect::<Vec<_>>(), ["east", "north"]);
     let found = sophia.memory().search(Query::new("north")).await.unwrap();
     assert!(found.degraded && found.hits.len() == 1, "{found:?}");
 }

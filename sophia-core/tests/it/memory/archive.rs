@@ -313,7 +313,8 @@ async fn documents_of_chroma_are_taken_over() {
     Connection::open(&two)
         .unwrap()
         .execute_batch(
-            "INSERT INTO collections SELECT 'c2', name, dimension, 'd2', config_json_str, schema_str FROM collections \
+            "PRAGMA foreign_keys = OFF; \
+             INSERT INTO collections SELECT 'c2', name, dimension, 'd2', config_json_str, schema_str FROM collections \
                WHERE name = 'notes'; \
              INSERT INTO segments VALUES ('s2', 'urn:chroma:segment/metadata/sqlite', 'METADATA', 'c2'); \
              INSERT INTO embeddings VALUES (9, 's2', 'pdf', 9, '2026-11-29 02:13:29'); \
