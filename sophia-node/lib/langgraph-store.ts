@@ -116,6 +116,8 @@ export class SophiaStore extends BaseStore {
       const { hits, total } = await this.#memory.search(query, {
         ...filters,
         mode: this.#mode,
+        // The nearest, also where none is near.
+        minSimilarity: -1,
         kinds: [INDEXED],
         limit: page(),
         offset: at,

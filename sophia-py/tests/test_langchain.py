@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from langchain_core.caches import BaseCache
 from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, InvalidToolCall, ToolMessage
 from langchain_core.outputs import ChatGeneration, Generation
-from langchain_core.vectorstores import VectorStore
+from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import (
     AsyncCacheTestSuite,
@@ -118,6 +120,28 @@ def test_many_documents_are_stored_and_found() -> None:
         assert len({document.id for document, _ in found}) == 2_000
         assert [score > 0 for _, score in found] == [True] * 1_500 + [False] * 500
         assert store.similarity_search("tea", k=0) == []
+
+
+class Angles(Embeddings):
+    """Vectors whose cosines to the question are small: document 0 is the nearest, and none is near."""
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        return [self._at(0.2 - int(text) / 100) for text in texts]
+
+    def embed_query(self, text: str) -> list[float]:
+        return self._at(1.0)
+
+    def _at(self, cosine: float) -> list[float]:
+        return [cosine, math.sqrt(1 - cosine * cosine)]
+
+
+def test_the_nearest_are_found_also_where_none_is_near() -> None:
+    texts = [str(n) for n in range(30)]
+    with Sophia(memory={"embedder": "none"}) as s:
+        reference = InMemoryVectorStore(Angles())
+        for store in (reference, SophiaVectorStore(s, Angles(), mode="semantic")):
+            store.add_texts(texts)
+            assert said(store.similarity_search("q", k=25)) == texts[:25]
 
 
 async def test_documents_that_differ_are_preferred_where_that_is_asked() -> None:

@@ -295,6 +295,8 @@ def test_the_store_finds_by_meaning_and_leaves_out_what_is_not_indexed() -> None
         assert found[0].key == "tea" and found[0].score is not None
         assert [(item.key, item.score) for item in found][-1] == ("hidden", None)
         assert store.search(("m",), query="bicycle")[0].key == "bike"
+        far = store.search(("m",), query="quantum chromodynamics")
+        assert [item.score is not None for item in far] == [True, True, False], "the nearest, also where none is near"
         whole = SophiaStore(s, scope=ADA)
         whole.put(("m",), "tea", {"deep": {"text": "Ada drinks green tea."}})
         whole.put(("m",), "bike", {"deep": {"text": "Her bicycle is broken."}})

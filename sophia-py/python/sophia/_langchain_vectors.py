@@ -248,10 +248,11 @@ class SophiaVectorStore(VectorStore):
             return len(found) >= k
 
         page = min(k, PAGE)
-        options |= {"mode": self._mode, "embedding": vector}
+        # LangChain's "k nearest" counts what is not near at all, too.
+        options |= {"mode": self._mode, "embedding": vector, "min_similarity": -1.0}
         yield from best_hits(self._memory, query, take, page=page, **options, **places)
         if len(found) < k:
-            # LangChain's "k nearest" counts what is not near at all, too: it comes last.
+            # What has no vector comes last.
             yield from newest_records(self._memory, fill, page=page, **places)
         return [(_document(record), score) for record, score in found.values()][:k]
 

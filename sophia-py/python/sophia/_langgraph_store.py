@@ -175,7 +175,14 @@ class SophiaStore(BaseStore):
                 reach = f"a query reaches its first {DEEPEST + PAGE:,} items"
                 raise ValueError(f"{reach}; ask for fewer, or narrow it by its namespace or filter")
             request = self._memory._search(
-                op.query, mode=self._mode, kinds=[INDEXED], limit=page(), offset=offset, **filters
+                op.query,
+                mode=self._mode,
+                # The nearest, also where none is near.
+                min_similarity=-1.0,
+                kinds=[INDEXED],
+                limit=page(),
+                offset=offset,
+                **filters,
             )
             result = yield from call(request)
             take((hit.record, hit.score) for hit in result.hits)

@@ -59,7 +59,7 @@ impl Chat {
         let mut rounds = self.rounds(request, own)?.await?;
         let mut attempts = Vec::new();
         loop {
-            let asked = self.complete_once(&rounds.next()).await;
+            let asked = self.complete_once(&rounds.next()?).await;
             let mut response = asked.map_err(|error| rounds.told(error))?;
             attempts.append(&mut response.attempts);
             if rounds.goes_on(&response.answer) {
@@ -143,7 +143,7 @@ impl Helped {
                     Ok(rounds) => self.turn = Turn::Ask(Box::new(rounds)),
                     Err(error) => return Some(Err(error)),
                 },
-                Turn::Ask(mut rounds) => match self.chat.stream_once(rounds.next()) {
+                Turn::Ask(mut rounds) => match rounds.next().and_then(|request| self.chat.stream_once(request)) {
                     Ok(chunks) => self.turn = Turn::Read(rounds, Box::new(chunks)),
                     Err(error) => return Some(Err(error)),
                 },

@@ -117,8 +117,12 @@ impl Rounds {
         })
     }
 
-    /// Returns what to ask next. In the last round the model must answer without tools.
-    pub fn next(&mut self) -> ChatRequest {
+    /// Returns what to ask next, while there is time. In the last round the model must answer without tools.
+    pub fn next(&mut self) -> Result<ChatRequest> {
+        let remaining = self.deadline.remaining();
+        if remaining.is_zero() {
+            return Err(self.deadline.passed("chat.complete"));
+        }
         self.assistance.rounds += 1;
         if self.assistance.rounds > 1 {
             // A caller who wants a tool to be called wants it once, not for ever.
@@ -128,8 +132,8 @@ impl Rounds {
         if self.is_last() && !self.boxes.is_empty() {
             request.provider_fields.insert("tool_choice".to_owned(), Value::from("none"));
         }
-        request.timeout = Some(self.deadline.remaining().max(std::time::Duration::from_millis(1)));
-        request
+        request.timeout = Some(remaining);
+        Ok(request)
     }
 
     /// Returns whether the model wants no tool of the caller's own, so that its answer is not the caller's yet.
