@@ -349,7 +349,7 @@ export interface ChatChunk {
 
 /** Configuration of chat. */
 export interface ChatConfig {
-  /** Calls to providers, and producers of `run`, at once; further ones wait in line. Default 50. */
+  /** Calls to providers at once, and as many producers of `run` beside them; further ones wait in line. Default 50. */
   maxConcurrent?: number
   /** Time in which a call must have answered, unless it says otherwise. Default 30 s. In milliseconds. */
   timeoutMs?: number
@@ -1514,7 +1514,8 @@ export interface L2Config {
 
 /**
  * How much calls may use, those for vectors included. A call that several of these concern must keep all of them. What a call
- * used whose end nobody heard, such as a stream that was left, is estimated: four bytes are a token.
+ * used whose end nobody heard, such as a stream that was left, or whose provider counts no tokens, is estimated: four bytes
+ * are a token.
  *
  * Counted for all processes that share Redis, or else a `data_dir`, and across restarts; with neither, by this process since
  * it started. A kept answer uses nothing. A call whose cost is not known uses no budget: `chat.budget` tells how many there
@@ -3400,6 +3401,8 @@ export interface Update {
   summary?: string | null
   /** Whether it is shown; `"active"` brings back what was deleted softly. */
   status?: RecordStatus | null
+  /** New time to live, from now; null is for ever. By itself it is no new version. In milliseconds. */
+  ttlMs?: number | null
   /** Version that the change is for; another one is a conflict. */
   ifVersion?: number | null
 }

@@ -91,7 +91,7 @@ def test_scopes_and_collections_are_apart() -> None:
             store.add_texts([f"tea number {place}"], [{"place": place}], ids=["same"])
         assert [store.similarity_search("tea")[0].metadata["place"] for store in stores] == [0, 1, 2]
         assert stores[0].similarity_search("tea", filter={"place": 1}) == []
-        assert stores[0].similarity_search_with_score("zebra")[0][1] == 0.0
+        assert stores[0].similarity_search_with_score("zebra")[0][1] < 0.25
         stores[0].delete()
         assert [len(store.similarity_search("tea")) for store in stores] == [0, 1, 1]
         with pytest.raises(ValueError):
