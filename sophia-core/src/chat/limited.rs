@@ -50,7 +50,7 @@ impl<P: ChatProvider> ChatProvider for Limited<P> {
         call.trace.note("admission", "admitted", start);
         let open = Open { accounts: &self.accounts, call, heard: 0 };
         let mut completion = self.inner.complete(call).await?;
-        open.close();
+        open.close(&completion.answer.provider);
         self.accounts.settle(call, &mut completion.answer);
         Ok(completion)
     }
@@ -68,7 +68,7 @@ impl<P: ChatProvider> ChatProvider for Limited<P> {
             let _ = &permit;
             match event {
                 Ok(ProviderEvent::Done(mut completion)) => {
-                    open.take().into_iter().for_each(Open::close);
+                    open.take().into_iter().for_each(|open| open.close(&completion.answer.provider));
                     accounts.settle(&call, &mut completion.answer);
                     Ok(ProviderEvent::Done(completion))
                 }
@@ -109,16 +109,17 @@ struct Open<A: Borrow<Accounts>, C: Borrow<ProviderCall>> {
 }
 
 impl<A: Borrow<Accounts>, C: Borrow<ProviderCall>> Open<A, C> {
-    /// Says that the end was heard.
-    fn close(self) {
-        self.call.borrow().asked_of.take();
+    /// Says that the end of this one was heard. Another that was asked beside it was left.
+    fn close(mut self, provider: &str) {
+        self.heard = 0;
+        self.call.borrow().asked_of.end(provider);
     }
 }
 
 impl<A: Borrow<Accounts>, C: Borrow<ProviderCall>> Drop for Open<A, C> {
     fn drop(&mut self) {
-        if let Some(provider) = self.call.borrow().asked_of.take() {
-            self.accounts.borrow().settle_unheard(self.call.borrow(), &provider, self.heard);
+        for provider in self.call.borrow().asked_of.rest() {
+            self.accounts.borrow().settle_unheard(self.call.borrow(), &provider, std::mem::take(&mut self.heard));
         }
     }
 }

@@ -90,17 +90,27 @@ pub struct ProviderCall {
     pub(crate) parent: Option<SpanContext>,
 }
 
-/// The provider that is asked, for who pays for it. Cheap to clone.
+/// The providers that are asked, two where a call is hedged, for who pays for them. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct AskedOf(Arc<Mutex<Option<String>>>);
+pub(crate) struct AskedOf(Arc<Mutex<Vec<String>>>);
 
 impl AskedOf {
-    pub fn set(&self, provider: &str) {
-        *self.0.lock() = Some(provider.to_owned());
+    /// Says that a provider is asked.
+    pub fn begin(&self, provider: &str) {
+        self.0.lock().push(provider.to_owned());
     }
 
-    pub fn take(&self) -> Option<String> {
-        self.0.lock().take()
+    /// Says that its end was heard.
+    pub fn end(&self, provider: &str) {
+        let mut asked = self.0.lock();
+        if let Some(place) = asked.iter().position(|name| name == provider) {
+            asked.remove(place);
+        }
+    }
+
+    /// Takes those whose end nobody has heard.
+    pub fn rest(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock())
     }
 }
 

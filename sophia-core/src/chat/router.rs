@@ -325,11 +325,11 @@ impl Router {
         let outcome = match breaker.acquire(call.operation) {
             Ok(permission) => {
                 let trial = Trial { permission: Some(permission), start, deadline: &call.deadline };
-                call.asked_of.set(name);
+                call.asked_of.begin(name);
                 let outcome = trial.judge(ask(route.clone()).await);
                 if outcome.is_err() {
                     // Nobody bills a failure.
-                    call.asked_of.take();
+                    call.asked_of.end(name);
                 }
                 self.meter.asked(name, call, start.elapsed(), outcome.as_ref().err());
                 if outcome.is_ok() {

@@ -383,7 +383,7 @@ async fn calls_whose_parts_come_between_each_other_stay_whole_in_every_dialect()
 #[tokio::test]
 async fn a_stream_of_chat_completions_says_what_the_provider_says_of_itself() {
     let (surface, mock) = over(ProviderConfig::openai).await;
-    let end = json!({"index": 0, "delta": {}, "finish_reason": "stop"});
+    let end = json!({"index": 0, "delta": {}, "finish_reason": "stop", "native_finish_reason": "eos"});
     mock.script([chat_events(&[part(json!({"role": "assistant"})), part(json!({"content": "Hi"})), end])]);
     let route = ROUTES[0];
     for status in ["miss", "hit"] {
@@ -397,6 +397,7 @@ async fn a_stream_of_chat_completions_says_what_the_provider_says_of_itself() {
             let object = "chat.completion.chunk";
             assert_eq!(json!(said), json!(["chatcmpl-theirs", 7, "small-2026", "fp", object]), "{event}");
         }
+        assert!(heard.iter().any(|event| event["choices"][0]["native_finish_reason"] == "eos"), "{heard:?}");
     }
     let (_, heard) = stream(&surface, ROUTES[1], question(ROUTES[1], "x")).await;
     assert_eq!(heard[0]["message"]["model"], "small-2026");

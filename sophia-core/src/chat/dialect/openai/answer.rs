@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Result,
     chat::{
-        dialect::{ENVELOPE, carry},
+        dialect::{ENVELOPE, carry, is_unset},
         request::content_text,
         response::{Answer, Delta, Usage},
     },
@@ -74,7 +74,8 @@ impl Assembler {
         if let Some(usage) = event.remove("usage").filter(|usage| !usage.is_null()) {
             self.usage = Some(usage);
         }
-        // Whoever asks for several answers, or for probabilities, is given the provider's own events.
+        // Whoever asks for several answers, or for probabilities, is given the provider's own events; so is what a provider says
+        // of a choice by itself.
         let native = event.get("choices").is_some_and(is_more).then(|| event.clone());
         let choices = match event.remove("choices") {
             Some(Value::Array(choices)) => choices,
@@ -234,7 +235,12 @@ pub(crate) fn body_of(answer: &Answer) -> Value {
 /// Returns whether the common form does not hold all of these choices.
 fn is_more(choices: &Value) -> bool {
     let choices = choices.as_array().map(Vec::as_slice).unwrap_or_default();
-    choices.iter().any(|choice| number_of(choice) != 0 || choice.get("logprobs").is_some_and(|said| !said.is_null()))
+    let says_more = |choice: &Value| {
+        let known = ["index", "delta", "finish_reason"];
+        let mut fields = choice.as_object().into_iter().flatten();
+        fields.any(|(name, value)| !known.contains(&name.as_str()) && !is_unset(value))
+    };
+    choices.iter().any(|choice| number_of(choice) != 0 || says_more(choice))
 }
 
 fn number_of(choice: &Value) -> u64 {
