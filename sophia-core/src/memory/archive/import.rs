@@ -17,6 +17,7 @@ use crate::{
     memory::{
         ImportLangGraph, Memory, Node, NodeChange, Observations, Record, Relation,
         archive::merge::MAX_NUMBER,
+        checkpoint::{check_checkpoint, check_writes},
         graph::check_change,
         kv::{KvKey, is_reserved},
         store::{Draft, NamedVector},
@@ -405,25 +406,30 @@ impl Memory {
                 }
                 Ok(())
             }
-            Item::Entity(kept) => validate::name(OPERATION, "entity", &kept.entity.name),
+            Item::Entity(kept) => {
+                validate::name(OPERATION, "entity", &kept.entity.name)?;
+                kept.entity.kind.iter().try_for_each(|kind| validate::text(OPERATION, "kind", kind))?;
+                // Observations are among them, and grow.
+                validate::metadata(OPERATION, &kept.entity.attributes, u64::MAX)
+            }
             Item::Fact(kept) => {
                 validate::name(OPERATION, "id", &kept.fact.id)?;
                 validate::name(OPERATION, "subject", &kept.fact.subject)?;
                 validate::name(OPERATION, "predicate", &kept.fact.predicate)?;
-                validate::name(OPERATION, "object", &kept.fact.object)
+                validate::name(OPERATION, "object", &kept.fact.object)?;
+                validate::optional_name(OPERATION, "source", kept.fact.source.as_ref())?;
+                validate::metadata(OPERATION, &kept.fact.metadata, u64::MAX)
             }
             Item::Key(kept) if is_reserved(&kept.key) => {
                 Err(Error::invalid(OPERATION, "key", "is one of the engine's own"))
             }
-            Item::Key(kept) => validate::name(OPERATION, "key", &kept.key),
-            Item::Checkpoint(kept) => {
-                validate::name(OPERATION, "thread", &kept.checkpoint.thread)?;
-                validate::name(OPERATION, "id", &kept.checkpoint.id)
+            Item::Key(kept) => {
+                validate::name(OPERATION, "key", &kept.key)?;
+                validate::labels(OPERATION, &kept.tags)?;
+                validate::nesting(OPERATION, "value", &kept.value)
             }
-            Item::Writes(writes) => {
-                validate::name(OPERATION, "thread", &writes.thread)?;
-                validate::name(OPERATION, "id", &writes.id)
-            }
+            Item::Checkpoint(kept) => check_checkpoint(OPERATION, &kept.checkpoint),
+            Item::Writes(writes) => check_writes(OPERATION, writes),
         }
     }
 }

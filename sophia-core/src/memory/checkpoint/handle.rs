@@ -198,7 +198,7 @@ impl Checkpoints {
 }
 
 /// Refuses a checkpoint that cannot be kept.
-pub(super) fn check_checkpoint(operation: &'static str, checkpoint: &NewCheckpoint) -> Result<()> {
+pub(in crate::memory) fn check_checkpoint(operation: &'static str, checkpoint: &NewCheckpoint) -> Result<()> {
     place(operation, &checkpoint.scope, &checkpoint.thread, &checkpoint.namespace)?;
     validate::name(operation, "id", &checkpoint.id)?;
     validate::optional_name(operation, "parent", checkpoint.parent.as_ref())?;
@@ -216,7 +216,7 @@ pub(super) fn check_checkpoint(operation: &'static str, checkpoint: &NewCheckpoi
 }
 
 /// Refuses what a task wrote, where it cannot be kept.
-pub(super) fn check_writes(operation: &'static str, writes: &NewWrites) -> Result<()> {
+pub(in crate::memory) fn check_writes(operation: &'static str, writes: &NewWrites) -> Result<()> {
     place(operation, &writes.scope, &writes.thread, &writes.namespace)?;
     validate::name(operation, "id", &writes.id)?;
     validate::name(operation, "task", &writes.task)?;

@@ -6,10 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::{
-    Checkpoints, NewWrites,
-    handle::{check_checkpoint, check_writes},
-};
+use super::{Checkpoints, NewWrites, check_checkpoint, check_writes};
 use crate::{
     Error, ErrorKind, Result, Scope,
     memory::{

@@ -20,6 +20,7 @@ mod store;
 
 pub use encoded::Encoded;
 pub use handle::Checkpoints;
+pub(super) use handle::{check_checkpoint, check_writes};
 pub use import::{ImportLangGraph, ImportedCheckpoints};
 pub use step::{
     ChannelHistory, Checkpoint, CheckpointPage, CopyThread, DeleteRuns, DeleteThread, DeltaQuery, GetCheckpoint,

@@ -14,7 +14,7 @@ use sophia_core::{
     Config, ErrorKind, ManualClock, Scope, Sophia,
     memory::{
         AppendMessage, Backup, Check, Delete, Export, FactQuery, GetCheckpoint, GetRecord, Import, ImportFormat,
-        KvOptions, Mode, NewCheckpoint, NewFact, NewRecord, NodeSelection, Priority, Query, Update,
+        KvOptions, Mode, NewCheckpoint, NewEntity, NewFact, NewRecord, NodeSelection, Priority, Query, Update,
     },
 };
 
@@ -138,8 +138,13 @@ async fn lines_that_cannot_be_kept_are_left_out_and_named() {
         from.memory().store(record).await.unwrap();
         from.memory().update(Update::new(id).scope(ada()).priority(Priority::High)).await.unwrap();
     }
+    from.memory().graph().upsert(NewEntity::new("Ada").scope(ada())).await.unwrap();
+    let encoded = sophia_core::memory::Encoded::new("json", "{}");
+    from.memory().checkpoints().put(NewCheckpoint::new("t", "1", encoded).scope(ada())).await.unwrap();
     from.memory().export(Export::new(path("all.jsonl"))).await.unwrap();
     let mut all = lines(&path("all.jsonl"));
+    all[ids.len() + 1]["entity"]["attributes"] = json!({"text": "a\0b"});
+    all[ids.len() + 2]["checkpoint"]["thread"] = json!("");
     let of = |id: &str| 1 + ids.iter().position(|other| *other == id).unwrap();
     all[of("version")]["record"]["version"] = json!(i64::MAX);
     all[of("former")]["versions"][0]["version"] = json!(-1);
@@ -161,6 +166,8 @@ async fn lines_that_cannot_be_kept_are_left_out_and_named() {
             ("line 6 is left out", "`summary`"),
             ("line 7 is left out", "`role`"),
             ("the vector of line 8 is left out", "2 dimensions"),
+            ("line 10 is left out", "NUL"),
+            ("line 11 is left out", "`thread` is empty"),
             ("line 3 is left out", "another session"),
         ];
         assert_eq!(receipt.warnings.len(), expected.len(), "{receipt:?}");
