@@ -117,7 +117,7 @@ async fn a_question_that_runs_out_of_time_says_how_much_it_had() {
         }
     }
     let (mock, sophia) = start_engine().await;
-    mock.script([wants_weather(), wants_weather()]);
+    mock.script([wants_weather(), Fault::ToolCall]);
     let request = || coat().timeout(Duration::from_millis(250));
     let error = sophia.chat().complete_with(request(), Arc::new(Hangs)).await.unwrap_err();
     assert_eq!((error.code(), error.message()), ("TIMEOUT", "no answer within 0.250 s"));
