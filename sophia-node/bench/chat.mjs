@@ -36,6 +36,8 @@ async function openai(baseURL) {
 }
 
 async function aiSdk(baseURL) {
+  // The warnings are about the prompt, and would be measured.
+  globalThis.AI_SDK_LOG_WARNINGS = false
   const { generateText, streamText } = await import('ai')
   const { createOpenAI } = await import('@ai-sdk/openai')
   const model = createOpenAI({ apiKey: 'none', baseURL }).chat('bench')
