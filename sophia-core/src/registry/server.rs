@@ -323,6 +323,9 @@ impl Server {
         if !(self.weight.is_finite() && self.weight > 0.0) {
             return wrong("weight", "must be a number above 0");
         }
+        if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return wrong("timeout", "must be above 0, or left out");
+        }
         if self.max_connections == Some(0) {
             return wrong("max_connections", "must be at least 1, or left out");
         }

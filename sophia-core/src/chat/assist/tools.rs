@@ -178,6 +178,28 @@ fn shortened(mut text: String) -> String {
     text
 }
 
+/// Returns what a model is shown of an answer: its text, or else its data, or else what its blocks are.
+fn shown(text: String, data: Option<&Value>, content: Vec<Value>) -> String {
+    if !text.is_empty() {
+        return text;
+    }
+    if let Some(data) = data {
+        return data.to_string();
+    }
+    let blocks: Vec<_> = content.into_iter().map(without_bytes).collect();
+    if blocks.is_empty() { String::new() } else { Value::from(blocks).to_string() }
+}
+
+/// Leaves the bytes of images and files out, which say nothing as text.
+fn without_bytes(mut block: Value) -> Value {
+    for path in ["/data", "/blob", "/resource/blob"] {
+        if let Some(bytes) = block.pointer_mut(path) {
+            *bytes = Value::from(format!("[{} bytes in Base64]", bytes.as_str().unwrap_or_default().len()));
+        }
+    }
+    block
+}
+
 /// All tools of the registry, by their qualified names.
 #[async_trait]
 impl ToolBox for Registry {
@@ -203,7 +225,27 @@ impl ToolBox for Registry {
         let result = Registry::call(self, call).await?;
         match result.error {
             Some(error) => Err(Error::new(ErrorKind::Unavailable, "registry.call", error.message)),
-            None => Ok(result.text),
+            None => Ok(shown(result.text, result.data.as_ref(), result.content)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_without_text_is_shown_all_the_same() {
+        let data = json!({"deals": 42});
+        assert_eq!(shown("said".to_owned(), Some(&data), Vec::new()), "said");
+        assert_eq!(shown(String::new(), Some(&data), Vec::new()), r#"{"deals":42}"#);
+        let blocks = vec![
+            json!({"type": "image", "mimeType": "image/png", "data": "AAAA"}),
+            json!({"type": "resource_link", "uri": "file:///x"}),
+        ];
+        let text = shown(String::new(), None, blocks);
+        assert!(text.contains("image/png") && text.contains("[4 bytes") && text.contains("file:///x"), "{text}");
     }
 }

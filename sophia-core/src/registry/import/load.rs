@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use reqwest::Url;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -128,9 +129,14 @@ pub(crate) fn merge(known: &Server, new: Server) -> Server {
     }
     let unset = |known: bool| !alias || !known;
     if new.command.is_some() && unset(merged.transport.is_some()) {
+        (merged.headers, merged.auth) = Default::default();
         (merged.command, merged.args, merged.env) = (new.command, new.args, new.env);
         (merged.cwd, merged.url, merged.transport) = (new.cwd, None, new.transport);
     } else if new.url.is_some() && unset(merged.transport.is_some()) {
+        if !is_same_origin(merged.url.as_deref(), new.url.as_deref()) {
+            // What one server is known by is not for another.
+            (merged.headers, merged.auth) = Default::default();
+        }
         merged.transport = new.transport.or(merged.transport.filter(|_| merged.url.is_some()));
         (merged.url, merged.command) = (new.url, None);
     }
@@ -155,7 +161,12 @@ pub(crate) fn merge(known: &Server, new: Server) -> Server {
     if !new.rest.is_empty() && unset(!merged.rest.is_empty()) {
         merged.rest = new.rest;
     }
-    merged.headers.extend(new.headers);
+    for (name, value) in new.headers {
+        if unset(merged.headers.keys().any(|known| known.eq_ignore_ascii_case(&name))) {
+            merged.headers.retain(|known, _| !known.eq_ignore_ascii_case(&name));
+            merged.headers.insert(name, value);
+        }
+    }
     #[allow(clippy::float_cmp, reason = "compares with the exact default")]
     if new.weight != 1.0 && unset(merged.weight != 1.0) {
         merged.weight = new.weight;
@@ -166,9 +177,36 @@ pub(crate) fn merge(known: &Server, new: Server) -> Server {
     merged
 }
 
+/// Returns whether two addresses are of one server. What cannot be read, such as a variable, is only the same as itself.
+fn is_same_origin(known: Option<&str>, new: Option<&str>) -> bool {
+    let origin = |url: Option<&str>| Some(Url::parse(url?).ok()?.origin());
+    known == new || origin(known).is_some_and(|known| origin(new).is_some_and(|new| known == new))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Secret;
+
+    #[test]
+    fn what_a_server_is_known_by_does_not_follow_to_another_address() {
+        let with = |mut server: Server, name: &str, value: &str| {
+            server.headers.insert(name.to_owned(), Secret::new(value));
+            server
+        };
+        let known = with(Server::new("a").url("https://a.example/mcp"), "Authorization", "Bearer MINE");
+        let known = known.checked("test").unwrap();
+        let headers =
+            |new: Server| merge(&known, new).headers.values().map(|v| v.expose().to_owned()).collect::<Vec<_>>();
+        assert_eq!(headers(Server::new("a").url("https://a.example/other")), ["Bearer MINE"]);
+        assert!(headers(Server::new("a").url("https://b.example/mcp")).is_empty());
+        assert!(headers(Server::new("a").command("npx", ["x"])).is_empty());
+        let theirs = with(Server::new("a").url("https://b.example/mcp"), "authorization", "Bearer THEIRS");
+        assert_eq!(headers(theirs), ["Bearer THEIRS"]);
+        // Another spelling only adds.
+        let spelled = with(Server::new("A_").url("https://b.example/mcp"), "authorization", "Bearer THEIRS");
+        assert_eq!(headers(spelled), ["Bearer MINE"]);
+    }
 
     #[test]
     fn a_second_source_adds_and_wins_but_another_spelling_only_adds() {

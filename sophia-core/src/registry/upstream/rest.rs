@@ -35,6 +35,14 @@ pub(crate) async fn call(
         Failure { error: Error::new(ErrorKind::NotFound, CALL, message), blame: Blame::Arguments, sent: false }
     })?;
     let (method, path) = parts(route, "POST").map_err(Failure::call)?;
+    // Both spellings of these climb, in every form.
+    if path.contains("{tool}") && [".", ".."].contains(&tool) {
+        return Err(Failure::call(Error::invalid(
+            CALL,
+            "tool",
+            "must not be `.` or `..`: it is a part of a path here",
+        )));
+    }
     let url = address(clients, CALL, server, &path.replace("{tool}", &segment(tool))).map_err(Failure::call)?;
     let client = clients.http.get(CALL, &url).map_err(Failure::call)?;
     let request = match method {
@@ -97,7 +105,10 @@ pub(crate) async fn get(
     };
     let url = url.map_err(Failure::call)?;
     let client = clients.http.get(operation, &url).map_err(Failure::call)?;
-    let request = authorized(operation, server, client.get(url)).map_err(Failure::call)?;
+    // What it knows the server by is for the server alone.
+    let is_own = origin(clients, operation, server).is_ok_and(|own| own.origin() == url.origin());
+    let request = client.get(url);
+    let request = if is_own { authorized(operation, server, request).map_err(Failure::call)? } else { request };
     let (status, _, body) = send(clients, operation, server, request, deadline).await?;
     Ok((status, body))
 }
@@ -133,7 +144,8 @@ fn join(operation: &'static str, base: &Url, path: &str) -> Result<Url> {
         url.set_query(query);
     }
     // A path cannot lead to another host, but it must not climb out of the server's either.
-    if !url.path().starts_with(base.path().trim_end_matches('/')) {
+    let root = base.path().trim_end_matches('/');
+    if !url.path().strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
         return Err(Error::invalid(operation, "rest", "leads out of the server's path"));
     }
     Ok(url)
@@ -145,8 +157,7 @@ fn segment(tool: &str) -> String {
     let mut out = String::with_capacity(tool.len());
     for byte in tool.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' => out.push(byte as char),
-            b'.' if tool.bytes().any(|byte| byte != b'.') => out.push('.'),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' | b'.' => out.push(byte as char),
             // Writing to a String cannot fail; the signature is the trait's.
             _ => drop(write!(out, "%{byte:02X}")),
         }
@@ -297,7 +308,6 @@ mod tests {
     fn a_tool_is_one_segment_of_the_path() {
         assert_eq!(segment("top_deals"), "top_deals");
         assert_eq!(segment("../admin?x=1#é"), "..%2Fadmin%3Fx%3D1%23%C3%A9");
-        assert_eq!(segment(".."), "%2E%2E");
     }
 
     #[test]
@@ -305,7 +315,9 @@ mod tests {
         let base = Url::parse("http://h:1/api/").unwrap();
         assert_eq!(join("test", &base, "/tools?x=1").unwrap().as_str(), "http://h:1/api/tools?x=1");
         assert_eq!(join("test", &base, "//evil/x").unwrap().host_str(), Some("h"));
-        assert!(join("test", &base, "/../../etc").is_err());
+        for path in ["/../../etc", "/../api-admin/x"] {
+            assert!(join("test", &base, path).is_err(), "{path}");
+        }
     }
 
     #[test]
