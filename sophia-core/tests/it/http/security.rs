@@ -4,7 +4,11 @@ use super::{SOON, as_key, client, get, keys, remote, send, serve, surface};
 use axum::http::HeaderMap;
 use futures::StreamExt;
 use serde_json::{Value, json};
-use sophia_core::http::{self, Peer, ServerConfig};
+use sophia_core::{
+    Config, Direction, Sophia,
+    health::Rule,
+    http::{self, Peer, ServerConfig, Surface},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -335,4 +339,23 @@ async fn answers_and_metrics_hold_no_key_and_no_text_of_callers() {
         let said = answer.to_string();
         assert!(!said.contains(secret) && !said.contains("acme-key") && !said.contains("admin-key"), "{line}: {said}");
     }
+}
+
+#[tokio::test]
+async fn what_a_key_does_is_written_down_under_its_own_name() {
+    let mut config = Config::default();
+    config.server.keys = keys();
+    let sophia = Sophia::new(config).unwrap();
+    sophia.health().rule(Rule::new("errors", Direction::LowerIsBetter).critical(1.0)).unwrap();
+    for _ in 0..20 {
+        sophia.health().observe("chat", "errors", 5.0);
+    }
+    let surface = Surface::new(sophia.clone()).unwrap();
+    let id = sophia.health().alerts(None)[0].id.clone();
+    let line = format!("POST /api/v1/alerts/{id}/ack");
+    let acknowledge = async |body: Value| as_key(&surface, "admin-key", &line, body).await;
+    let own = acknowledge(json!({})).await.1["acknowledged_by"].clone();
+    assert!(own.is_string(), "{own}");
+    let (status, claimed) = acknowledge(json!({"by": "the CEO"})).await;
+    assert_eq!((status, &claimed["acknowledged_by"]), (200, &own), "{claimed}");
 }
