@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from sophia import Scope, Sophia, SophiaError, errors
+from sophia import Probe, Scope, Sophia, SophiaError, errors
 from sophia._sophia import Pending, error_codes
 
 from .conftest import Model, Program, engine
@@ -354,3 +354,33 @@ def test_no_thread_or_descriptor_is_left_behind(tmp_path: Path) -> None:
     for _ in range(20):
         asyncio.run(use(s))
     assert count() <= before + 4 and threading.active_count() == threads
+
+
+async def test_probes_and_healing_that_block_hold_up_no_loop() -> None:
+    async with Sophia() as s:
+        loop_thread = threading.get_ident()
+        ran_on: dict[str, int] = {}
+
+        def look() -> bool:
+            time.sleep(0.5)
+            ran_on["look"] = threading.get_ident()
+            return True
+
+        async def look_too() -> bool:
+            ran_on["look_too"] = threading.get_ident()
+            return True
+
+        s.health.register("slow", probe=Probe.callback(look))
+        s.health.register("quick", probe=Probe.callback(look_too))
+        s.health.register("made", probe=Probe.callback(lambda: look_too()))
+        checks = asyncio.ensure_future(s.health.check_all())
+        ticks = 0
+        while not checks.done():
+            await asyncio.sleep(0.01)
+            ticks += 1
+        assert [check.status for check in (await checks).values()] == ["healthy"] * 3
+        assert ticks > 10 and ran_on["look"] != loop_thread and ran_on["look_too"] == loop_thread
+
+        s.health.action("heal", lambda target: ran_on.update(heal=threading.get_ident()), timeout=5)
+        assert (await s.health.trigger("heal", "slow")).status == "completed"
+        assert ran_on["heal"] != loop_thread

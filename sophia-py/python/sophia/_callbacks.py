@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import inspect
 import threading
@@ -29,11 +30,25 @@ def blocking_the_loop() -> Iterator[None]:
         _blocked.reset(token)
 
 
+class MayBlock:
+    """A function that may block. Where it is no coroutine function it runs on a thread of its own, and holds up no loop."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+    def blocks(self) -> bool:
+        own = self.function if inspect.isroutine(self.function) else getattr(self.function, "__call__", None)
+        return not (inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(own))
+
+
 class Call:
     """Runs `function(*arguments)` and reports its value or its exception, once.
 
-    On `loop` where there is one that is not held up, so that the function may use what belongs to that loop; else on a thread
-    of its own.
+    On `loop` where there is one that is not held up, so that the function may use what belongs to that loop; else, and where
+    it may block, on a thread of its own.
     """
 
     def __init__(
@@ -45,12 +60,14 @@ class Call:
         report: Report,
     ) -> None:
         is_free = loop is not None and loop.is_running() and context.get(_blocked) is not loop
-        self._loop = loop if is_free else None
+        self._home = loop if is_free else None
+        self._loop = None if isinstance(function, MayBlock) and function.blocks() else self._home
         self._context = context
         self._function = function
         self._arguments = arguments
         self._report = report
         self._task: asyncio.Future[Any] | None = None
+        self._awaited: concurrent.futures.Future[Any] | None = None
         self._ended = False
 
     def start(self) -> None:
@@ -61,6 +78,8 @@ class Call:
 
     def cancel(self) -> None:
         """Cancels the task, if it has begun and not ended; called from any thread."""
+        if self._awaited is not None:
+            self._awaited.cancel()
         if self._loop is not None and not self._ended and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._cancel_on_loop)
 
@@ -94,7 +113,11 @@ class Call:
     def _on_thread(self) -> None:
         try:
             value = self._function(*self._arguments)
-            if inspect.isawaitable(value):
+            if inspect.isawaitable(value) and self._home is not None:
+                # What it made to be awaited belongs to the loop.
+                self._awaited = asyncio.run_coroutine_threadsafe(_await(value), self._home)
+                value = self._awaited.result()
+            elif inspect.isawaitable(value):
                 value = asyncio.run(_await(value))
         except BaseException as raised:  # noqa: BLE001 - as above
             self._end(None, raised)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ._callbacks import MayBlock
 from ._sophia import Engine, Stream
 from ._wire import Reading, Request, awaited, blocking, given, reader
 from .memory import Seconds, Time
@@ -38,7 +39,7 @@ class Probe:
     @staticmethod
     def callback(function: Callable[[], Outcome | Awaitable[Outcome]]) -> Probe:
         """Calls a function, sync or async. A sync one runs on a thread, so it may block."""
-        return Probe("callback", function=function)
+        return Probe("callback", function=MayBlock(function))
 
 
 class HealthEvents:
@@ -229,16 +230,19 @@ class Health:
         risk: Risk = "low",
         cooldown: Seconds = 1800,
         max_attempts: int = 3,
+        timeout: Seconds = 60,
         verify: Callable[[str], bool | Awaitable[bool]] | None = None,
         rollback: Callable[[str], Any] | None = None,
     ) -> None:
         """Makes a healing action known; each function is given the target.
 
         Low risk runs at once; medium only where the cause is clear, else it waits for an approval; high waits for one
-        approval, critical for two. `verify` says whether it helped, `rollback` takes it back.
+        approval, critical for two. `verify` says whether it helped, `rollback` takes it back. Each may block: what is no
+        coroutine function runs on a thread.
         """
-        action = {"name": name, "risk": risk, "cooldown": cooldown, "max_attempts": max_attempts}
-        self._engine.health_action(action, function, verify, rollback)
+        action = {"name": name, "risk": risk, "cooldown": cooldown, "max_attempts": max_attempts, "timeout": timeout}
+        look, undo = verify and MayBlock(verify), rollback and MayBlock(rollback)
+        self._engine.health_action(action, MayBlock(function), look, undo)
 
     def _trigger(
         self, name: str, target: str, *, reason: str | None = None, dry_run: bool = False
