@@ -46,6 +46,9 @@ async fn a_slow_call_is_asked_at_the_next_provider_and_the_loser_is_closed() {
 async fn the_only_provider_is_asked_twice_and_the_first_to_answer_counts() {
     let (mocks, sophia) = hedged(1, 1.0).await;
     let chat = sophia.chat();
+    let calls = async || chat.costs(&Default::default()).await.unwrap().total.calls;
+    // One of the warm-up may have been hedged as well.
+    let before = calls().await;
     mocks[0].script([Fault::Hang, Fault::None]);
     let answer = chat.complete(ask("slow")).await.unwrap();
     assert_eq!(told(&answer.attempts), [("mock0", "CANCELLED", false), ("mock0", "ok", true)]);
@@ -56,9 +59,7 @@ async fn the_only_provider_is_asked_twice_and_the_first_to_answer_counts() {
     mocks[0].release();
     let answer = patient.await.unwrap().unwrap();
     assert_eq!(told(&answer.attempts), [("mock0", "ok", false), ("mock0", "UNAVAILABLE", true)]);
-    let total = chat.costs(&Default::default()).await.unwrap().total;
-    let asked = 2 * KNOWN_AFTER + 2;
-    assert_eq!(total.calls as usize, asked + 1, "an answer counts once, and so does the call that was left for it");
+    assert_eq!(calls().await, before + 3, "an answer counts once, and so does the call that was left for it");
 }
 
 #[tokio::test]
