@@ -131,14 +131,9 @@ pub(crate) fn native(extra: &Map<String, Value>) -> Option<&Map<String, Value>> 
     extra.get(NATIVE)?.as_object()
 }
 
-/// Returns what is new beside the choices of a provider's event, where a delta holds it.
-pub(crate) fn envelope(extra: &Map<String, Value>) -> Option<&Map<String, Value>> {
-    extra.get(ENVELOPE)?.as_object()
-}
-
 /// Returns the model that a provider's event names, where a delta holds it.
 pub(crate) fn named_model(extra: &Map<String, Value>) -> Option<&str> {
-    envelope(extra)?.get("model")?.as_str()
+    extra.get(ENVELOPE)?.get("model")?.as_str()
 }
 
 /// Returns a delta that carries the provider's own event.

@@ -186,7 +186,8 @@ impl FrameWriter {
             self.open(Open::Thinking, json!({"type": "thinking", "thinking": "", "signature": ""}), out);
             self.delta(json!({"type": "thinking_delta", "thinking": thought}), out);
         }
-        if self.calls.is_under_way() {
+        // Looked at only where there is text: it reads all that was said of the call.
+        if !chunk.delta.is_empty() && self.calls.is_under_way() {
             self.late += &chunk.delta;
         } else {
             self.text(&chunk.delta, out);

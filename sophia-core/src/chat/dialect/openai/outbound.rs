@@ -110,7 +110,7 @@ fn says_nothing(name: &str, value: &Value) -> bool {
 
 fn clean(message: &mut Value, path: &str, target: Target<'_>) -> Result<(), Error> {
     let Value::Object(message) = message else { return Err(target.refuse(path)) };
-    message.retain(|name, _| ![HINTS[0], HINTS[1], OUTPUT_ITEMS, INPUT_ITEMS].contains(&name.as_str()));
+    message.retain(|name, _| !HINTS.contains(&name.as_str()) && name != OUTPUT_ITEMS && name != INPUT_ITEMS);
     // What a tool says is text there, and nothing else.
     let known = if message.get("role").is_some_and(|role| role == "tool") { &PARTS[..1] } else { &PARTS[..] };
     let Some(Value::Array(parts)) = message.get_mut("content") else { return Ok(()) };
