@@ -20,6 +20,7 @@ mod error;
 mod http_client;
 #[cfg(all(feature = "mcp", feature = "cli"))]
 mod mcp_server;
+mod names_map;
 mod otlp;
 mod scope;
 mod secret;

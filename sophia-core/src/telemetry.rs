@@ -5,7 +5,7 @@
 use std::{
     collections::HashSet,
     fmt,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, OnceLock, atomic::AtomicU64},
 };
 
 use parking_lot::Mutex;
@@ -14,6 +14,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+
+use crate::names_map::NamesMap;
 
 /// Bucket bounds of request durations, in seconds: from an L1 hit (2 µs) to the default deadline (30 s).
 const DURATION_BUCKETS_S: [f64; 14] =
@@ -108,12 +110,26 @@ pub struct EndpointLabels {
     pub endpoint: String,
 }
 
+/// Handles of what is counted for one model, provider and context, so that a call does not look each up by its labels.
+#[derive(Debug)]
+pub(crate) struct AiMeters {
+    /// `sophia_ai_requests_total`
+    pub requests: Counter,
+    labels: AiLabels,
+    tokens: [OnceLock<Counter>; TOKEN_KINDS.len()],
+    cost_dollars: OnceLock<FloatCounter>,
+}
+
+/// Kinds of tokens.
+const TOKEN_KINDS: [&str; 5] = ["prompt", "completion", "cached", "cache_write", "reasoning"];
+
 /// The metrics of one engine. Cheap to clone.
 #[derive(Clone)]
 pub struct Telemetry {
     registry: Arc<Mutex<Registry>>,
     models: Chosen,
     contexts: Chosen,
+    ai: Arc<NamesMap<Arc<AiMeters>>>,
     /// `sophia_requests_total{method,endpoint,status}`
     pub requests: Family<RequestLabels, Counter>,
     /// `sophia_request_duration_seconds{endpoint}`
@@ -143,6 +159,7 @@ impl Default for Telemetry {
             registry: Arc::new(Mutex::new(Registry::with_prefix("sophia"))),
             models: Chosen::default(),
             contexts: Chosen::default(),
+            ai: Arc::default(),
             requests: Family::default(),
             request_duration: Family::new_with_constructor(duration),
             errors: Family::default(),
@@ -189,14 +206,42 @@ impl Chosen {
 }
 
 impl Telemetry {
-    /// Returns a model as a label.
-    pub(crate) fn model(&self, model: &str) -> String {
-        self.models.label(model)
+    /// Returns what counts for a model, provider and context. Those that are too many share one.
+    pub(crate) fn ai(&self, provider: &str, model: &str, context: &str) -> Arc<AiMeters> {
+        if let Some(known) = self.ai.get([provider, model, context]) {
+            return known;
+        }
+        let labels = AiLabels {
+            model: self.models.label(model),
+            provider: provider.to_owned(),
+            task_type: self.contexts.label(context),
+        };
+        let meters = AiMeters {
+            requests: self.ai_requests.get_or_create_owned(&labels),
+            tokens: Default::default(),
+            cost_dollars: OnceLock::new(),
+            labels,
+        };
+        let AiLabels { provider, model, task_type } = meters.labels.clone();
+        self.ai.get_or_insert([&provider, &model, &task_type], Arc::new(meters))
     }
 
-    /// Returns the context of a question as a label.
-    pub(crate) fn context(&self, context: &str) -> String {
-        self.contexts.label(context)
+    /// Counts tokens, where they are known: prompt, completion, cached, cache_write and reasoning.
+    pub(crate) fn tokens(&self, meters: &AiMeters, counts: [Option<u64>; TOKEN_KINDS.len()]) {
+        for ((kind, own), count) in TOKEN_KINDS.into_iter().zip(&meters.tokens).zip(counts) {
+            let Some(count) = count else { continue };
+            let counter = own.get_or_init(|| {
+                let AiLabels { model, provider, .. } = meters.labels.clone();
+                self.ai_tokens.get_or_create_owned(&TokenLabels { model, provider, kind: kind.to_owned() })
+            });
+            counter.inc_by(count);
+        }
+    }
+
+    /// Counts a cost, in US dollars.
+    pub(crate) fn cost(&self, meters: &AiMeters, usd: f64) {
+        let counter = meters.cost_dollars.get_or_init(|| self.ai_cost_dollars.get_or_create_owned(&meters.labels));
+        counter.inc_by(usd);
     }
 
     /// Returns every metric in the Prometheus text format (OpenMetrics 1.0).

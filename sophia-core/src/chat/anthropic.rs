@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use reqwest::{
-    Response,
+    Response, Url,
     header::{HeaderMap, HeaderName, HeaderValue},
 };
 use serde_json::{Map, Value};
@@ -24,6 +24,7 @@ const MODELS: &str = "/models?limit=1000";
 #[derive(Debug, Clone)]
 pub(crate) struct AnthropicProvider {
     endpoint: Endpoint,
+    url: Url,
     /// Most tokens of an answer where the request sets none.
     max_tokens: u64,
 }
@@ -31,7 +32,7 @@ pub(crate) struct AnthropicProvider {
 impl AnthropicProvider {
     /// Speaks the protocol to a server.
     pub fn new(endpoint: Endpoint, max_tokens: u64) -> AnthropicProvider {
-        AnthropicProvider { endpoint, max_tokens }
+        AnthropicProvider { url: endpoint.url("/messages"), endpoint, max_tokens }
     }
 
     async fn ask(&self, call: &ProviderCall, streamed: bool) -> Result<Response> {
@@ -45,7 +46,7 @@ impl AnthropicProvider {
                 .map_err(|_| Error::invalid(call.operation, "betas", "holds a character that no header may"))?;
             headers.insert(BETA, names);
         }
-        self.endpoint.post(call.operation, "/messages", &body, headers).await
+        self.endpoint.post(call.operation, self.url.clone(), &body, headers).await
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::{StreamExt, stream};
 use reqwest::{
     Client, Method, Request, Response, Url,
@@ -71,8 +72,13 @@ pub(crate) trait Assemble: Default + Send + 'static {
     /// What is said of a body in which that field holds none.
     const NO_ANSWER: &'static str;
 
-    /// Reads a whole answer out of a body; `None` where it holds none.
+    /// Reads a whole answer out of the fields of a body; `None` where they hold none.
     fn read(body: Map<String, Value>, provider: &str, model: &str) -> Option<Answer>;
+
+    /// Reads a whole answer out of the text of a body, where there is a way to it that is shorter than its fields.
+    fn read_text(_body: &Bytes, _provider: &str, _model: &str) -> Option<Answer> {
+        None
+    }
 
     /// Takes the data of one event.
     fn hear(&mut self, data: &str) -> Heard;
@@ -179,33 +185,33 @@ impl Endpoint {
     }
 
     /// Asks, and returns the response once it is known to be a success.
-    pub async fn get(&self, operation: &'static str, path: &str) -> Result<Response> {
-        self.send(operation, path, None, HeaderMap::new(), JSON).await
+    pub async fn get(&self, operation: &'static str, url: Url) -> Result<Response> {
+        self.send(operation, url, None, HeaderMap::new(), JSON).await
     }
 
     /// Sends a body, and returns the response once it is known to be a success. `more` are headers of this request.
     pub async fn post(
         &self,
         operation: &'static str,
-        path: &str,
+        url: Url,
         body: &Map<String, Value>,
         more: HeaderMap,
     ) -> Result<Response> {
         let streamed = body.get("stream") == Some(&Value::Bool(true));
         let accept = if streamed { EVENTS } else { JSON };
-        self.send(operation, path, Some(encode(operation, body)?), more, accept).await
+        self.send(operation, url, Some(encode(operation, body)?), more, accept).await
     }
 
     async fn send(
         &self,
         operation: &'static str,
-        path: &str,
+        url: Url,
         body: Option<Vec<u8>>,
         more: HeaderMap,
         accept: HeaderValue,
     ) -> Result<Response> {
         let client = self.client(operation)?;
-        let mut request = Request::new(if body.is_some() { Method::POST } else { Method::GET }, self.url(path));
+        let mut request = Request::new(if body.is_some() { Method::POST } else { Method::GET }, url);
         *request.body_mut() = body.map(Into::into);
         let headers = request.headers_mut();
         headers.clone_from(&self.0.headers);
@@ -236,19 +242,27 @@ impl Endpoint {
         answer: &str,
     ) -> Result<Map<String, Value>> {
         let body = self.read(operation, response, self.0.max_response_bytes).await?;
-        let Ok(object) = serde_json::from_slice::<Map<String, Value>>(&body) else {
-            return Err(self.failure(operation).garbage(&body));
+        self.fields(operation, &body, answer)
+    }
+
+    fn fields(&self, operation: &'static str, body: &[u8], answer: &str) -> Result<Map<String, Value>> {
+        let Ok(object) = serde_json::from_slice::<Map<String, Value>>(body) else {
+            return Err(self.failure(operation).garbage(body));
         };
         match object.get("error") {
             Some(error) if is_failure(error) => Err(self.failure(operation).reported(error)),
             _ if object.contains_key(answer) => Ok(object),
-            _ => Err(self.failure(operation).garbage(&body)),
+            _ => Err(self.failure(operation).garbage(body)),
         }
     }
 
     /// Reads a whole answer.
     pub async fn answer<A: Assemble>(&self, call: &ProviderCall, response: Response) -> Result<Completion> {
-        let body = self.object(call.operation, response, A::ANSWER).await?;
+        let body = Bytes::from(self.read(call.operation, response, self.0.max_response_bytes).await?);
+        if let Some(answer) = A::read_text(&body, self.name(), &call.model) {
+            return Ok(Completion::new(answer));
+        }
+        let body = self.fields(call.operation, &body, A::ANSWER)?;
         let garbage = || self.failure(call.operation).garbage(A::NO_ANSWER.as_bytes());
         A::read(body, self.name(), &call.model).map(Completion::new).ok_or_else(garbage)
     }
@@ -281,7 +295,8 @@ impl Endpoint {
         self.0.client.get(operation, &self.0.base_url)
     }
 
-    fn url(&self, path: &str) -> Url {
+    /// Returns where something is, such as `"/models"`.
+    pub fn url(&self, path: &str) -> Url {
         let mut url = self.0.base_url.clone();
         url.set_path(&format!("{}{path}", self.0.base_url.path().trim_end_matches('/')));
         url

@@ -19,9 +19,9 @@ use super::{
     config::ChatConfig,
     endpoint::Endpoint,
     explain::Trace,
-    flight::{self, FlightKey, Flights, Form, stopped},
+    flight::{self, FlightKey, Flights, Form, Rider, stopped},
     keeper::Keeper,
-    key::{self, Key},
+    key::{self, Key, KeyText},
     limited::{Limited, forever},
     metrics::{ChatMetrics, Meter, Operation},
     provider::{AskedOf, ChatProvider, EmbedCall, Embeddings, Keeping, Model, ProviderCall, SharedDeadline},
@@ -81,12 +81,37 @@ type Made = (Arc<Value>, Option<u64>, Found);
 
 /// A request that was checked, and what it is looked up under.
 struct Prepared<'a> {
-    model: &'a str,
+    model: Cow<'a, str>,
     /// `None` where the cache is not used.
     key: Option<Key>,
     trace: Trace,
     /// Span of the caller, if it is told to anybody.
     parent: Option<SpanContext>,
+}
+
+impl Prepared<'_> {
+    /// Returns it apart from the request.
+    fn detached(self) -> Prepared<'static> {
+        Prepared { model: Cow::Owned(self.model.into_owned()), ..self }
+    }
+}
+
+/// A call that nobody has answered yet.
+struct Journey {
+    way: Way,
+    cache: CacheInfo,
+    deadline: Deadline,
+    scope: Option<Scope>,
+    trace: Trace,
+    flown: Option<Instant>,
+}
+
+/// How the answer is come by.
+enum Way {
+    /// By a call of its own.
+    Alone(ProviderCall),
+    /// By one that others may share.
+    Shared(Rider),
 }
 
 impl Chat {
@@ -145,19 +170,25 @@ impl Chat {
     pub async fn complete(&self, request: ChatRequest) -> Result<ChatResponse> {
         match request.is_assisted() {
             true => self.complete_with_help(request, None).await,
-            false => self.complete_once(&request).await,
+            false => self.complete_once(request).await,
         }
     }
 
-    pub(super) async fn complete_once(&self, request: &ChatRequest) -> Result<ChatResponse> {
+    pub(super) async fn complete_once(&self, request: ChatRequest) -> Result<ChatResponse> {
         const OPERATION: Operation = Operation::Complete;
         let start = Instant::now();
         let asked = self.asked(OPERATION, request.traceparent.as_deref());
-        let outcome = match self.prepare(OPERATION.name(), request, asked.as_ref()) {
-            Ok(prepared) => match self.kept(request, &prepared, start) {
+        let outcome = match self.prepare(OPERATION.name(), &request, asked.as_ref()) {
+            Ok(prepared) => match self.kept(&request, &prepared, start) {
                 Some(hit) => Ok(hit),
-                // In a box, so that a hit does not move what only a call needs.
-                None => Box::pin(self.ask(request, prepared, start)).await,
+                None => {
+                    let prepared = prepared.detached();
+                    match self.depart(request, prepared) {
+                        // In a box, so that a hit does not move what only a call needs.
+                        Ok(journey) => Box::pin(self.arrive(journey, start)).await,
+                        Err(error) => Err(error),
+                    }
+                }
             },
             Err(error) => Err(error),
         };
@@ -205,7 +236,7 @@ impl Chat {
         const OPERATION: Operation = Operation::Stream;
         let start = Instant::now();
         let mut asked = self.asked(OPERATION, request.traceparent.as_deref());
-        let outcome = self.begin_stream(&request, &mut asked, start);
+        let outcome = self.begin_stream(request, &mut asked, start);
         if let Err(error) = &outcome {
             self.0.meter.failed(OPERATION, error, ms(start));
             if let Some(asked) = asked {
@@ -215,20 +246,22 @@ impl Chat {
         outcome
     }
 
-    fn begin_stream(&self, request: &ChatRequest, asked: &mut Option<Asked>, start: Instant) -> Result<ChatStream> {
+    fn begin_stream(&self, request: ChatRequest, asked: &mut Option<Asked>, start: Instant) -> Result<ChatStream> {
         const OPERATION: &str = Operation::Stream.name();
-        let prepared = self.prepare(OPERATION, request, asked.as_ref())?;
+        let prepared = self.prepare(OPERATION, &request, asked.as_ref())?;
         let deadline = self.deadline(request.timeout);
         let meter = self.0.meter.clone();
-        if let Some(hit) = self.kept(request, &prepared, start) {
+        if let Some(hit) = self.kept(&request, &prepared, start) {
             return Ok(ChatStream::kept(&hit.answer, hit.cache, hit.explain, asked.take(), start, deadline, meter));
         }
         self.refuse_only(OPERATION, request.cache)?;
         let cache = before(prepared.key);
         let (flown, trace) = (prepared.trace.start(), prepared.trace.clone());
+        let scope = request.scope.clone();
+        let prepared = prepared.detached();
         let rider = self.join(OPERATION, request, prepared, deadline, Form::Parts)?;
         let stream = ChatStream::live(rider, cache, start, deadline, meter);
-        Ok(stream.explaining(trace, flown).told_to(asked.take()).saving(&self.0.accounts, request.scope.as_ref()))
+        Ok(stream.explaining(trace, flown).told_to(asked.take()).saving(&self.0.accounts, scope.as_ref()))
     }
 
     /// Returns the value that `producer` makes for `message`, in this scope: kept, shared, bounded and measured.
@@ -367,7 +400,7 @@ impl Chat {
         }
         request.validate(OPERATION)?;
         let model = self.router().model(OPERATION, request.model.as_deref())?;
-        Ok(self.key(OPERATION, request, model)?.to_hex())
+        Ok(self.key(OPERATION, request, model)?.key().to_hex())
     }
 
     /// Removes kept answers, and returns how many of them were in this process. What is under way for them is not kept either.
@@ -502,7 +535,7 @@ impl Chat {
         Deadline::after(timeout.unwrap_or(self.0.config.timeout))
     }
 
-    fn key(&self, operation: &'static str, request: &ChatRequest, model: &str) -> Result<Key> {
+    fn key(&self, operation: &'static str, request: &ChatRequest, model: &str) -> Result<KeyText> {
         let providers = self.router().fingerprint(operation, model)?;
         key::of_request(operation, request, model, &providers, self.0.config.max_request_bytes)
     }
@@ -536,7 +569,12 @@ impl Chat {
         };
         let outcome = if unused.is_none() { "made" } else { "not_used" };
         trace.note_with("key", outcome, start, || unused.map(Value::from));
-        Ok(Prepared { model, key: unused.is_none().then_some(key), trace, parent: asked.map(Asked::context) })
+        Ok(Prepared {
+            model: Cow::Borrowed(model),
+            key: unused.is_none().then(|| key.key()),
+            trace,
+            parent: asked.map(Asked::context),
+        })
     }
 
     fn explicit_ttl(&self, operation: &'static str, ttl: Option<Duration>) -> Result<Option<u64>> {
@@ -588,8 +626,9 @@ impl Chat {
     fn refresh(&self, request: &ChatRequest, prepared: &Prepared<'_>) {
         const OPERATION: &str = Operation::Complete.name();
         let deadline = self.deadline(None);
-        let prepared = Prepared { trace: Trace::default(), ..*prepared };
-        let rider = self.join(OPERATION, request, prepared, deadline, Form::Whole);
+        let (key, parent) = (prepared.key, prepared.parent);
+        let prepared = Prepared { model: prepared.model.clone(), key, trace: Trace::default(), parent }.detached();
+        let rider = self.join(OPERATION, request.clone(), prepared, deadline, Form::Whole);
         let waiting = rider.and_then(|mut rider| {
             let refreshed = async move { rider.outcome().await.map(drop) };
             in_background(async move { deadline.run(OPERATION, refreshed).await })
@@ -620,32 +659,45 @@ impl Chat {
         }
     }
 
-    async fn ask(&self, request: &ChatRequest, prepared: Prepared<'_>, start: Instant) -> Result<ChatResponse> {
+    /// Begins to ask.
+    fn depart(&self, request: ChatRequest, prepared: Prepared<'static>) -> Result<Journey> {
         const OPERATION: &str = Operation::Complete.name();
         self.refuse_only(OPERATION, request.cache)?;
         let deadline = self.deadline(request.timeout);
-        let mut cache = before(prepared.key);
-        let (flown, trace) = (prepared.trace.start(), prepared.trace.clone());
-        let completion = if prepared.key.is_none() {
-            let call = self.call(OPERATION, request, prepared, deadline, self.0.cache.epoch())?;
-            let asked = self.0.flights.unless_stopped(OPERATION, flight::alone(&*self.0.provider, &call));
-            let completion = deadline.run(OPERATION, asked).await?;
-            trace.note("flight", "alone", flown);
-            completion
-        } else {
-            let mut rider = self.join(OPERATION, request, prepared, deadline, Form::Whole)?;
-            let completion = deadline.run(OPERATION, rider.outcome()).await?;
-            if rider.role() == Role::Follower {
-                cache.status = CacheStatus::Coalesced;
+        let cache = before(prepared.key);
+        let (flown, trace, scope) = (prepared.trace.start(), prepared.trace.clone(), request.scope.clone());
+        let way = match prepared.key {
+            None => Way::Alone(self.call(OPERATION, request, prepared, deadline, self.0.cache.epoch())?),
+            Some(_) => Way::Shared(self.join(OPERATION, request, prepared, deadline, Form::Whole)?),
+        };
+        Ok(Journey { way, cache, deadline, scope, trace, flown })
+    }
+
+    /// Waits for the answer.
+    async fn arrive(&self, journey: Journey, start: Instant) -> Result<ChatResponse> {
+        const OPERATION: &str = Operation::Complete.name();
+        let Journey { way, mut cache, deadline, scope, trace, flown } = journey;
+        let completion = match way {
+            Way::Alone(call) => {
+                let asked = self.0.flights.unless_stopped(OPERATION, flight::alone(&*self.0.provider, &call));
+                let completion = deadline.run(OPERATION, asked).await?;
+                trace.note("flight", "alone", flown);
+                completion
             }
-            rider.explain(&trace, flown);
-            completion
+            Way::Shared(mut rider) => {
+                let completion = deadline.run(OPERATION, rider.outcome()).await?;
+                if rider.role() == Role::Follower {
+                    cache.status = CacheStatus::Coalesced;
+                }
+                rider.explain(&trace, flown);
+                completion
+            }
         };
         let cache = cache
             .landed(completion.found, completion.ttl_s, !completion.attempts.is_empty())
             .served(completion.semantic.as_ref());
         if cache.status.saves() {
-            let scope = request.scope.clone().unwrap_or_default();
+            let scope = scope.unwrap_or_default();
             self.0.accounts.account(&completion.answer, &scope).saved(completion.answer.cost_usd);
         }
         Ok(ChatResponse {
@@ -661,30 +713,30 @@ impl Chat {
     fn join(
         &self,
         operation: &'static str,
-        request: &ChatRequest,
-        prepared: Prepared<'_>,
+        request: ChatRequest,
+        prepared: Prepared<'static>,
         deadline: Deadline,
         form: Form,
-    ) -> Result<super::flight::Rider> {
+    ) -> Result<Rider> {
         let epoch = self.0.cache.epoch();
         let refresh = request.cache == CacheMode::Refresh;
         let key = prepared.key.map(|key| FlightKey { key, epoch, refresh });
-        let call = || self.call(operation, request, prepared, deadline, epoch);
         let scope = request.scope.clone().unwrap_or_default();
+        let call = || self.call(operation, request, prepared, deadline, epoch);
         self.0.flights.join(key, &scope, deadline, &self.0.provider, form, call)
     }
 
     fn call(
         &self,
         operation: &'static str,
-        request: &ChatRequest,
-        Prepared { model, key, trace, parent }: Prepared<'_>,
+        mut request: ChatRequest,
+        Prepared { model, key, trace, parent }: Prepared<'static>,
         deadline: Deadline,
         epoch: u64,
     ) -> Result<ProviderCall> {
         let ttl = self.explicit_ttl(operation, request.ttl)?;
         let question = match key {
-            Some(_) => self.question(operation, request, model)?.map(Arc::new),
+            Some(_) => self.question(operation, &request, &model)?.map(Arc::new),
             None => None,
         };
         let context = context_of(request.context.as_deref(), || request.last_text()).to_owned();
@@ -692,7 +744,7 @@ impl Chat {
             key,
             scope: narrowed(request.share, request.scope.as_ref()),
             context: context.clone(),
-            tags: request.tags.clone(),
+            tags: std::mem::take(&mut request.tags),
             ttl,
             epoch,
             look: request.cache != CacheMode::Refresh,
@@ -700,13 +752,13 @@ impl Chat {
         });
         Ok(ProviderCall {
             operation,
-            body: request.body(model),
-            model: model.to_owned(),
             dialect: request.dialect,
             deadline: SharedDeadline::new(deadline),
             keeping,
             context,
-            scope: request.scope.clone().unwrap_or_default(),
+            scope: request.scope.take().unwrap_or_default(),
+            body: request.into_body(&model),
+            model: model.into_owned(),
             trace,
             asked_of: AskedOf::default(),
             parent,

@@ -5,7 +5,6 @@ use futures::StreamExt;
 
 use super::{
     cache::{AnswerCache, Payload},
-    dialect,
     explain::Trace,
     provider::{
         ChatProvider, Completion, EmbedCall, Embeddings, Keeping, Model, ProviderCall, ProviderEvent, ProviderStream,
@@ -94,7 +93,7 @@ pub(crate) fn is_whole(answer: &Answer, tool_calls: bool) -> bool {
     let calls_tools =
         !answer.tool_calls.is_empty() || TOOLS.contains(&reason) || answer.message.contains_key("function_call");
     let refusal = answer.message.get("refusal").is_some_and(|refusal| !refusal.is_null() && refusal != "");
-    if !answer.terminated || dialect::choices(answer) != 1 || refusal {
+    if !answer.terminated || answer.envelope.choices() != 1 || refusal {
         return false;
     }
     match calls_tools {

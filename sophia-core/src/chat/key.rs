@@ -64,14 +64,27 @@ impl FromStr for Key {
     }
 }
 
-/// Returns the key of a request that goes to `model` of the providers with this fingerprint.
+/// What a key is made of.
+#[derive(Debug)]
+pub(crate) struct KeyText(Vec<u8>);
+
+impl KeyText {
+    pub fn key(&self) -> Key {
+        hash(&self.0)
+    }
+}
+
+/// Returns what the key of a request is made of that goes to `model` of the providers with this fingerprint.
+///
+/// # Errors
+/// InvalidInput for what is too long, or nested too deep.
 pub(crate) fn of_request(
     operation: &'static str,
     request: &ChatRequest,
     model: &str,
     providers: &[u8; 32],
     max_bytes: usize,
-) -> Result<Key> {
+) -> Result<KeyText> {
     // Once, instead of growing to a long conversation step by step.
     let mut text = Vec::with_capacity(512 + request.text_bytes().min(max_bytes));
     prelude(&mut text, b"chat", request.scope.as_ref(), request.share);
@@ -85,7 +98,7 @@ pub(crate) fn of_request(
             format!("and the other fields must be at most {max_bytes} bytes"),
         ));
     }
-    Ok(hash(&text))
+    Ok(KeyText(text))
 }
 
 /// Returns an identity of all that must be equal for two questions to be compared: everything but what was said.
@@ -225,7 +238,7 @@ mod tests {
     const PROVIDERS: [u8; 32] = [7; 32];
 
     fn key(request: &ChatRequest) -> Key {
-        of_request("test", request, request.model.as_deref().unwrap(), &PROVIDERS, 1 << 20).unwrap()
+        of_request("test", request, request.model.as_deref().unwrap(), &PROVIDERS, 1 << 20).unwrap().key()
     }
 
     fn ask() -> ChatRequest {
@@ -280,7 +293,7 @@ mod tests {
         let model = ChatRequest { model: Some("other".into()), ..ask() };
         assert_ne!(key(&model), plain);
         assert_ne!(key(&ask().system("x")), plain);
-        assert_ne!(of_request("test", &ask(), "m", &[8; 32], 1 << 20).unwrap(), plain);
+        assert_ne!(of_request("test", &ask(), "m", &[8; 32], 1 << 20).unwrap().key(), plain);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::{
     Clock, Error, ErrorKind, Signal, Signals,
     context::Context,
     resilience::Limiter,
-    telemetry::{AiLabels, CacheLabels, EndpointLabels, ErrorLabels, RequestLabels, Telemetry, TokenLabels},
+    telemetry::{CacheLabels, EndpointLabels, ErrorLabels, RequestLabels, Telemetry},
 };
 
 /// Response times that percentiles are taken over.
@@ -216,12 +216,7 @@ impl Meter {
 
     /// Takes one try at a provider.
     pub fn asked(&self, provider: &str, call: &ProviderCall, latency: Duration, error: Option<&Error>) {
-        let labels = AiLabels {
-            model: self.telemetry.model(&call.model),
-            provider: provider.to_owned(),
-            task_type: self.telemetry.context(&call.context),
-        };
-        self.telemetry.ai_requests.get_or_create(&labels).inc();
+        self.telemetry.ai(provider, &call.model, &call.context).requests.inc();
         let service = service_of(provider);
         self.signals.signals(&[
             Signal::latency_ms(service.clone(), latency.as_secs_f64() * 1000.0),
@@ -242,19 +237,14 @@ impl Meter {
     /// Takes the tokens of an answer.
     pub fn answered(&self, call: &ProviderCall, answer: &Answer) {
         let usage = &answer.usage;
-        let kinds = [
-            ("prompt", usage.prompt_tokens),
-            ("completion", usage.completion_tokens),
-            ("cached", usage.cached_tokens),
-            ("cache_write", usage.cache_write_tokens),
-            ("reasoning", usage.reasoning_tokens),
+        let counts = [
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.cached_tokens,
+            usage.cache_write_tokens,
+            usage.reasoning_tokens,
         ];
-        let model = self.telemetry.model(&call.model);
-        for (kind, count) in kinds {
-            let Some(count) = count else { continue };
-            let labels = TokenLabels { model: model.clone(), provider: answer.provider.clone(), kind: kind.to_owned() };
-            self.telemetry.ai_tokens.get_or_create(&labels).inc_by(count);
-        }
+        self.telemetry.tokens(&self.telemetry.ai(&answer.provider, &call.model, &call.context), counts);
     }
 
     /// Takes an invalidation.

@@ -1,7 +1,8 @@
 //! OpenAI's chat completions over HTTP, as most servers of models speak them.
 
 use async_trait::async_trait;
-use reqwest::header::HeaderMap;
+use bytes::Bytes;
+use reqwest::{Url, header::HeaderMap};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -16,6 +17,7 @@ use crate::Result;
 #[derive(Debug, Clone)]
 pub(crate) struct OpenAiProvider {
     endpoint: Endpoint,
+    url: Url,
     /// Whether streams ask for token counts.
     stream_usage: bool,
 }
@@ -23,7 +25,7 @@ pub(crate) struct OpenAiProvider {
 impl OpenAiProvider {
     /// Speaks the protocol to a server.
     pub fn new(endpoint: Endpoint, stream_usage: bool) -> OpenAiProvider {
-        OpenAiProvider { endpoint, stream_usage }
+        OpenAiProvider { url: endpoint.url("/chat/completions"), endpoint, stream_usage }
     }
 }
 
@@ -35,7 +37,7 @@ impl ChatProvider for OpenAiProvider {
 
     async fn complete(&self, call: &ProviderCall) -> Result<Completion> {
         let body = openai::write_request(call, self.name())?;
-        let response = self.endpoint.post(call.operation, "/chat/completions", &body, HeaderMap::new()).await?;
+        let response = self.endpoint.post(call.operation, self.url.clone(), &body, HeaderMap::new()).await?;
         self.endpoint.answer::<Assembler>(call, response).await
     }
 
@@ -47,7 +49,7 @@ impl ChatProvider for OpenAiProvider {
         {
             options.insert("include_usage".to_owned(), Value::Bool(true));
         }
-        let response = self.endpoint.post(call.operation, "/chat/completions", &body, HeaderMap::new()).await?;
+        let response = self.endpoint.post(call.operation, self.url.clone(), &body, HeaderMap::new()).await?;
         self.endpoint.stream::<Assembler>(call, response).await
     }
 
@@ -66,6 +68,10 @@ impl Assemble for Assembler {
 
     fn read(body: Map<String, Value>, provider: &str, model: &str) -> Option<Answer> {
         openai::answer(body, provider, model)
+    }
+
+    fn read_text(body: &Bytes, provider: &str, model: &str) -> Option<Answer> {
+        openai::read_whole(body, provider, model)
     }
 
     fn hear(&mut self, data: &str) -> Heard {
@@ -94,7 +100,7 @@ impl Assemble for Assembler {
 /// Lists the models of a server.
 pub(crate) async fn list_models(endpoint: &Endpoint, path: &str) -> Result<Vec<Model>> {
     const OPERATION: &str = "chat.models";
-    let response = endpoint.get(OPERATION, path).await?;
+    let response = endpoint.get(OPERATION, endpoint.url(path)).await?;
     let object = endpoint.object(OPERATION, response, "data").await?;
     let models = object.get("data").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let text = |model: &Value, field: &str| model.get(field).and_then(Value::as_str).map(str::to_owned);
@@ -109,7 +115,7 @@ pub(crate) async fn embed(operation: &'static str, endpoint: &Endpoint, call: &E
     let mut request = call.provider_fields.clone();
     request.insert("input".to_owned(), call.texts.clone().into());
     request.insert("model".to_owned(), call.model.clone().into());
-    let response = endpoint.post(operation, "/embeddings", &request, HeaderMap::new()).await?;
+    let response = endpoint.post(operation, endpoint.url("/embeddings"), &request, HeaderMap::new()).await?;
     let body = endpoint.object(operation, response, "data").await?;
     read_embeddings(&body, endpoint.name(), call)
         .ok_or_else(|| endpoint.failure(operation).garbage(b"no finite vector for each text"))

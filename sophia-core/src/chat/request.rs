@@ -409,13 +409,25 @@ impl ChatRequest {
         fields
     }
 
-    /// Builds the body that the provider gets.
-    pub(crate) fn body(&self, model: &str) -> Map<String, Value> {
-        let mut body = Map::new();
-        body.insert("model".to_owned(), Value::from(model));
-        for (name, field) in self.body_fields() {
-            body.insert(name.to_owned(), field.to_value());
-        }
+    /// Makes the body that the provider gets.
+    pub(crate) fn into_body(self, model: &str) -> Map<String, Value> {
+        // Those before them, if all are set.
+        const TYPED_FIELDS: usize = 6;
+        let mut body = Map::with_capacity(TYPED_FIELDS + self.provider_fields.len());
+        let mut set = |name: &str, value: Option<Value>| {
+            value.into_iter().for_each(|value| drop(body.insert(name.to_owned(), value)));
+        };
+        let messages = match self.prompt {
+            Some(prompt) => vec![Message::user(prompt)],
+            None => self.messages,
+        };
+        set("model", Some(model.into()));
+        set("messages", Some(messages.into_iter().map(|message| Value::Object(message.0)).collect()));
+        set("temperature", self.temperature.map(Value::from));
+        set("max_tokens", self.max_tokens.map(Value::from));
+        set("response_format", self.response_format);
+        set("tools", self.tools.map(Value::from));
+        body.extend(self.provider_fields);
         body
     }
 
@@ -584,19 +596,6 @@ pub(crate) enum Field<'a> {
     Integer(u64),
 }
 
-impl Field<'_> {
-    fn to_value(self) -> Value {
-        match self {
-            Field::Prompt(prompt) => Value::Array(vec![Value::Object(Message::user(prompt).0)]),
-            Field::Messages(messages) => messages.iter().map(|message| Value::Object(message.0.clone())).collect(),
-            Field::Tools(tools) => Value::Array(tools.to_vec()),
-            Field::Value(value) => value.clone(),
-            Field::Double(value) => Value::from(value),
-            Field::Integer(value) => Value::from(value),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -631,7 +630,7 @@ mod tests {
         let message =
             Message::assistant(Value::Null).with("tool_calls", json!([{"id": "1"}])).with("x", json!({"y": 1}));
         let request = ChatRequest::new("m").user("a").message(message).provider_field("seed", 7);
-        let body = Value::Object(request.body("m"));
+        let body = Value::Object(request.into_body("m"));
         assert_eq!(
             body,
             json!({"model": "m", "seed": 7, "messages": [

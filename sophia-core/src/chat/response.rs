@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{assist::Assistance, explain::Explanation, semantic::Served};
+use super::{assist::Assistance, dialect::Envelope, explain::Explanation, semantic::Served};
 
 /// Bytes of English text that make a token, about.
 pub(crate) const BYTES_PER_TOKEN: usize = 4;
@@ -178,7 +178,7 @@ pub struct Answer {
     pub tool_calls: Vec<Value>,
     /// The provider's body, without the message where it is a chat completion.
     #[serde(skip)]
-    pub(crate) envelope: Map<String, Value>,
+    pub(crate) envelope: Envelope,
     /// The parts in which it came, if it was streamed.
     #[serde(skip)]
     pub(crate) deltas: Vec<Delta>,
@@ -241,7 +241,7 @@ impl Answer {
             })
             .sum();
         let tools: usize = self.tool_calls.iter().map(value_weight).sum();
-        size_of::<Answer>() + self.text.len() + map_weight(&self.message) + map_weight(&self.envelope) + tools + deltas
+        size_of::<Answer>() + self.text.len() + map_weight(&self.message) + self.envelope.weight() + tools + deltas
     }
 }
 
@@ -256,7 +256,7 @@ pub(crate) fn value_weight(value: &Value) -> usize {
         }
 }
 
-fn map_weight(fields: &Map<String, Value>) -> usize {
+pub(crate) fn map_weight(fields: &Map<String, Value>) -> usize {
     // A name, its hash and its place in the index.
     const FIELD_OVERHEAD: usize = 56;
     fields.iter().map(|(name, value)| FIELD_OVERHEAD + name.len() + value_weight(value)).sum()

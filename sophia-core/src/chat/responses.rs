@@ -1,7 +1,7 @@
 //! OpenAI's Responses over HTTP.
 
 use async_trait::async_trait;
-use reqwest::{Response, header::HeaderMap};
+use reqwest::{Response, Url, header::HeaderMap};
 use serde_json::{Map, Value};
 
 use super::{
@@ -17,12 +17,13 @@ use crate::Result;
 #[derive(Debug, Clone)]
 pub(crate) struct ResponsesProvider {
     endpoint: Endpoint,
+    url: Url,
 }
 
 impl ResponsesProvider {
     /// Speaks the protocol to a server.
     pub fn new(endpoint: Endpoint) -> ResponsesProvider {
-        ResponsesProvider { endpoint }
+        ResponsesProvider { url: endpoint.url("/responses"), endpoint }
     }
 
     async fn ask(&self, call: &ProviderCall, streamed: bool) -> Result<Response> {
@@ -30,7 +31,7 @@ impl ResponsesProvider {
         if streamed {
             body.insert("stream".to_owned(), Value::Bool(true));
         }
-        self.endpoint.post(call.operation, "/responses", &body, HeaderMap::new()).await
+        self.endpoint.post(call.operation, self.url.clone(), &body, HeaderMap::new()).await
     }
 }
 

@@ -8,7 +8,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use dashmap::DashMap;
 use futures::{
     StreamExt,
     future::{Either, select},
@@ -34,6 +33,7 @@ use super::{
 };
 use crate::{
     Clock, Error, ErrorKind, Result,
+    names_map::NamesMap,
     otlp::Otel,
     resilience::{Backoff, BreakerConfig, BreakerState, CircuitBreaker, breaker},
 };
@@ -484,20 +484,18 @@ impl Drop for Trial<'_> {
 struct Breakers {
     config: BreakerConfig,
     clock: Arc<dyn Clock>,
-    known: Arc<DashMap<(String, String), CircuitBreaker>>,
+    known: Arc<NamesMap<CircuitBreaker>>,
 }
 
 impl Breakers {
     fn of(&self, provider: &str, model: &str) -> CircuitBreaker {
-        // The borrowed form of a pair does not exist; the two short strings are nothing beside the call.
-        let key = (provider.to_owned(), model.to_owned());
-        if let Some(known) = self.known.get(&key) {
-            return known.clone();
+        if let Some(known) = self.known.get([provider, model]) {
+            return known;
         }
         let breaker = CircuitBreaker::new(format!("{provider}/{model}"), self.config.clone(), self.clock.clone());
         if self.known.len() >= MAX_BREAKERS {
             return breaker;
         }
-        self.known.entry(key).or_insert(breaker).clone()
+        self.known.get_or_insert([provider, model], breaker)
     }
 }

@@ -111,16 +111,14 @@ impl<P: ChatProvider> ChatProvider for SharedTier<P> {
     }
 
     async fn complete(&self, call: &ProviderCall) -> Result<Completion> {
-        let (lease, found) = match self.turn(call).await {
-            Turn::Kept(kept) => match completion(kept) {
-                Some(kept) => return Ok(kept),
-                None => (Held::default(), Found::default()),
-            },
-            Turn::Ours(lease, found) => (lease, found),
-        };
-        let sharing = Sharing { operation: call.operation, keeping: call.keeping.clone() };
-        let answered = self.inner.complete(call).await?;
-        Ok(keep(self.shared.as_ref(), &sharing, answered, found, lease).await)
+        match self.shared {
+            // Without the room that the other way takes.
+            None => {
+                call.trace.note("l2", "off", call.trace.start());
+                self.inner.complete(call).await
+            }
+            Some(_) => Box::pin(self.complete_shared(call)).await,
+        }
     }
 
     async fn stream(&self, call: &ProviderCall) -> Result<ProviderStream> {
@@ -153,6 +151,21 @@ impl<P: ChatProvider> ChatProvider for SharedTier<P> {
 
     async fn embed(&self, call: &EmbedCall) -> Result<Embeddings> {
         self.inner.embed(call).await
+    }
+}
+
+impl<P: ChatProvider> SharedTier<P> {
+    async fn complete_shared(&self, call: &ProviderCall) -> Result<Completion> {
+        let (lease, found) = match self.turn(call).await {
+            Turn::Kept(kept) => match completion(kept) {
+                Some(kept) => return Ok(kept),
+                None => (Held::default(), Found::default()),
+            },
+            Turn::Ours(lease, found) => (lease, found),
+        };
+        let sharing = Sharing { operation: call.operation, keeping: call.keeping.clone() };
+        let answered = self.inner.complete(call).await?;
+        Ok(keep(self.shared.as_ref(), &sharing, answered, found, lease).await)
     }
 }
 

@@ -21,6 +21,7 @@ use uuid::Uuid;
 use super::{
     cache::{AnswerCache, Filter, Invalidate, Payload},
     config::ChatConfig,
+    dialect::Envelope,
     provider::Keeping,
     response::{Answer, Delta, Found, Usage},
     shared::{Kept, Turn},
@@ -212,7 +213,7 @@ struct StoredAnswer {
     cost_usd: Option<f64>,
     finish_reason: Option<String>,
     tool_calls: Vec<Value>,
-    envelope: Map<String, Value>,
+    envelope: Envelope,
     deltas: Vec<StoredDelta>,
     terminated: bool,
 }

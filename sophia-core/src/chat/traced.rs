@@ -187,7 +187,7 @@ impl Seen {
     fn answered(mut self, answer: &Answer) {
         let span = &mut self.span;
         span.set(names::RESPONSE_MODEL, answer.model.as_str());
-        span.set_known(names::RESPONSE_ID, answer.envelope.get("id").and_then(Value::as_str));
+        span.set_known(names::RESPONSE_ID, answer.envelope.fields().get("id").and_then(Value::as_str));
         let reasons = answer.finish_reason.clone().map(|reason| AttributeValue::Texts(vec![reason]));
         span.set_known(names::RESPONSE_FINISH_REASONS, reasons);
         if self.otel.has_content() {

@@ -48,7 +48,7 @@ pub(super) async fn responses(call: Call) -> Result<Response, Failure> {
     }
     let answer = chat.complete(inbound.request).await?;
     let body = write_response(&answer, &inbound.repeated, Timestamp::now());
-    if Dialect::of(&answer.envelope) != Dialect::Responses {
+    if answer.envelope.dialect() != Dialect::Responses {
         given.keep(body["output"].as_array().map(Vec::as_slice).unwrap_or_default()).await;
     }
     Ok(answered(&answer, &body))

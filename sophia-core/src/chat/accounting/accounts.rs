@@ -28,7 +28,7 @@ use crate::{
     },
     context::Context,
     tally::TallyStore,
-    telemetry::{AiLabels, Telemetry},
+    telemetry::Telemetry,
 };
 
 /// How long what was used may wait before it is shared: a process that is killed loses as much.
@@ -97,12 +97,7 @@ impl Accounts {
             Arc::make_mut(answer).cost_usd = cost;
         }
         if let Some(cost) = cost {
-            let labels = AiLabels {
-                model: self.telemetry.model(&call.model),
-                provider: answer.provider.clone(),
-                task_type: self.telemetry.context(&call.context),
-            };
-            self.telemetry.ai_cost_dollars.get_or_create(&labels).inc_by(cost);
+            self.telemetry.cost(&self.telemetry.ai(&answer.provider, &call.model, &call.context), cost);
         }
         self.ledger.account(&answer.provider, &answer.model, &call.scope).used(&answer.usage, cost);
         let counted = match answer.usage.total_tokens() {

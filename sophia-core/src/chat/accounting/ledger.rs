@@ -8,13 +8,12 @@ use std::{
     },
 };
 
-use dashmap::DashMap;
 use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
 use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Clock, Error, Result, Scope, chat::response::Usage, tally::TallyChange};
+use crate::{Clock, Error, Result, Scope, chat::response::Usage, names_map::NamesMap, tally::TallyChange};
 
 /// Days that are remembered, today included: two months.
 const DAYS: usize = 62;
@@ -142,7 +141,7 @@ pub(crate) struct Ledger(Arc<Inner>);
 struct Inner {
     clock: Arc<dyn Clock>,
     since: Timestamp,
-    accounts: DashMap<Holder, Arc<Account>>,
+    accounts: NamesMap<Arc<Account>>,
     /// Takes what no account can be opened for.
     rest: Arc<Account>,
     /// Whether others were told since when this process counts.
@@ -195,7 +194,7 @@ impl Ledger {
         Ledger(Arc::new(Inner {
             since: clock.now(),
             clock,
-            accounts: DashMap::new(),
+            accounts: NamesMap::default(),
             rest,
             has_told_since: AtomicBool::new(false),
         }))
@@ -203,24 +202,26 @@ impl Ledger {
 
     /// Returns the account of what `scope` uses of `model`; opens it where there is none.
     pub fn account(&self, provider: &str, model: &str, scope: &Scope) -> Arc<Account> {
+        // No part of a scope is empty.
+        let [tenant, user] = [&scope.tenant, &scope.user].map(|part| part.as_deref().unwrap_or_default());
+        let names = [provider, model, tenant, user];
+        if let Some(known) = self.0.accounts.get(names) {
+            return known;
+        }
+        if self.0.accounts.len() >= MAX_ACCOUNTS {
+            let oldest = self.today() - DAYS as i64;
+            self.0.accounts.retain(|account| account.last_day().is_some_and(|day| day > oldest));
+        }
+        if self.0.accounts.len() >= MAX_ACCOUNTS {
+            return self.0.rest.clone();
+        }
         let holder = Holder {
             provider: provider.to_owned(),
             model: model.to_owned(),
             tenant: scope.tenant.clone(),
             user: scope.user.clone(),
         };
-        if let Some(known) = self.0.accounts.get(&holder) {
-            return known.clone();
-        }
-        if self.0.accounts.len() >= MAX_ACCOUNTS {
-            let oldest = self.today() - DAYS as i64;
-            self.0.accounts.retain(|_, account| account.last_day().is_some_and(|day| day > oldest));
-        }
-        if self.0.accounts.len() >= MAX_ACCOUNTS {
-            return self.0.rest.clone();
-        }
-        let account = Arc::new(Account::new(holder.clone(), self.0.clock.clone()));
-        self.0.accounts.entry(holder).or_insert(account).clone()
+        self.0.accounts.get_or_insert(names, Arc::new(Account::new(holder, self.0.clock.clone())))
     }
 
     /// Sums up what this process counted.
@@ -263,7 +264,7 @@ impl Ledger {
 
     fn accounts(&self) -> Vec<Arc<Account>> {
         let rest = std::iter::once(self.0.rest.clone());
-        self.0.accounts.iter().map(|entry| entry.value().clone()).chain(rest).collect()
+        self.0.accounts.values().chain(rest).collect()
     }
 
     fn first_day(&self, query: &CostQuery) -> Result<i64> {

@@ -59,7 +59,7 @@ impl Chat {
         let mut rounds = self.rounds(request, own)?.await?;
         let mut attempts = Vec::new();
         loop {
-            let asked = self.complete_once(&rounds.next()?).await;
+            let asked = self.complete_once(rounds.next()?).await;
             let mut response = asked.map_err(|error| rounds.told(error))?;
             attempts.append(&mut response.attempts);
             if rounds.goes_on(&response.answer) {

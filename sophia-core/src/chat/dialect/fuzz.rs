@@ -207,7 +207,7 @@ fn call(request: &ChatRequest, dialect: Dialect) -> ProviderCall {
     ProviderCall {
         operation: "test",
         model: "m".to_owned(),
-        body: request.body("m"),
+        body: request.clone().into_body("m"),
         dialect,
         deadline: SharedDeadline::new(Deadline::after(std::time::Duration::from_secs(1))),
         keeping: None,

@@ -19,6 +19,7 @@
 
 pub mod anthropic;
 mod calls;
+mod envelope;
 #[cfg(test)]
 mod fuzz;
 pub mod openai;
@@ -28,6 +29,7 @@ use std::fmt::Display;
 
 use serde_json::{Map, Value, json};
 
+pub(crate) use self::envelope::Envelope;
 use super::response::{Answer, Delta};
 use crate::{Error, ErrorKind};
 
@@ -59,12 +61,11 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// Returns the dialect that a provider's body is in.
-    pub(crate) fn of(envelope: &Map<String, Value>) -> Dialect {
-        let says = |field: &str, word: &str| envelope.get(field).and_then(Value::as_str) == Some(word);
-        if says("type", "message") {
+    /// Returns the dialect that a provider's body is in, by its `type` and `object`.
+    fn of(kind: Option<&Value>, object: Option<&Value>) -> Dialect {
+        if kind.and_then(Value::as_str) == Some("message") {
             Dialect::Messages
-        } else if says("object", "response") {
+        } else if object.and_then(Value::as_str) == Some("response") {
             Dialect::Responses
         } else {
             Dialect::Chat
@@ -100,17 +101,9 @@ impl Target<'_> {
 
 /// Returns the provider's whole body, as it came.
 pub(crate) fn body_of(answer: &Answer) -> Value {
-    match Dialect::of(&answer.envelope) {
+    match answer.envelope.dialect() {
         Dialect::Chat => openai::body_of(answer),
-        Dialect::Messages | Dialect::Responses => Value::Object(answer.envelope.clone()),
-    }
-}
-
-/// Returns how many answers the provider gave.
-pub(crate) fn choices(answer: &Answer) -> usize {
-    match Dialect::of(&answer.envelope) {
-        Dialect::Chat => answer.envelope.get("choices").and_then(Value::as_array).map_or(0, Vec::len),
-        Dialect::Messages | Dialect::Responses => 1,
+        Dialect::Messages | Dialect::Responses => Value::Object(answer.envelope.fields().into_owned()),
     }
 }
 
@@ -119,7 +112,7 @@ pub(crate) fn replay(answer: &Answer) -> Vec<Delta> {
     if !answer.deltas.is_empty() {
         return answer.deltas.clone();
     }
-    match Dialect::of(&answer.envelope) {
+    match answer.envelope.dialect() {
         Dialect::Chat => openai::replay(answer),
         Dialect::Messages => anthropic::replay(answer),
         Dialect::Responses => responses::replay(answer),

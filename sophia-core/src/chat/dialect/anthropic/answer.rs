@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Assembler, inbound::Said};
 use crate::chat::{
-    dialect::CONTENT_BLOCKS,
+    dialect::{CONTENT_BLOCKS, Envelope},
     request::content_text,
     response::{Answer, Delta, Usage},
 };
@@ -41,7 +41,7 @@ pub(crate) fn answer(mut body: Map<String, Value>, provider: &str, model: &str) 
         cost_usd: None,
         finish_reason,
         tool_calls: said.calls,
-        envelope: body,
+        envelope: Envelope::of(body),
         deltas: Vec::new(),
         terminated: true,
     })
@@ -81,12 +81,13 @@ pub(crate) fn replay(answer: &Answer) -> Vec<Delta> {
             deltas.extend(assembler.push(event).ok().flatten());
         }
     };
-    let mut message = answer.envelope.clone();
+    let fields = answer.envelope.fields();
+    let mut message = fields.clone().into_owned();
     message.insert("content".to_owned(), Value::Array(Vec::new()));
     message.insert("stop_reason".to_owned(), Value::Null);
     message.insert("stop_sequence".to_owned(), Value::Null);
     push(json!({"type": "message_start", "message": message}));
-    let blocks = answer.envelope.get("content").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let blocks = fields.get("content").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     for (index, block) in blocks.iter().enumerate() {
         let mut start = block.clone();
         let mut parts = Vec::new();

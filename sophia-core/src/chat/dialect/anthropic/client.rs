@@ -14,8 +14,8 @@ use crate::{
 /// Writes an answer for a client: the provider's own body, or what it amounts to in this protocol.
 pub fn write_response(response: &ChatResponse) -> Value {
     let answer = &response.answer;
-    match Dialect::of(&answer.envelope) {
-        Dialect::Messages => Value::Object(answer.envelope.clone()),
+    match answer.envelope.dialect() {
+        Dialect::Messages => Value::Object(answer.envelope.fields().into_owned()),
         Dialect::Chat | Dialect::Responses => translate(answer),
     }
 }
@@ -257,18 +257,19 @@ impl FrameWriter {
         self.begin(out);
         self.rest(out);
         let refusal = answer.message.get("refusal").and_then(Value::as_str);
-        if let Some(refusal) = refusal.filter(|_| Dialect::of(&answer.envelope) != Dialect::Messages) {
+        if let Some(refusal) = refusal.filter(|_| answer.envelope.dialect() != Dialect::Messages) {
             self.text(refusal, out);
         }
         self.close(out);
         let mut delta = Map::new();
-        let counts = if Dialect::of(&answer.envelope) == Dialect::Messages {
+        let counts = if answer.envelope.dialect() == Dialect::Messages {
+            let fields = answer.envelope.fields();
             for name in ["stop_reason", "stop_sequence", "stop_details", "container"] {
-                if let Some(value) = answer.envelope.get(name) {
+                if let Some(value) = fields.get(name) {
                     delta.insert(name.to_owned(), value.clone());
                 }
             }
-            answer.envelope.get("usage").cloned().unwrap_or_default()
+            fields.get("usage").cloned().unwrap_or_default()
         } else {
             delta.insert("stop_reason".to_owned(), stop_reason(answer).into());
             delta.insert("stop_sequence".to_owned(), Value::Null);

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Result,
     chat::{
-        dialect::{ENVELOPE, carry, is_unset},
+        dialect::{ENVELOPE, Envelope, carry, is_unset},
         request::content_text,
         response::{Answer, Delta, Usage},
     },
@@ -34,7 +34,7 @@ pub(crate) fn answer(mut body: Map<String, Value>, provider: &str, model: &str) 
         cost_usd: None,
         finish_reason,
         message,
-        envelope: body,
+        envelope: Envelope::of(body),
         deltas: Vec::new(),
         terminated: true,
     })
@@ -214,7 +214,7 @@ impl Assembler {
                 cost_usd: None,
                 finish_reason: None,
                 tool_calls: Vec::new(),
-                envelope: Map::new(),
+                envelope: Envelope::of(Map::new()),
                 deltas: Vec::new(),
                 terminated: false,
             },
@@ -224,7 +224,7 @@ impl Assembler {
 
 /// Returns the provider's whole body, message included, as it came.
 pub(crate) fn body_of(answer: &Answer) -> Value {
-    let mut body = answer.envelope.clone();
+    let mut body = answer.envelope.fields().into_owned();
     if let Some(choice) = body.get_mut("choices").and_then(|choices| choices.get_mut(0)).and_then(Value::as_object_mut)
     {
         choice.insert("message".to_owned(), Value::Object(answer.message.clone()));
@@ -300,7 +300,7 @@ pub(crate) fn replay(answer: &Answer) -> Vec<Delta> {
         deltas.push(Delta { tool_calls: vec![call], ..Delta::default() });
     }
     if let Some(first) = deltas.first_mut() {
-        first.extra.insert(ENVELOPE.to_owned(), beside_choices(&answer.envelope).into());
+        first.extra.insert(ENVELOPE.to_owned(), beside_choices(&answer.envelope.fields()).into());
     }
     deltas
 }

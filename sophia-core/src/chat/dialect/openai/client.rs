@@ -63,14 +63,15 @@ pub fn read_request(body: Value, scope: &Scope) -> Result<Inbound> {
 /// Writes an answer for a client: the provider's own body, or what it amounts to in this protocol.
 pub fn write_response(response: &ChatResponse, now: Timestamp) -> Value {
     let answer = &response.answer;
-    if Dialect::of(&answer.envelope) == Dialect::Chat {
+    if answer.envelope.dialect() == Dialect::Chat {
         return body_of(answer);
     }
     let choice = json!({
         "index": 0, "message": answer.message, "finish_reason": answer.finish_reason, "logprobs": null,
     });
-    let id = answer.envelope.get("id").cloned().unwrap_or_else(|| fresh_id("chatcmpl").into());
-    let created = answer.envelope.get("created_at").cloned().unwrap_or_else(|| now.as_second().into());
+    let fields = answer.envelope.fields();
+    let id = fields.get("id").cloned().unwrap_or_else(|| fresh_id("chatcmpl").into());
+    let created = fields.get("created_at").cloned().unwrap_or_else(|| now.as_second().into());
     let mut body = json!({
         "id": id, "object": "chat.completion", "created": created, "model": answer.model, "choices": [choice],
     });
@@ -264,7 +265,7 @@ impl FrameWriter {
             return String::new();
         }
         // What the common form does not say of the answer comes whole, at its end.
-        if let Some(answer) = chunk.answer.as_ref().filter(|answer| Dialect::of(&answer.envelope) != Dialect::Chat) {
+        if let Some(answer) = chunk.answer.as_ref().filter(|answer| answer.envelope.dialect() != Dialect::Chat) {
             delta.extend(own_blocks(answer));
         }
         if !std::mem::replace(&mut self.begun, true) {
@@ -279,14 +280,14 @@ impl FrameWriter {
         if !chunk.tool_calls.is_empty() {
             delta.insert("tool_calls".to_owned(), chunk.tool_calls.clone().into());
         }
-        if let Some(answer) = chunk.answer.as_ref().filter(|answer| Dialect::of(&answer.envelope) == Dialect::Chat) {
-            self.envelope.extend(beside_choices(&answer.envelope));
+        if let Some(answer) = chunk.answer.as_ref().filter(|answer| answer.envelope.dialect() == Dialect::Chat) {
+            self.envelope.extend(beside_choices(&answer.envelope.fields()));
         }
         let mut text = self.choice(Value::Object(delta), chunk.finish_reason.as_deref());
         if let Some(answer) = &chunk.answer {
             if self.usage {
-                let usage = match Dialect::of(&answer.envelope) {
-                    Dialect::Chat => answer.envelope.get("usage").cloned(),
+                let usage = match answer.envelope.dialect() {
+                    Dialect::Chat => answer.envelope.fields().get("usage").cloned(),
                     Dialect::Messages | Dialect::Responses => counts(&answer.usage),
                 };
                 text += &self.event(json!([]), usage.as_ref());

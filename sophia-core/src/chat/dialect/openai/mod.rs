@@ -4,6 +4,7 @@
 mod answer;
 mod client;
 mod outbound;
+mod whole;
 
 pub(crate) use answer::{Assembler, DONE, answer, body_of, replay, usage};
 pub use client::{
@@ -11,3 +12,4 @@ pub use client::{
     write_models, write_response,
 };
 pub(crate) use outbound::write_request;
+pub(crate) use whole::read as read_whole;

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Assembler, inbound::Said};
 use crate::chat::{
-    dialect::OUTPUT_ITEMS,
+    dialect::{Envelope, OUTPUT_ITEMS},
     request::content_text,
     response::{Answer, Delta, Usage},
 };
@@ -57,7 +57,7 @@ pub(crate) fn answer(mut body: Map<String, Value>, provider: &str, model: &str) 
         cost_usd: None,
         finish_reason,
         tool_calls: said.calls,
-        envelope: body,
+        envelope: Envelope::of(body),
         deltas: Vec::new(),
         terminated: true,
     })
@@ -83,14 +83,15 @@ pub(crate) fn replay(answer: &Answer) -> Vec<Delta> {
             deltas.extend(assembler.push(event).ok().flatten());
         }
     };
-    let mut response = answer.envelope.clone();
+    let fields = answer.envelope.fields();
+    let mut response = fields.clone().into_owned();
     for (name, value) in [("status", json!("in_progress")), ("output", json!([])), ("usage", Value::Null)] {
         response.insert(name.to_owned(), value);
     }
     response.shift_remove("incomplete_details");
     push(json!({"type": "response.created", "response": response}));
     push(json!({"type": "response.in_progress", "response": response}));
-    let items = answer.envelope.get("output").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let items = fields.get("output").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     for (index, item) in items.iter().enumerate() {
         item_events(index, item).into_iter().for_each(&mut push);
     }

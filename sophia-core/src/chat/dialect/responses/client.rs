@@ -16,8 +16,8 @@ use crate::{
 /// request said.
 pub fn write_response(response: &ChatResponse, repeated: &Map<String, Value>, now: Timestamp) -> Value {
     let answer = &response.answer;
-    match Dialect::of(&answer.envelope) {
-        Dialect::Responses => Value::Object(answer.envelope.clone()),
+    match answer.envelope.dialect() {
+        Dialect::Responses => Value::Object(answer.envelope.fields().into_owned()),
         Dialect::Chat | Dialect::Messages => {
             let mut body = skeleton(&answer.model, repeated, now);
             complete(&mut body, answer, items(answer));
@@ -398,8 +398,8 @@ impl FrameWriter {
     }
 
     fn end(&mut self, answer: &Answer, out: &mut String) {
-        let response = if Dialect::of(&answer.envelope) == Dialect::Responses {
-            answer.envelope.clone()
+        let response = if answer.envelope.dialect() == Dialect::Responses {
+            answer.envelope.fields().into_owned()
         } else {
             self.begin(out);
             self.rest(out);

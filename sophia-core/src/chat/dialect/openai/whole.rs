@@ -1,0 +1,155 @@
+//! An answer that comes whole, as most do, read without building what nobody looks at.
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::chat::{
+    dialect::{Dialect, Envelope, envelope::object},
+    request::content_text,
+    response::{Answer, Usage},
+};
+
+/// Reads a body. `None` where it is none of an answer, or not as plain as most are: then [`super::answer`] says what it is.
+pub(crate) fn read(text: &Bytes, provider: &str, model: &str) -> Option<Answer> {
+    let said: Said = serde_json::from_slice(text).ok()?;
+    let is_plain = said.error.is_null() && Dialect::of(Some(&said.kind), Some(&said.object)) == Dialect::Chat;
+    let count = said.choices.len();
+    let first = said.choices.into_iter().next().filter(|_| is_plain)?;
+    let Value::Object(message) = first.message else { return None };
+    let finish_reason = match first.finish_reason {
+        Value::String(reason) => Some(reason),
+        _ => None,
+    };
+    let named = match said.model {
+        Value::String(named) if !named.is_empty() => named,
+        _ => model.to_owned(),
+    };
+    let field = |name: &str| message.iter().find(|(own, _)| *own == name).map(|(_, value)| value);
+    Some(Answer {
+        text: field("content").map(|content| content_text(content).into_owned()).unwrap_or_default(),
+        tool_calls: field("tool_calls").and_then(Value::as_array).cloned().unwrap_or_default(),
+        model: named,
+        provider: provider.to_owned(),
+        usage: said.usage.unwrap_or_default().counted(),
+        cost_usd: None,
+        finish_reason,
+        message,
+        envelope: Envelope::unread(text.clone(), count),
+        deltas: Vec::new(),
+        terminated: true,
+    })
+}
+
+object! {
+    Said {
+        "choices" => choices: Vec<Choice>,
+        "model" => model: Value,
+        "usage" => usage: Option<Counts>,
+        "error" => error: Value,
+        "type" => kind: Value,
+        "object" => object: Value,
+    }
+}
+
+object! {
+    Choice {
+        "message" => message: Value,
+        "finish_reason" => finish_reason: Value,
+    }
+}
+
+object! {
+    Counts {
+        "prompt_tokens" => prompt: Value,
+        "completion_tokens" => completion: Value,
+        "prompt_tokens_details" => of_prompt: Option<OfPrompt>,
+        "completion_tokens_details" => of_completion: Option<OfCompletion>,
+    }
+}
+
+object! {
+    OfPrompt {
+        "cached_tokens" => cached: Value,
+        "cache_write_tokens" => written: Value,
+    }
+}
+
+object! {
+    OfCompletion {
+        "reasoning_tokens" => reasoning: Value,
+    }
+}
+
+impl Counts {
+    fn counted(self) -> Usage {
+        let (of_prompt, of_completion) = (self.of_prompt.unwrap_or_default(), self.of_completion.unwrap_or_default());
+        Usage {
+            prompt_tokens: Usage::count(&self.prompt),
+            completion_tokens: Usage::count(&self.completion),
+            cached_tokens: Usage::count(&of_prompt.cached),
+            cache_write_tokens: Usage::count(&of_prompt.written),
+            reasoning_tokens: Usage::count(&of_completion.reasoning),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::chat::dialect::openai;
+
+    /// Returns what is read of a body in one way and in the other.
+    fn both(text: &str) -> (Option<Answer>, Option<Answer>) {
+        let fields = serde_json::from_str(text).ok();
+        (read(&Bytes::from(text.to_owned()), "p", "m"), fields.and_then(|fields| openai::answer(fields, "p", "m")))
+    }
+
+    #[test]
+    fn it_reads_what_is_read_of_the_fields() {
+        let message = json!({"role": "assistant", "content": [{"type": "text", "text": "a"}, {"text": "b"}], "tool_calls": [{"id": "1"}]});
+        let counts = json!({"prompt_tokens": 3, "completion_tokens": -1, "prompt_tokens_details": {"cached_tokens": 2, "x": [1]},
+            "completion_tokens_details": null});
+        for body in [
+            json!({"model": "m-1", "choices": [{"index": 0, "message": {"content": "Hi \u{e9}\n"}, "finish_reason": "stop", "x": {"y": 1.5}}], "usage": counts}),
+            json!({"error": null, "model": 7, "choices": [{"message": message, "finish_reason": null}, {"message": {}}], "usage": null}),
+            json!({"id": "1", "model": "", "object": "chat.completion", "choices": [{"message": {}}], "new": [{"deep": [[]]}]}),
+        ] {
+            let (quick, slow) = both(&body.to_string());
+            let slow = slow.unwrap();
+            assert_eq!(quick.unwrap(), slow, "{body}");
+            assert_eq!(slow.body(), body);
+        }
+        // The last one of a name counts.
+        let twice = r#"{"choices": [], "choices": [{"message": {"content": "a", "content": "b"}}], "model": "x", "model": "y"}"#;
+        let (quick, slow) = both(twice);
+        assert_eq!(quick.as_ref().map(|answer| answer.text.as_str()), Some("b"));
+        assert_eq!(quick, slow);
+    }
+
+    #[test]
+    fn what_is_not_plain_is_left_to_the_other() {
+        for text in [
+            "",
+            "[]",
+            "{}",
+            r#"{"choices": null}"#,
+            r#"{"choices": []}"#,
+            r#"{"choices": [{"message": "x"}]}"#,
+            r#"{"error": {"message": "no"}, "choices": [{"message": {}}]}"#,
+            r#"{"type": "message", "choices": [{"message": {}}]}"#,
+            r#"{"choices": [{"message": {}}], "usage": "x"}"#,
+            r#"{"choices": [{"message": {}}], "x": 1e999}"#,
+            r#"{"choices": [{"message": {}}], "x": "\ud800"}"#,
+            r#"{"choices": [{"message": {}}]} x"#,
+            r#"{"choices": [{"message": {}}]"#,
+        ] {
+            assert!(both(text).0.is_none(), "{text}");
+        }
+        let deep = format!(r#"{{"choices": [{{"message": {{}}}}], "x": {}{}}}"#, "[".repeat(200), "]".repeat(200));
+        assert!(both(&deep).0.is_none());
+        let wrong = [br#"{"choices": [{"message": {}}], "x": ""#.as_slice(), &[0xff], br#""}"#].concat();
+        assert!(read(&Bytes::from(wrong), "p", "m").is_none());
+    }
+}
