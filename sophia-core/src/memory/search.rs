@@ -318,11 +318,14 @@ impl<'a> Search<'a> {
     }
 }
 
-/// Returns the best `count` of what was found in several walls; of equals the newest. An item is a score, a number, and what
-/// it stands for.
+/// Returns the best `count` of what was found in several walls, in no order; of equals the newest. An item is a score, a
+/// number, and what it stands for.
 pub(crate) fn best_of_all<T>(mut found: Vec<(f64, i64, T)>, count: usize) -> impl Iterator<Item = T> {
-    found.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
-    found.into_iter().take(count).map(|(_, _, item)| item)
+    if found.len() > count {
+        found.select_nth_unstable_by(count, |a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
+        found.truncate(count);
+    }
+    found.into_iter().map(|(_, _, item)| item)
 }
 
 /// Makes a match of a record that was found without a score.

@@ -358,7 +358,7 @@ mod tests {
         }
         assert_eq!(segment.len(), 2_500);
         assert!(segment.places() < 3_500, "{} places", segment.places());
-        let with_values = (0..segment.vectors.len()).filter(|place| segment.vectors.halves(*place)[0][0] != 0);
+        let with_values = (0..segment.vectors.len()).filter(|place| segment.vectors.parts(*place)[0][0] != 0);
         assert_eq!(with_values.count(), 2_500);
         let place = segment.find(5).unwrap();
         let neighbors = segment.neighbors(&Keep::Active(0), place);

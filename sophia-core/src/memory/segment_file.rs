@@ -6,9 +6,9 @@
 use std::io::{self, Read, Write};
 
 use super::segment::{Row, Segment};
-use crate::vectors::ByteVectors;
+use crate::vectors::{ByteVectors, PLANES};
 
-const MAGIC: &[u8; 8] = b"SOPHBLK2";
+const MAGIC: &[u8; 8] = b"SOPHBLK3";
 const HEADER_BYTES: usize = 64;
 const ROW_BYTES: usize = 32;
 /// Bytes that are read or written at a time.
@@ -56,9 +56,9 @@ pub(crate) fn write(segment: &Segment, label: &Label, to: &mut impl Write) -> io
         buffer.extend_from_slice(&segment.vectors().scale(place as usize).to_le_bytes());
         to.flush_over(&mut buffer, CHUNK_BYTES)?;
     }
-    for half in 0..2 {
+    for plane in 0..PLANES {
         for place in places() {
-            buffer.extend_from_slice(segment.vectors().halves(place as usize)[half]);
+            buffer.extend_from_slice(segment.vectors().parts(place as usize)[plane]);
             to.flush_over(&mut buffer, CHUNK_BYTES)?;
         }
     }
@@ -94,12 +94,11 @@ pub(crate) fn read(expected: &Label, from: &mut impl Read) -> io::Result<(Segmen
         reserve(&mut scales, rows);
         scales.extend(bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes(array(bytes))));
     })?;
-    let mut halves = [Vec::new(), Vec::new()];
-    let width = dimensions.div_ceil(2);
-    for half in &mut halves {
+    let mut planes = [const { Vec::new() }; PLANES];
+    for (plane, width) in planes.iter_mut().zip(ByteVectors::widths(dimensions)) {
         from.read_chunks(rows, width, |bytes| {
-            reserve(half, rows * width);
-            half.extend_from_slice(bytes);
+            reserve(plane, rows * width);
+            plane.extend_from_slice(bytes);
         })?;
     }
     let mut checksum = [0; blake3::OUT_LEN];
@@ -107,8 +106,7 @@ pub(crate) fn read(expected: &Label, from: &mut impl Read) -> io::Result<(Segmen
     if from.hasher.finalize() != checksum {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "damaged"));
     }
-    let [upper, lower] = halves;
-    Ok((Segment::from_parts(known, ByteVectors::from_parts(dimensions, scales, upper, lower)), label.change))
+    Ok((Segment::from_parts(known, ByteVectors::from_parts(dimensions, scales, planes)), label.change))
 }
 
 /// Makes room for all items with the first ones: not before, so that a wrong number takes no memory that is not there.

@@ -1,51 +1,82 @@
-//! Vectors as bytes, one after the other, the upper half of each byte apart from the lower one.
+//! Vectors as bytes, one after the other, the upper half of each byte apart from the lower one, and those of the first half of
+//! the dimensions apart from the rest.
 //!
-//! The upper halves alone say what is near: they are half the memory to read, which is what a scan costs. Both together give
-//! the dot product of the whole bytes.
+//! The upper halves alone say what is near: they are half the memory to read, which is what a scan costs. Most models of today
+//! are trained, or their dimensions put in order, so that the first of them say most; then a quarter of the memory says what
+//! is worth a second look. All together give the dot product of the whole bytes.
 
-use super::kernel;
+use std::ops::Range;
+
+use super::{kernel, nearest::Near};
 
 /// What a byte is raised by before it is cut in two, so that both halves are 0 to 15.
 const RAISED: i32 = 128;
 /// What a lower half is on average.
 const MEAN_LOWER: f32 = 7.5;
+/// What is left of [`RAISED`] where only the upper halves are compared.
+const RAISED_UPPER: f32 = RAISED as f32 - MEAN_LOWER;
 /// Scale of a row without a vector, and of one that is zero.
 const NO_VECTOR: f32 = 0.0;
+
+/// Parts that rows are kept in: the upper halves of the first dimensions, those of the rest, and the lower halves of all.
+const FRONT: usize = 0;
+const BACK: usize = 1;
+const LOWER: usize = 2;
+pub(crate) const PLANES: usize = 3;
 
 /// Rows of values from -127 to 127, each row with what its values are multiplied with.
 #[derive(Debug, Default)]
 pub(crate) struct ByteVectors {
     dimensions: usize,
     scales: Vec<f32>,
-    upper: Vec<u8>,
-    lower: Vec<u8>,
+    planes: [Vec<u8>; PLANES],
 }
 
 /// A vector to compare with.
 #[derive(Debug)]
 pub(crate) struct Needle {
-    /// As the rows have them: values of the first half of the dimensions, and of the second one.
-    values: [Vec<i8>; 2],
     dimensions: usize,
-    sum: i32,
     scale: f32,
+    sides: [Side; PLANES],
+}
+
+/// What of a needle is compared with one plane: values of the first half of its dimensions, and of the second one.
+#[derive(Debug)]
+struct Side {
+    values: [Vec<i8>; 2],
+    sum: i32,
+    /// Sum of the squares.
+    energy: f32,
+}
+
+impl Side {
+    fn new(values: &[i8]) -> Side {
+        let mut first = values.to_vec();
+        let mut second = first.split_off(first.len().div_ceil(2));
+        second.resize(first.len(), 0);
+        let energy = values.iter().map(|value| f32::from(*value).powi(2)).sum();
+        Side { values: [first, second], sum: values.iter().map(|value| i32::from(*value)).sum(), energy }
+    }
+
+    fn dots(&self, rows: &[u8], out: &mut [i32]) {
+        kernel::dots([&self.values[0], &self.values[1]], rows, out);
+    }
 }
 
 impl Needle {
     pub fn new(vector: &[f32]) -> Needle {
-        let (mut first, scale) = quantize(vector);
-        let sum = first.iter().map(|value| i32::from(*value)).sum();
-        let mut second = first.split_off(width(first.len()));
-        second.resize(first.len(), 0);
-        Needle { values: [first, second], dimensions: vector.len(), sum, scale }
+        let (values, scale) = quantize(vector);
+        let sides = ranges(vector.len()).map(|range| Side::new(&values[range]));
+        Needle { dimensions: vector.len(), scale, sides }
     }
 
     pub fn dimensions(&self) -> usize {
         self.dimensions
     }
 
-    fn dots(&self, rows: &[u8], out: &mut [i32]) {
-        kernel::dots([&self.values[0], &self.values[1]], rows, out);
+    /// Returns the share of its length, squared, that is not in the first dimensions.
+    fn rest(&self) -> f32 {
+        self.sides[BACK].energy / self.sides[LOWER].energy.max(f32::MIN_POSITIVE)
     }
 }
 
@@ -54,10 +85,11 @@ impl ByteVectors {
         ByteVectors { dimensions, ..ByteVectors::default() }
     }
 
-    /// Puts together what [`ByteVectors::scale`] and [`ByteVectors::halves`] gave.
-    pub fn from_parts(dimensions: usize, scales: Vec<f32>, upper: Vec<u8>, lower: Vec<u8>) -> ByteVectors {
-        debug_assert!([&upper, &lower].iter().all(|half| half.len() == scales.len() * width(dimensions)));
-        ByteVectors { dimensions, scales, upper, lower }
+    /// Puts together what [`ByteVectors::scale`] and [`ByteVectors::parts`] gave.
+    pub fn from_parts(dimensions: usize, scales: Vec<f32>, planes: [Vec<u8>; PLANES]) -> ByteVectors {
+        let vectors = ByteVectors { dimensions, scales, planes };
+        debug_assert!((0..PLANES).all(|plane| vectors.planes[plane].len() == vectors.len() * vectors.width(plane)));
+        vectors
     }
 
     pub fn dimensions(&self) -> usize {
@@ -68,21 +100,31 @@ impl ByteVectors {
         self.scales.len()
     }
 
+    /// Returns how many bytes a row of each plane takes.
+    pub fn widths(dimensions: usize) -> [usize; PLANES] {
+        ranges(dimensions).map(|range| range.len().div_ceil(2))
+    }
+
     /// Returns how many bytes a row takes.
     pub fn row_bytes(dimensions: usize) -> usize {
-        2 * width(dimensions) + size_of::<f32>()
+        ByteVectors::widths(dimensions).iter().sum::<usize>() + size_of::<f32>()
+    }
+
+    fn width(&self, plane: usize) -> usize {
+        ByteVectors::widths(self.dimensions)[plane]
     }
 
     /// Memory that they take, in bytes.
     pub fn bytes(&self) -> usize {
-        self.upper.capacity() + self.lower.capacity() + self.scales.capacity() * size_of::<f32>()
+        self.planes.iter().map(Vec::capacity).sum::<usize>() + self.scales.capacity() * size_of::<f32>()
     }
 
     /// Makes room for so many rows more.
     pub fn reserve(&mut self, rows: usize) {
         self.scales.reserve_exact(rows);
-        self.upper.reserve_exact(rows * width(self.dimensions));
-        self.lower.reserve_exact(rows * width(self.dimensions));
+        for (plane, width) in self.planes.iter_mut().zip(ByteVectors::widths(self.dimensions)) {
+            plane.reserve_exact(rows * width);
+        }
     }
 
     /// Returns whether there is a vector in this row.
@@ -95,44 +137,44 @@ impl ByteVectors {
         self.scales[place]
     }
 
-    /// Returns the upper and the lower halves of a row, as they are kept.
-    pub fn halves(&self, place: usize) -> [&[u8]; 2] {
-        let (from, width) = (place * width(self.dimensions), width(self.dimensions));
-        [&self.upper[from..][..width], &self.lower[from..][..width]]
+    /// Returns the parts of a row, as they are kept.
+    pub fn parts(&self, place: usize) -> [&[u8]; PLANES] {
+        std::array::from_fn(|plane| &self.planes[plane][place * self.width(plane)..][..self.width(plane)])
     }
 
     /// Adds a row at a place, which may be the end. What is not a vector of these dimensions is none.
     pub fn insert(&mut self, place: usize, vector: Option<&[f32]>) {
-        let (upper, lower, scale) = self.cut(vector);
-        let from = place * upper.len();
+        let (parts, scale) = self.cut(vector);
         self.scales.insert(place, scale);
-        self.upper.splice(from..from, upper);
-        self.lower.splice(from..from, lower);
+        for (plane, part) in self.planes.iter_mut().zip(parts) {
+            let from = place * part.len();
+            plane.splice(from..from, part);
+        }
     }
 
     /// Puts a vector in place of what a row had; nothing of that is left.
     pub fn replace(&mut self, place: usize, vector: Option<&[f32]>) {
-        let (upper, lower, scale) = self.cut(vector);
-        let (from, width) = (place * upper.len(), upper.len());
+        let (parts, scale) = self.cut(vector);
         self.scales[place] = scale;
-        self.upper[from..][..width].copy_from_slice(&upper);
-        self.lower[from..][..width].copy_from_slice(&lower);
+        for (plane, part) in self.planes.iter_mut().zip(parts) {
+            plane[place * part.len()..][..part.len()].copy_from_slice(&part);
+        }
     }
 
     /// Copies a row to a place before it.
     pub fn copy(&mut self, from: usize, to: usize) {
-        let width = width(self.dimensions);
         self.scales[to] = self.scales[from];
-        for half in [&mut self.upper, &mut self.lower] {
-            half.copy_within(from * width..(from + 1) * width, to * width);
+        for (plane, width) in self.planes.iter_mut().zip(ByteVectors::widths(self.dimensions)) {
+            plane.copy_within(from * width..(from + 1) * width, to * width);
         }
     }
 
     /// Leaves the first rows only.
     pub fn truncate(&mut self, rows: usize) {
         self.scales.truncate(rows);
-        self.upper.truncate(rows * width(self.dimensions));
-        self.lower.truncate(rows * width(self.dimensions));
+        for (plane, width) in self.planes.iter_mut().zip(ByteVectors::widths(self.dimensions)) {
+            plane.truncate(rows * width);
+        }
     }
 
     /// Returns the cosine of one row with the needle, both of length one; `None` where there is no vector to compare.
@@ -140,65 +182,123 @@ impl ByteVectors {
         if needle.dimensions != self.dimensions || !self.has(place) {
             return None;
         }
-        let mut cosine = [0.0];
-        self.cosines(needle, place, &mut cosine);
-        Some(cosine[0])
+        let mut dots = [[0]; PLANES];
+        dots.iter_mut().enumerate().for_each(|(plane, dot)| self.dots(needle, plane, place, dot));
+        Some(self.whole(needle, place, dots.map(|[dot]| dot)))
     }
 
     /// Writes the cosines of the rows from `first` on; 0 where there is no vector. Needs a needle of these dimensions.
     pub fn cosines(&self, needle: &Needle, first: usize, out: &mut [f32]) {
-        self.each(out, first, |at, rows, out| {
-            let (mut upper, mut lower) = ([0; CHUNK_ROWS], [0; CHUNK_ROWS]);
-            let (upper, lower) = (&mut upper[..out.len()], &mut lower[..out.len()]);
-            needle.dots(&self.upper[rows.clone()], upper);
-            needle.dots(&self.lower[rows], lower);
-            for (((out, upper), lower), scale) in out.iter_mut().zip(upper).zip(lower).zip(&self.scales[at..]) {
-                *out = (16 * *upper + *lower - RAISED * needle.sum) as f32 * scale * needle.scale;
+        each(out, first, |at, out| {
+            let mut dots = [[0; CHUNK_ROWS]; PLANES];
+            dots.iter_mut().enumerate().for_each(|(plane, dots)| self.dots(needle, plane, at, &mut dots[..out.len()]));
+            let [front, back, lower] = dots;
+            for (row, out) in out.iter_mut().enumerate() {
+                *out = self.whole(needle, at + row, [front[row], back[row], lower[row]]);
             }
         });
+    }
+
+    /// Puts the dot products of the parts of a row together.
+    fn whole(&self, needle: &Needle, place: usize, [front, back, lower]: [i32; PLANES]) -> f32 {
+        let dot = 16 * (front + back) + lower - RAISED * needle.sides[LOWER].sum;
+        dot as f32 * self.scales[place] * needle.scale
     }
 
     /// Writes about the cosines, by the upper halves alone.
     pub fn rough_cosines(&self, needle: &Needle, first: usize, out: &mut [f32]) {
-        let raised = (RAISED as f32 - MEAN_LOWER) * needle.sum as f32;
-        self.each(out, first, |at, rows, out| {
-            let mut upper = [0; CHUNK_ROWS];
-            let upper = &mut upper[..out.len()];
-            needle.dots(&self.upper[rows], upper);
-            for ((out, upper), scale) in out.iter_mut().zip(upper).zip(&self.scales[at..]) {
-                *out = ((16 * *upper) as f32 - raised) * scale * needle.scale;
+        let raised = RAISED_UPPER * needle.sides[LOWER].sum as f32;
+        each(out, first, |at, out| {
+            let (mut front, mut back) = ([0; CHUNK_ROWS], [0; CHUNK_ROWS]);
+            self.dots(needle, FRONT, at, &mut front[..out.len()]);
+            self.dots(needle, BACK, at, &mut back[..out.len()]);
+            for (row, out) in out.iter_mut().enumerate() {
+                *out = ((16 * (front[row] + back[row])) as f32 - raised) * self.scales[at + row] * needle.scale;
             }
         });
     }
 
-    /// Goes through rows in chunks: the first of each, which bytes they are, and where what they give goes.
-    fn each(&self, out: &mut [f32], first: usize, mut of: impl FnMut(usize, std::ops::Range<usize>, &mut [f32])) {
-        let width = width(self.dimensions);
-        for (number, out) in out.chunks_mut(CHUNK_ROWS).enumerate() {
-            let at = first + number * CHUNK_ROWS;
-            of(at, at * width..(at + out.len()) * width, out);
-        }
+    /// Writes what the first dimensions give of the cosines, by the upper halves alone.
+    pub fn front_cosines(&self, needle: &Needle, first: usize, out: &mut [f32]) {
+        let raised = RAISED_UPPER * needle.sides[FRONT].sum as f32;
+        each(out, first, |at, out| {
+            let mut front = [0; CHUNK_ROWS];
+            self.dots(needle, FRONT, at, &mut front[..out.len()]);
+            for (row, out) in out.iter_mut().enumerate() {
+                *out = ((16 * front[row]) as f32 - raised) * self.scales[at + row] * needle.scale;
+            }
+        });
     }
 
-    /// Cuts a vector into the upper and the lower halves of its bytes; what is none leaves zeros.
-    fn cut(&self, vector: Option<&[f32]>) -> (Vec<u8>, Vec<u8>, f32) {
-        let width = width(self.dimensions);
-        let (mut upper, mut lower) = (vec![0; width], vec![0; width]);
-        let Some(vector) = vector.filter(|vector| vector.len() == self.dimensions) else {
-            return (upper, lower, NO_VECTOR);
-        };
-        let (values, scale) = quantize(vector);
-        if scale == NO_VECTOR {
-            return (upper, lower, NO_VECTOR);
-        }
-        for (number, value) in values.into_iter().enumerate() {
-            let raised = (i32::from(value) + RAISED) as u8;
-            let (at, shift) = if number < width { (number, 0) } else { (number - width, 4) };
-            upper[at] |= raised >> 4 << shift;
-            lower[at] |= (raised & 0x0f) << shift;
-        }
-        (upper, lower, scale)
+    /// Adds what the rest gives to what [`ByteVectors::front_cosines`] gave.
+    pub fn add_back(&self, needle: &Needle, near: Near) -> Near {
+        let (place, mut back) = (near.place as usize, [0]);
+        self.dots(needle, BACK, place, &mut back);
+        let rest = (16 * back[0]) as f32 - RAISED_UPPER * needle.sides[BACK].sum as f32;
+        Near { cosine: near.cosine + rest * self.scales[place] * needle.scale, ..near }
     }
+
+    /// Returns whether the first dimensions say so much that what they find near holds all that is.
+    ///
+    /// What they leave out of a cosine varies by about the lengths of what is left of both vectors, multiplied, over the root
+    /// of the number of dimensions.
+    pub fn says_most_in_front(&self, needle: &Needle) -> bool {
+        /// Rows that are looked at, evenly over all.
+        const SAMPLE: usize = 64;
+        /// Most that may be left of both, squared and multiplied: a half of the length of each.
+        const MOST: f32 = 0.0625;
+        let rest = needle.rest();
+        let places = (0..SAMPLE).map(|number| number * self.len() / SAMPLE).filter(|place| self.has(*place));
+        let (mut all, mut left) = (f32::MIN_POSITIVE, 0.0);
+        for place in places {
+            let [front, back, _] = self.parts(place).map(energy);
+            all += front + back;
+            left += back;
+        }
+        rest * left / all <= MOST
+    }
+
+    /// Writes the dot products of one plane from a row on.
+    fn dots(&self, needle: &Needle, plane: usize, at: usize, out: &mut [i32]) {
+        let width = self.width(plane);
+        needle.sides[plane].dots(&self.planes[plane][at * width..(at + out.len()) * width], out);
+    }
+
+    /// Cuts a vector into the parts that are kept of it; what is none leaves zeros.
+    fn cut(&self, vector: Option<&[f32]>) -> ([Vec<u8>; PLANES], f32) {
+        let mut parts = ByteVectors::widths(self.dimensions).map(|width| vec![0; width]);
+        let vector = vector.filter(|vector| vector.len() == self.dimensions);
+        let Some((values, scale)) = vector.map(quantize).filter(|(_, scale)| *scale != NO_VECTOR) else {
+            return (parts, NO_VECTOR);
+        };
+        for (plane, range) in ranges(self.dimensions).into_iter().enumerate() {
+            let part = &mut parts[plane];
+            let width = part.len();
+            for (number, value) in values[range].iter().enumerate() {
+                let raised = (i32::from(*value) + RAISED) as u8;
+                let half = if plane == LOWER { raised & 0x0f } else { raised >> 4 };
+                part[number % width] |= if number < width { half } else { half << 4 };
+            }
+        }
+        (parts, scale)
+    }
+}
+
+/// Returns which dimensions each plane is of.
+fn ranges(dimensions: usize) -> [Range<usize>; PLANES] {
+    let front = dimensions.div_ceil(2);
+    [0..front, front..dimensions, 0..dimensions]
+}
+
+/// Goes through rows in chunks: the first of each, and where what they give goes.
+fn each(out: &mut [f32], first: usize, mut of: impl FnMut(usize, &mut [f32])) {
+    out.chunks_mut(CHUNK_ROWS).enumerate().for_each(|(number, out)| of(first + number * CHUNK_ROWS, out));
+}
+
+/// Returns about the sum of the squares of upper halves.
+fn energy(halves: &[u8]) -> f32 {
+    let square = |half: u8| (16.0 * f32::from(half) - RAISED_UPPER).powi(2);
+    halves.iter().map(|byte| square(byte & 0x0f) + square(byte >> 4)).sum()
 }
 
 /// Scales a vector to bytes; its values are the bytes times the scale, which is 0 for the vector of zeros.
@@ -213,11 +313,6 @@ fn quantize(vector: &[f32]) -> (Vec<i8>, f32) {
 
 /// Rows that one call of a kernel compares: the results stay in the fastest cache.
 pub(super) const CHUNK_ROWS: usize = 256;
-
-/// Bytes that half a row takes: the halves of two dimensions each.
-fn width(dimensions: usize) -> usize {
-    dimensions.div_ceil(2)
-}
 
 #[cfg(test)]
 mod tests {
@@ -238,9 +333,10 @@ mod tests {
             let needle = Needle::new(query);
             let mut kept = ByteVectors::new(query.len());
             rows.iter().rev().for_each(|row| kept.insert(0, Some(row)));
-            let (mut exact, mut rough) = ([9.0; 5], [9.0; 5]);
+            let (mut exact, mut rough, mut front) = ([9.0; 5], [9.0; 5], [9.0; 5]);
             kept.cosines(&needle, 0, &mut exact);
             kept.rough_cosines(&needle, 0, &mut rough);
+            kept.front_cosines(&needle, 0, &mut front);
             let (query, query_scale) = quantize(query);
             for (place, row) in rows.iter().enumerate() {
                 let (row, scale) = quantize(row);
@@ -248,6 +344,8 @@ mod tests {
                 let sum: i32 = query.iter().map(|value| i32::from(*value).abs()).sum();
                 prop_assert_eq!(exact[place], dot as f32 * scale * query_scale);
                 prop_assert!((rough[place] - exact[place]).abs() <= 8.0 * sum as f32 * scale * query_scale);
+                let whole = kept.add_back(&needle, Near { cosine: front[place], place: place as u32 });
+                prop_assert!((whole.cosine - rough[place]).abs() <= 1e-3 * sum as f32 * scale * query_scale + 1e-6);
                 prop_assert_eq!(kept.cosine(&needle, place), (scale != 0.0).then_some(exact[place]));
             }
         }
@@ -260,7 +358,7 @@ mod tests {
         kept.insert(1, Some(&[1.0, 0.0]));
         assert!(kept.has(0) && !kept.has(1), "of other dimensions");
         kept.replace(0, None);
-        assert_eq!((kept.halves(0), kept.has(0)), ([&[0_u8, 0][..], &[0, 0]], false));
+        assert_eq!((kept.parts(0), kept.has(0)), ([&[0_u8][..], &[0], &[0, 0]], false));
         assert_eq!(kept.cosine(&Needle::new(&[0.6, 0.0, 0.8]), 0), None);
     }
 }

@@ -10,5 +10,5 @@ mod bytes;
 mod kernel;
 mod nearest;
 
-pub(crate) use bytes::{ByteVectors, Needle};
+pub(crate) use bytes::{ByteVectors, Needle, PLANES};
 pub(crate) use nearest::{Near, Scan};

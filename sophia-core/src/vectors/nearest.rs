@@ -1,4 +1,5 @@
-//! The nearest of many vectors, in two passes: all by the upper halves of their bytes, and the best of these by all.
+//! The nearest of many vectors, in two passes: all by the upper halves of their bytes, and the best of these by all. Of very
+//! many, there is one before them, by the first dimensions alone, where these say most.
 
 use std::cmp::Ordering;
 
@@ -7,6 +8,12 @@ use super::bytes::{ByteVectors, CHUNK_ROWS, Needle};
 /// For each row that is wanted, so many of the nearest by half of their bytes are compared by all. So nothing that is among
 /// the nearest is missed in practice (measured by `benches/rust/search.rs`).
 const ROUGH_EACH: usize = 2;
+/// The same for the first dimensions alone.
+const FRONT_EACH: usize = 16;
+/// It is worth a pass where no more than one in so many is left.
+const FRONT_SAVES: usize = 8;
+/// Chunks with the least that was seen by the first dimensions, which are compared whole.
+const LEAST_CHUNKS: usize = 4;
 
 /// A vector that was found: an approximate cosine, and whose it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,11 +39,41 @@ impl ByteVectors {
         }
         let enough = count.saturating_mul(ROUGH_EACH);
         if self.len() <= enough {
-            return self.go_through(count, may, |first, cosines| self.cosines(needle, first, cosines));
+            let compare = |first: usize, cosines: &mut [f32]| self.cosines(needle, first, cosines);
+            return self.look_through(count, may, compare, |_, _| {}).into_scan();
         }
-        let rough = self.go_through(enough, may, |first, cosines| self.rough_cosines(needle, first, cosines));
-        let near = self.nearest_of(needle, count, rough.near.iter().map(|near| near.place)).near;
-        Scan { near, least: rough.least }
+        let worth_a_look = count.saturating_mul(FRONT_EACH);
+        let rough = if self.len() / FRONT_SAVES >= worth_a_look && self.says_most_in_front(needle) {
+            self.rough_by_front(needle, enough, worth_a_look, may)
+        } else {
+            let compare = |first: usize, cosines: &mut [f32]| self.rough_cosines(needle, first, cosines);
+            self.look_through(enough, may, compare, |_, _| {}).chosen()
+        };
+        let near = self.nearest_of(needle, count, rough.kept.iter().map(|near| near.place)).near;
+        Scan { near, least: rough.least() }
+    }
+
+    /// Finds about the `count` nearest by the upper halves, among the `enough` that are so by the first dimensions.
+    fn rough_by_front(&self, needle: &Needle, count: usize, enough: usize, may: impl Fn(u32) -> bool) -> Best {
+        let mut chunks = [(0.0, None); LEAST_CHUNKS];
+        let compare = |first: usize, cosines: &mut [f32]| self.front_cosines(needle, first, cosines);
+        let note = |first: usize, least: f32| {
+            // The greatest of them stands last.
+            if least < chunks[LEAST_CHUNKS - 1].0 {
+                chunks[LEAST_CHUNKS - 1] = (least, Some(first));
+                chunks.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+            }
+        };
+        let front = self.look_through(enough, may, compare, note).chosen();
+        let mut best = Best::new(count);
+        front.kept.iter().for_each(|near| best.take(self.add_back(needle, *near)));
+        let mut cosines = [0.0; CHUNK_ROWS];
+        for first in chunks.into_iter().filter_map(|(_, first)| first) {
+            let rows = CHUNK_ROWS.min(self.len() - first);
+            self.rough_cosines(needle, first, &mut cosines[..rows]);
+            best.least[0] = cosines[..rows].iter().fold(best.least[0], |least, cosine| least.min(*cosine));
+        }
+        best.chosen()
     }
 
     /// Finds the `count` nearest of these rows.
@@ -58,8 +95,15 @@ impl ByteVectors {
         needle.dimensions() == self.dimensions() && self.dimensions() > 0
     }
 
-    /// Finds the nearest of all rows, by what `compare` makes of those from a place on.
-    fn go_through(&self, count: usize, may: impl Fn(u32) -> bool, compare: impl Fn(usize, &mut [f32])) -> Scan {
+    /// Looks through all rows for the `count` nearest that may be found, by what `compare` makes of those from a place on. `note`
+    /// is told the least of each chunk, and where that begins.
+    fn look_through(
+        &self,
+        count: usize,
+        may: impl Fn(u32) -> bool,
+        compare: impl Fn(usize, &mut [f32]),
+        mut note: impl FnMut(usize, f32),
+    ) -> Best {
         let mut best = Best::new(count);
         let mut cosines = [0.0; CHUNK_ROWS];
         for first in (0..self.len()).step_by(CHUNK_ROWS) {
@@ -79,8 +123,9 @@ impl ByteVectors {
                     }
                 }
             }
+            note(first, best.least_of_chunk());
         }
-        best.into_scan()
+        best
     }
 }
 
@@ -97,11 +142,13 @@ struct Best {
     floor: f32,
     /// The least that was seen, 0 at most; together they are one.
     least: [f32; LANES],
+    /// The same of what was seen since it was last asked for.
+    of_chunk: [f32; LANES],
 }
 
 impl Best {
     fn new(count: usize) -> Best {
-        Best { count, kept: Vec::new(), floor: f32::NEG_INFINITY, least: [0.0; LANES] }
+        Best { count, kept: Vec::new(), floor: f32::NEG_INFINITY, least: [0.0; LANES], of_chunk: [0.0; LANES] }
     }
 
     /// Takes note of what was compared; returns whether some of it may be among the best.
@@ -109,12 +156,19 @@ impl Best {
         // Side by side, so that the compiler compares several at once.
         let mut greatest = [f32::NEG_INFINITY; LANES];
         for lanes in cosines.as_chunks::<LANES>().0 {
-            for ((cosine, least), greatest) in lanes.iter().zip(&mut self.least).zip(&mut greatest) {
+            for ((cosine, least), greatest) in lanes.iter().zip(&mut self.of_chunk).zip(&mut greatest) {
                 *least = if *cosine < *least { *cosine } else { *least };
                 *greatest = if *cosine > *greatest { *cosine } else { *greatest };
             }
         }
         greatest.iter().any(|greatest| *greatest >= self.floor)
+    }
+
+    /// Returns the least that was seen since the last call, 0 at most.
+    fn least_of_chunk(&mut self) -> f32 {
+        let seen = std::mem::replace(&mut self.of_chunk, [0.0; LANES]);
+        self.least.iter_mut().zip(seen).for_each(|(least, seen)| *least = least.min(seen));
+        seen.into_iter().fold(0.0, f32::min)
     }
 
     /// Takes what may be among the best.
@@ -130,14 +184,86 @@ impl Best {
         }
     }
 
-    fn into_scan(mut self) -> Scan {
-        self.kept.sort_unstable_by(best_first);
-        self.kept.truncate(self.count);
-        Scan { near: self.kept, least: self.least.into_iter().fold(0.0, f32::min) }
+    fn least(&self) -> f32 {
+        self.least.into_iter().fold(0.0, f32::min)
+    }
+
+    /// Leaves the best, in no order.
+    fn chosen(mut self) -> Best {
+        if self.kept.len() > self.count {
+            self.kept.select_nth_unstable_by(self.count - 1, best_first);
+            self.kept.truncate(self.count);
+        }
+        self
+    }
+
+    fn into_scan(self) -> Scan {
+        let mut best = self.chosen();
+        best.kept.sort_unstable_by(best_first);
+        Scan { least: best.least(), near: best.kept }
     }
 }
 
 /// By cosine, of equals the newest, so that equal cosines give the same answer every time.
 fn best_first(a: &Near, b: &Near) -> Ordering {
     b.cosine.total_cmp(&a.cosine).then(b.place.cmp(&a.place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows for which a pass by the first dimensions is worth it.
+    const ROWS: usize = FRONT_SAVES * FRONT_EACH * COUNT;
+    const COUNT: usize = 8;
+    const DIMENSIONS: usize = 32;
+
+    /// Returns vectors of length one, whose first dimensions hold all but `rest` of it, squared.
+    fn vectors(rest: f32, rows: usize) -> Vec<Vec<f32>> {
+        let mut state = 7_u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let scaled = |values: &[f32], length: f32| {
+            let own = values.iter().map(|value| value * value).sum::<f32>().sqrt();
+            values.iter().map(|value| value * length / own).collect::<Vec<_>>()
+        };
+        let mut vector = || {
+            let values: Vec<f32> = (0..DIMENSIONS).map(|_| next()).collect();
+            let (front, back) = values.split_at(DIMENSIONS / 2);
+            [scaled(front, (1.0 - rest).sqrt()), scaled(back, rest.sqrt())].concat()
+        };
+        (0..rows).map(|_| vector()).collect()
+    }
+
+    fn kept(vectors: &[Vec<f32>]) -> ByteVectors {
+        let mut kept = ByteVectors::new(DIMENSIONS);
+        vectors.iter().enumerate().for_each(|(place, vector)| kept.insert(place, Some(vector)));
+        kept
+    }
+
+    #[test]
+    fn what_the_first_dimensions_find_is_what_all_find() {
+        let all = vectors(0.1, ROWS + 1);
+        let (query, rows) = all.split_last().unwrap();
+        let (kept, needle) = (kept(rows), Needle::new(query));
+        assert!(kept.says_most_in_front(&needle));
+        let may = |place: u32| place % 3 != 0;
+        let found = kept.nearest(&needle, COUNT, may);
+        let exact = kept.nearest_of(&needle, COUNT, (0..ROWS as u32).filter(|place| may(*place)));
+        assert_eq!(found.near, exact.near);
+        let least = kept.nearest_of(&needle, 1, 0..ROWS as u32).least;
+        assert!((found.least - least).abs() < 0.05, "{} {least}", found.least);
+    }
+
+    #[test]
+    fn where_they_do_not_say_most_all_are_asked() {
+        let all = vectors(0.5, ROWS + 1);
+        let (query, rows) = all.split_last().unwrap();
+        let (kept, needle) = (kept(rows), Needle::new(query));
+        assert!(!kept.says_most_in_front(&needle));
+        let found = kept.nearest(&needle, COUNT, |_| true);
+        assert_eq!(found.near[0], kept.nearest_of(&needle, 1, 0..ROWS as u32).near[0]);
+    }
 }

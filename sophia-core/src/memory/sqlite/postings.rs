@@ -157,15 +157,13 @@ impl Postings {
         Some(self.score_of(segment, self.matches[at]))
     }
 
-    /// Returns the best records and their scores, best first; of equals the newest first.
+    /// Returns the best records and their scores, in no order; of equals the newest.
     pub(super) fn best(&self, segment: &Segment, count: usize) -> Vec<(u32, f64)> {
         let mut scored: Vec<_> = self.matches.iter().map(|found| (found.0, self.score_of(segment, *found))).collect();
-        let order = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0));
         if scored.len() > count {
-            scored.select_nth_unstable_by(count, order);
+            scored.select_nth_unstable_by(count, |a, b| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));
             scored.truncate(count);
         }
-        scored.sort_by(order);
         scored
     }
 
