@@ -443,6 +443,38 @@ async fn a_client_of_responses_may_name_what_it_was_given() {
 }
 
 #[tokio::test]
+async fn a_client_of_responses_goes_on_from_a_response() {
+    for speak in [ProviderConfig::openai as Speak, ProviderConfig::anthropic] {
+        let (surface, mock) = over(speak).await;
+        let route = "/v1/responses";
+        let go_on = |id: &Value, text: &str| json!({"model": "small", "input": text, "previous_response_id": id});
+        let mut first = question(route, "one");
+        first["instructions"] = json!("Once.");
+        let (_, _, one) = post(&surface, route, &first).await;
+        let (_, heard) = stream(&surface, route, go_on(&one["id"], "two")).await;
+        let two = &heard.last().unwrap()["response"];
+        assert_eq!(two["previous_response_id"], one["id"]);
+        let (status, _, three) = post(&surface, route, &go_on(&two["id"], "three")).await;
+        assert_eq!((status, text_of(route, &three).as_str()), (200, "You asked: three"), "{three}");
+        assert_eq!(three["previous_response_id"], two["id"]);
+        let asked = mock.bodies().pop().unwrap().to_string();
+        let places =
+            ["one", "You asked: one", "two", "You asked: two", "three"].map(|said| asked.find(&format!("\"{said}\"")));
+        assert!(places.is_sorted() && places[0].is_some(), "{places:?} {asked}");
+        assert!(!asked.contains("Once."), "instructions are of one turn: {asked}");
+        // Another branch of the same conversation.
+        assert_eq!(post(&surface, route, &go_on(&one["id"], "other")).await.0, 200);
+        assert!(!mock.bodies().pop().unwrap().to_string().contains("two"));
+        let mut unstored = go_on(&one["id"], "four");
+        unstored["store"] = json!(false);
+        let (status, _, four) = post(&surface, route, &unstored).await;
+        assert_eq!(status, 200);
+        let (status, _, refused) = post(&surface, route, &go_on(&four["id"], "five")).await;
+        assert_eq!((status, &refused["error"]["param"]), (400, &json!("previous_response_id")));
+    }
+}
+
+#[tokio::test]
 async fn items_reach_a_provider_of_responses_as_they_were() {
     let (surface, mock) = over(ProviderConfig::responses).await;
     let text = |kind: &str, text: &str| json!([{"type": kind, "text": text}]);

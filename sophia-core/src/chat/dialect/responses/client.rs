@@ -148,8 +148,8 @@ pub struct FrameWriter {
     place: Place,
     /// Whether the provider's own events are given on.
     native: bool,
-    /// Items that were written, once all are.
-    given: Vec<Value>,
+    /// What was written, once it is whole.
+    given: Option<Map<String, Value>>,
 }
 
 /// The item under way, as we write it.
@@ -181,7 +181,7 @@ impl FrameWriter {
             late: String::new(),
             place: Place::default(),
             native: false,
-            given: Vec::new(),
+            given: None,
         }
     }
 
@@ -207,9 +207,9 @@ impl FrameWriter {
         out
     }
 
-    /// Takes the items that were written, once all are; none where they are the provider's own.
-    pub fn take_given(&mut self) -> Vec<Value> {
-        std::mem::take(&mut self.given)
+    /// Takes the response that was written, once it is whole; `None` where it is the provider's own.
+    pub fn take_given(&mut self) -> Option<Map<String, Value>> {
+        self.given.take()
     }
 
     /// Writes an error that ends the stream.
@@ -406,8 +406,8 @@ impl FrameWriter {
             self.close(out);
             self.refusal(answer, out);
             let mut response = self.response.clone();
-            self.given.clone_from(&self.output);
             complete(&mut response, answer, std::mem::take(&mut self.output));
+            self.given = Some(response.clone());
             response
         };
         let kind = match response.get("status").and_then(Value::as_str) {
