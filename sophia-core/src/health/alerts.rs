@@ -167,10 +167,12 @@ pub(super) struct AlertBook {
     conditions: BTreeMap<String, Condition>,
     counts: HashMap<String, u64>,
     open: BTreeMap<String, Open>,
-    resolved: VecDeque<(String, Duration, Alert)>,
+    resolved: VecDeque<Over>,
     /// Conditions that someone resolved by hand: no worse ones are passed over until then.
     held: HashMap<String, (Timestamp, Severity)>,
     silences: Vec<(AlertMatch, Timestamp)>,
+    /// When the next return is to be told.
+    next_return: Option<Timestamp>,
     dirty: bool,
 }
 
@@ -186,6 +188,18 @@ struct Open {
     alert: Alert,
     conditions: BTreeSet<String>,
     cooldown: Duration,
+    /// Where its end was told and its return was not: when that is to be told, if it still holds.
+    quiet_until: Option<Timestamp>,
+}
+
+/// An alert that is over.
+#[derive(Debug)]
+struct Over {
+    key: String,
+    cooldown: Duration,
+    /// Until when its return is not told.
+    quiet_until: Timestamp,
+    alert: Alert,
 }
 
 impl AlertBook {
@@ -240,14 +254,14 @@ impl AlertBook {
         }
     }
 
-    /// Makes the alerts that the conditions ask for, and returns what changed.
+    /// Makes the alerts that the conditions ask for, and returns what changed and is to be told.
     pub fn reconcile(&mut self, graph: &Graph, at: Timestamp) -> Vec<(Change, Alert)> {
+        let mut changes = self.tell_of_returns(at);
         if !std::mem::take(&mut self.dirty) {
-            return Vec::new();
+            return changes;
         }
         self.held.retain(|_, (until, _)| at < *until);
         let mut wanted = self.group(graph);
-        let mut changes = Vec::new();
 
         // A cause that shows itself after its effects takes over the alert of the first effect: same incident, same id.
         let appeared: Vec<_> = wanted.keys().filter(|key| !self.open.contains_key(*key)).cloned().collect();
@@ -266,7 +280,10 @@ impl AlertBook {
         let gone: Vec<_> = self.open.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
         for key in gone {
             if let Some(open) = self.open.remove(&key) {
-                changes.push((Change::Resolved, self.retire(key, open, None, at)));
+                let was_told = open.quiet_until.is_none();
+                let alert = self.retire(key, open, None, at);
+                // Who was not told that it is back need not hear that it is gone.
+                changes.extend(was_told.then_some((Change::Resolved, alert)));
             }
         }
         while let Some((key, (members, incident))) = wanted.pop_first() {
@@ -289,36 +306,56 @@ impl AlertBook {
                     open.alert = alert;
                     open.conditions = members;
                     open.cooldown = cooldown;
-                    if changed {
+                    if worse || (changed && open.quiet_until.is_none()) {
+                        open.quiet_until = None;
                         changes.push((Change::Changed, open.alert.clone()));
                     }
                 }
                 None => {
-                    let back = self.resolved.iter().rposition(|(old, cooldown, resolved)| {
-                        *old == key && resolved.resolved_at.is_some_and(|resolved| within(resolved, *cooldown, at))
+                    let back = self.resolved.iter().rposition(|over| {
+                        over.key == key && over.alert.resolved_at.is_some_and(|end| at < later(end, over.cooldown))
                     });
-                    let back = back.and_then(|position| self.resolved.remove(position)).map(|(_, _, alert)| alert);
-                    let change = match &back {
-                        // It flaps: the same alert again, and nobody is told twice.
-                        Some(old) if alert.severity <= old.severity => None,
-                        Some(_) => Some(Change::Changed),
-                        None => Some(Change::Opened),
-                    };
-                    match back {
-                        Some(old) => {
+                    let mut quiet_until = None;
+                    let change = match back.and_then(|position| self.resolved.remove(position)) {
+                        Some(Over { alert: old, quiet_until: until, .. }) => {
+                            let worse = alert.severity > old.severity;
                             alert.id = old.id;
                             alert.incident = old.incident;
                             alert.started_at = old.started_at;
                             alert.count += old.count;
+                            alert.acknowledged_by = old.acknowledged_by.filter(|_| !worse);
+                            // It flaps: the same alert again, and nobody is told twice within the cooldown.
+                            quiet_until = (!worse && at < until).then_some(until);
+                            if worse { Some(Change::Changed) } else { quiet_until.is_none().then_some(Change::Opened) }
                         }
-                        None => alert.id = stable_id(&key, alert.started_at),
-                    }
+                        None => {
+                            alert.id = stable_id(&key, alert.started_at);
+                            Some(Change::Opened)
+                        }
+                    };
                     changes.extend(change.map(|change| (change, alert.clone())));
-                    self.open.insert(key, Open { alert, conditions: members, cooldown });
+                    self.next_return = [self.next_return, quiet_until].into_iter().flatten().min();
+                    self.open.insert(key, Open { alert, conditions: members, cooldown, quiet_until });
                 }
             }
         }
         changes
+    }
+
+    /// Returns the alerts that still hold when the cooldown after their end, which was told, is over: as Alertmanager does with
+    /// its `group_interval`, what was last told is made true again.
+    fn tell_of_returns(&mut self, at: Timestamp) -> Vec<(Change, Alert)> {
+        if self.next_return.is_none_or(|next| at < next) {
+            return Vec::new();
+        }
+        let due = self.open.values_mut().filter(|open| open.quiet_until.is_some_and(|until| until <= at));
+        let told = due.map(|open| {
+            open.quiet_until = None;
+            (Change::Opened, open.alert.clone())
+        });
+        let told = told.collect();
+        self.next_return = self.open.values().filter_map(|open| open.quiet_until).min();
+        told
     }
 
     /// Returns which conditions make up which alert, and the incident of each.
@@ -420,7 +457,8 @@ impl AlertBook {
         if self.resolved.len() >= MAX_RESOLVED {
             self.resolved.pop_front();
         }
-        self.resolved.push_back((key, open.cooldown, alert.clone()));
+        let quiet_until = open.quiet_until.unwrap_or_else(|| later(at, open.cooldown));
+        self.resolved.push_back(Over { key, cooldown: open.cooldown, quiet_until, alert: alert.clone() });
         alert
     }
 
@@ -435,7 +473,8 @@ impl AlertBook {
     /// Ends an alert by hand: what it lists is passed over for its cooldown, unless it gets worse.
     pub fn resolve(&mut self, id: &str, by: &str, at: Timestamp) -> Option<Alert> {
         let key = self.open.iter().find(|(_, open)| open.alert.id == id)?.0.clone();
-        let open = self.open.remove(&key)?;
+        let mut open = self.open.remove(&key)?;
+        open.quiet_until = None;
         let until = later(at, open.cooldown);
         for member in &open.conditions {
             if let Some(condition) = self.conditions.remove(member) {
@@ -460,7 +499,7 @@ impl AlertBook {
     pub fn list(&self, now: Timestamp) -> Vec<Alert> {
         let mut open: Vec<_> = self.open.values().map(|open| self.shown(&open.alert, now)).collect();
         open.sort_by(|a, b| b.started_at.cmp(&a.started_at).then(a.id.cmp(&b.id)));
-        open.extend(self.resolved.iter().rev().map(|(_, _, alert)| alert.clone()));
+        open.extend(self.resolved.iter().rev().map(|over| over.alert.clone()));
         open
     }
 
@@ -477,10 +516,6 @@ impl AlertBook {
         }
         alert
     }
-}
-
-fn within(from: Timestamp, span: Duration, at: Timestamp) -> bool {
-    at < later(from, span)
 }
 
 fn later(from: Timestamp, span: Duration) -> Timestamp {

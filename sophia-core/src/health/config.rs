@@ -40,11 +40,12 @@ pub struct HealthConfig {
     pub max_services: usize,
     /// Most signals that are kept, at 12 KB each at most. 4,096.
     pub max_signals: usize,
-    /// How long a resolved alert stays the same alert when its cause returns no worse. 5 min.
+    /// How long a resolved alert stays the same alert when its cause returns no worse. Its return is told when this time is over
+    /// and it still holds. 5 min.
     #[serde(with = "crate::duration")]
     #[schemars(with = "crate::duration::DurationSchema")]
     pub alert_cooldown: Duration,
-    /// Most alert events that are sent in an hour; alerts beyond are still listed. 100.
+    /// Most alert events that are sent in an hour, and a tenth of them of one signal or group; alerts beyond are still listed. 100.
     pub alerts_per_hour: u32,
     /// Parts of the overall score for services that are known by their signals alone, such as `{"chat": 0.2}`. Without an entry
     /// such a service counts only while nothing is registered.

@@ -27,7 +27,7 @@ pub struct HealthEvent {
 #[serde(tag = "type", content = "data", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum EventKind {
-    /// An alert is new.
+    /// An alert is new, or still holds, under the same id, when the cooldown after its end is over.
     AlertOpened(Alert),
     /// An alert got worse or better, lists other services, or was acknowledged.
     AlertChanged(Alert),

@@ -854,6 +854,42 @@ async fn an_action_that_was_begun_is_finished_when_its_caller_goes_away() {
 }
 
 #[test]
+fn an_alert_that_came_back_quietly_is_told_once_its_cooldown_is_over() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    health.rule(hit_ratio()).unwrap();
+    let mut events = Box::pin(health.subscribe());
+    let mut next = || events.next().now_or_never().flatten().map(|event| event.kind);
+
+    health.observe("chat", "cache_hit_ratio", 0.5);
+    let first = health.alerts(None).remove(0);
+    assert!(matches!(next(), Some(EventKind::AlertOpened(_))));
+    health.ack(&first.id, "ops@acme").unwrap();
+    assert!(matches!(next(), Some(EventKind::AlertChanged(_))));
+    health.observe("chat", "cache_hit_ratio", 0.9);
+    assert!(matches!(next(), Some(EventKind::AlertResolved(_))));
+    // It flaps: neither its returns nor its ends are told.
+    for _ in 0..5 {
+        clock.advance(seconds(20));
+        health.observe("chat", "cache_hit_ratio", 0.5);
+        clock.advance(seconds(20));
+        health.observe("chat", "cache_hit_ratio", 0.9);
+    }
+    clock.advance(seconds(60));
+    health.observe("chat", "cache_hit_ratio", 0.5);
+    assert_eq!(next(), None);
+
+    // Five minutes after its end was told it holds: that is told, though nothing was measured since.
+    clock.advance(seconds(41));
+    let held = health.all_alerts().remove(0);
+    assert_eq!((held.id.as_str(), held.acknowledged_by.as_deref()), (first.id.as_str(), Some("ops@acme")));
+    assert!(matches!(next(), Some(EventKind::AlertOpened(alert)) if alert.id == first.id));
+    assert_eq!(next(), None);
+    health.observe("chat", "cache_hit_ratio", 0.9);
+    assert!(matches!(next(), Some(EventKind::AlertResolved(alert)) if alert.id == first.id));
+}
+
+#[test]
 #[ignore = "a measurement, to be run with optimisation"]
 fn measure_signals_and_reports() {
     let sophia = engine();
