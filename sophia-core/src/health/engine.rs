@@ -29,6 +29,40 @@ use crate::{Clock, http_client::HttpClient, telemetry::Telemetry};
 /// Scores kept for `delta_1h`, one a minute.
 const MAX_SCORES: usize = 70;
 
+/// Part of the hour's alert events that one signal, or one group, may use up.
+const SHARE_OF_ONE: u32 = 10;
+/// Least that is: a beginning and an end.
+const LEAST_OF_ONE: u32 = 2;
+
+/// The alert events of the last hour, and whose they were.
+#[derive(Debug, Default)]
+struct SentEvents {
+    order: VecDeque<(Timestamp, String)>,
+    of_one: HashMap<String, u32>,
+}
+
+impl SentEvents {
+    /// Counts one more event, unless there were too many of all, or of this one.
+    fn admit(&mut self, whose: String, at: Timestamp, limit: u32) -> bool {
+        while self.order.front().is_some_and(|(first, _)| at.duration_since(*first) >= SignedDuration::from_hours(1)) {
+            let Some((_, whose)) = self.order.pop_front() else { break };
+            if let Some(count) = self.of_one.get_mut(&whose) {
+                *count -= 1;
+                if *count == 0 {
+                    self.of_one.remove(&whose);
+                }
+            }
+        }
+        let count = self.of_one.get(&whose).copied().unwrap_or_default();
+        if self.order.len() >= limit as usize || count >= (limit / SHARE_OF_ONE).max(LEAST_OF_ONE) {
+            return false;
+        }
+        self.of_one.insert(whose.clone(), count + 1);
+        self.order.push_back((at, whose));
+        true
+    }
+}
+
 /// The state of one engine's health.
 ///
 /// Locks are taken in the order of the fields, and never held over an await.
@@ -45,7 +79,7 @@ pub(super) struct Shared {
     pub actions: Mutex<ActionBook>,
     pub maintenance: RwLock<HashMap<String, Timestamp>>,
     pub scores: Mutex<VecDeque<(Timestamp, f64)>>,
-    sent: Mutex<VecDeque<Timestamp>>,
+    sent: Mutex<SentEvents>,
     pub events: broadcast::Sender<HealthEvent>,
     /// Services that the background task has not seen yet.
     pub fresh: Mutex<Vec<Arc<Service>>>,
@@ -89,12 +123,14 @@ impl Shared {
         };
         for (change, alert) in changes {
             let alert = self.alerts.lock().shown(&alert, at);
+            let whose = alert.group.as_ref().or(alert.services.first()).cloned().unwrap_or_default();
+            let whose = format!("{whose}\n{}", alert.metric.as_deref().unwrap_or_default());
             let kind = match change {
                 Change::Opened => EventKind::AlertOpened(alert),
                 Change::Changed => EventKind::AlertChanged(alert),
                 Change::Resolved => EventKind::AlertResolved(alert),
             };
-            self.emit_limited(kind, at);
+            self.emit_limited(kind, whose, at);
         }
     }
 
@@ -113,18 +149,13 @@ impl Shared {
     }
 
     /// Tells of an alert, unless too many were told of within the hour.
-    fn emit_limited(&self, kind: EventKind, at: Timestamp) {
-        let mut sent = self.sent.lock();
-        while sent.front().is_some_and(|first| at.duration_since(*first) >= SignedDuration::from_hours(1)) {
-            sent.pop_front();
+    fn emit_limited(&self, kind: EventKind, whose: String, at: Timestamp) {
+        let limit = self.config.alerts_per_hour;
+        if self.sent.lock().admit(whose, at, limit) {
+            self.emit(kind, at);
+        } else {
+            tracing::warn!(limit, "an alert event was not sent: too many within an hour");
         }
-        if sent.len() >= self.config.alerts_per_hour as usize {
-            tracing::warn!(limit = self.config.alerts_per_hour, "an alert event was not sent: too many within an hour");
-            return;
-        }
-        sent.push_back(at);
-        drop(sent);
-        self.emit(kind, at);
     }
 
     /// Remembers the overall score, once a minute.
@@ -143,6 +174,7 @@ impl Shared {
     pub fn housekeep(&self) {
         let now = self.clock.now();
         self.judge_engine(now);
+        self.reconcile(now);
         self.maintenance.write().retain(|_, until| now < *until);
         if let Some(score) = self.overall_score(now) {
             self.remember_score(now, score);

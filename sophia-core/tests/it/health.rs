@@ -890,6 +890,24 @@ fn an_alert_that_came_back_quietly_is_told_once_its_cooldown_is_over() {
 }
 
 #[test]
+fn a_signal_that_flaps_leaves_room_for_the_events_of_others() {
+    let sophia = engine();
+    let health = sophia.health();
+    health.rule(Rule::new("latency_ms", Direction::LowerIsBetter).warning(10.0).critical(20.0)).unwrap();
+    let mut events = Box::pin(health.subscribe());
+    let mut told = || std::iter::from_fn(|| events.next().now_or_never().flatten()).count();
+    for _ in 0..120 {
+        health.observe("noisy", "latency_ms", 15.0);
+        health.observe("noisy", "latency_ms", 25.0);
+    }
+    assert_eq!(told(), 10, "a tenth of the events of an hour");
+    for i in 0..40 {
+        health.observe(&format!("payment-{i}"), "latency_ms", 1_000.0);
+    }
+    assert_eq!(told(), 40);
+}
+
+#[test]
 #[ignore = "a measurement, to be run with optimisation"]
 fn measure_signals_and_reports() {
     let sophia = engine();
