@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use sophia_core::{
     Clock, Config, Direction, Error, ErrorKind, ManualClock, Result, Signal, SignalSink, Sophia, Timestamp,
     health::{
-        Action, ActionStatus, AlertMatch, AlertState, CallbackHealer, CallbackProbe, CheckAll, EventKind, Health,
-        HttpProbe, Observation, OverallStatus, ProbeOutcome, ProbeSpec, Registration, Risk, Rule, SeriesQuery,
+        Action, ActionStatus, AlertMatch, AlertState, AnomalyKind, CallbackHealer, CallbackProbe, CheckAll, EventKind,
+        Health, HttpProbe, Observation, OverallStatus, ProbeOutcome, ProbeSpec, Registration, Risk, Rule, SeriesQuery,
         Severity, Status, TcpProbe, Trigger,
     },
     operations,
@@ -905,6 +905,57 @@ fn a_signal_that_flaps_leaves_room_for_the_events_of_others() {
         health.observe(&format!("payment-{i}"), "latency_ms", 1_000.0);
     }
     assert_eq!(told(), 40);
+}
+
+#[tokio::test]
+async fn an_outage_is_shown_however_much_of_the_hour_it_takes() {
+    let cases = [
+        ("latency_ms", Direction::LowerIsBetter, 20.0, 200.0, 55),
+        ("cache_hit_ratio", Direction::HigherIsBetter, 0.9, 0.1, 50),
+        ("requests", Direction::Both, 100.0, 5.0, 40),
+    ];
+    for (metric, direction, usual, bad, longest) in cases {
+        for minutes in (5..=longest).step_by(5) {
+            let (sophia, clock) = timed();
+            let health = sophia.health();
+            let mut noise = Noise(minutes);
+            for back in (0..60).rev() {
+                let value = if back < minutes { bad } else { usual } * (1.0 + noise.normal(0.02));
+                let at = clock.now() - jiff::SignedDuration::from_mins(back as i64);
+                let point = Observation::new("db", metric, value).direction(direction).at(at);
+                health.observe_point(point).unwrap();
+            }
+            let report = health.report().await.unwrap();
+            let level: Vec<_> = report.anomalies.iter().filter(|anomaly| anomaly.kind == AnomalyKind::Level).collect();
+            assert_eq!(level.len(), 1, "{metric} for {minutes} min: {:?}", report.anomalies);
+            let lasted = clock.now().duration_since(level[0].at).as_mins();
+            assert_eq!((lasted.unsigned_abs() + 1, level[0].until), (minutes, None), "{metric}: {:?}", level[0]);
+            assert!((level[0].expected.unwrap() / usual - 1.0).abs() < 0.1, "{metric}: {:?}", level[0]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_rises_or_swings_is_not_an_outage() {
+    for seed in 1..=20 {
+        let (sophia, clock) = timed();
+        let health = sophia.health();
+        let mut noise = Noise(seed);
+        for minute in 0..60 {
+            let at = clock.now() - jiff::SignedDuration::from_mins(59 - minute);
+            let minute = minute as f64;
+            let swing = 30.0 * (minute / 60.0 * std::f64::consts::TAU).sin();
+            for (service, value) in [
+                ("rises", 100.0 + minute + noise.normal(1.0)),
+                ("swings", 100.0 + swing + noise.normal(1.0)),
+                ("pulses", 100.0 + if minute % 20.0 < 10.0 { 50.0 } else { 0.0 } + noise.normal(1.0)),
+            ] {
+                health.observe_point(Observation::new(service, "latency_ms", value).at(at)).unwrap();
+            }
+        }
+        let report = health.report().await.unwrap();
+        assert!(report.anomalies.is_empty(), "seed {seed}: {:?}", report.anomalies);
+    }
 }
 
 #[test]
