@@ -643,7 +643,8 @@ async fn an_hour_of_history_names_the_cause_and_what_comes_next() {
             ("redis", "chat", 60),
             "seed {seed}: {top:?}"
         );
-        assert!(top.r > 0.9 && top.p < 0.001, "seed {seed}: {top:?}");
+        // One coincidence, a minute apart: three minutes in sixty are as near.
+        assert!(top.r > 0.9 && top.p < 0.051, "seed {seed}: {top:?}");
         assert!(report.correlations.iter().all(|found| found.b.service != "billing"), "seed {seed}");
         assert_eq!(report.root_causes[0].service, "redis", "seed {seed}: {:?}", report.root_causes);
         assert!(report.anomalies.iter().any(|anomaly| anomaly.service == "redis"), "seed {seed}");
@@ -956,6 +957,48 @@ async fn what_rises_or_swings_is_not_an_outage() {
         let report = health.report().await.unwrap();
         assert!(report.anomalies.is_empty(), "seed {seed}: {:?}", report.anomalies);
     }
+}
+
+#[tokio::test]
+async fn two_that_were_out_of_line_by_chance_seldom_correlate() {
+    let mut claimed = Vec::new();
+    for seed in 1..=200 {
+        let (sophia, clock) = timed();
+        let health = sophia.health();
+        let mut noise = Noise(seed);
+        for service in ["a", "b"] {
+            let begin = 5 + (noise.uniform() * 51.0) as i64;
+            for minute in 0..60 {
+                let at = clock.now() - jiff::SignedDuration::from_mins(59 - minute);
+                let high = if (begin..begin + 3).contains(&minute) { 60.0 } else { 0.0 };
+                let value = 100.0 + noise.normal(2.0) + high;
+                health.observe_point(Observation::new(service, "latency_ms", value).at(at)).unwrap();
+            }
+        }
+        claimed.extend(health.report().await.unwrap().correlations.iter().map(|found| found.p));
+    }
+    // What is claimed of chance holds: of 200 trials as many as the probability says.
+    for p in [0.02, 0.05, 0.1] {
+        let share = claimed.iter().filter(|claim| **claim <= p).count() as f64 / 200.0;
+        assert!(share <= 1.5 * p, "{share} of the trials have p <= {p}: {claimed:?}");
+    }
+}
+
+#[tokio::test]
+async fn two_that_were_out_of_line_together_again_and_again_surely_correlate() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    let mut noise = Noise(1);
+    for minute in 0..60 {
+        let at = clock.now() - jiff::SignedDuration::from_mins(59 - minute);
+        let high = if [7, 8, 9, 23, 24, 40, 41, 52, 53].contains(&minute) { 60.0 } else { 0.0 };
+        for service in ["a", "b"] {
+            let value = 100.0 + noise.normal(2.0) + high;
+            health.observe_point(Observation::new(service, "latency_ms", value).at(at)).unwrap();
+        }
+    }
+    let correlations = health.report().await.unwrap().correlations;
+    assert!(correlations[0].p < 1e-3 && correlations[0].lag_s == 0, "{correlations:?}");
 }
 
 #[test]
