@@ -1,7 +1,8 @@
 //! Quantiles of a stream in bounded memory.
 //!
 //! DDSketch (Masson, Rim, Lee: "DDSketch: a fast and fully-mergeable quantile sketch with relative-error guarantees",
-//! VLDB 2019): values fall into bins that grow by a constant factor, and when there are too many bins the lowest collapse.
+//! VLDB 2019): values fall into bins that grow by a constant factor, and when there are too many bins the lowest collapse. Bins in
+//! which nothing fell take no room (the paper's sparse store): a few values far from the others cost the others nothing.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +10,10 @@ use std::collections::BTreeMap;
 const ACCURACY: f64 = 0.04;
 /// ln γ with γ = (1 + accuracy) / (1 − accuracy).
 const LN_GAMMA: f64 = 0.080_042_707_673_536_56;
-/// Bins of values above zero: a range of 362,000 : 1 before the lowest collapse.
-const MAX_POSITIVE_BINS: usize = 160;
-/// Bins of values below zero, which are rare: 167 : 1.
-const MAX_NEGATIVE_BINS: usize = 64;
+/// Bins of values above zero: a range of 2,170 : 1 without a gap before the lowest collapse.
+const MAX_POSITIVE_BINS: usize = 96;
+/// Bins of values below zero, which are rare: 13 : 1.
+const MAX_NEGATIVE_BINS: usize = 32;
 /// Nearer to zero than this is zero.
 const SMALLEST: f64 = 1e-9;
 
@@ -36,53 +37,56 @@ impl Sketch {
         }
     }
 
+    /// Returns how many values were added.
+    pub fn count(&self) -> u32 {
+        let sum = |bins: &Bins| bins.counts.iter().fold(0, |sum: u32, count| sum.saturating_add(*count));
+        sum(&self.positive).saturating_add(sum(&self.negative)).saturating_add(self.zeros)
+    }
+
     /// Forgets everything, and keeps the room.
     pub fn clear(&mut self) {
-        self.positive.counts.clear();
-        self.negative.counts.clear();
+        self.positive.clear();
+        self.negative.clear();
         self.zeros = 0;
     }
 }
 
-/// Returns the quantiles `qs` (0..1) over all sketches, or `None` when they hold nothing.
+/// Returns the quantiles `qs` (0..1) over all sketches, of each of which only a share (0..1) of its counts is taken, or `None`
+/// when they hold nothing.
 pub(super) fn quantiles<'a, const N: usize>(
-    sketches: impl Iterator<Item = &'a Sketch>,
+    sketches: impl Iterator<Item = (&'a Sketch, f64)>,
     qs: [f64; N],
 ) -> Option<[f64; N]> {
     // Ordered by value: negative bins from the largest magnitude, zero, positive bins.
-    let mut counts: BTreeMap<(i8, i64), u64> = BTreeMap::new();
-    for sketch in sketches {
+    let mut counts: BTreeMap<(i8, i32), f64> = BTreeMap::new();
+    for (sketch, share) in sketches.filter(|(_, share)| *share > 0.0) {
         for (key, count) in sketch.negative.iter() {
-            *counts.entry((-1, -i64::from(key))).or_default() += u64::from(count);
+            *counts.entry((-1, -key)).or_default() += f64::from(count) * share;
         }
         if sketch.zeros > 0 {
-            *counts.entry((0, 0)).or_default() += u64::from(sketch.zeros);
+            *counts.entry((0, 0)).or_default() += f64::from(sketch.zeros) * share;
         }
         for (key, count) in sketch.positive.iter() {
-            *counts.entry((1, i64::from(key))).or_default() += u64::from(count);
+            *counts.entry((1, key)).or_default() += f64::from(count) * share;
         }
     }
-    let total: u64 = counts.values().sum();
-    if total == 0 {
-        return None;
-    }
+    let total: f64 = counts.values().sum();
+    let last = *counts.last_key_value()?.0;
     Some(qs.map(|q| {
-        let rank = (q.clamp(0.0, 1.0) * (total - 1) as f64).round() as u64;
-        let mut seen = 0;
-        for ((sign, key), count) in &counts {
-            seen += count;
-            if seen > rank {
-                let sign = f64::from(*sign);
-                return sign * magnitude(*key as f64 * sign);
-            }
-        }
-        0.0
+        let rank = (q.clamp(0.0, 1.0) * (total - 1.0).max(0.0)).round();
+        let mut seen = 0.0;
+        let reached = counts.iter().find(|(_, count)| {
+            seen += **count;
+            seen > rank
+        });
+        let (sign, key) = reached.map_or(last, |(key, _)| *key);
+        f64::from(sign) * magnitude(f64::from(key * i32::from(sign)))
     }))
 }
 
-fn key(value: f64) -> i32 {
+fn key(value: f64) -> i16 {
     // A double's logarithm over ln γ stays below 10,000 either way.
-    (value.ln() / LN_GAMMA).ceil() as i32
+    (value.ln() / LN_GAMMA).ceil() as i16
 }
 
 /// The value in the middle of a bin, in the sense of relative error.
@@ -90,53 +94,51 @@ fn magnitude(key: f64) -> f64 {
     (key * LN_GAMMA).exp() * (1.0 - ACCURACY)
 }
 
+/// Bins in which something fell, the lowest first.
 #[derive(Debug, Clone, Default)]
 struct Bins {
-    lowest: i32,
+    keys: Vec<i16>,
     counts: Vec<u32>,
 }
 
 impl Bins {
-    fn add(&mut self, key: i32, max: usize, weight: u32) {
-        if self.counts.is_empty() {
-            self.lowest = key;
-        }
-        let mut at = i64::from(key) - i64::from(self.lowest);
-        if at < 0 {
-            let room = max - self.counts.len();
-            let more = usize::try_from(-at).unwrap_or(usize::MAX).min(room);
-            self.counts.reserve_exact(more);
-            self.counts.splice(0..0, std::iter::repeat_n(0, more));
-            // At most `max`, which fits.
-            self.lowest -= more as i32;
-            at = 0;
-        } else if at >= max as i64 {
-            // The lowest bins collapse into the one that becomes the lowest.
-            let excess = usize::try_from(at - max as i64 + 1).unwrap_or(usize::MAX);
-            let gone = excess.min(self.counts.len());
-            let collapsed: u32 = self.counts.drain(..gone).fold(0, u32::saturating_add);
-            self.lowest = key - (max as i32 - 1);
-            match self.counts.first_mut() {
-                Some(first) => *first = first.saturating_add(collapsed),
-                None => self.counts.push(collapsed),
+    fn add(&mut self, key: i16, max: usize, weight: u32) {
+        match self.keys.binary_search(&key) {
+            Ok(at) => self.counts[at] = self.counts[at].saturating_add(weight),
+            Err(at) if self.keys.len() < max => {
+                if self.keys.len() == self.keys.capacity() {
+                    let room = max - self.keys.len();
+                    let more = self.keys.len().clamp(4.min(room), room);
+                    self.keys.reserve_exact(more);
+                    self.counts.reserve_exact(more);
+                }
+                self.keys.insert(at, key);
+                self.counts.insert(at, weight);
             }
-            at = max as i64 - 1;
+            // Lower than all: it falls into what collapsed.
+            Err(0) => self.counts[0] = self.counts[0].saturating_add(weight),
+            // The lowest collapses into the second lowest, which is this one,
+            Err(1) => {
+                self.keys[0] = key;
+                self.counts[0] = self.counts[0].saturating_add(weight);
+            }
+            // or the next one, and those below this one move down.
+            Err(at) => {
+                self.counts[1] = self.counts[1].saturating_add(self.counts[0]);
+                self.keys.copy_within(1..at, 0);
+                self.counts.copy_within(1..at, 0);
+                (self.keys[at - 1], self.counts[at - 1]) = (key, weight);
+            }
         }
-        // Within 0..max by the lines above.
-        let at = at as usize;
-        if at >= self.counts.len() {
-            self.counts.reserve_exact(at + 1 - self.counts.len());
-            self.counts.resize(at + 1, 0);
-        }
-        self.counts[at] = self.counts[at].saturating_add(weight);
+    }
+
+    fn clear(&mut self) {
+        self.keys.clear();
+        self.counts.clear();
     }
 
     fn iter(&self) -> impl Iterator<Item = (i32, u32)> {
-        self.counts
-            .iter()
-            .enumerate()
-            .filter(|(_, count)| **count > 0)
-            .map(|(at, count)| (self.lowest + at as i32, *count))
+        self.keys.iter().map(|key| i32::from(*key)).zip(self.counts.iter().copied())
     }
 }
 
@@ -152,9 +154,14 @@ mod tests {
         sketch
     }
 
+    /// The quantiles of whole sketches.
+    fn whole<const N: usize>(sketches: &[Sketch], qs: [f64; N]) -> Option<[f64; N]> {
+        quantiles(sketches.iter().map(|sketch| (sketch, 1.0)), qs)
+    }
+
     #[test]
     fn an_empty_sketch_knows_no_quantile() {
-        assert_eq!(quantiles([Sketch::default()].iter(), [0.5]), None);
+        assert_eq!(whole(&[Sketch::default()], [0.5]), None);
     }
 
     #[test]
@@ -165,21 +172,41 @@ mod tests {
     #[test]
     fn quantiles_of_several_sketches_are_those_of_all_values() {
         let halves = [sketch((1..=500).map(f64::from)), sketch((501..=1000).map(f64::from))];
-        let [p50, p99] = quantiles(halves.iter(), [0.5, 0.99]).unwrap();
+        let [p50, p99] = whole(&halves, [0.5, 0.99]).unwrap();
         assert!((p50 / 500.0 - 1.0).abs() < 0.05 && (p99 / 990.0 - 1.0).abs() < 0.05, "{p50} {p99}");
     }
 
     #[test]
     fn a_range_that_is_too_wide_keeps_its_upper_quantiles() {
         let sketch = sketch((-200..=200).map(|exponent| 10f64.powi(exponent)));
-        assert!(sketch.positive.counts.len() <= MAX_POSITIVE_BINS);
-        let [max] = quantiles([sketch].iter(), [1.0]).unwrap();
-        assert!((max / 1e200 - 1.0).abs() < 0.05, "{max}");
+        assert_eq!(
+            (sketch.positive.keys.len(), sketch.positive.keys.capacity()),
+            (MAX_POSITIVE_BINS, MAX_POSITIVE_BINS)
+        );
+        // Of 401 powers of ten the highest 95 are in bins of their own.
+        let [p80, max] = whole(&[sketch], [0.8, 1.0]).unwrap();
+        assert!((p80 / 1e120 - 1.0).abs() < 0.05 && (max / 1e200 - 1.0).abs() < 0.05, "{p80} {max}");
+    }
+
+    #[test]
+    fn values_far_from_each_other_keep_their_quantiles() {
+        let many = |few: f64, count: usize, rest: f64| {
+            let values = std::iter::repeat_n(few, count).chain(std::iter::repeat_n(rest, 1_000 - count));
+            let mut ways = [sketch(values.clone()), Sketch::default()];
+            values.collect::<Vec<_>>().iter().rev().for_each(|value| ways[1].add(*value, 1));
+            ways.map(|sketch| whole(&[sketch], [0.5, 0.99]).unwrap())
+        };
+        for (few, count, rest) in [(0.001, 900, 1e6), (512.0, 600, 1e9), (5.0, 985, 1e9), (-1.0, 900, -1_000.0)] {
+            for [p50, p99] in many(few, count, rest) {
+                let (low, high) = if rest < few { (few, few) } else { (few, rest) };
+                assert!((p50 / low - 1.0).abs() < 0.05 && (p99 / high - 1.0).abs() < 0.05, "{few}: {p50} {p99}");
+            }
+        }
     }
 
     #[test]
     fn values_below_zero_keep_their_order() {
-        let [low, middle, high] = quantiles([sketch([-100.0, -1.0, 0.0, 5.0, 50.0])].iter(), [0.0, 0.5, 1.0]).unwrap();
+        let [low, middle, high] = whole(&[sketch([-100.0, -1.0, 0.0, 5.0, 50.0])], [0.0, 0.5, 1.0]).unwrap();
         assert!(
             (low / -100.0 - 1.0).abs() < 0.05 && middle == 0.0 && (high / 50.0 - 1.0).abs() < 0.05,
             "{low} {middle} {high}"
@@ -188,8 +215,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn quantiles_have_a_bounded_relative_error(mut values in prop::collection::vec(0.5f64..50_000.0, 1..300), q in 0.0f64..1.0) {
-            let [got] = quantiles([sketch(values.iter().copied())].iter(), [q]).unwrap();
+        fn quantiles_have_a_bounded_relative_error(mut values in prop::collection::vec(25f64..50_000.0, 1..300), q in 0.0f64..1.0) {
+            let [got] = whole(&[sketch(values.iter().copied())], [q]).unwrap();
             values.sort_by(f64::total_cmp);
             let want = values[(q * (values.len() - 1) as f64).round() as usize];
             prop_assert!((got / want - 1.0).abs() <= ACCURACY + 1e-9, "{} for {}", got, want);

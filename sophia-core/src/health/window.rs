@@ -8,9 +8,10 @@ pub(super) const BUCKET_S: i64 = 60;
 pub(super) const BUCKETS: usize = 60;
 /// Buckets in the ring: a little more than the window, so that a point that was in it a moment ago still has a place.
 const RING: usize = 64;
-/// Quantiles are kept for ten minutes at a time: 60 sketches would be too much, and one could not forget.
+/// Quantiles are kept for ten minutes at a time: 60 sketches would be too much, and one could not forget. The seventh is the one
+/// of which only a part is within the hour.
 const SLICE_MINUTES: i64 = 10;
-const SLICES: usize = 6;
+const SLICES: usize = 7;
 
 /// What fell into one minute.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -120,11 +121,23 @@ impl Window {
         total
     }
 
-    /// Returns p50, p95 and p99 of the last 50 to 60 minutes.
+    /// Returns p50, p95 and p99 of the hour that ends with the minute `now`. Of the ten minutes that are partly within it, as much
+    /// counts as there are points in that part.
     pub fn quantiles(&self, now: i64) -> Option<[f64; 3]> {
-        let newest = now.div_euclid(SLICE_MINUTES);
-        let live = self.slices.iter().filter(|(epoch, _)| *epoch <= newest && *epoch > newest - SLICES as i64);
-        quantiles(live.map(|(_, sketch)| sketch), [0.5, 0.95, 0.99])
+        let first = now - BUCKETS as i64 + 1;
+        let points = |from: i64, to: i64| (from..to).map(|minute| f64::from(self.bucket(minute).count)).sum::<f64>();
+        let live = self.slices.iter().filter_map(|(slice, sketch)| {
+            let begin = slice.checked_mul(SLICE_MINUTES)?;
+            let end = begin + SLICE_MINUTES;
+            let share = match () {
+                () if end <= first || begin > now => return None,
+                () if begin >= first => 1.0,
+                // The ring holds four minutes before the hour; a slice counts all that fell into it.
+                () => points(first, end) / f64::from(sketch.count().max(1)),
+            };
+            Some((sketch, share))
+        });
+        quantiles(live, [0.5, 0.95, 0.99])
     }
 }
 
@@ -151,6 +164,26 @@ mod tests {
         window.add(NOW, 1.0, 1);
         assert!(window.hour(NOW + 60).all(|bucket| bucket.count == 0));
         assert_eq!(window.quantiles(NOW + 60), None);
+    }
+
+    #[test]
+    fn quantiles_are_those_of_a_full_hour_at_each_minute_of_it() {
+        for now in NOW..NOW + 10 {
+            for back in [0, 30, 50, 55, 59] {
+                let mut window = Window::default();
+                window.add(now - back, 7.0, 100);
+                let [p50, ..] = window.quantiles(now).unwrap();
+                assert!((p50 / 7.0 - 1.0).abs() < 0.05, "{back} min ago: {p50}");
+                assert_eq!(window.quantiles(now + 60 - back), None, "{back} min ago, an hour later");
+            }
+            // Eight of sixty minutes are slow: at the 86th percentile and above.
+            let mut window = Window::default();
+            for back in (0..70).rev() {
+                window.add(now - back, if (52..60).contains(&back) { 1_000.0 } else { 10.0 }, 5);
+            }
+            let [p50, p95, p99] = window.quantiles(now).unwrap();
+            assert!(p50 < 11.0 && p95 > 950.0 && p99 > 950.0, "{p50} {p95} {p99}");
+        }
     }
 
     #[test]
