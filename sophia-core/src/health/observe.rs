@@ -156,6 +156,20 @@ impl Shared {
         Ok(())
     }
 
+    /// Takes in what a look at a service measured: each is a statement, as one that is observed. It is dropped where there is no
+    /// room for it.
+    pub(super) fn measured(&self, service: &str, metric: &str, direction: Direction, value: f64, at: Timestamp) {
+        let at_us = at.as_microsecond();
+        let Some(series) = self.series.get_or_insert(service, metric, at_us) else { return self.series.drop_one() };
+        let newest = series.with(|state| {
+            state.direction = Some(direction);
+            state.add(at_us, value, 1, Origin::Observed)
+        });
+        if newest {
+            self.judge(&series, value, at);
+        }
+    }
+
     /// Sets a rule, and judges what is known already by it.
     pub(super) fn set_rule(&self, rule: Rule) -> Result<()> {
         const FRESH: SignedDuration = SignedDuration::from_mins(5);

@@ -105,7 +105,6 @@ fn explain(error: &crate::Error) -> String {
 /// Takes in what looks saw, all as of one moment, so that what belongs together becomes one alert.
 pub(super) fn conclude(shared: &Shared, looks: Vec<(Arc<Service>, Look)>) -> BTreeMap<String, ServiceCheck> {
     let at = shared.clock.now();
-    let at_us = at.as_microsecond();
     let mut checks = BTreeMap::new();
     let mut changes = Vec::new();
     for (service, look) in looks {
@@ -114,15 +113,17 @@ pub(super) fn conclude(shared: &Shared, looks: Vec<(Arc<Service>, Look)>) -> BTr
             checks.insert(check.service.clone(), check);
             continue;
         }
-        if let Some(up) = match check.observed {
+        let up = match check.observed {
             Status::Healthy | Status::Degraded => Some(1.0),
             Status::Unhealthy => Some(0.0),
             Status::Unknown => None,
-        } {
-            shared.series.record(&check.service, "up", Direction::HigherIsBetter, at_us, up, at_us);
-        }
-        if let Some(latency) = check.latency_ms {
-            shared.series.record(&check.service, "probe_latency_ms", Direction::LowerIsBetter, at_us, latency, at_us);
+        };
+        let measured =
+            [("up", Direction::HigherIsBetter, up), ("probe_latency_ms", Direction::LowerIsBetter, check.latency_ms)];
+        for (metric, direction, value) in measured {
+            if let Some(value) = value {
+                shared.measured(&check.service, metric, direction, value, at);
+            }
         }
         if check.status != before {
             changes.push((check.service.clone(), before, check.status));

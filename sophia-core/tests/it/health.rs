@@ -1001,6 +1001,25 @@ async fn two_that_were_out_of_line_together_again_and_again_surely_correlate() {
     assert!(correlations[0].p < 1e-3 && correlations[0].lag_s == 0, "{correlations:?}");
 }
 
+#[tokio::test]
+async fn rules_judge_what_probes_measure_look_by_look() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    health.rule(Rule::new("up", Direction::HigherIsBetter).critical(0.0)).unwrap();
+    health.register(Registration::new("db"), is(Status::Unhealthy)).unwrap();
+    health.register(Registration::new("web"), is(Status::Healthy)).unwrap();
+    health.check_all(CheckAll::default()).await.unwrap();
+    let alerts = health.alerts(None);
+    assert_eq!((alerts.len(), alerts[0].services.as_slice()), (1, ["db".to_owned()].as_slice()), "{alerts:?}");
+    assert_eq!((alerts[0].metric.as_deref(), alerts[0].value), (Some("up"), Some(0.0)));
+
+    // A service that is well again has no such alert, whatever the mean of the last minutes.
+    health.register(Registration::new("db"), is(Status::Healthy)).unwrap();
+    clock.advance(seconds(10));
+    health.check("db").await.unwrap();
+    assert!(health.alerts(None).is_empty(), "{:?}", health.alerts(None));
+}
+
 #[test]
 #[ignore = "a measurement, to be run with optimisation"]
 fn measure_signals_and_reports() {
