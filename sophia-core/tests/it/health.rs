@@ -1020,6 +1020,37 @@ async fn rules_judge_what_probes_measure_look_by_look() {
     assert!(health.alerts(None).is_empty(), "{:?}", health.alerts(None));
 }
 
+#[tokio::test]
+async fn what_an_http_service_says_of_itself_is_not_talked_away() {
+    let server = MockServer::start().await;
+    let answers = [
+        ("/bad-score", r#"{"status": "down", "score": "n/a"}"#, Status::Unhealthy),
+        ("/high-score", r#"{"status": "fail", "score": 1000}"#, Status::Unhealthy),
+        ("/marked", "\u{feff}{\"status\": \"down\"}", Status::Unhealthy),
+        ("/word", r#"{"status": "major_outage"}"#, Status::Unknown),
+        ("/does-not-know", r#"{"status": "unknown"}"#, Status::Unknown),
+        ("/nested", r#"{"status": {"code": "DOWN"}}"#, Status::Unknown),
+        ("/without", r#"{"version": "1.2"}"#, Status::Healthy),
+        ("/null", r#"{"status": null}"#, Status::Healthy),
+    ];
+    let sophia = engine();
+    for (route, body, _) in answers {
+        Mock::given(path(route)).respond_with(ResponseTemplate::new(200).set_body_string(body)).mount(&server).await;
+        let probe = Arc::new(HttpProbe::new(format!("{}{route}", server.uri())).unwrap());
+        sophia.health().register(Registration::new(route).fail_after(1), probe).unwrap();
+    }
+    let broken = ResponseTemplate::new(503).set_body_string(r#"{"status": "major_outage"}"#);
+    Mock::given(path("/broken")).respond_with(broken).mount(&server).await;
+    let probe = Arc::new(HttpProbe::new(format!("{}/broken", server.uri())).unwrap());
+    sophia.health().register(Registration::new("/broken").fail_after(1), probe).unwrap();
+    let checks = sophia.health().check_all(CheckAll::default()).await.unwrap();
+    for (route, _, expected) in answers {
+        assert_eq!(checks[route].observed, expected, "{route}: {:?}", checks[route]);
+    }
+    assert_eq!(checks["/broken"].observed, Status::Unhealthy);
+    assert!(checks["/word"].detail.as_ref().unwrap().contains("major_outage"), "{:?}", checks["/word"]);
+}
+
 #[test]
 #[ignore = "a measurement, to be run with optimisation"]
 fn measure_signals_and_reports() {
