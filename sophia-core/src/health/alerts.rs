@@ -167,6 +167,8 @@ pub(super) struct AlertBook {
     conditions: BTreeMap<String, Condition>,
     counts: HashMap<String, u64>,
     open: BTreeMap<String, Open>,
+    /// The open alert that lists a condition.
+    listed_in: HashMap<String, String>,
     resolved: VecDeque<Over>,
     /// Conditions that someone resolved by hand: no worse ones are passed over until then.
     held: HashMap<String, (Timestamp, Severity)>,
@@ -236,14 +238,18 @@ impl AlertBook {
 
     /// Drops every condition of a service.
     pub fn forget_service(&mut self, service: &str) {
-        let before = self.conditions.len();
-        self.conditions.retain(|_, condition| condition.service != service);
-        self.dirty |= before != self.conditions.len();
+        let gone: Vec<String> = self
+            .conditions
+            .iter()
+            .filter(|(_, condition)| condition.service == service)
+            .map(|(key, _)| key.clone())
+            .collect();
+        gone.iter().for_each(|key| self.clear(key));
     }
 
     /// Brings a listed alert up to date with its condition, without an event.
     fn refresh(&mut self, key: &str, at: Timestamp) {
-        let Some(open) = self.open.values_mut().find(|open| open.conditions.contains(key)) else { return };
+        let Some(open) = self.listed_in.get(key).and_then(|alert| self.open.get_mut(alert)) else { return };
         open.alert.count += 1;
         open.alert.updated_at = open.alert.updated_at.max(at);
         if open.conditions.len() == 1
@@ -339,6 +345,11 @@ impl AlertBook {
                 }
             }
         }
+        self.listed_in = self
+            .open
+            .iter()
+            .flat_map(|(alert, open)| open.conditions.iter().map(move |key| (key.clone(), alert.clone())))
+            .collect();
         changes
     }
 

@@ -191,12 +191,20 @@ impl Shared {
         *self.fresh.lock() = self.registered();
     }
 
+    /// Lets go of a service that was unregistered or replaced.
+    pub fn retire(&self, service: &Service) {
+        service.retired.store(true, Ordering::SeqCst);
+        self.fresh.lock().retain(|fresh| !fresh.retired.load(Ordering::SeqCst));
+        // The background task lets go of it as well.
+        self.wake.notify_one();
+    }
+
     /// Forgets a service; returns whether it was registered.
     pub fn remove(&self, name: &str) -> bool {
         let removed = self.services.write().remove(name);
         let existed = removed.is_some();
         if let Some(service) = removed {
-            service.retired.store(true, Ordering::SeqCst);
+            self.retire(&service);
         }
         self.rules.write().forget_service(name);
         self.graph.write().remove_service(name);

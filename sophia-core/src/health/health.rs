@@ -83,7 +83,7 @@ impl Health {
                 return Err(Error::new(ErrorKind::RateLimited, "health.register", message));
             }
             if let Some(replaced) = services.insert(service.name().to_owned(), Arc::clone(&service)) {
-                replaced.retired.store(true, Ordering::SeqCst);
+                self.shared.retire(&replaced);
                 self.shared.alerts.lock().clear(&format!("probe:{}", service.name()));
             }
         }

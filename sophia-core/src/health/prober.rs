@@ -207,6 +207,7 @@ pub(super) async fn run(shared: Weak<Shared>) {
     let mut queue: BinaryHeap<Reverse<Due>> = BinaryHeap::new();
     let mut flying: FuturesUnordered<BoxFuture<'static, (Arc<Service>, Look)>> = FuturesUnordered::new();
     let mut housekeeping = Instant::now() + HOUSEKEEPING;
+    let mut woken = false;
     loop {
         let now = Instant::now();
         if !flying.is_empty() {
@@ -215,6 +216,9 @@ pub(super) async fn run(shared: Weak<Shared>) {
         {
             // Held for this block only, so that dropping the engine ends this task.
             let Some(shared) = shared.upgrade() else { return };
+            if std::mem::take(&mut woken) {
+                queue.retain(|Reverse(due)| !due.service.retired.load(Ordering::SeqCst));
+            }
             for service in std::mem::take(&mut *shared.fresh.lock()) {
                 queue.push(Reverse(Due { at: now + service.first_delay(), service }));
             }
@@ -246,7 +250,7 @@ pub(super) async fn run(shared: Weak<Shared>) {
         };
         tokio::select! {
             () = sleep_until(next) => {}
-            () = wake.notified() => {}
+            () = wake.notified() => woken = true,
             () = sleep(BEAT), if !flying.is_empty() => {}
             Some(first) = flying.next(), if !flying.is_empty() => {
                 // Those that ended together are concluded together.
@@ -255,7 +259,7 @@ pub(super) async fn run(shared: Weak<Shared>) {
                     done.push(next);
                 }
                 let Some(shared) = shared.upgrade() else { return };
-                for (service, _) in &done {
+                for (service, _) in done.iter().filter(|(service, _)| !service.retired.load(Ordering::SeqCst)) {
                     let at = Instant::now() + service.next_delay(jitter);
                     queue.push(Reverse(Due { at, service: Arc::clone(service) }));
                 }

@@ -259,6 +259,11 @@ impl Rules {
         Some((rule, verdict))
     }
 
+    /// Forgets what was counted for a signal.
+    pub fn forget_signal(&mut self, service: &str, metric: &str) {
+        self.runs.remove(&(service.to_owned(), metric.to_owned()));
+    }
+
     /// Forgets what was counted for a service.
     pub fn forget_service(&mut self, service: &str) {
         self.runs.retain(|(other, _), _| other != service);

@@ -1052,6 +1052,46 @@ async fn what_an_http_service_says_of_itself_is_not_talked_away() {
 }
 
 #[test]
+fn an_alert_of_a_signal_that_was_forgotten_is_over() {
+    let clock = Arc::new(ManualClock::default());
+    let config = Config::from_toml("[health]\nmax_signals = 3").unwrap();
+    let sophia = Sophia::builder().config(config).clock(Arc::clone(&clock) as Arc<dyn Clock>).build().unwrap();
+    let health = sophia.health();
+    health.rule(Rule::new("latency_ms", Direction::LowerIsBetter).critical(10.0)).unwrap();
+    for round in 0..4 {
+        for i in 0..3 {
+            health.observe(&format!("pod-{round}-{i}"), "latency_ms", 20.0);
+        }
+        clock.advance(seconds(3_700));
+    }
+    health.observe("web", "latency_ms", 20.0);
+    let alerts = health.alerts(None);
+    assert_eq!((alerts.len(), alerts[0].services.as_slice()), (1, ["web".to_owned()].as_slice()), "{alerts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_was_replaced_or_forgotten_is_let_go() {
+    for started in [false, true] {
+        let sophia = engine();
+        let health = sophia.health();
+        if started {
+            sophia.start().await.unwrap();
+        }
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            let probe = is(Status::Healthy);
+            held.push(Arc::downgrade(&probe));
+            health.register(Registration::new("redis").interval(seconds(86_400)), probe).unwrap();
+            tokio::time::sleep(seconds(6)).await;
+        }
+        health.unregister("redis");
+        tokio::time::sleep(seconds(1)).await;
+        let left = held.iter().filter(|probe| probe.upgrade().is_some()).count();
+        assert_eq!(left, 0, "started: {started}");
+    }
+}
+
+#[test]
 #[ignore = "a measurement, to be run with optimisation"]
 fn measure_signals_and_reports() {
     let sophia = engine();
