@@ -384,3 +384,19 @@ async def test_probes_and_healing_that_block_hold_up_no_loop() -> None:
         s.health.action("heal", lambda target: ran_on.update(heal=threading.get_ident()), timeout=5)
         assert (await s.health.trigger("heal", "slow")).status == "completed"
         assert ran_on["heal"] != loop_thread
+
+
+async def test_healing_that_takes_too_long_is_taken_back_and_none_is_no_verdict() -> None:
+    async with Sophia() as s:
+        back: list[str] = []
+
+        async def hang(target: str) -> None:
+            await asyncio.Event().wait()
+
+        s.health.action("hang", hang, timeout=0.2, rollback=back.append)
+        result = await s.health.trigger("hang", "redis")
+        assert (result.status, result.rolled_back, back) == ("failed", True, ["redis"])
+
+        s.health.action("tell", lambda target: None, verify=lambda target: None, rollback=back.append)
+        result = await s.health.trigger("tell", "redis")
+        assert (result.status, result.effect, result.rolled_back) == ("completed", "unknown", False)

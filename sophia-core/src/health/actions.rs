@@ -58,7 +58,8 @@ pub struct Action {
     /// Executions on the same target that may fail in a row, within a day. 3 by default.
     #[serde(default = "three")]
     pub max_attempts: u32,
-    /// Time for each of executing, verifying and rolling back. 60 s by default.
+    /// Time for each of executing, verifying and rolling back. 60 s by default. An execution that takes longer is dropped, and
+    /// taken back where that is possible.
     #[serde(default = "a_minute", with = "crate::duration")]
     #[schemars(with = "crate::duration::DurationSchema")]
     pub timeout: Duration,

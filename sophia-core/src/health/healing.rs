@@ -150,13 +150,19 @@ fn nothing_waits(operation: &'static str, id: &str) -> Error {
     Error::new(ErrorKind::NotFound, operation, "nothing of this id waits for an approval").with("id", id)
 }
 
-/// Executes, verifies, and takes back what did not help.
+/// Executes, verifies, and takes back what did not help or was not done in time.
 async fn execute(execution: Execution) -> ActionResult {
     let Execution { mut result, healer, timeout } = execution;
     let target = result.target.clone();
     if let Err(error) = step(timeout, healer.execute(&target)).await {
         result.status = ActionStatus::Failed;
-        result.detail = Some(error.to_string());
+        let what = error.to_string();
+        // One that was dropped on its way may have done half of it.
+        if error.kind() == ErrorKind::Timeout {
+            take_back(&mut result, &*healer, timeout, &what).await;
+        } else {
+            result.detail = Some(what);
+        }
         return result;
     }
     match step(timeout, healer.verify(&target)).await {
@@ -169,7 +175,14 @@ async fn execute(execution: Execution) -> ActionResult {
     }
     result.status = ActionStatus::Failed;
     let what = if result.effect == Effect::Harmed { "it did harm" } else { "it did not help" };
-    result.detail = Some(match step(timeout, healer.rollback(&target)).await {
+    take_back(&mut result, &*healer, timeout, what).await;
+    result
+}
+
+/// Takes an action back where that is possible, and writes down what became of it.
+async fn take_back(result: &mut ActionResult, healer: &dyn Healer, timeout: Duration, what: &str) {
+    let outcome = step(timeout, healer.rollback(&result.target)).await;
+    result.detail = Some(match outcome {
         Ok(true) => {
             result.rolled_back = true;
             format!("{what}, and was taken back")
@@ -177,7 +190,6 @@ async fn execute(execution: Execution) -> ActionResult {
         Ok(false) => what.to_owned(),
         Err(error) => format!("{what}, and could not be taken back: {error}"),
     });
-    result
 }
 
 /// Runs one step of a healer, which may hang or panic.

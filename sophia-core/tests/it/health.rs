@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use sophia_core::{
     Clock, Config, Direction, Error, ErrorKind, ManualClock, Result, Signal, SignalSink, Sophia, Timestamp,
     health::{
-        Action, ActionStatus, AlertMatch, AlertState, AnomalyKind, CallbackHealer, CallbackProbe, CheckAll, EventKind,
-        Health, HttpProbe, Observation, OverallStatus, ProbeOutcome, ProbeSpec, Registration, Risk, Rule, SeriesQuery,
-        Severity, Status, TcpProbe, Trigger,
+        Action, ActionStatus, AlertMatch, AlertState, AnomalyKind, CallbackHealer, CallbackProbe, CheckAll, Effect,
+        EventKind, Health, HttpProbe, Observation, OverallStatus, ProbeOutcome, ProbeSpec, Registration, Risk, Rule,
+        SeriesQuery, Severity, Status, TcpProbe, Trigger,
     },
     operations,
 };
@@ -1089,6 +1089,54 @@ async fn a_service_that_was_replaced_or_forgotten_is_let_go() {
         let left = held.iter().filter(|probe| probe.upgrade().is_some()).count();
         assert_eq!(left, 0, "started: {started}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_action_that_takes_too_long_is_dropped_and_taken_back() {
+    struct Dropped(Arc<AtomicUsize>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let sophia = engine();
+    let health = sophia.health();
+    let (dropped, back) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (running, counting) = (Arc::clone(&dropped), Arc::clone(&back));
+    let healer = CallbackHealer::new(move |_| {
+        let running = Dropped(Arc::clone(&running));
+        async move {
+            let _running = running;
+            std::future::pending().await
+        }
+        .boxed()
+    });
+    let healer = healer.rollback(move |_| {
+        counting.fetch_add(1, Ordering::SeqCst);
+        std::future::ready(Ok(())).boxed()
+    });
+    health.action(Action::new("restart").timeout(seconds(5)), Arc::new(healer)).unwrap();
+    let result = health.trigger(Trigger::new("restart", "redis")).await.unwrap();
+    assert_eq!((dropped.load(Ordering::SeqCst), back.load(Ordering::SeqCst)), (1, 1));
+    assert_eq!((result.status, result.rolled_back), (ActionStatus::Failed, true), "{result:?}");
+    let detail = result.detail.unwrap();
+    assert!(detail.contains("no answer within 5") && detail.contains("taken back"), "{detail}");
+}
+
+#[tokio::test]
+async fn an_action_whose_effect_nobody_can_tell_is_neither_helpful_nor_taken_back() {
+    let sophia = engine();
+    let health = sophia.health();
+    let healer = heals(&Arc::default())
+        .verify(|_| std::future::ready(Ok(None::<bool>)).boxed())
+        .rollback(|_| std::future::ready(Ok(())).boxed());
+    health.action(Action::new("restart"), Arc::new(healer)).unwrap();
+    let result = health.trigger(Trigger::new("restart", "redis")).await.unwrap();
+    assert_eq!(
+        (result.status, result.effect, result.rolled_back),
+        (ActionStatus::Completed, Effect::Unknown, false),
+        "{result:?}"
+    );
 }
 
 #[test]

@@ -231,14 +231,15 @@ class Health:
         cooldown: Seconds = 1800,
         max_attempts: int = 3,
         timeout: Seconds = 60,
-        verify: Callable[[str], bool | Awaitable[bool]] | None = None,
+        verify: Callable[[str], bool | None | Awaitable[bool | None]] | None = None,
         rollback: Callable[[str], Any] | None = None,
     ) -> None:
         """Makes a healing action known; each function is given the target.
 
         Low risk runs at once; medium only where the cause is clear, else it waits for an approval; high waits for one
-        approval, critical for two. `verify` says whether it helped, `rollback` takes it back. Each may block: what is no
-        coroutine function runs on a thread.
+        approval, critical for two. `verify` says whether it helped, or None where it cannot tell; if it did not, or took
+        longer than `timeout`, `rollback` takes it back. Each may block: what is no coroutine function runs on a thread. A
+        thread cannot be stopped: what takes too long goes on there, and nobody waits for it.
         """
         action = {"name": name, "risk": risk, "cooldown": cooldown, "max_attempts": max_attempts, "timeout": timeout}
         look, undo = verify and MayBlock(verify), rollback and MayBlock(rollback)
