@@ -1139,6 +1139,40 @@ async fn an_action_whose_effect_nobody_can_tell_is_neither_helpful_nor_taken_bac
     );
 }
 
+#[tokio::test]
+async fn nothing_is_predicted_of_a_trend_that_is_over() {
+    let predicted = async |value: fn(i64) -> f64, minutes: std::ops::Range<i64>, rule: Rule| {
+        let (sophia, clock) = timed();
+        let health = sophia.health();
+        health.rule(rule).unwrap();
+        for minute in minutes {
+            let at = clock.now() - jiff::SignedDuration::from_mins(59 - minute);
+            health.observe_point(Observation::new("x", "used", value(minute)).at(at)).unwrap();
+        }
+        health.report().await.unwrap().predictions
+    };
+    let rule = || Rule::new("used", Direction::LowerIsBetter).warning(90.0);
+    let rising = predicted(|minute| 30.0 + 50.0 * minute as f64 / 59.0, 0..60, rule()).await;
+    assert!((rising[0].value - 80.0).abs() < 1e-6 && (rising[0].eta_s - 708.0).abs() < 1.0, "{rising:?}");
+    type Case = (&'static str, fn(i64) -> f64, std::ops::Range<i64>);
+    let cases: [Case; 5] = [
+        ("silent for 40 min", |minute| 40.0 + minute as f64, 0..20),
+        ("silent for 10 min", |minute| 30.0 + minute as f64, 0..50),
+        ("flat for 10 min", |minute| (25 + minute).min(75) as f64, 0..60),
+        ("falls for 10 min", |minute| (if minute < 50 { 30 + minute } else { 80 - 2 * (minute - 50) }) as f64, 0..60),
+        ("saturates at 80", |minute| 80.0 - 40.0 * (-minute as f64 / 15.0).exp(), 0..60),
+    ];
+    for (name, value, minutes) in cases {
+        let found = predicted(value, minutes, rule()).await;
+        assert!(found.is_empty(), "{name}: {found:?}");
+    }
+    // A threshold that was reached is not predicted, the next one is.
+    let rule = || Rule::new("used", Direction::LowerIsBetter).warning(60.0).critical(100.0);
+    let faster = predicted(|minute| 30.0 + 60.0 * (minute as f64 / 59.0).powi(3), 0..60, rule()).await;
+    assert_eq!((faster.len(), faster[0].threshold), (1, 100.0), "{faster:?}");
+    assert!(faster[0].value > 80.0, "{faster:?}");
+}
+
 #[test]
 #[ignore = "a measurement, to be run with optimisation"]
 fn measure_signals_and_reports() {
