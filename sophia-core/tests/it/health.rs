@@ -1173,6 +1173,61 @@ async fn nothing_is_predicted_of_a_trend_that_is_over() {
     assert!(faster[0].value > 80.0, "{faster:?}");
 }
 
+#[tokio::test]
+async fn an_action_is_advised_only_for_the_service_that_it_is_named_after() {
+    let advised = async |names: &[&str]| {
+        let (sophia, clock) = timed();
+        let health = sophia.health();
+        for name in names {
+            let action = Action::new(*name).risk(if name.starts_with("fail") { Risk::High } else { Risk::Low });
+            health.action(action, Arc::new(heals(&Arc::default()))).unwrap();
+        }
+        let mut noise = Noise(2);
+        for minute in 0..60 {
+            let at = clock.now() - jiff::SignedDuration::from_mins(59 - minute);
+            let value = 10.0 + noise.normal(0.3) + if (45..58).contains(&minute) { 50.0 } else { 0.0 };
+            health.observe_point(Observation::new("db", "latency_ms", value).at(at)).unwrap();
+        }
+        health.report().await.unwrap().recommendations.remove(0).action
+    };
+    assert_eq!(advised(&["drop_user_db"]).await, None);
+    assert_eq!(advised(&["drop_user_db", "restart_db"]).await.as_deref(), Some("restart_db"));
+    assert_eq!(advised(&["failover_db", "restart_db"]).await.as_deref(), Some("restart_db"), "the one of less risk");
+    assert_eq!(advised(&["drop_db", "restart_db"]).await, None, "nobody knows which");
+}
+
+#[tokio::test]
+async fn an_episode_that_is_over_makes_nobody_sure() {
+    let status = async |episode: std::ops::Range<i64>| {
+        let (sophia, clock) = timed();
+        let health = sophia.health();
+        health.action(Action::new("restart_db").risk(Risk::Medium), Arc::new(heals(&Arc::default()))).unwrap();
+        let mut noise = Noise(2);
+        for minute in 0..60 {
+            let at = clock.now() - jiff::SignedDuration::from_mins(59 - minute);
+            let value = 10.0 + noise.normal(0.3) + if episode.contains(&minute) { 50.0 } else { 0.0 };
+            health.observe_point(Observation::new("db", "latency_ms", value).at(at)).unwrap();
+        }
+        health.trigger(Trigger::new("restart_db", "db")).await.unwrap().status
+    };
+    assert_eq!(status(3..8).await, ActionStatus::PendingApproval);
+    assert_eq!(status(48..60).await, ActionStatus::Completed);
+}
+
+#[tokio::test]
+async fn two_spellings_of_a_name_are_one_approval() {
+    let sophia = engine();
+    let health = sophia.health();
+    health.action(Action::new("wipe").risk(Risk::Critical), Arc::new(heals(&Arc::default()))).unwrap();
+    let waiting = health.trigger(Trigger::new("wipe", "redis")).await.unwrap();
+    for by in ["ada", "ada ", " Ada"] {
+        assert_eq!(health.approve(&waiting.id, by).await.unwrap().status, ActionStatus::PendingApproval, "{by:?}");
+    }
+    let dry = health.trigger(Trigger::new("wipe", "redis").dry_run()).await.unwrap();
+    assert!(dry.dry_run, "{dry:?}");
+    assert_eq!(health.approve(&waiting.id, "bob").await.unwrap().status, ActionStatus::Completed);
+}
+
 #[test]
 #[ignore = "a measurement, to be run with optimisation"]
 fn measure_signals_and_reports() {
