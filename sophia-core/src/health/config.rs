@@ -50,7 +50,7 @@ pub struct HealthConfig {
     /// Parts of the overall score for services that are known by their signals alone, such as `{"chat": 0.2}`. Without an entry
     /// such a service counts only while nothing is registered.
     pub weights: BTreeMap<String, f64>,
-    /// Parts of the unified health. `infrastructure` 0.4, `ai_memory` 0.3, `deployment` 0.3.
+    /// Parts of the unified health. `infrastructure` 0.4, `ai_memory` 0.3, `deployment` 0.3, `other` 0.3.
     pub unified_weights: BTreeMap<String, f64>,
 }
 
@@ -68,7 +68,7 @@ impl Default for HealthConfig {
             alert_cooldown: Duration::from_secs(300),
             alerts_per_hour: 100,
             weights: BTreeMap::new(),
-            unified_weights: [("infrastructure", 0.4), ("ai_memory", 0.3), ("deployment", 0.3)]
+            unified_weights: [("infrastructure", 0.4), ("ai_memory", 0.3), ("deployment", 0.3), ("other", 0.3)]
                 .map(|(section, weight)| (section.to_owned(), weight))
                 .into(),
         }
@@ -76,7 +76,7 @@ impl Default for HealthConfig {
 }
 
 /// Sections of the unified health, which are the names that `unified_weights` may hold.
-pub(super) const SECTIONS: [&str; 4] = ["infrastructure", "ai_memory", "deployment", "business"];
+pub(super) const SECTIONS: [&str; 5] = ["infrastructure", "ai_memory", "deployment", "business", "other"];
 
 impl HealthConfig {
     pub(crate) fn validate(&self) -> Result<()> {

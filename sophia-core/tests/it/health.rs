@@ -1228,6 +1228,43 @@ async fn two_spellings_of_a_name_are_one_approval() {
     assert_eq!(health.approve(&waiting.id, "bob").await.unwrap().status, ActionStatus::Completed);
 }
 
+#[tokio::test]
+async fn a_service_without_a_section_is_in_the_unified_health() {
+    let sophia = engine();
+    let health = sophia.health();
+    health.register(Registration::new("redis").fail_after(1), is(Status::Unhealthy)).unwrap();
+    health.check_all(CheckAll::default()).await.unwrap();
+    let alone = call(&sophia, "health.unified", json!({})).await.unwrap();
+    assert_eq!((&alone["overall_health"], &alone["status"]), (&json!(0.0), &json!("critical")), "{alone}");
+    assert_eq!(alone["other"]["services"]["redis"]["status"], json!("unhealthy"), "{alone}");
+
+    health.register(Registration::new("k8s").group("infrastructure"), is(Status::Healthy)).unwrap();
+    health.check_all(CheckAll::default()).await.unwrap();
+    let both = call(&sophia, "health.unified", json!({})).await.unwrap();
+    assert!(both["overall_health"].as_f64().unwrap() < 75.0, "{both}");
+}
+
+#[tokio::test]
+async fn what_nobody_can_tell_any_more_is_unknown() {
+    let sophia = engine();
+    let health = sophia.health();
+    let looks = AtomicUsize::new(0);
+    let once = says(move || {
+        let first = looks.fetch_add(1, Ordering::SeqCst) == 0;
+        Ok(ProbeOutcome::new(if first { Status::Healthy } else { Status::Unknown }))
+    });
+    health.register(Registration::new("once"), once).unwrap();
+    health.register(Registration::new("down").fail_after(1), is(Status::Unhealthy)).unwrap();
+    let status = async || health.check("once").await.unwrap().status;
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        seen.push(status().await);
+    }
+    assert_eq!(seen, [Status::Healthy, Status::Healthy, Status::Healthy, Status::Unknown]);
+    let report = health.report().await.unwrap();
+    assert_eq!((report.services["once"].score, report.overall.components_unknown), (None, vec!["once".to_owned()]));
+}
+
 #[test]
 #[ignore = "a measurement, to be run with optimisation"]
 fn measure_signals_and_reports() {
