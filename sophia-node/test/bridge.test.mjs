@@ -157,6 +157,16 @@ test('healing that takes too long is taken back, and undefined is no verdict', a
   assert.deepEqual([told.status, told.effect, told.rolledBack], ['completed', 'unknown', false])
 })
 
+test('a subscription ends when the engine closes', async () => {
+  const s = new Sophia()
+  await s.start()
+  const events = s.health.subscribe()
+  const read = events.next()
+  await s.close()
+  assert.deepEqual(await read, { done: true, value: undefined })
+  assert.deepEqual(await s.health.subscribe().next(), { done: true, value: undefined })
+})
+
 test('an engine can be closed and started again', async () => {
   const s = new Sophia()
   assert.equal(await s.start(), s)

@@ -400,3 +400,14 @@ async def test_healing_that_takes_too_long_is_taken_back_and_none_is_no_verdict(
         s.health.action("tell", lambda target: None, verify=lambda target: None, rollback=back.append)
         result = await s.health.trigger("tell", "redis")
         assert (result.status, result.effect, result.rolled_back) == ("completed", "unknown", False)
+
+
+async def test_a_subscription_ends_when_the_engine_closes() -> None:
+    s = Sophia()
+    await s.start()
+    events = s.health.subscribe()
+    waiting = asyncio.ensure_future(anext(events, None))
+    await asyncio.sleep(0.1)
+    await s.close()
+    assert await asyncio.wait_for(waiting, 5) is None
+    assert await asyncio.wait_for(anext(s.health.subscribe(), None), 5) is None

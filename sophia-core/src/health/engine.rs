@@ -17,7 +17,7 @@ use super::{
     HealthConfig, Status,
     actions::ActionBook,
     alerts::{AlertBook, Change},
-    events::{EventKind, HealthEvent, StatusChange},
+    events::{BACKLOG, EventKind, HealthEvent, StatusChange},
     graph::Graph,
     probes,
     rules::Rules,
@@ -80,7 +80,8 @@ pub(super) struct Shared {
     pub maintenance: RwLock<HashMap<String, Timestamp>>,
     pub scores: Mutex<VecDeque<(Timestamp, f64)>>,
     sent: Mutex<SentEvents>,
-    pub events: broadcast::Sender<HealthEvent>,
+    /// `None` while it is shut down: those who listened heard the end.
+    events: Mutex<Option<broadcast::Sender<HealthEvent>>>,
     /// Services that the background task has not seen yet.
     pub fresh: Mutex<Vec<Arc<Service>>>,
     pub wake: Arc<Notify>,
@@ -102,7 +103,7 @@ impl Shared {
             maintenance: RwLock::default(),
             scores: Mutex::default(),
             sent: Mutex::default(),
-            events: broadcast::Sender::new(super::events::BACKLOG),
+            events: Mutex::new(Some(broadcast::Sender::new(BACKLOG))),
             fresh: Mutex::default(),
             wake: Arc::default(),
             task: Mutex::default(),
@@ -144,8 +145,25 @@ impl Shared {
     }
 
     pub fn emit(&self, kind: EventKind, at: Timestamp) {
-        // An error means that nobody listens.
-        let _ = self.events.send(HealthEvent { kind, timestamp: at });
+        if let Some(events) = &*self.events.lock() {
+            // An error means that nobody listens.
+            let _ = events.send(HealthEvent { kind, timestamp: at });
+        }
+    }
+
+    /// Returns a place among those who listen; `None` while it is shut down.
+    pub fn listen(&self) -> Option<broadcast::Receiver<HealthEvent>> {
+        self.events.lock().as_ref().map(broadcast::Sender::subscribe)
+    }
+
+    /// Lets those listen who come from now on.
+    pub fn open_events(&self) {
+        self.events.lock().get_or_insert_with(|| broadcast::Sender::new(BACKLOG));
+    }
+
+    /// Ends the streams of those who listen, after what happened until now.
+    pub fn end_events(&self) {
+        self.events.lock().take();
     }
 
     /// Tells of an alert, unless too many were told of within the hour.

@@ -51,6 +51,7 @@ impl Health {
     }
 
     pub(crate) async fn start(&self) -> Result<()> {
+        self.shared.open_events();
         let mut task = self.shared.task.lock();
         if task.as_ref().is_some_and(|task| !task.is_finished()) {
             return Ok(());
@@ -61,10 +62,16 @@ impl Health {
     }
 
     pub(crate) async fn shutdown(&self) -> Result<()> {
+        self.pause();
+        self.shared.end_events();
+        Ok(())
+    }
+
+    /// Stops the background work; those who listen go on.
+    pub(crate) fn pause(&self) {
         if let Some(task) = self.shared.task.lock().take() {
             task.abort();
         }
-        Ok(())
     }
 
     /// Looks after a service from now on, in place of one of the same name.
@@ -301,10 +308,10 @@ impl Health {
     }
 
     /// Returns what happens from now on. A listener that is 1,024 events behind gets [`EventKind::Missed`] and goes on; the
-    /// stream ends with the engine.
+    /// stream ends when the engine is shut down, or gone.
     pub fn subscribe(&self) -> impl Stream<Item = HealthEvent> + Send + 'static {
         let clock = Arc::clone(&self.shared.clock);
-        events::stream(self.shared.events.subscribe(), move || clock.now())
+        events::stream(self.shared.listen(), move || clock.now())
     }
 
     /// Returns the engine's metrics, the scores of services and the number of alerts, as Prometheus text (OpenMetrics 1.0).

@@ -1265,6 +1265,28 @@ async fn what_nobody_can_tell_any_more_is_unknown() {
     assert_eq!((report.services["once"].score, report.overall.components_unknown), (None, vec!["once".to_owned()]));
 }
 
+#[tokio::test]
+async fn a_subscription_ends_with_the_engine() {
+    let sophia = engine();
+    let health = sophia.health();
+    let mut events = Box::pin(health.subscribe());
+    health.rule(hit_ratio()).unwrap();
+    health.observe("chat", "cache_hit_ratio", 0.05);
+    sophia.shutdown().await.unwrap();
+    let next = async |events: &mut std::pin::Pin<Box<_>>| {
+        tokio::time::timeout(seconds(5), StreamExt::next(events)).await.expect("it ends")
+    };
+    assert!(next(&mut events).await.is_some(), "what happened before is still told");
+    assert!(next(&mut events).await.is_none());
+    let mut late = Box::pin(health.subscribe());
+    assert!(next(&mut late).await.is_none());
+
+    sophia.start().await.unwrap();
+    let mut events = Box::pin(health.subscribe());
+    health.observe("web", "cache_hit_ratio", 0.05);
+    assert!(next(&mut events).await.is_some());
+}
+
 #[test]
 #[ignore = "a measurement, to be run with optimisation"]
 fn measure_signals_and_reports() {
