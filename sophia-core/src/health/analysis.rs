@@ -20,6 +20,9 @@ const LEAST_USUAL: usize = 5;
 const LEAST_APART: f64 = 0.9;
 const LEAST_TOGETHER: f64 = 0.8;
 
+/// A number beyond is none that anyone measured. Squares of sums of such are numbers, and so are their products.
+pub(super) const LARGEST: f64 = 1e60;
+
 /// The hour of one signal.
 #[derive(Debug, Clone)]
 pub(super) struct Hour {
@@ -44,7 +47,7 @@ impl Hour {
         let (mut means, mut counts) = ([None; BUCKETS], [0; BUCKETS]);
         let direction = series.with(|state| {
             for (at, bucket) in state.window.hour(now).enumerate() {
-                means[at] = bucket.mean();
+                means[at] = bucket.mean().map(|mean| mean.clamp(-LARGEST, LARGEST));
                 counts[at] = bucket.count;
             }
             state.direction(&series.metric)

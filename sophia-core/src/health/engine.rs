@@ -79,6 +79,8 @@ pub(super) struct Shared {
     pub actions: Mutex<ActionBook>,
     pub maintenance: RwLock<HashMap<String, Timestamp>>,
     pub scores: Mutex<VecDeque<(Timestamp, f64)>>,
+    /// Held while metrics are written: the scores of services are cleared and set anew.
+    pub scrape: Mutex<()>,
     sent: Mutex<SentEvents>,
     /// `None` while it is shut down: those who listened heard the end.
     events: Mutex<Option<broadcast::Sender<HealthEvent>>>,
@@ -102,6 +104,7 @@ impl Shared {
             actions: Mutex::default(),
             maintenance: RwLock::default(),
             scores: Mutex::default(),
+            scrape: Mutex::default(),
             sent: Mutex::default(),
             events: Mutex::new(Some(broadcast::Sender::new(BACKLOG))),
             fresh: Mutex::default(),

@@ -318,6 +318,8 @@ impl Health {
     pub fn prometheus(&self) -> String {
         let now = self.shared.clock.now();
         let services = self.shared.service_health(&self.shared.series.all(), now);
+        let held: Vec<_> = self.all_alerts().into_iter().filter(|alert| alert.state != AlertState::Resolved).collect();
+        let _scrape = self.shared.scrape.lock();
         let scores = &self.shared.telemetry.service_score;
         scores.clear();
         for (service, health) in &services {
@@ -326,12 +328,11 @@ impl Health {
                 scores.get_or_create(&labels).set(score);
             }
         }
-        let alerts = self.alerts(None);
         let mut own = String::from(
             "# HELP sophia_alerts_active Alerts that hold, by severity\n# TYPE sophia_alerts_active gauge\n",
         );
         for severity in [Severity::Info, Severity::Warning, Severity::Critical] {
-            let count = alerts.iter().filter(|alert| alert.severity == severity).count();
+            let count = held.iter().filter(|alert| alert.severity == severity).count();
             // Writing to a String cannot fail; the signature is the trait's.
             let _ = writeln!(own, "sophia_alerts_active{{severity=\"{}\"}} {count}", severity.name());
         }

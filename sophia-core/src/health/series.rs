@@ -14,6 +14,7 @@ use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
 use super::{
+    analysis::LARGEST,
     detector::{ALARM, Detector},
     names::is_name,
     window::{BUCKETS, Window, minute_of},
@@ -87,7 +88,7 @@ impl SeriesState {
 
     fn detect(&mut self, at_us: i64, value: f64) {
         let detector = self.detector.get_or_insert_with(|| Box::new(Detector::new()));
-        let score = detector.update(at_us as f64 / 1e6, value);
+        let score = detector.update(at_us as f64 / 1e6, value.clamp(-LARGEST, LARGEST));
         if score >= ALARM {
             self.surprise = Some((at_us, value, score));
         }

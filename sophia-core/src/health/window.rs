@@ -18,10 +18,14 @@ const SLICES: usize = 7;
 pub(super) struct Bucket {
     minute: i32,
     pub count: u32,
-    pub sum: f64,
+    /// The sum, times [`SCALE`].
+    sum: f64,
     pub min: f64,
     pub max: f64,
 }
+
+/// Sums are kept at 2⁻⁶⁴ of their size, which is exact and leaves room for as many of the largest numbers as can be counted.
+const SCALE: f64 = 1.0 / (1u128 << 64) as f64;
 
 const EMPTY: Bucket = Bucket { minute: i32::MIN, count: 0, sum: 0.0, min: 0.0, max: 0.0 };
 
@@ -34,7 +38,8 @@ impl Default for Bucket {
 impl Bucket {
     /// Returns the mean, unless nothing fell into it.
     pub fn mean(&self) -> Option<f64> {
-        (self.count > 0).then(|| self.sum / f64::from(self.count))
+        // Rounded, the largest number's mean may be a little larger.
+        (self.count > 0).then(|| (self.sum / f64::from(self.count) / SCALE).clamp(self.min, self.max))
     }
 
     /// Takes in what fell into another bucket.
@@ -81,10 +86,11 @@ impl Window {
         let Ok(short) = i32::try_from(minute) else { return };
         let bucket = &mut self.ring[minute.rem_euclid(RING as i64) as usize];
         if bucket.minute < short {
-            *bucket = Bucket { minute: short, count: weight, sum: value * f64::from(weight), min: value, max: value };
+            *bucket =
+                Bucket { minute: short, count: weight, sum: value * SCALE * f64::from(weight), min: value, max: value };
         } else if bucket.minute == short {
             bucket.count = bucket.count.saturating_add(weight);
-            bucket.sum += value * f64::from(weight);
+            bucket.sum += value * SCALE * f64::from(weight);
             bucket.min = bucket.min.min(value);
             bucket.max = bucket.max.max(value);
         } else {

@@ -1287,6 +1287,59 @@ async fn a_subscription_ends_with_the_engine() {
     assert!(next(&mut events).await.is_some());
 }
 
+#[tokio::test]
+async fn scrapes_at_once_lose_nothing_and_taken_alerts_are_counted() {
+    let sophia = engine();
+    let health = sophia.health();
+    for i in 0..100 {
+        health.register(Registration::new(format!("s{i}")), is(Status::Healthy)).unwrap();
+    }
+    health.check_all(CheckAll::default()).await.unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    assert_eq!(health.prometheus().matches("sophia_service_score{").count(), 100);
+                }
+            });
+        }
+    });
+    health.rule(hit_ratio()).unwrap();
+    health.observe("chat", "cache_hit_ratio", 0.05);
+    health.ack(&health.alerts(None)[0].id, "ops@acme").unwrap();
+    let text = health.prometheus();
+    assert!(text.contains("sophia_alerts_active{severity=\"critical\"} 1"), "{text}");
+}
+
+#[tokio::test]
+async fn the_largest_numbers_give_numbers() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    health.rule(Rule::new("latency_ms", Direction::LowerIsBetter).critical(f64::MAX)).unwrap();
+    for minute in (0..60).rev() {
+        let at = clock.now() - jiff::SignedDuration::from_mins(minute);
+        for (service, value) in [("high", 1e308), ("both", if minute % 2 == 0 { f64::MAX } else { f64::MIN })] {
+            let point = Observation::new(service, "latency_ms", if minute > 40 { 1.0 } else { value });
+            health.observe_point(point.weight(10).at(at)).unwrap();
+        }
+    }
+    let series = health.series(SeriesQuery::new("high", "latency_ms")).unwrap();
+    assert_eq!(series.points[59].mean, Some(1e308));
+    // Infinity and NaN are null on the wire, and so is what may be null: those are told apart by their place.
+    let report = serde_json::to_value(health.report().await.unwrap()).unwrap();
+    assert!(report["kpis"]["latency_mean_ms"].is_number(), "{}", report["kpis"]);
+    for field in ["mean", "p50", "p95", "p99", "max"] {
+        assert!(report["services"]["high"]["latency_ms"][field].is_number(), "{field}");
+    }
+    for list in ["anomalies", "root_causes", "predictions"] {
+        for item in report[list].as_array().unwrap() {
+            for field in ["score", "value", "share", "explained", "eta_s", "slope_per_hour"] {
+                assert!(!item.get(field).is_some_and(Value::is_null), "{list}: {item}");
+            }
+        }
+    }
+}
+
 #[test]
 #[ignore = "a measurement, to be run with optimisation"]
 fn measure_signals_and_reports() {
