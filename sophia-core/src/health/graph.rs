@@ -46,6 +46,15 @@ impl Graph {
         self.callees.get(service).is_some_and(|callees| callees.contains_key(dependency))
     }
 
+    /// Forgets a dependency that someone declared.
+    pub fn remove(&mut self, service: &str, dependency: &str) {
+        let Some(callees) = self.callees.get_mut(service) else { return };
+        if callees.get(dependency) == Some(&EdgeSource::Declared) {
+            callees.remove(dependency);
+            self.edges -= 1;
+        }
+    }
+
     /// Forgets what a service was said to call. What calls it stays: that is a fact about others.
     pub fn remove_service(&mut self, service: &str) {
         self.edges -= self.callees.remove(service).map_or(0, |callees| callees.len());

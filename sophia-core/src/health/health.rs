@@ -90,6 +90,11 @@ impl Health {
                 return Err(Error::new(ErrorKind::RateLimited, "health.register", message));
             }
             if let Some(replaced) = services.insert(service.name().to_owned(), Arc::clone(&service)) {
+                let said = &replaced.registration.depends_on;
+                let gone = said.iter().filter(|on| !service.registration.depends_on.contains(on));
+                let mut graph = self.shared.graph.write();
+                gone.for_each(|on| graph.remove(service.name(), on));
+                drop(graph);
                 self.shared.retire(&replaced);
                 self.shared.alerts.lock().clear(&format!("probe:{}", service.name()));
             }

@@ -216,8 +216,12 @@ impl Shared {
     /// Judges one observed value by the rule for it.
     fn judge(&self, series: &Series, value: f64, at: Timestamp) {
         let (service, metric) = (&*series.service, &*series.metric);
-        if self.rules.read().of(service, metric).is_none() || self.in_maintenance(service, at) {
+        if self.rules.read().of(service, metric).is_none() {
             return;
+        }
+        if self.in_maintenance(service, at) {
+            // What was bad before it and is bad after it was not so in a row.
+            return self.rules.write().forget_signal(service, metric);
         }
         // Held while the alert is written, so that values are judged in one order.
         let mut rules = self.rules.write();

@@ -1340,6 +1340,42 @@ async fn the_largest_numbers_give_numbers() {
     }
 }
 
+#[tokio::test]
+async fn a_service_that_is_registered_anew_calls_what_it_says_now() {
+    let sophia = engine();
+    let health = sophia.health();
+    health.depends("api", "cache").unwrap();
+    health.register(Registration::new("api").depends_on("old"), is(Status::Healthy)).unwrap();
+    health.register(Registration::new("api").depends_on("new"), is(Status::Healthy)).unwrap();
+    let report = health.report().await.unwrap();
+    let calls: Vec<_> = report.services["api"].depends_on.iter().map(|on| on.service.as_str()).collect();
+    assert_eq!(calls, ["cache", "new"]);
+    let error = health.register(Registration::new("x").depends_on("x"), is(Status::Healthy)).unwrap_err();
+    assert_eq!(error.get("field"), Some("depends_on"));
+}
+
+#[test]
+fn what_is_in_a_row_is_not_so_across_a_maintenance() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    health.rule(Rule::new("latency_ms", Direction::LowerIsBetter).critical(10.0).for_n(3)).unwrap();
+    health.observe("a", "latency_ms", 20.0);
+    health.observe("a", "latency_ms", 20.0);
+    health.maintenance("a", clock.now() + jiff::SignedDuration::from_mins(1)).unwrap();
+    health.observe("a", "latency_ms", 1.0);
+    clock.advance(seconds(61));
+    health.observe("a", "latency_ms", 20.0);
+    assert!(health.alerts(None).is_empty());
+    health.observe("a", "latency_ms", 20.0);
+    health.observe("a", "latency_ms", 20.0);
+    assert_eq!(health.alerts(None)[0].count, 1);
+    health.unregister("a");
+    clock.advance(seconds(301));
+    health.rule(Rule::new("latency_ms", Direction::LowerIsBetter).critical(10.0)).unwrap();
+    health.observe("a", "latency_ms", 20.0);
+    assert_eq!(health.alerts(None)[0].count, 1, "what was counted is forgotten with the service");
+}
+
 #[test]
 #[ignore = "a measurement, to be run with optimisation"]
 fn measure_signals_and_reports() {
