@@ -60,6 +60,17 @@ impl Graph {
         self.edges -= self.callees.remove(service).map_or(0, |callees| callees.len());
     }
 
+    /// Returns how many dependencies there are.
+    pub fn len(&self) -> usize {
+        self.edges
+    }
+
+    /// Returns whether a service neither calls nor is called.
+    pub fn is_alone(&self, service: &str) -> bool {
+        let calls = self.callees.get(service).is_some_and(|callees| !callees.is_empty());
+        !calls && !self.callees.values().any(|callees| callees.contains_key(service))
+    }
+
     /// Returns what a service calls, sorted.
     pub fn callees(&self, service: &str) -> impl Iterator<Item = (&str, EdgeSource)> {
         self.callees.get(service).into_iter().flatten().map(|(callee, source)| (callee.as_str(), *source))
