@@ -35,7 +35,8 @@ pub(super) struct Hour {
     pub counts: [u32; BUCKETS],
     /// What is usual: the median of the minutes, without a stretch out of line that is too long for a median.
     pub usual: f64,
-    /// How far from the usual a minute usually is: the largest of IQR / 1.349, MAD and 1 % of the usual.
+    /// How far from the usual a minute usually is: the largest of IQR / 1.349, MAD and 1 % of the usual; where most are equal,
+    /// of 1.253 times the mean distance.
     pub spread: f64,
     /// The last and longest stretch that was out of line: first and last minute of the hour.
     pub episode: Option<(usize, usize)>,
@@ -185,7 +186,12 @@ pub(super) fn middle(values: &[f64]) -> (f64, f64) {
     let mut off: Vec<f64> = sorted.iter().map(|value| (value - median).abs()).collect();
     off.sort_by(f64::total_cmp);
     let mad = quantile(&off, 0.5);
-    (median, (iqr / 1.349).max(mad).max(LEAST_SHARE * median.abs()).max(1e-9))
+    let mut spread = (iqr / 1.349).max(mad);
+    if spread == 0.0 {
+        // Most are equal, such as counts of what is rare: the mean distance knows of the others (Iglewicz and Hoaglin 1993).
+        spread = 1.253 * off.iter().sum::<f64>() / off.len().max(1) as f64;
+    }
+    (median, spread.max(LEAST_SHARE * median.abs()).max(1e-9))
 }
 
 /// Returns a quantile of sorted values, between two of them where it falls there; 0 of none.

@@ -1379,6 +1379,25 @@ fn what_is_in_a_row_is_not_so_across_a_maintenance() {
     assert_eq!(health.alerts(None)[0].count, 1, "what was counted is forgotten with the service");
 }
 
+#[tokio::test]
+async fn counts_of_what_is_rare_are_seldom_out_of_line() {
+    let mut wrong = 0;
+    for seed in 1..=100 {
+        let (sophia, clock) = timed();
+        let health = sophia.health();
+        let mut noise = Noise(seed);
+        for minute in (0..60).rev() {
+            let at = clock.now() - jiff::SignedDuration::from_mins(minute);
+            // Of a Poisson distribution with 0.3 a minute.
+            let even = noise.uniform();
+            let count = [0.741, 0.963, 0.996].iter().filter(|share| even > **share).count();
+            health.observe_point(Observation::new("x", "restarts", count as f64).at(at)).unwrap();
+        }
+        wrong += usize::from(!health.report().await.unwrap().anomalies.is_empty());
+    }
+    assert!(wrong <= 3, "in {wrong} of 100 hours");
+}
+
 #[test]
 #[ignore = "a measurement, to be run with optimisation"]
 fn measure_signals_and_reports() {
