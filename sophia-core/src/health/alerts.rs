@@ -662,7 +662,7 @@ mod tests {
                 if what == 1 {
                     graph.add("s4", "s5", EdgeSource::Declared);
                 }
-                whole.dirty = true;
+                whole.dirty |= !whole.touched.is_empty();
                 for book in [&mut local, &mut whole] {
                     let changed = book.reconcile(&graph, at).into_iter();
                     changes.push(changed.map(|(change, alert)| (change, since_ever(alert))).collect::<Vec<_>>());
