@@ -10,44 +10,73 @@ use std::collections::BTreeMap;
 const ACCURACY: f64 = 0.04;
 /// ln γ with γ = (1 + accuracy) / (1 − accuracy).
 const LN_GAMMA: f64 = 0.080_042_707_673_536_56;
-/// Bins of values above zero: a range of 2,170 : 1 without a gap before the lowest collapse.
-const MAX_POSITIVE_BINS: usize = 96;
-/// Bins of values below zero, which are rare: 13 : 1.
-const MAX_NEGATIVE_BINS: usize = 32;
+/// Bins: a range of 14,000 : 1 without a gap before the lowest collapse; half of that, by its logarithm, where values lie on both
+/// sides of zero.
+const MAX_BINS: usize = 120;
 /// Nearer to zero than this is zero.
 const SMALLEST: f64 = 1e-9;
+/// Makes the bin of the smallest value positive, so that the sign of a bin is that of its values.
+const OFFSET: i16 = 300;
 
-/// Counts of values by logarithmic bin: at most 0.9 KB.
+/// Counts of values by logarithmic bin: at most 0.8 KB.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sketch {
-    positive: Bins,
-    negative: Bins,
-    zeros: u32,
+    /// Bins in which something fell, in the order of their values: below zero, zero, above.
+    bins: Vec<i16>,
+    counts: Vec<u32>,
 }
 
 impl Sketch {
     /// Adds one finite value, `weight` times.
     pub fn add(&mut self, value: f64, weight: u32) {
-        if value > SMALLEST {
-            self.positive.add(key(value), MAX_POSITIVE_BINS, weight);
-        } else if value < -SMALLEST {
-            self.negative.add(key(-value), MAX_NEGATIVE_BINS, weight);
-        } else {
-            self.zeros = self.zeros.saturating_add(weight);
+        let bin = bin_of(value);
+        match self.bins.binary_search(&bin) {
+            Ok(at) => self.counts[at] = self.counts[at].saturating_add(weight),
+            Err(at) => {
+                if self.bins.len() == self.bins.capacity() {
+                    // One more than there may be, for the moment before it collapses.
+                    let room = MAX_BINS + 1 - self.bins.len();
+                    let more = self.bins.len().clamp(4.min(room), room);
+                    self.bins.reserve_exact(more);
+                    self.counts.reserve_exact(more);
+                }
+                self.bins.insert(at, bin);
+                self.counts.insert(at, weight);
+                if self.bins.len() > MAX_BINS {
+                    self.collapse();
+                }
+            }
         }
+    }
+
+    /// Puts the values nearest to zero into the next bin away from it.
+    fn collapse(&mut self) {
+        let below = self.bins.partition_point(|bin| *bin < 0);
+        let above = self.bins.partition_point(|bin| *bin <= 0);
+        let negative = below.checked_sub(1).and_then(|at| Some((at, at.checked_sub(1)?)));
+        let positive = (above + 1 < self.bins.len()).then_some((above, above + 1));
+        let size = |(at, _): &(usize, usize)| self.bins[*at].unsigned_abs();
+        let Some((from, to)) = [negative, positive].into_iter().flatten().min_by_key(size) else { return };
+        self.counts[to] = self.counts[to].saturating_add(self.counts[from]);
+        self.bins.remove(from);
+        self.counts.remove(from);
     }
 
     /// Returns how many values were added.
     pub fn count(&self) -> u32 {
-        let sum = |bins: &Bins| bins.counts.iter().fold(0, |sum: u32, count| sum.saturating_add(*count));
-        sum(&self.positive).saturating_add(sum(&self.negative)).saturating_add(self.zeros)
+        self.counts.iter().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    /// Returns how many bytes the bins take.
+    #[cfg(test)]
+    pub fn size(&self) -> usize {
+        self.bins.capacity() * size_of::<i16>() + self.counts.capacity() * size_of::<u32>()
     }
 
     /// Forgets everything, and keeps the room.
     pub fn clear(&mut self) {
-        self.positive.clear();
-        self.negative.clear();
-        self.zeros = 0;
+        self.bins.clear();
+        self.counts.clear();
     }
 }
 
@@ -57,17 +86,10 @@ pub(super) fn quantiles<'a, const N: usize>(
     sketches: impl Iterator<Item = (&'a Sketch, f64)>,
     qs: [f64; N],
 ) -> Option<[f64; N]> {
-    // Ordered by value: negative bins from the largest magnitude, zero, positive bins.
-    let mut counts: BTreeMap<(i8, i32), f64> = BTreeMap::new();
+    let mut counts: BTreeMap<i16, f64> = BTreeMap::new();
     for (sketch, share) in sketches.filter(|(_, share)| *share > 0.0) {
-        for (key, count) in sketch.negative.iter() {
-            *counts.entry((-1, -key)).or_default() += f64::from(count) * share;
-        }
-        if sketch.zeros > 0 {
-            *counts.entry((0, 0)).or_default() += f64::from(sketch.zeros) * share;
-        }
-        for (key, count) in sketch.positive.iter() {
-            *counts.entry((1, key)).or_default() += f64::from(count) * share;
+        for (bin, count) in sketch.bins.iter().zip(&sketch.counts) {
+            *counts.entry(*bin).or_default() += f64::from(*count) * share;
         }
     }
     let total: f64 = counts.values().sum();
@@ -79,67 +101,24 @@ pub(super) fn quantiles<'a, const N: usize>(
             seen += **count;
             seen > rank
         });
-        let (sign, key) = reached.map_or(last, |(key, _)| *key);
-        f64::from(sign) * magnitude(f64::from(key * i32::from(sign)))
+        value_of(reached.map_or(last, |(bin, _)| *bin))
     }))
 }
 
-fn key(value: f64) -> i16 {
-    // A double's logarithm over ln γ stays below 10,000 either way.
-    (value.ln() / LN_GAMMA).ceil() as i16
+fn bin_of(value: f64) -> i16 {
+    let size = value.abs();
+    if size <= SMALLEST {
+        return 0;
+    }
+    // From −258 for the smallest to 8,868 for the largest double.
+    let bin = (size.ln() / LN_GAMMA).ceil() as i16 + OFFSET;
+    if value < 0.0 { -bin } else { bin }
 }
 
 /// The value in the middle of a bin, in the sense of relative error.
-fn magnitude(key: f64) -> f64 {
-    (key * LN_GAMMA).exp() * (1.0 - ACCURACY)
-}
-
-/// Bins in which something fell, the lowest first.
-#[derive(Debug, Clone, Default)]
-struct Bins {
-    keys: Vec<i16>,
-    counts: Vec<u32>,
-}
-
-impl Bins {
-    fn add(&mut self, key: i16, max: usize, weight: u32) {
-        match self.keys.binary_search(&key) {
-            Ok(at) => self.counts[at] = self.counts[at].saturating_add(weight),
-            Err(at) if self.keys.len() < max => {
-                if self.keys.len() == self.keys.capacity() {
-                    let room = max - self.keys.len();
-                    let more = self.keys.len().clamp(4.min(room), room);
-                    self.keys.reserve_exact(more);
-                    self.counts.reserve_exact(more);
-                }
-                self.keys.insert(at, key);
-                self.counts.insert(at, weight);
-            }
-            // Lower than all: it falls into what collapsed.
-            Err(0) => self.counts[0] = self.counts[0].saturating_add(weight),
-            // The lowest collapses into the second lowest, which is this one,
-            Err(1) => {
-                self.keys[0] = key;
-                self.counts[0] = self.counts[0].saturating_add(weight);
-            }
-            // or the next one, and those below this one move down.
-            Err(at) => {
-                self.counts[1] = self.counts[1].saturating_add(self.counts[0]);
-                self.keys.copy_within(1..at, 0);
-                self.counts.copy_within(1..at, 0);
-                (self.keys[at - 1], self.counts[at - 1]) = (key, weight);
-            }
-        }
-    }
-
-    fn clear(&mut self) {
-        self.keys.clear();
-        self.counts.clear();
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (i32, u32)> {
-        self.keys.iter().map(|key| i32::from(*key)).zip(self.counts.iter().copied())
-    }
+fn value_of(bin: i16) -> f64 {
+    let size = (f64::from(bin.unsigned_abs()) - f64::from(OFFSET)) * LN_GAMMA;
+    if bin == 0 { 0.0 } else { (size.exp() * (1.0 - ACCURACY)).copysign(f64::from(bin)) }
 }
 
 #[cfg(test)]
@@ -179,11 +158,8 @@ mod tests {
     #[test]
     fn a_range_that_is_too_wide_keeps_its_upper_quantiles() {
         let sketch = sketch((-200..=200).map(|exponent| 10f64.powi(exponent)));
-        assert_eq!(
-            (sketch.positive.keys.len(), sketch.positive.keys.capacity()),
-            (MAX_POSITIVE_BINS, MAX_POSITIVE_BINS)
-        );
-        // Of 401 powers of ten the highest 95 are in bins of their own.
+        assert!(sketch.bins.len() == MAX_BINS && sketch.bins.capacity() <= MAX_BINS + 1);
+        // Of 401 powers of ten the highest 119 are in bins of their own.
         let [p80, max] = whole(&[sketch], [0.8, 1.0]).unwrap();
         assert!((p80 / 1e120 - 1.0).abs() < 0.05 && (max / 1e200 - 1.0).abs() < 0.05, "{p80} {max}");
     }
@@ -215,7 +191,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn quantiles_have_a_bounded_relative_error(mut values in prop::collection::vec(25f64..50_000.0, 1..300), q in 0.0f64..1.0) {
+        fn quantiles_have_a_bounded_relative_error(mut values in prop::collection::vec(prop_oneof![50.0f64..50_000.0, -2_000.0f64..-500.0], 1..300), q in 0.0f64..1.0) {
             let [got] = whole(&[sketch(values.iter().copied())], [q]).unwrap();
             values.sort_by(f64::total_cmp);
             let want = values[(q * (values.len() - 1) as f64).round() as usize];

@@ -58,7 +58,7 @@ impl Bucket {
     }
 }
 
-/// The last hour of one signal. At most 7.6 KB.
+/// The last hour of one signal. At most 8 KB.
 #[derive(Debug)]
 pub(super) struct Window {
     ring: Box<[Bucket; RING]>,
@@ -198,6 +198,20 @@ mod tests {
         window.add(NOW, 1.0, 1);
         window.add(NOW - RING as i64, 9.0, 1);
         assert_eq!(window.bucket(NOW).mean(), Some(1.0));
+    }
+
+    #[test]
+    fn a_window_is_small() {
+        let mut window = Window::default();
+        for minute in 0..70 {
+            for exponent in -100..100 {
+                window.add(NOW + minute, 10f64.powi(exponent), 1);
+                window.add(NOW + minute, -(10f64.powi(exponent)), 1);
+            }
+        }
+        let sketches: usize = window.slices.iter().map(|(_, sketch)| sketch.size()).sum();
+        let size = sketches + size_of_val(&*window.ring) + size_of_val(&*window.slices);
+        assert!(size <= 8_192, "{size}");
     }
 
     #[test]
