@@ -144,7 +144,7 @@ export class Health {
     this.#bridge.callSync('health.silence', { match, until })
   }
 
-  /** Returns what happens from now on; `break` ends it. */
+  /** Returns what happens from now on; `break` ends it, and so does closing the engine. */
   subscribe(options?: CallOptions): JsonIterator<HealthEvent> {
     return this.#bridge.stream('health.subscribe', {}, options)
   }

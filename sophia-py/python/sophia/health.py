@@ -280,7 +280,7 @@ class Health:
     reject_sync = blocking(_reject)
 
     def subscribe(self) -> HealthEvents:
-        """Returns what happens from now on."""
+        """Returns what happens from now on, until the engine is closed."""
         return HealthEvents(self._engine.health_subscribe())
 
     def prometheus(self) -> str:
