@@ -23,6 +23,9 @@ const SETTLED: u32 = 20;
 const LONG: f64 = 1_000.0;
 /// Length of the short memory, in points.
 const SHORT: f64 = 8.0;
+/// Deviations from the level beyond which a value counts as so far: one absurd value must not widen everything for the length of
+/// the long memory. Where values stay there the deviation grows with each.
+const FURTHEST: f64 = 100.0;
 /// Points after an alarm in which only an escalation is one, unless nothing was surprising for so many of them: then what comes
 /// is something else.
 const COOLDOWN: u32 = 80;
@@ -117,12 +120,23 @@ impl Detector {
         out / (out + 2.0)
     }
 
+    /// Moves a value that is absurdly far from the level nearer to it.
+    fn within_reach(&self, value: f64) -> f64 {
+        let deviation = self.level_var.max(self.step_var).sqrt();
+        let is_still = deviation <= 1e-9 * self.long.abs() + 1e-12;
+        if self.points <= BURN_IN || is_still || !deviation.is_finite() {
+            return value;
+        }
+        value.clamp(self.long - FURTHEST * deviation, self.long + FURTHEST * deviation)
+    }
+
     /// Returns how surprising a point is: the mean over the views of −log10 of their probability.
     fn surprise(&mut self, second: f64, value: f64) -> f64 {
         let seen = f64::from(self.points);
         if self.points == 0 {
             (self.short, self.long, self.last) = (value, value, value);
         }
+        let value = self.within_reach(value);
         let settled = self.points > SETTLED;
         self.short += (1.0 / SHORT).max(1.0 / (seen + 1.0)) * (value - self.short);
         let off = self.short - self.long;
@@ -310,6 +324,19 @@ mod tests {
             let high = |point| if (at..at + 5).contains(&point) { 45.0 } else { 0.0 };
             let seen = (1..=40).filter(|seed| alarms(*seed, at + 5, high).iter().any(|point| *point >= at)).count();
             assert!(seen >= 36, "at {at}: {seen} of 40");
+        }
+    }
+
+    #[test]
+    fn one_absurd_value_blinds_nobody() {
+        for absurd in [1e6, 1e12, -1e60] {
+            let extra = |point| match point {
+                200 => absurd,
+                2_000.. => 900.0,
+                _ => 0.0,
+            };
+            let seen = (1..=20).filter(|seed| alarms(*seed, 2_010, extra).iter().any(|point| *point >= 2_000)).count();
+            assert!(seen >= 18, "{absurd}: {seen} of 20");
         }
     }
 
