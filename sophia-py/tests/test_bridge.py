@@ -411,3 +411,21 @@ async def test_a_subscription_ends_when_the_engine_closes() -> None:
     await s.close()
     assert await asyncio.wait_for(waiting, 5) is None
     assert await asyncio.wait_for(anext(s.health.subscribe(), None), 5) is None
+
+
+async def test_healing_that_goes_on_after_its_time_is_not_begun_again() -> None:
+    async with Sophia() as s:
+        began: list[str] = []
+        end = threading.Event()
+
+        def hang(target: str) -> None:
+            began.append(target)
+            end.wait(10)
+
+        s.health.action("hang", hang, timeout=0.2, cooldown=0)
+        assert (await s.health.trigger("hang", "redis")).status == "failed"
+        again = await s.health.trigger("hang", "redis")
+        assert again.status == "failed" and "has not ended" in (again.detail or "")
+        await s.health.trigger("hang", "web")
+        assert began == ["redis", "web"]
+        end.set()

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ._callbacks import MayBlock
+from ._callbacks import MayBlock, OneAtATime
 from ._sophia import Engine, Stream
 from ._wire import Reading, Request, awaited, blocking, given, reader
 from .memory import Seconds, Time
@@ -239,11 +239,11 @@ class Health:
         Low risk runs at once; medium only where the cause is clear, else it waits for an approval; high waits for one
         approval, critical for two. `verify` says whether it helped, or None where it cannot tell; if it did not, or took
         longer than `timeout`, `rollback` takes it back. Each may block: what is no coroutine function runs on a thread. A
-        thread cannot be stopped: what takes too long goes on there, and nobody waits for it.
+        thread cannot be stopped: what takes too long goes on there, and is not begun again on the same target meanwhile.
         """
         action = {"name": name, "risk": risk, "cooldown": cooldown, "max_attempts": max_attempts, "timeout": timeout}
         look, undo = verify and MayBlock(verify), rollback and MayBlock(rollback)
-        self._engine.health_action(action, MayBlock(function), look, undo)
+        self._engine.health_action(action, OneAtATime(function), look, undo)
 
     def _trigger(
         self, name: str, target: str, *, reason: str | None = None, dry_run: bool = False
