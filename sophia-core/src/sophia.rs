@@ -189,6 +189,10 @@ impl Sophia {
     /// What closing the data file says.
     pub async fn shutdown(&self) -> Result<()> {
         self.0.health.shutdown().await?;
+        self.stop().await
+    }
+
+    async fn stop(&self) -> Result<()> {
         self.0.registry.shutdown().await?;
         self.0.chat.shutdown().await?;
         let outcome = self.0.memory.shutdown().await;
@@ -207,7 +211,8 @@ impl Sophia {
     /// # Errors
     /// What closing the data file says.
     pub async fn suspend(&self) -> Result<()> {
-        self.shutdown().await?;
+        self.0.health.pause();
+        self.stop().await?;
         self.0.memory.suspend().await
     }
 

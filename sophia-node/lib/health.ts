@@ -144,23 +144,24 @@ export class Health {
     this.#bridge.callSync('health.silence', { match, until })
   }
 
-  /** Returns what happens from now on; `break` ends it. */
+  /** Returns what happens from now on; `break` ends it, and so does closing the engine. */
   subscribe(options?: CallOptions): JsonIterator<HealthEvent> {
     return this.#bridge.stream('health.subscribe', {}, options)
   }
 
   /**
    * Sets what can be done about targets. Low risk runs at once; medium waits for an approval unless the target is surely the
-   * cause; high waits for an approval; critical for two. `verify` returns whether it helped; if not, `rollback` takes it back.
+   * cause; high waits for an approval; critical for two. `verify` returns whether it helped, or nothing where it
+   * cannot tell; if it did not, or took longer than `timeout`, `rollback` takes it back.
    */
-  action(name: string, execute: Heal<unknown>, options: Omit<Action, 'name'> & { verify?: Heal<boolean>; rollback?: Heal<unknown> } = {}): void {
+  action(name: string, execute: Heal<unknown>, options: Omit<Action, 'name'> & { verify?: Heal<boolean | null | undefined>; rollback?: Heal<unknown> } = {}): void {
     const { verify, rollback, ...rest } = options
     const keep = (step: Heal<unknown>) => this.#bridge.keep('health.action', async (target: string, signal: AbortSignal) => step(target, { signal }))
     this.#bridge.runSync('health.action', { ...rest, name }, (engine, text) =>
       engine.action(
         text,
         keep(async (...args) => void (await execute(...args))),
-        verify && keep(async (...args) => Boolean(await verify(...args))),
+        verify && keep(async (...args) => (await verify(...args)) ?? null),
         rollback && keep(async (...args) => void (await rollback(...args))),
       ),
     )

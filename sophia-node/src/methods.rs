@@ -78,7 +78,7 @@ pub fn action(
     if let Some(verify) = verify {
         healer = healer.verify(move |target| {
             let said = step(verify.clone(), target);
-            Box::pin(async move { answer("health.trigger", &said.await?) })
+            Box::pin(async move { answer::<Option<bool>>("health.trigger", &said.await?) })
         });
     }
     if let Some(rollback) = rollback {

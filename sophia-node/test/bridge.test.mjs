@@ -145,6 +145,28 @@ test('a read under way ends when its stream is closed or aborted', async () => {
   await assert.rejects(s.health.subscribe({ nonsense: 1 }).next(), { code: 'INVALID_INPUT' })
 })
 
+test('healing that takes too long is taken back, and undefined is no verdict', async () => {
+  const s = new Sophia()
+  const back = []
+  s.health.action('hang', () => new Promise(() => {}), { timeoutMs: 200, rollback: (target) => void back.push(target) })
+  const late = await s.health.trigger('hang', 'redis')
+  assert.deepEqual([late.status, late.rolledBack, back], ['failed', true, ['redis']])
+
+  s.health.action('tell', () => {}, { verify: () => undefined, rollback: (target) => void back.push(target) })
+  const told = await s.health.trigger('tell', 'redis')
+  assert.deepEqual([told.status, told.effect, told.rolledBack], ['completed', 'unknown', false])
+})
+
+test('a subscription ends when the engine closes', async () => {
+  const s = new Sophia()
+  await s.start()
+  const events = s.health.subscribe()
+  const read = events.next()
+  await s.close()
+  assert.deepEqual(await read, { done: true, value: undefined })
+  assert.deepEqual(await s.health.subscribe().next(), { done: true, value: undefined })
+})
+
 test('an engine can be closed and started again', async () => {
   const s = new Sophia()
   assert.equal(await s.start(), s)

@@ -315,7 +315,7 @@ impl Engine {
         let action: Action = self.read(py, "health.action", action)?;
         let mut healer = CallbackHealer::new(self.step::<IgnoredAny, _>(execute, |_| ())?);
         if let Some(verify) = verify {
-            healer = healer.verify(self.step::<bool, _>(verify, |helped| helped)?);
+            healer = healer.verify(self.step::<Option<bool>, _>(verify, |helped| helped)?);
         }
         if let Some(rollback) = rollback {
             healer = healer.rollback(self.step::<IgnoredAny, _>(rollback, |_| ())?);

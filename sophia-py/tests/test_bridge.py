@@ -384,3 +384,48 @@ async def test_probes_and_healing_that_block_hold_up_no_loop() -> None:
         s.health.action("heal", lambda target: ran_on.update(heal=threading.get_ident()), timeout=5)
         assert (await s.health.trigger("heal", "slow")).status == "completed"
         assert ran_on["heal"] != loop_thread
+
+
+async def test_healing_that_takes_too_long_is_taken_back_and_none_is_no_verdict() -> None:
+    async with Sophia() as s:
+        back: list[str] = []
+
+        async def hang(target: str) -> None:
+            await asyncio.Event().wait()
+
+        s.health.action("hang", hang, timeout=0.2, rollback=back.append)
+        result = await s.health.trigger("hang", "redis")
+        assert (result.status, result.rolled_back, back) == ("failed", True, ["redis"])
+
+        s.health.action("tell", lambda target: None, verify=lambda target: None, rollback=back.append)
+        result = await s.health.trigger("tell", "redis")
+        assert (result.status, result.effect, result.rolled_back) == ("completed", "unknown", False)
+
+
+async def test_a_subscription_ends_when_the_engine_closes() -> None:
+    s = Sophia()
+    await s.start()
+    events = s.health.subscribe()
+    waiting = asyncio.ensure_future(anext(events, None))
+    await asyncio.sleep(0.1)
+    await s.close()
+    assert await asyncio.wait_for(waiting, 5) is None
+    assert await asyncio.wait_for(anext(s.health.subscribe(), None), 5) is None
+
+
+async def test_healing_that_goes_on_after_its_time_is_not_begun_again() -> None:
+    async with Sophia() as s:
+        began: list[str] = []
+        end = threading.Event()
+
+        def hang(target: str) -> None:
+            began.append(target)
+            end.wait(10)
+
+        s.health.action("hang", hang, timeout=0.2, cooldown=0)
+        assert (await s.health.trigger("hang", "redis")).status == "failed"
+        again = await s.health.trigger("hang", "redis")
+        assert again.status == "failed" and "has not ended" in (again.detail or "")
+        await s.health.trigger("hang", "web")
+        assert began == ["redis", "web"]
+        end.set()

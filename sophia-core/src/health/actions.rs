@@ -45,8 +45,8 @@ pub struct Action {
     /// How much harm it can do. Low by default.
     ///
     /// - Low runs at once.
-    /// - Medium runs at once when the target is the likeliest root cause and accounts for 90 % of the loss, and else waits for an
-    ///   approval.
+    /// - Medium runs at once when the target is out of line now, is the likeliest root cause and accounts for 90 % of the loss,
+    ///   and else waits for an approval.
     /// - High waits for an approval.
     /// - Critical waits for the approval of two.
     #[serde(default = "low")]
@@ -58,7 +58,8 @@ pub struct Action {
     /// Executions on the same target that may fail in a row, within a day. 3 by default.
     #[serde(default = "three")]
     pub max_attempts: u32,
-    /// Time for each of executing, verifying and rolling back. 60 s by default.
+    /// Time for each of executing, verifying and rolling back. 60 s by default. An execution that takes longer is dropped, and
+    /// taken back where that is possible.
     #[serde(default = "a_minute", with = "crate::duration")]
     #[schemars(with = "crate::duration::DurationSchema")]
     pub timeout: Duration,
@@ -326,7 +327,7 @@ impl ActionBook {
             let waiting =
                 self.pending.iter().find(|other| other.action == result.action && other.target == result.target);
             if let Some(waiting) = waiting {
-                return Some(Decision::Answer(waiting.clone()));
+                return Some(Decision::Answer(ActionResult { dry_run: trigger.dry_run, ..waiting.clone() }));
             }
             result.detail = Some(match action.risk {
                 Risk::Critical => "waits for the approval of two".to_owned(),
@@ -353,9 +354,12 @@ impl ActionBook {
     /// Takes an approval; `None` when nothing of this id waits.
     pub fn approve(&mut self, id: &str, by: &str, circumstances: Circumstances, now: Timestamp) -> Option<Decision> {
         self.expire(now);
+        let by = by.trim();
         let at = self.pending.iter().position(|waiting| waiting.id == id)?;
         let waiting = &mut self.pending[at];
-        if !waiting.approved_by.iter().any(|approver| approver == by) {
+        // Two spellings of a name are one person.
+        let is_same = |approver: &String| approver.to_lowercase() == by.to_lowercase();
+        if !waiting.approved_by.iter().any(is_same) {
             waiting.approved_by.push(by.to_owned());
         }
         let needed = if waiting.risk == Risk::Critical { CRITICAL_APPROVALS } else { 1 };

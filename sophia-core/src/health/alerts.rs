@@ -167,11 +167,20 @@ pub(super) struct AlertBook {
     conditions: BTreeMap<String, Condition>,
     counts: HashMap<String, u64>,
     open: BTreeMap<String, Open>,
-    resolved: VecDeque<(String, Duration, Alert)>,
+    /// The open alert that lists a condition.
+    listed_in: HashMap<String, String>,
+    resolved: VecDeque<Over>,
     /// Conditions that someone resolved by hand: no worse ones are passed over until then.
     held: HashMap<String, (Timestamp, Severity)>,
     silences: Vec<(AlertMatch, Timestamp)>,
+    /// When the next return is to be told.
+    next_return: Option<Timestamp>,
+    /// Services whose conditions changed.
+    touched: HashSet<String>,
+    /// Whether alerts of others may have changed with them.
     dirty: bool,
+    /// How many dependencies there were.
+    edges: usize,
 }
 
 /// What an alert is part of.
@@ -186,6 +195,18 @@ struct Open {
     alert: Alert,
     conditions: BTreeSet<String>,
     cooldown: Duration,
+    /// Where its end was told and its return was not: when that is to be told, if it still holds.
+    quiet_until: Option<Timestamp>,
+}
+
+/// An alert that is over.
+#[derive(Debug)]
+struct Over {
+    key: String,
+    cooldown: Duration,
+    /// Until when its return is not told.
+    quiet_until: Timestamp,
+    alert: Alert,
 }
 
 impl AlertBook {
@@ -201,35 +222,44 @@ impl AlertBook {
         match self.conditions.get_mut(key) {
             Some(known) => {
                 let since = known.since;
-                self.dirty |= known.severity != condition.severity || known.group != condition.group;
+                if known.severity != condition.severity || known.group != condition.group {
+                    self.touched.insert(condition.service.clone());
+                    self.dirty |= known.group.is_some() || condition.group.is_some();
+                }
                 *known = Condition { since, ..condition };
                 self.refresh(key, at);
             }
             None => {
+                self.touched.insert(condition.service.clone());
+                self.dirty |= condition.group.is_some();
                 self.conditions.insert(key.to_owned(), condition);
-                self.dirty = true;
             }
         }
     }
 
     /// Says that the condition no longer holds.
     pub fn clear(&mut self, key: &str) {
-        if self.conditions.remove(key).is_some() {
+        if let Some(condition) = self.conditions.remove(key) {
             self.counts.remove(key);
-            self.dirty = true;
+            self.dirty |= condition.group.is_some();
+            self.touched.insert(condition.service);
         }
     }
 
     /// Drops every condition of a service.
     pub fn forget_service(&mut self, service: &str) {
-        let before = self.conditions.len();
-        self.conditions.retain(|_, condition| condition.service != service);
-        self.dirty |= before != self.conditions.len();
+        let gone: Vec<String> = self
+            .conditions
+            .iter()
+            .filter(|(_, condition)| condition.service == service)
+            .map(|(key, _)| key.clone())
+            .collect();
+        gone.iter().for_each(|key| self.clear(key));
     }
 
     /// Brings a listed alert up to date with its condition, without an event.
     fn refresh(&mut self, key: &str, at: Timestamp) {
-        let Some(open) = self.open.values_mut().find(|open| open.conditions.contains(key)) else { return };
+        let Some(open) = self.listed_in.get(key).and_then(|alert| self.open.get_mut(alert)) else { return };
         open.alert.count += 1;
         open.alert.updated_at = open.alert.updated_at.max(at);
         if open.conditions.len() == 1
@@ -240,33 +270,46 @@ impl AlertBook {
         }
     }
 
-    /// Makes the alerts that the conditions ask for, and returns what changed.
+    /// Makes the alerts that the conditions ask for, and returns what changed and is to be told.
     pub fn reconcile(&mut self, graph: &Graph, at: Timestamp) -> Vec<(Change, Alert)> {
-        if !std::mem::take(&mut self.dirty) {
-            return Vec::new();
+        let mut changes = self.tell_of_returns(at);
+        if !self.dirty && self.touched.is_empty() {
+            return changes;
         }
         self.held.retain(|_, (until, _)| at < *until);
-        let mut wanted = self.group(graph);
-        let mut changes = Vec::new();
+        let concerned = self.concerned(graph);
+        let is_concerned = |service: &str| concerned.as_ref().is_none_or(|services| services.contains(service));
+        let mut wanted = self.group(graph, is_concerned);
 
         // A cause that shows itself after its effects takes over the alert of the first effect: same incident, same id.
         let appeared: Vec<_> = wanted.keys().filter(|key| !self.open.contains_key(*key)).cloned().collect();
         for key in appeared {
-            let heir = self
-                .open
-                .iter()
-                .filter(|(old, open)| !wanted.contains_key(*old) && !open.conditions.is_disjoint(&wanted[&key].0));
-            if let Some(old) = heir.min_by_key(|(_, open)| open.alert.started_at).map(|(old, _)| old.clone())
+            let listed: BTreeSet<&String> =
+                wanted[&key].0.iter().filter_map(|condition| self.listed_in.get(condition)).collect();
+            let heir = listed
+                .into_iter()
+                .filter(|old| !wanted.contains_key(*old))
+                .filter_map(|old| Some((old, self.open.get(old)?.alert.started_at)));
+            if let Some(old) = heir.min_by_key(|(_, started_at)| *started_at).map(|(old, _)| old.clone())
                 && let Some(open) = self.open.remove(&old)
             {
+                self.unlist(&old, &open.conditions);
+                self.list_in(&key, &open.conditions);
                 self.open.insert(key, open);
             }
         }
 
-        let gone: Vec<_> = self.open.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
+        let gone = self.open.iter().filter(|(key, open)| {
+            !wanted.contains_key(*key) && open.alert.services.iter().any(|service| is_concerned(service))
+        });
+        let gone: Vec<_> = gone.map(|(key, _)| key.clone()).collect();
         for key in gone {
             if let Some(open) = self.open.remove(&key) {
-                changes.push((Change::Resolved, self.retire(key, open, None, at)));
+                self.unlist(&key, &open.conditions);
+                let was_told = open.quiet_until.is_none();
+                let alert = self.retire(key, open, None, at);
+                // Who was not told that it is back need not hear that it is gone.
+                changes.extend(was_told.then_some((Change::Resolved, alert)));
             }
         }
         while let Some((key, (members, incident))) = wanted.pop_first() {
@@ -274,6 +317,11 @@ impl AlertBook {
             let cooldown =
                 members.iter().filter_map(|key| self.conditions.get(key)).map(|condition| condition.cooldown).max();
             let cooldown = cooldown.unwrap_or_default();
+            if let Some(open) = self.open.get_mut(&key) {
+                let before = std::mem::take(&mut open.conditions);
+                self.unlist(&key, &before);
+            }
+            self.list_in(&key, &members);
             match self.open.get_mut(&key) {
                 Some(open) => {
                     let worse = alert.severity > open.alert.severity;
@@ -289,42 +337,95 @@ impl AlertBook {
                     open.alert = alert;
                     open.conditions = members;
                     open.cooldown = cooldown;
-                    if changed {
+                    if worse || (changed && open.quiet_until.is_none()) {
+                        open.quiet_until = None;
                         changes.push((Change::Changed, open.alert.clone()));
                     }
                 }
                 None => {
-                    let back = self.resolved.iter().rposition(|(old, cooldown, resolved)| {
-                        *old == key && resolved.resolved_at.is_some_and(|resolved| within(resolved, *cooldown, at))
+                    let back = self.resolved.iter().rposition(|over| {
+                        over.key == key && over.alert.resolved_at.is_some_and(|end| at < later(end, over.cooldown))
                     });
-                    let back = back.and_then(|position| self.resolved.remove(position)).map(|(_, _, alert)| alert);
-                    let change = match &back {
-                        // It flaps: the same alert again, and nobody is told twice.
-                        Some(old) if alert.severity <= old.severity => None,
-                        Some(_) => Some(Change::Changed),
-                        None => Some(Change::Opened),
-                    };
-                    match back {
-                        Some(old) => {
+                    let mut quiet_until = None;
+                    let change = match back.and_then(|position| self.resolved.remove(position)) {
+                        Some(Over { alert: old, quiet_until: until, .. }) => {
+                            let worse = alert.severity > old.severity;
                             alert.id = old.id;
                             alert.incident = old.incident;
                             alert.started_at = old.started_at;
                             alert.count += old.count;
+                            alert.acknowledged_by = old.acknowledged_by.filter(|_| !worse);
+                            // It flaps: the same alert again, and nobody is told twice within the cooldown.
+                            quiet_until = (!worse && at < until).then_some(until);
+                            if worse { Some(Change::Changed) } else { quiet_until.is_none().then_some(Change::Opened) }
                         }
-                        None => alert.id = stable_id(&key, alert.started_at),
-                    }
+                        None => {
+                            alert.id = stable_id(&key, alert.started_at);
+                            Some(Change::Opened)
+                        }
+                    };
                     changes.extend(change.map(|change| (change, alert.clone())));
-                    self.open.insert(key, Open { alert, conditions: members, cooldown });
+                    self.next_return = [self.next_return, quiet_until].into_iter().flatten().min();
+                    self.open.insert(key, Open { alert, conditions: members, cooldown, quiet_until });
                 }
             }
         }
         changes
     }
 
-    /// Returns which conditions make up which alert, and the incident of each.
-    fn group(&self, graph: &Graph) -> BTreeMap<String, (BTreeSet<String>, Incident)> {
+    /// Returns the services whose alerts may have changed; `None` where all may have.
+    ///
+    /// Those without a group that neither call nor are called have alerts of their own, whatever happens to others: many that
+    /// become sick one after the other do not each cost a look at all.
+    fn concerned(&mut self, graph: &Graph) -> Option<HashSet<String>> {
+        let touched = std::mem::take(&mut self.touched);
+        let is_same_graph = std::mem::replace(&mut self.edges, graph.len()) == graph.len();
+        let is_local = !std::mem::take(&mut self.dirty)
+            && is_same_graph
+            && touched.iter().all(|service| graph.is_alone(service))
+            && self.open.values().all(|open| {
+                open.alert.services.len() == 1 || open.alert.services.iter().all(|service| !touched.contains(service))
+            });
+        is_local.then_some(touched)
+    }
+
+    fn list_in(&mut self, alert: &str, conditions: &BTreeSet<String>) {
+        self.listed_in.extend(conditions.iter().map(|condition| (condition.clone(), alert.to_owned())));
+    }
+
+    fn unlist(&mut self, alert: &str, conditions: &BTreeSet<String>) {
+        for condition in conditions {
+            if self.listed_in.get(condition).is_some_and(|listed| listed == alert) {
+                self.listed_in.remove(condition);
+            }
+        }
+    }
+
+    /// Returns the alerts that still hold when the cooldown after their end, which was told, is over: as Alertmanager does with
+    /// its `group_interval`, what was last told is made true again.
+    fn tell_of_returns(&mut self, at: Timestamp) -> Vec<(Change, Alert)> {
+        if self.next_return.is_none_or(|next| at < next) {
+            return Vec::new();
+        }
+        let due = self.open.values_mut().filter(|open| open.quiet_until.is_some_and(|until| until <= at));
+        let told = due.map(|open| {
+            open.quiet_until = None;
+            (Change::Opened, open.alert.clone())
+        });
+        let told = told.collect();
+        self.next_return = self.open.values().filter_map(|open| open.quiet_until).min();
+        told
+    }
+
+    /// Returns which conditions of the services that are concerned make up which alert, and the incident of each.
+    fn group(
+        &self,
+        graph: &Graph,
+        is_concerned: impl Fn(&str) -> bool,
+    ) -> BTreeMap<String, (BTreeSet<String>, Incident)> {
+        let conditions = || self.conditions.iter().filter(|(_, condition)| is_concerned(&condition.service));
         let mut first: HashMap<&str, (&String, &Condition)> = HashMap::new();
-        for (key, condition) in &self.conditions {
+        for (key, condition) in conditions() {
             let entry = first.entry(&condition.service).or_insert((key, condition));
             if condition.since < entry.1.since {
                 *entry = (key, condition);
@@ -332,7 +433,7 @@ impl AlertBook {
         }
         let sick: HashSet<&str> = first.keys().copied().collect();
         let mut alerts: BTreeMap<String, (BTreeSet<String>, Incident)> = BTreeMap::new();
-        for (key, condition) in &self.conditions {
+        for (key, condition) in conditions() {
             let cause = graph.deepest(&condition.service, |service| sick.contains(service));
             let (root, of) = match first.get(cause.as_str()) {
                 Some((root, of)) if cause != condition.service => (*root, *of),
@@ -420,7 +521,8 @@ impl AlertBook {
         if self.resolved.len() >= MAX_RESOLVED {
             self.resolved.pop_front();
         }
-        self.resolved.push_back((key, open.cooldown, alert.clone()));
+        let quiet_until = open.quiet_until.unwrap_or_else(|| later(at, open.cooldown));
+        self.resolved.push_back(Over { key, cooldown: open.cooldown, quiet_until, alert: alert.clone() });
         alert
     }
 
@@ -435,7 +537,9 @@ impl AlertBook {
     /// Ends an alert by hand: what it lists is passed over for its cooldown, unless it gets worse.
     pub fn resolve(&mut self, id: &str, by: &str, at: Timestamp) -> Option<Alert> {
         let key = self.open.iter().find(|(_, open)| open.alert.id == id)?.0.clone();
-        let open = self.open.remove(&key)?;
+        let mut open = self.open.remove(&key)?;
+        self.unlist(&key, &open.conditions);
+        open.quiet_until = None;
         let until = later(at, open.cooldown);
         for member in &open.conditions {
             if let Some(condition) = self.conditions.remove(member) {
@@ -460,7 +564,7 @@ impl AlertBook {
     pub fn list(&self, now: Timestamp) -> Vec<Alert> {
         let mut open: Vec<_> = self.open.values().map(|open| self.shown(&open.alert, now)).collect();
         open.sort_by(|a, b| b.started_at.cmp(&a.started_at).then(a.id.cmp(&b.id)));
-        open.extend(self.resolved.iter().rev().map(|(_, _, alert)| alert.clone()));
+        open.extend(self.resolved.iter().rev().map(|over| over.alert.clone()));
         open
     }
 
@@ -477,10 +581,6 @@ impl AlertBook {
         }
         alert
     }
-}
-
-fn within(from: Timestamp, span: Duration, at: Timestamp) -> bool {
-    at < later(from, span)
 }
 
 fn later(from: Timestamp, span: Duration) -> Timestamp {
@@ -501,5 +601,78 @@ fn listed(services: &[String]) -> String {
     match services.len().saturating_sub(NAMED) {
         0 => named,
         more => format!("{named} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::health::EdgeSource;
+
+    fn condition(service: &str, severity: Severity, group: Option<&str>, since: Timestamp) -> Condition {
+        Condition {
+            service: service.to_owned(),
+            severity,
+            title: format!("{service} is {}", severity.name()),
+            message: service.to_owned(),
+            metric: None,
+            value: None,
+            threshold: None,
+            group: group.map(str::to_owned),
+            since,
+            cooldown: Duration::from_secs(60),
+        }
+    }
+
+    /// An alert without the time at which it was last looked at.
+    fn since_ever(alert: Alert) -> Alert {
+        Alert { updated_at: Timestamp::UNIX_EPOCH, ..alert }
+    }
+
+    proptest! {
+        /// Services 0 and 1 share a group, 3 calls 2, and the others are alone.
+        #[test]
+        fn what_is_looked_at_locally_is_as_if_all_were(
+            steps in prop::collection::vec((0usize..6, 0u8..6, 1i64..100), 1..80)
+        ) {
+            let mut graph = Graph::default();
+            graph.add("s3", "s2", EdgeSource::Declared);
+            let (mut local, mut whole) = (AlertBook::default(), AlertBook::default());
+            let mut at = Timestamp::UNIX_EPOCH;
+            for (service, what, seconds) in steps {
+                at = at.saturating_add(SignedDuration::from_secs(seconds)).unwrap();
+                let name = format!("s{service}");
+                let mut changes = Vec::new();
+                for book in [&mut local, &mut whole] {
+                    let group = (service < 2).then_some("g");
+                    let mut raise = |key: String, severity| book.raise(&key, condition(&name, severity, group, at), at);
+                    match what {
+                        0 | 1 => raise(format!("a:{name}"), Severity::Warning),
+                        2 => raise(format!("b:{name}"), Severity::Critical),
+                        3 => book.clear(&format!("a:{name}")),
+                        4 => book.forget_service(&name),
+                        _ => {
+                            let first = book.open.values().next().map(|open| open.alert.id.clone());
+                            first.and_then(|id| book.resolve(&id, "ops", at));
+                        }
+                    }
+                }
+                if what == 1 {
+                    graph.add("s4", "s5", EdgeSource::Declared);
+                }
+                whole.dirty |= !whole.touched.is_empty();
+                for book in [&mut local, &mut whole] {
+                    let changed = book.reconcile(&graph, at).into_iter();
+                    changes.push(changed.map(|(change, alert)| (change, since_ever(alert))).collect::<Vec<_>>());
+                }
+                prop_assert_eq!(&changes[0], &changes[1]);
+                let all = |book: &AlertBook| book.list(at).into_iter().map(since_ever).collect::<Vec<_>>();
+                prop_assert_eq!(all(&local), all(&whole));
+                let listed: BTreeMap<_, _> = local.open.iter().flat_map(|(alert, open)| open.conditions.iter().map(move |key| (key, alert))).collect();
+                prop_assert_eq!(listed, local.listed_in.iter().collect::<BTreeMap<_, _>>());
+            }
+        }
     }
 }

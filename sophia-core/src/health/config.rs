@@ -40,16 +40,17 @@ pub struct HealthConfig {
     pub max_services: usize,
     /// Most signals that are kept, at 12 KB each at most. 4,096.
     pub max_signals: usize,
-    /// How long a resolved alert stays the same alert when its cause returns no worse. 5 min.
+    /// How long a resolved alert stays the same alert when its cause returns no worse. Its return is told when this time is over
+    /// and it still holds. 5 min.
     #[serde(with = "crate::duration")]
     #[schemars(with = "crate::duration::DurationSchema")]
     pub alert_cooldown: Duration,
-    /// Most alert events that are sent in an hour; alerts beyond are still listed. 100.
+    /// Most alert events that are sent in an hour, and a tenth of them of one signal or group; alerts beyond are still listed. 100.
     pub alerts_per_hour: u32,
     /// Parts of the overall score for services that are known by their signals alone, such as `{"chat": 0.2}`. Without an entry
     /// such a service counts only while nothing is registered.
     pub weights: BTreeMap<String, f64>,
-    /// Parts of the unified health. `infrastructure` 0.4, `ai_memory` 0.3, `deployment` 0.3.
+    /// Parts of the unified health. `infrastructure` 0.4, `ai_memory` 0.3, `deployment` 0.3, `other` 0.3.
     pub unified_weights: BTreeMap<String, f64>,
 }
 
@@ -67,7 +68,7 @@ impl Default for HealthConfig {
             alert_cooldown: Duration::from_secs(300),
             alerts_per_hour: 100,
             weights: BTreeMap::new(),
-            unified_weights: [("infrastructure", 0.4), ("ai_memory", 0.3), ("deployment", 0.3)]
+            unified_weights: [("infrastructure", 0.4), ("ai_memory", 0.3), ("deployment", 0.3), ("other", 0.3)]
                 .map(|(section, weight)| (section.to_owned(), weight))
                 .into(),
         }
@@ -75,7 +76,7 @@ impl Default for HealthConfig {
 }
 
 /// Sections of the unified health, which are the names that `unified_weights` may hold.
-pub(super) const SECTIONS: [&str; 4] = ["infrastructure", "ai_memory", "deployment", "business"];
+pub(super) const SECTIONS: [&str; 5] = ["infrastructure", "ai_memory", "deployment", "business", "other"];
 
 impl HealthConfig {
     pub(crate) fn validate(&self) -> Result<()> {

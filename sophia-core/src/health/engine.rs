@@ -17,7 +17,7 @@ use super::{
     HealthConfig, Status,
     actions::ActionBook,
     alerts::{AlertBook, Change},
-    events::{EventKind, HealthEvent, StatusChange},
+    events::{BACKLOG, EventKind, HealthEvent, StatusChange},
     graph::Graph,
     probes,
     rules::Rules,
@@ -28,6 +28,40 @@ use crate::{Clock, http_client::HttpClient, telemetry::Telemetry};
 
 /// Scores kept for `delta_1h`, one a minute.
 const MAX_SCORES: usize = 70;
+
+/// Part of the hour's alert events that one signal, or one group, may use up.
+const SHARE_OF_ONE: u32 = 10;
+/// Least that is: a beginning and an end.
+const LEAST_OF_ONE: u32 = 2;
+
+/// The alert events of the last hour, and whose they were.
+#[derive(Debug, Default)]
+struct SentEvents {
+    order: VecDeque<(Timestamp, String)>,
+    of_one: HashMap<String, u32>,
+}
+
+impl SentEvents {
+    /// Counts one more event, unless there were too many of all, or of this one.
+    fn admit(&mut self, whose: String, at: Timestamp, limit: u32) -> bool {
+        while self.order.front().is_some_and(|(first, _)| at.duration_since(*first) >= SignedDuration::from_hours(1)) {
+            let Some((_, whose)) = self.order.pop_front() else { break };
+            if let Some(count) = self.of_one.get_mut(&whose) {
+                *count -= 1;
+                if *count == 0 {
+                    self.of_one.remove(&whose);
+                }
+            }
+        }
+        let count = self.of_one.get(&whose).copied().unwrap_or_default();
+        if self.order.len() >= limit as usize || count >= (limit / SHARE_OF_ONE).max(LEAST_OF_ONE) {
+            return false;
+        }
+        self.of_one.insert(whose.clone(), count + 1);
+        self.order.push_back((at, whose));
+        true
+    }
+}
 
 /// The state of one engine's health.
 ///
@@ -45,8 +79,11 @@ pub(super) struct Shared {
     pub actions: Mutex<ActionBook>,
     pub maintenance: RwLock<HashMap<String, Timestamp>>,
     pub scores: Mutex<VecDeque<(Timestamp, f64)>>,
-    sent: Mutex<VecDeque<Timestamp>>,
-    pub events: broadcast::Sender<HealthEvent>,
+    /// Held while metrics are written: the scores of services are cleared and set anew.
+    pub scrape: Mutex<()>,
+    sent: Mutex<SentEvents>,
+    /// `None` while it is shut down: those who listened heard the end.
+    events: Mutex<Option<broadcast::Sender<HealthEvent>>>,
     /// Services that the background task has not seen yet.
     pub fresh: Mutex<Vec<Arc<Service>>>,
     pub wake: Arc<Notify>,
@@ -67,8 +104,9 @@ impl Shared {
             actions: Mutex::default(),
             maintenance: RwLock::default(),
             scores: Mutex::default(),
+            scrape: Mutex::default(),
             sent: Mutex::default(),
-            events: broadcast::Sender::new(super::events::BACKLOG),
+            events: Mutex::new(Some(broadcast::Sender::new(BACKLOG))),
             fresh: Mutex::default(),
             wake: Arc::default(),
             task: Mutex::default(),
@@ -89,12 +127,14 @@ impl Shared {
         };
         for (change, alert) in changes {
             let alert = self.alerts.lock().shown(&alert, at);
+            let whose = alert.group.as_ref().or(alert.services.first()).cloned().unwrap_or_default();
+            let whose = format!("{whose}\n{}", alert.metric.as_deref().unwrap_or_default());
             let kind = match change {
                 Change::Opened => EventKind::AlertOpened(alert),
                 Change::Changed => EventKind::AlertChanged(alert),
                 Change::Resolved => EventKind::AlertResolved(alert),
             };
-            self.emit_limited(kind, at);
+            self.emit_limited(kind, whose, at);
         }
     }
 
@@ -108,23 +148,35 @@ impl Shared {
     }
 
     pub fn emit(&self, kind: EventKind, at: Timestamp) {
-        // An error means that nobody listens.
-        let _ = self.events.send(HealthEvent { kind, timestamp: at });
+        if let Some(events) = &*self.events.lock() {
+            // An error means that nobody listens.
+            let _ = events.send(HealthEvent { kind, timestamp: at });
+        }
+    }
+
+    /// Returns a place among those who listen; `None` while it is shut down.
+    pub fn listen(&self) -> Option<broadcast::Receiver<HealthEvent>> {
+        self.events.lock().as_ref().map(broadcast::Sender::subscribe)
+    }
+
+    /// Lets those listen who come from now on.
+    pub fn open_events(&self) {
+        self.events.lock().get_or_insert_with(|| broadcast::Sender::new(BACKLOG));
+    }
+
+    /// Ends the streams of those who listen, after what happened until now.
+    pub fn end_events(&self) {
+        self.events.lock().take();
     }
 
     /// Tells of an alert, unless too many were told of within the hour.
-    fn emit_limited(&self, kind: EventKind, at: Timestamp) {
-        let mut sent = self.sent.lock();
-        while sent.front().is_some_and(|first| at.duration_since(*first) >= SignedDuration::from_hours(1)) {
-            sent.pop_front();
+    fn emit_limited(&self, kind: EventKind, whose: String, at: Timestamp) {
+        let limit = self.config.alerts_per_hour;
+        if self.sent.lock().admit(whose, at, limit) {
+            self.emit(kind, at);
+        } else {
+            tracing::warn!(limit, "an alert event was not sent: too many within an hour");
         }
-        if sent.len() >= self.config.alerts_per_hour as usize {
-            tracing::warn!(limit = self.config.alerts_per_hour, "an alert event was not sent: too many within an hour");
-            return;
-        }
-        sent.push_back(at);
-        drop(sent);
-        self.emit(kind, at);
     }
 
     /// Remembers the overall score, once a minute.
@@ -143,6 +195,7 @@ impl Shared {
     pub fn housekeep(&self) {
         let now = self.clock.now();
         self.judge_engine(now);
+        self.reconcile(now);
         self.maintenance.write().retain(|_, until| now < *until);
         if let Some(score) = self.overall_score(now) {
             self.remember_score(now, score);
@@ -159,12 +212,20 @@ impl Shared {
         *self.fresh.lock() = self.registered();
     }
 
+    /// Lets go of a service that was unregistered or replaced.
+    pub fn retire(&self, service: &Service) {
+        service.retired.store(true, Ordering::SeqCst);
+        self.fresh.lock().retain(|fresh| !fresh.retired.load(Ordering::SeqCst));
+        // The background task lets go of it as well.
+        self.wake.notify_one();
+    }
+
     /// Forgets a service; returns whether it was registered.
     pub fn remove(&self, name: &str) -> bool {
         let removed = self.services.write().remove(name);
         let existed = removed.is_some();
         if let Some(service) = removed {
-            service.retired.store(true, Ordering::SeqCst);
+            self.retire(&service);
         }
         self.rules.write().forget_service(name);
         self.graph.write().remove_service(name);

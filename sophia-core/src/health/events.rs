@@ -27,7 +27,7 @@ pub struct HealthEvent {
 #[serde(tag = "type", content = "data", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum EventKind {
-    /// An alert is new.
+    /// An alert is new, or still holds, under the same id, when the cooldown after its end is over.
     AlertOpened(Alert),
     /// An alert got worse or better, lists other services, or was acknowledged.
     AlertChanged(Alert),
@@ -53,17 +53,18 @@ pub struct StatusChange {
     pub to: Status,
 }
 
-/// Turns a receiver into a stream that ends with the engine.
+/// Turns a receiver into a stream that ends with the engine; without one it has ended.
 pub(super) fn stream(
-    receiver: broadcast::Receiver<HealthEvent>,
+    receiver: Option<broadcast::Receiver<HealthEvent>>,
     now: impl Fn() -> Timestamp + Send + 'static,
 ) -> impl Stream<Item = HealthEvent> + Send + 'static {
-    futures::stream::unfold((receiver, now), |(mut receiver, now)| async move {
+    futures::stream::unfold((receiver, now), |(receiver, now)| async move {
+        let mut receiver = receiver?;
         let event = match receiver.recv().await {
             Ok(event) => event,
             Err(RecvError::Lagged(missed)) => HealthEvent { kind: EventKind::Missed(missed), timestamp: now() },
             Err(RecvError::Closed) => return None,
         };
-        Some((event, (receiver, now)))
+        Some((event, (Some(receiver), now)))
     })
 }

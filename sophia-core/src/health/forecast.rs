@@ -19,6 +19,14 @@ const LEAST_TREND: f64 = 4.0;
 /// A fall by more than this share of the range, against the trend, is a reset: what was before is another saw tooth.
 const RESET_SHARE: f64 = 0.4;
 
+/// Most minutes since the last point: of what is silent nobody knows where it is.
+const MOST_SILENT: f64 = 5.0;
+/// Minutes with points that tell where a level is, and whether it still follows the line.
+const RECENT: usize = 10;
+/// Minutes with points that tell whether the trend goes on: along the steepest of them it does at half its slope.
+const LATEST: usize = 15;
+const LEAST_SLOPE: f64 = 0.5;
+
 /// When a level will reach a threshold.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[non_exhaustive]
@@ -67,21 +75,23 @@ fn predict(hour: &Hour, rule: &Rule) -> Option<Prediction> {
         .filter_map(|minute| Some((minute as f64 - (BUCKETS - 1) as f64, hour.means[minute]? * sign)))
         .collect();
     let points = since_reset(&points);
-    if points.len() < LEAST_MINUTES {
+    if points.len() < LEAST_MINUTES || points.last().is_some_and(|(minute, _)| *minute < -MOST_SILENT) {
         return None;
     }
     let trend = Trend::of(points)?;
     if trend.slope <= 0.0 || trend.deviate < LEAST_TREND {
         return None;
     }
+    let level = trend.level_now(points)?;
+    let last = points.last()?.1;
     let thresholds = [(rule.warning, Severity::Warning), (rule.critical, Severity::Critical)];
     let next = thresholds.into_iter().find_map(|(threshold, severity)| {
-        threshold.filter(|threshold| trend.level < threshold * sign).map(|threshold| (threshold, severity))
+        threshold.filter(|threshold| level.max(last) < threshold * sign).map(|threshold| (threshold, severity))
     });
     let (threshold, severity) = next?;
-    let gap = threshold * sign - trend.level;
+    let gap = threshold * sign - level;
     // A level that starts far below has far to go, and much can happen.
-    if rule.direction == Direction::LowerIsBetter && threshold > 0.0 && trend.level < threshold / 2.0 {
+    if rule.direction == Direction::LowerIsBetter && threshold > 0.0 && level < threshold / 2.0 {
         return None;
     }
     let seconds = |gap: f64, slope: f64| gap / slope * BUCKET_S as f64;
@@ -96,7 +106,7 @@ fn predict(hour: &Hour, rule: &Rule) -> Option<Prediction> {
         metric: hour.metric.to_string(),
         threshold,
         severity,
-        value: trend.level * sign,
+        value: level * sign,
         slope_per_hour: trend.slope * sign * 60.0,
         eta_s: eta_s.round(),
         eta_p10: early.min(eta_s).round(),
@@ -174,6 +184,29 @@ impl Trend {
             tau,
             deviate,
         })
+    }
+
+    /// Returns where the level is now, by the line and by the last points; `None` where they no longer follow it.
+    fn level_now(&self, points: &[(f64, f64)]) -> Option<f64> {
+        let recent = &points[points.len().saturating_sub(RECENT)..];
+        let off: Vec<f64> = recent.iter().map(|(x, y)| y - self.slope * x - self.level).collect();
+        // Rounding alone is neither below nor above.
+        let least = 1e-9 * self.level.abs();
+        let most_are = |out: &dyn Fn(&f64) -> bool| off.iter().filter(|off| out(off)).count() * 2 >= off.len();
+        if most_are(&|off| *off < self.low - least) {
+            return None;
+        }
+        let latest = Trend::of(&points[points.len().saturating_sub(LATEST)..])?;
+        if latest.steep < LEAST_SLOPE * self.slope {
+            return None;
+        }
+        if most_are(&|off| *off > self.high + least) {
+            // It is faster than the line: the last three say where it is.
+            let mut last: Vec<f64> = off.iter().rev().take(3).copied().collect();
+            last.sort_by(f64::total_cmp);
+            return Some(self.level + quantile(&last, 0.5));
+        }
+        Some(self.level)
     }
 }
 

@@ -46,9 +46,29 @@ impl Graph {
         self.callees.get(service).is_some_and(|callees| callees.contains_key(dependency))
     }
 
+    /// Forgets a dependency that someone declared.
+    pub fn remove(&mut self, service: &str, dependency: &str) {
+        let Some(callees) = self.callees.get_mut(service) else { return };
+        if callees.get(dependency) == Some(&EdgeSource::Declared) {
+            callees.remove(dependency);
+            self.edges -= 1;
+        }
+    }
+
     /// Forgets what a service was said to call. What calls it stays: that is a fact about others.
     pub fn remove_service(&mut self, service: &str) {
         self.edges -= self.callees.remove(service).map_or(0, |callees| callees.len());
+    }
+
+    /// Returns how many dependencies there are.
+    pub fn len(&self) -> usize {
+        self.edges
+    }
+
+    /// Returns whether a service neither calls nor is called.
+    pub fn is_alone(&self, service: &str) -> bool {
+        let calls = self.callees.get(service).is_some_and(|callees| !callees.is_empty());
+        !calls && !self.callees.values().any(|callees| callees.contains_key(service))
     }
 
     /// Returns what a service calls, sorted.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt, future::BoxFuture};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -20,14 +20,14 @@ pub enum Effect {
     NoEffect,
     /// It is worse than before.
     Harmed,
-    /// Nobody looked.
+    /// Nobody looked, or could tell.
     Unknown,
 }
 
 /// Heals a target, looks whether that helped, and takes it back.
 #[async_trait]
 pub trait Healer: fmt::Debug + Send + Sync + 'static {
-    /// Does it.
+    /// Does it. Where that takes longer than the action's timeout it is dropped, and taken back.
     ///
     /// # Errors
     /// What kept it from being done.
@@ -55,7 +55,7 @@ type Step<T> = Box<dyn Fn(String) -> BoxFuture<'static, Result<T>> + Send + Sync
 /// A healer made of functions, each of which is given the target.
 pub struct CallbackHealer {
     execute: Step<()>,
-    verify: Option<Step<bool>>,
+    verify: Option<Step<Option<bool>>>,
     rollback: Option<Step<()>>,
 }
 
@@ -65,13 +65,14 @@ impl CallbackHealer {
         CallbackHealer { execute: Box::new(execute), verify: None, rollback: None }
     }
 
-    /// Sets how to look whether it helped.
+    /// Sets how to look whether it helped: a `bool`, or an `Option` of one that is `None` where that cannot be told; the effect
+    /// is unknown then.
     #[must_use]
-    pub fn verify(
+    pub fn verify<T: Into<Option<bool>> + 'static>(
         mut self,
-        verify: impl Fn(String) -> BoxFuture<'static, Result<bool>> + Send + Sync + 'static,
+        verify: impl Fn(String) -> BoxFuture<'static, Result<T>> + Send + Sync + 'static,
     ) -> CallbackHealer {
-        self.verify = Some(Box::new(verify));
+        self.verify = Some(Box::new(move |target| verify(target).map_ok(Into::into).boxed()));
         self
     }
 
@@ -101,7 +102,11 @@ impl Healer for CallbackHealer {
     async fn verify(&self, target: &str) -> Result<Effect> {
         match &self.verify {
             None => Ok(Effect::Unknown),
-            Some(verify) => Ok(if verify(target.to_owned()).await? { Effect::Helped } else { Effect::NoEffect }),
+            Some(verify) => Ok(match verify(target.to_owned()).await? {
+                Some(true) => Effect::Helped,
+                Some(false) => Effect::NoEffect,
+                None => Effect::Unknown,
+            }),
         }
     }
 

@@ -10,6 +10,7 @@ use super::{
     analysis, causes,
     engine::Shared,
     names::check_name,
+    window::BUCKETS,
 };
 use crate::{Error, ErrorKind, Result, resilience::Deadline};
 
@@ -19,6 +20,8 @@ const WIDESPREAD: f64 = 0.4;
 const LEAST_SERVICES: usize = 5;
 /// Share of the loss that a cause must account for to be sure.
 const SURE: f64 = 0.9;
+/// Minutes that an episode may be over, and its cause is still one to heal.
+const LATELY: usize = 5;
 
 impl Health {
     /// Sets what can be done about targets, in place of an action of the same name.
@@ -128,21 +131,33 @@ impl Health {
         let sick = services.iter().filter(|service| service.state().status == Status::Unhealthy).count();
         let hours = analysis::hours(&shared.series.all(), shared.clock.now().as_second());
         let causes = causes::root_causes(&hours, &shared.graph.read());
+        let lasts = |hour: &analysis::Hour| hour.episode.is_some_and(|(_, last)| last + LATELY >= BUCKETS);
+        let is_sick = hours.iter().any(|hour| &*hour.service == target && lasts(hour));
         Circumstances {
-            is_sure: causes.first().is_some_and(|cause| cause.service == target && cause.share >= SURE),
+            is_sure: is_sick && causes.first().is_some_and(|cause| cause.service == target && cause.share >= SURE),
             is_widespread: services.len() >= LEAST_SERVICES && sick as f64 > WIDESPREAD * services.len() as f64,
         }
     }
 }
 
 impl Shared {
-    /// Returns an action that is named after a service, such as `restart_redis`.
+    /// Returns the action that is named after a service by one word, such as `restart_redis`: `drop_user_db` is not after `db`. Of
+    /// several the one of least risk; `None` where there is more than one such.
     pub(super) fn action_for(&self, service: &str) -> Option<(String, super::Risk)> {
         let actions = self.actions.lock();
-        let suffix = format!("_{service}");
-        let name = actions.names().into_iter().find(|name| name.ends_with(&suffix))?.to_owned();
-        let risk = actions.find(&name)?.risk;
-        Some((name, risk))
+        let named = |name: &&str| name.split_once('_').is_some_and(|(_, target)| target == service);
+        let known: Vec<_> = actions
+            .names()
+            .into_iter()
+            .filter(named)
+            .filter_map(|name| Some((name, actions.find(name)?.risk)))
+            .collect();
+        let least = known.iter().map(|(_, risk)| *risk).min()?;
+        let mut least = known.into_iter().filter(|(_, risk)| *risk == least);
+        match (least.next(), least.next()) {
+            (Some((name, risk)), None) => Some((name.to_owned(), risk)),
+            _ => None,
+        }
     }
 }
 
@@ -150,13 +165,19 @@ fn nothing_waits(operation: &'static str, id: &str) -> Error {
     Error::new(ErrorKind::NotFound, operation, "nothing of this id waits for an approval").with("id", id)
 }
 
-/// Executes, verifies, and takes back what did not help.
+/// Executes, verifies, and takes back what did not help or was not done in time.
 async fn execute(execution: Execution) -> ActionResult {
     let Execution { mut result, healer, timeout } = execution;
     let target = result.target.clone();
     if let Err(error) = step(timeout, healer.execute(&target)).await {
         result.status = ActionStatus::Failed;
-        result.detail = Some(error.to_string());
+        let what = error.to_string();
+        // One that was dropped on its way may have done half of it.
+        if error.kind() == ErrorKind::Timeout {
+            take_back(&mut result, &*healer, timeout, &what).await;
+        } else {
+            result.detail = Some(what);
+        }
         return result;
     }
     match step(timeout, healer.verify(&target)).await {
@@ -169,7 +190,14 @@ async fn execute(execution: Execution) -> ActionResult {
     }
     result.status = ActionStatus::Failed;
     let what = if result.effect == Effect::Harmed { "it did harm" } else { "it did not help" };
-    result.detail = Some(match step(timeout, healer.rollback(&target)).await {
+    take_back(&mut result, &*healer, timeout, what).await;
+    result
+}
+
+/// Takes an action back where that is possible, and writes down what became of it.
+async fn take_back(result: &mut ActionResult, healer: &dyn Healer, timeout: Duration, what: &str) {
+    let outcome = step(timeout, healer.rollback(&result.target)).await;
+    result.detail = Some(match outcome {
         Ok(true) => {
             result.rolled_back = true;
             format!("{what}, and was taken back")
@@ -177,7 +205,6 @@ async fn execute(execution: Execution) -> ActionResult {
         Ok(false) => what.to_owned(),
         Err(error) => format!("{what}, and could not be taken back: {error}"),
     });
-    result
 }
 
 /// Runs one step of a healer, which may hang or panic.

@@ -51,6 +51,7 @@ impl Health {
     }
 
     pub(crate) async fn start(&self) -> Result<()> {
+        self.shared.open_events();
         let mut task = self.shared.task.lock();
         if task.as_ref().is_some_and(|task| !task.is_finished()) {
             return Ok(());
@@ -61,10 +62,16 @@ impl Health {
     }
 
     pub(crate) async fn shutdown(&self) -> Result<()> {
+        self.pause();
+        self.shared.end_events();
+        Ok(())
+    }
+
+    /// Stops the background work; those who listen go on.
+    pub(crate) fn pause(&self) {
         if let Some(task) = self.shared.task.lock().take() {
             task.abort();
         }
-        Ok(())
     }
 
     /// Looks after a service from now on, in place of one of the same name.
@@ -83,7 +90,12 @@ impl Health {
                 return Err(Error::new(ErrorKind::RateLimited, "health.register", message));
             }
             if let Some(replaced) = services.insert(service.name().to_owned(), Arc::clone(&service)) {
-                replaced.retired.store(true, Ordering::SeqCst);
+                let said = &replaced.registration.depends_on;
+                let gone = said.iter().filter(|on| !service.registration.depends_on.contains(on));
+                let mut graph = self.shared.graph.write();
+                gone.for_each(|on| graph.remove(service.name(), on));
+                drop(graph);
+                self.shared.retire(&replaced);
                 self.shared.alerts.lock().clear(&format!("probe:{}", service.name()));
             }
         }
@@ -301,16 +313,18 @@ impl Health {
     }
 
     /// Returns what happens from now on. A listener that is 1,024 events behind gets [`EventKind::Missed`] and goes on; the
-    /// stream ends with the engine.
+    /// stream ends when the engine is shut down, or gone.
     pub fn subscribe(&self) -> impl Stream<Item = HealthEvent> + Send + 'static {
         let clock = Arc::clone(&self.shared.clock);
-        events::stream(self.shared.events.subscribe(), move || clock.now())
+        events::stream(self.shared.listen(), move || clock.now())
     }
 
     /// Returns the engine's metrics, the scores of services and the number of alerts, as Prometheus text (OpenMetrics 1.0).
     pub fn prometheus(&self) -> String {
         let now = self.shared.clock.now();
         let services = self.shared.service_health(&self.shared.series.all(), now);
+        let held: Vec<_> = self.all_alerts().into_iter().filter(|alert| alert.state != AlertState::Resolved).collect();
+        let _scrape = self.shared.scrape.lock();
         let scores = &self.shared.telemetry.service_score;
         scores.clear();
         for (service, health) in &services {
@@ -319,12 +333,11 @@ impl Health {
                 scores.get_or_create(&labels).set(score);
             }
         }
-        let alerts = self.alerts(None);
         let mut own = String::from(
             "# HELP sophia_alerts_active Alerts that hold, by severity\n# TYPE sophia_alerts_active gauge\n",
         );
         for severity in [Severity::Info, Severity::Warning, Severity::Critical] {
-            let count = alerts.iter().filter(|alert| alert.severity == severity).count();
+            let count = held.iter().filter(|alert| alert.severity == severity).count();
             // Writing to a String cannot fail; the signature is the trait's.
             let _ = writeln!(own, "sophia_alerts_active{{severity=\"{}\"}} {count}", severity.name());
         }

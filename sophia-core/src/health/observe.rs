@@ -129,7 +129,9 @@ impl Shared {
         }
         let at = at.min(now);
         let now_us = now.as_microsecond();
-        let Some(series) = self.series.get_or_insert(&point.service, &point.metric, now_us) else {
+        let series = self.series.get_or_insert(&point.service, &point.metric, now_us);
+        self.forget_signals();
+        let Some(series) = series else {
             self.series.drop_one();
             return Err(Error::new(
                 ErrorKind::RateLimited,
@@ -154,6 +156,20 @@ impl Shared {
             self.judge(&series, point.value, at);
         }
         Ok(())
+    }
+
+    /// Takes in what a look at a service measured: each is a statement, as one that is observed. It is dropped where there is no
+    /// room for it.
+    pub(super) fn measured(&self, service: &str, metric: &str, direction: Direction, value: f64, at: Timestamp) {
+        let at_us = at.as_microsecond();
+        let Some(series) = self.series.get_or_insert(service, metric, at_us) else { return self.series.drop_one() };
+        let newest = series.with(|state| {
+            state.direction = Some(direction);
+            state.add(at_us, value, 1, Origin::Observed)
+        });
+        if newest {
+            self.judge(&series, value, at);
+        }
     }
 
     /// Sets a rule, and judges what is known already by it.
@@ -182,11 +198,30 @@ impl Shared {
         Ok(())
     }
 
+    /// Ends the alerts of signals that made room for others: nothing is known of them any more. One that is to be kept until
+    /// someone resolves it stays.
+    pub(super) fn forget_signals(&self) {
+        for series in self.series.take_forgotten() {
+            let (service, metric) = (&*series.service, &*series.metric);
+            let mut rules = self.rules.write();
+            rules.forget_signal(service, metric);
+            if rules.of(service, metric).is_none_or(|rule| rule.auto_resolve) {
+                let mut alerts = self.alerts.lock();
+                alerts.clear(&rule_key(service, metric));
+                alerts.clear(&mean_key(service, metric));
+            }
+        }
+    }
+
     /// Judges one observed value by the rule for it.
     fn judge(&self, series: &Series, value: f64, at: Timestamp) {
         let (service, metric) = (&*series.service, &*series.metric);
-        if self.rules.read().of(service, metric).is_none() || self.in_maintenance(service, at) {
+        if self.rules.read().of(service, metric).is_none() {
             return;
+        }
+        if self.in_maintenance(service, at) {
+            // What was bad before it and is bad after it was not so in a row.
+            return self.rules.write().forget_signal(service, metric);
         }
         // Held while the alert is written, so that values are judged in one order.
         let mut rules = self.rules.write();
@@ -205,6 +240,7 @@ impl Shared {
 
     /// Judges what the engine sent itself, by its mean over the last minutes.
     pub(super) fn judge_engine(&self, now: Timestamp) {
+        self.forget_signals();
         let rules = self.rules.read();
         if rules.is_empty() {
             return;
@@ -217,7 +253,7 @@ impl Shared {
                 let newest = state.engine_minute?;
                 (minute - newest < BUCKETS as i64).then(|| state.window.last(minute, minutes))
             });
-            let key = format!("{}#mean", rule_key(&series.service, &series.metric));
+            let key = mean_key(&series.service, &series.metric);
             let Some(recent) = recent else { return };
             match recent.mean() {
                 Some(mean) if recent.count >= ENGINE_POINTS && !self.in_maintenance(&series.service, now) => {
@@ -243,6 +279,11 @@ impl Shared {
 
 fn rule_key(service: &str, metric: &str) -> String {
     format!("rule:{metric}:{service}")
+}
+
+/// The key of a condition of the mean of many points.
+fn mean_key(service: &str, metric: &str) -> String {
+    format!("{}#mean", rule_key(service, metric))
 }
 
 fn condition(

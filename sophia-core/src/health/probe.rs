@@ -232,6 +232,9 @@ impl Registration {
         }
         for service in &self.depends_on {
             check_name(OPERATION, "depends_on", service)?;
+            if *service == self.service {
+                return wrong("depends_on", "is the service itself");
+            }
         }
         if self.interval.is_some_and(|interval| !(MIN_INTERVAL..=MAX_PERIOD).contains(&interval)) {
             return wrong("interval", "must be from 0.1 s to a day");

@@ -105,7 +105,6 @@ fn explain(error: &crate::Error) -> String {
 /// Takes in what looks saw, all as of one moment, so that what belongs together becomes one alert.
 pub(super) fn conclude(shared: &Shared, looks: Vec<(Arc<Service>, Look)>) -> BTreeMap<String, ServiceCheck> {
     let at = shared.clock.now();
-    let at_us = at.as_microsecond();
     let mut checks = BTreeMap::new();
     let mut changes = Vec::new();
     for (service, look) in looks {
@@ -114,15 +113,17 @@ pub(super) fn conclude(shared: &Shared, looks: Vec<(Arc<Service>, Look)>) -> BTr
             checks.insert(check.service.clone(), check);
             continue;
         }
-        if let Some(up) = match check.observed {
+        let up = match check.observed {
             Status::Healthy | Status::Degraded => Some(1.0),
             Status::Unhealthy => Some(0.0),
             Status::Unknown => None,
-        } {
-            shared.series.record(&check.service, "up", Direction::HigherIsBetter, at_us, up, at_us);
-        }
-        if let Some(latency) = check.latency_ms {
-            shared.series.record(&check.service, "probe_latency_ms", Direction::LowerIsBetter, at_us, latency, at_us);
+        };
+        let measured =
+            [("up", Direction::HigherIsBetter, up), ("probe_latency_ms", Direction::LowerIsBetter, check.latency_ms)];
+        for (metric, direction, value) in measured {
+            if let Some(value) = value {
+                shared.measured(&check.service, metric, direction, value, at);
+            }
         }
         if check.status != before {
             changes.push((check.service.clone(), before, check.status));
@@ -206,6 +207,7 @@ pub(super) async fn run(shared: Weak<Shared>) {
     let mut queue: BinaryHeap<Reverse<Due>> = BinaryHeap::new();
     let mut flying: FuturesUnordered<BoxFuture<'static, (Arc<Service>, Look)>> = FuturesUnordered::new();
     let mut housekeeping = Instant::now() + HOUSEKEEPING;
+    let mut woken = false;
     loop {
         let now = Instant::now();
         if !flying.is_empty() {
@@ -214,6 +216,9 @@ pub(super) async fn run(shared: Weak<Shared>) {
         {
             // Held for this block only, so that dropping the engine ends this task.
             let Some(shared) = shared.upgrade() else { return };
+            if std::mem::take(&mut woken) {
+                queue.retain(|Reverse(due)| !due.service.retired.load(Ordering::SeqCst));
+            }
             for service in std::mem::take(&mut *shared.fresh.lock()) {
                 queue.push(Reverse(Due { at: now + service.first_delay(), service }));
             }
@@ -245,7 +250,7 @@ pub(super) async fn run(shared: Weak<Shared>) {
         };
         tokio::select! {
             () = sleep_until(next) => {}
-            () = wake.notified() => {}
+            () = wake.notified() => woken = true,
             () = sleep(BEAT), if !flying.is_empty() => {}
             Some(first) = flying.next(), if !flying.is_empty() => {
                 // Those that ended together are concluded together.
@@ -254,7 +259,7 @@ pub(super) async fn run(shared: Weak<Shared>) {
                     done.push(next);
                 }
                 let Some(shared) = shared.upgrade() else { return };
-                for (service, _) in &done {
+                for (service, _) in done.iter().filter(|(service, _)| !service.retired.load(Ordering::SeqCst)) {
                     let at = Instant::now() + service.next_delay(jitter);
                     queue.push(Reverse(Due { at, service: Arc::clone(service) }));
                 }

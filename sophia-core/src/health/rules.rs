@@ -43,7 +43,8 @@ pub struct Rule {
     /// How many values in a row have to be bad. 1 by default.
     #[serde(default = "one")]
     pub for_n: u32,
-    /// How long a resolved alert stays the same alert when it returns no worse. 300 s by default.
+    /// How long a resolved alert stays the same alert when it returns no worse. Its return is told when this time is over and it
+    /// still holds. 300 s by default.
     #[serde(default = "five_minutes", with = "crate::duration")]
     #[schemars(with = "crate::duration::DurationSchema")]
     pub cooldown: Duration,
@@ -256,6 +257,11 @@ impl Rules {
             }
         };
         Some((rule, verdict))
+    }
+
+    /// Forgets what was counted for a signal.
+    pub fn forget_signal(&mut self, service: &str, metric: &str) {
+        self.runs.remove(&(service.to_owned(), metric.to_owned()));
     }
 
     /// Forgets what was counted for a service.

@@ -14,6 +14,7 @@ use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
 use super::{
+    analysis::LARGEST,
     detector::{ALARM, Detector},
     names::is_name,
     window::{BUCKETS, Window, minute_of},
@@ -87,7 +88,7 @@ impl SeriesState {
 
     fn detect(&mut self, at_us: i64, value: f64) {
         let detector = self.detector.get_or_insert_with(|| Box::new(Detector::new()));
-        let score = detector.update(at_us as f64 / 1e6, value);
+        let score = detector.update(at_us as f64 / 1e6, value.clamp(-LARGEST, LARGEST));
         if score >= ALARM {
             self.surprise = Some((at_us, value, score));
         }
@@ -120,13 +121,15 @@ pub(super) struct SeriesMap {
     /// Looked into for each point of each call.
     map: DashMap<Key, Arc<Series>, RandomState>,
     max: usize,
+    /// Signals that made room for others, and of which nobody was told yet.
+    forgotten: Mutex<Vec<Arc<Series>>>,
     /// Points that were not kept: values that are no numbers, and new signals while there is no room.
     pub dropped: AtomicU64,
 }
 
 impl SeriesMap {
     pub fn new(max: usize) -> SeriesMap {
-        SeriesMap { map: DashMap::default(), max, dropped: AtomicU64::new(0) }
+        SeriesMap { map: DashMap::default(), max, forgotten: Mutex::default(), dropped: AtomicU64::new(0) }
     }
 
     /// Returns a signal that exists.
@@ -205,8 +208,21 @@ impl SeriesMap {
     /// Forgets signals that had no point for an hour; returns whether there is room.
     fn make_room(&self, now_us: i64) -> bool {
         let oldest = now_us.saturating_sub(BUCKETS as i64 * 60 * 1_000_000);
-        self.map.retain(|_, series| series.with(|state| state.newest.is_some_and(|(at, _)| at >= oldest)));
+        let mut forgotten = Vec::new();
+        self.map.retain(|_, series| {
+            let lives = series.with(|state| state.newest.is_some_and(|(at, _)| at >= oldest));
+            if !lives {
+                forgotten.push(Arc::clone(series));
+            }
+            lives
+        });
+        self.forgotten.lock().append(&mut forgotten);
         self.map.len() < self.max
+    }
+
+    /// Returns the signals that made room since the last call.
+    pub fn take_forgotten(&self) -> Vec<Arc<Series>> {
+        std::mem::take(&mut *self.forgotten.lock())
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) struct ServiceState {
     pub detail: Option<String>,
     pub failures: u32,
     pub degraded: u32,
+    /// Looks in a row that saw nothing.
+    unknown: u32,
     pub latency_ms: Option<f64>,
     pub last_check: Option<Timestamp>,
     pub since: Option<Timestamp>,
@@ -52,7 +54,8 @@ pub(super) struct ServiceState {
 pub struct ServiceCheck {
     /// The service.
     pub service: String,
-    /// How it is believed to be, which takes `fail_after` failures or `ok_after` successes to change.
+    /// How it is believed to be, which takes `fail_after` failures or `ok_after` successes to change. What nobody could see for
+    /// `fail_after` looks is unknown, unless it did not work.
     pub status: Status,
     /// What this look alone saw.
     pub observed: Status,
@@ -92,6 +95,7 @@ impl Service {
                 detail: None,
                 failures: 0,
                 degraded: 0,
+                unknown: 0,
                 latency_ms: None,
                 last_check: None,
                 since: None,
@@ -115,7 +119,13 @@ impl Service {
         let before = state.status;
         let observed = look.outcome.status;
         state.last_check = Some(at);
+        state.unknown = if observed == Status::Unknown { state.unknown.saturating_add(1) } else { 0 };
         match observed {
+            // That it works is believed no longer than a failure would take to show; that it does not, until it works.
+            Status::Unknown if state.unknown >= self.fail_after && before != Status::Unhealthy => {
+                state.status = Status::Unknown;
+                state.score = None;
+            }
             Status::Unknown => {}
             Status::Unhealthy => {
                 state.failures = state.failures.saturating_add(1);

@@ -13,7 +13,7 @@ use super::{
 /// How everything is, by section.
 ///
 /// A section holds the services of its name or group. Those of the engine itself that are in no section (`memory`, `chat`,
-/// `registry` and what is below them) are in `ai_memory`.
+/// `registry` and what is below them) are in `ai_memory`, and all others in `other`.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[non_exhaustive]
 pub struct UnifiedHealth {
@@ -29,6 +29,8 @@ pub struct UnifiedHealth {
     pub deployment: Option<Section>,
     /// What it is for.
     pub business: Option<Section>,
+    /// What is in none of these.
+    pub other: Option<Section>,
     /// Alerts that hold.
     pub alerts: Vec<Alert>,
     /// What to do.
@@ -57,9 +59,7 @@ const ENGINE: [&str; 3] = ["memory", "chat", "registry"];
 pub(super) fn unify(report: SystemHealth, weights: &BTreeMap<String, f64>) -> UnifiedHealth {
     let mut sections: BTreeMap<&str, BTreeMap<String, ServiceHealth>> = BTreeMap::new();
     for (name, service) in report.services {
-        if let Some(section) = section_of(&name, &service) {
-            sections.entry(section).or_default().insert(name, service);
-        }
+        sections.entry(section_of(&name, &service)).or_default().insert(name, service);
     }
     let mut section = |name: &str| {
         let services = sections.remove(name)?;
@@ -67,8 +67,8 @@ pub(super) fn unify(report: SystemHealth, weights: &BTreeMap<String, f64>) -> Un
         let status = score.map_or(Status::Unknown, Status::of_score);
         Some(Section { score, status, weight: weights.get(name).copied().unwrap_or_default(), services })
     };
-    let [infrastructure, ai_memory, deployment, business] = SECTIONS.map(&mut section);
-    let measured: Vec<_> = [&infrastructure, &ai_memory, &deployment, &business]
+    let [infrastructure, ai_memory, deployment, business, other] = SECTIONS.map(&mut section);
+    let measured: Vec<_> = [&infrastructure, &ai_memory, &deployment, &business, &other]
         .into_iter()
         .flatten()
         .filter_map(|section| Some((section.score?, section.weight)))
@@ -86,17 +86,18 @@ pub(super) fn unify(report: SystemHealth, weights: &BTreeMap<String, f64>) -> Un
         ai_memory,
         deployment,
         business,
+        other,
         alerts: report.alerts,
         recommendations: report.recommendations,
         timestamp: report.timestamp,
     }
 }
 
-fn section_of(name: &str, service: &ServiceHealth) -> Option<&'static str> {
+fn section_of(name: &str, service: &ServiceHealth) -> &'static str {
     let group = service.group.as_deref();
     let named = SECTIONS.into_iter().find(|section| name == *section || group == Some(section));
     let root = name.split('.').next().unwrap_or(name);
-    named.or_else(|| ENGINE.contains(&root).then_some("ai_memory"))
+    named.unwrap_or(if ENGINE.contains(&root) { "ai_memory" } else { "other" })
 }
 
 /// Returns the mean of the scores, by weight where there are weights.

@@ -8,19 +8,24 @@ pub(super) const BUCKET_S: i64 = 60;
 pub(super) const BUCKETS: usize = 60;
 /// Buckets in the ring: a little more than the window, so that a point that was in it a moment ago still has a place.
 const RING: usize = 64;
-/// Quantiles are kept for ten minutes at a time: 60 sketches would be too much, and one could not forget.
+/// Quantiles are kept for ten minutes at a time: 60 sketches would be too much, and one could not forget. The seventh is the one
+/// of which only a part is within the hour.
 const SLICE_MINUTES: i64 = 10;
-const SLICES: usize = 6;
+const SLICES: usize = 7;
 
 /// What fell into one minute.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Bucket {
     minute: i32,
     pub count: u32,
-    pub sum: f64,
+    /// The sum, times [`SCALE`].
+    sum: f64,
     pub min: f64,
     pub max: f64,
 }
+
+/// Sums are kept at 2⁻⁶⁴ of their size, which is exact and leaves room for as many of the largest numbers as can be counted.
+const SCALE: f64 = 1.0 / (1u128 << 64) as f64;
 
 const EMPTY: Bucket = Bucket { minute: i32::MIN, count: 0, sum: 0.0, min: 0.0, max: 0.0 };
 
@@ -33,7 +38,8 @@ impl Default for Bucket {
 impl Bucket {
     /// Returns the mean, unless nothing fell into it.
     pub fn mean(&self) -> Option<f64> {
-        (self.count > 0).then(|| self.sum / f64::from(self.count))
+        // Rounded, the largest number's mean may be a little larger.
+        (self.count > 0).then(|| (self.sum / f64::from(self.count) / SCALE).clamp(self.min, self.max))
     }
 
     /// Takes in what fell into another bucket.
@@ -52,7 +58,7 @@ impl Bucket {
     }
 }
 
-/// The last hour of one signal. At most 7.6 KB.
+/// The last hour of one signal. At most 8 KB.
 #[derive(Debug)]
 pub(super) struct Window {
     ring: Box<[Bucket; RING]>,
@@ -80,10 +86,11 @@ impl Window {
         let Ok(short) = i32::try_from(minute) else { return };
         let bucket = &mut self.ring[minute.rem_euclid(RING as i64) as usize];
         if bucket.minute < short {
-            *bucket = Bucket { minute: short, count: weight, sum: value * f64::from(weight), min: value, max: value };
+            *bucket =
+                Bucket { minute: short, count: weight, sum: value * SCALE * f64::from(weight), min: value, max: value };
         } else if bucket.minute == short {
             bucket.count = bucket.count.saturating_add(weight);
-            bucket.sum += value * f64::from(weight);
+            bucket.sum += value * SCALE * f64::from(weight);
             bucket.min = bucket.min.min(value);
             bucket.max = bucket.max.max(value);
         } else {
@@ -120,11 +127,23 @@ impl Window {
         total
     }
 
-    /// Returns p50, p95 and p99 of the last 50 to 60 minutes.
+    /// Returns p50, p95 and p99 of the hour that ends with the minute `now`. Of the ten minutes that are partly within it, as much
+    /// counts as there are points in that part.
     pub fn quantiles(&self, now: i64) -> Option<[f64; 3]> {
-        let newest = now.div_euclid(SLICE_MINUTES);
-        let live = self.slices.iter().filter(|(epoch, _)| *epoch <= newest && *epoch > newest - SLICES as i64);
-        quantiles(live.map(|(_, sketch)| sketch), [0.5, 0.95, 0.99])
+        let first = now - BUCKETS as i64 + 1;
+        let points = |from: i64, to: i64| (from..to).map(|minute| f64::from(self.bucket(minute).count)).sum::<f64>();
+        let live = self.slices.iter().filter_map(|(slice, sketch)| {
+            let begin = slice.checked_mul(SLICE_MINUTES)?;
+            let end = begin + SLICE_MINUTES;
+            let share = match () {
+                () if end <= first || begin > now => return None,
+                () if begin >= first => 1.0,
+                // The ring holds four minutes before the hour; a slice counts all that fell into it.
+                () => points(first, end) / f64::from(sketch.count().max(1)),
+            };
+            Some((sketch, share))
+        });
+        quantiles(live, [0.5, 0.95, 0.99])
     }
 }
 
@@ -154,11 +173,45 @@ mod tests {
     }
 
     #[test]
+    fn quantiles_are_those_of_a_full_hour_at_each_minute_of_it() {
+        for now in NOW..NOW + 10 {
+            for back in [0, 30, 50, 55, 59] {
+                let mut window = Window::default();
+                window.add(now - back, 7.0, 100);
+                let [p50, ..] = window.quantiles(now).unwrap();
+                assert!((p50 / 7.0 - 1.0).abs() < 0.05, "{back} min ago: {p50}");
+                assert_eq!(window.quantiles(now + 60 - back), None, "{back} min ago, an hour later");
+            }
+            // Eight of sixty minutes are slow: at the 86th percentile and above.
+            let mut window = Window::default();
+            for back in (0..70).rev() {
+                window.add(now - back, if (52..60).contains(&back) { 1_000.0 } else { 10.0 }, 5);
+            }
+            let [p50, p95, p99] = window.quantiles(now).unwrap();
+            assert!(p50 < 11.0 && p95 > 950.0 && p99 > 950.0, "{p50} {p95} {p99}");
+        }
+    }
+
+    #[test]
     fn a_point_from_before_the_ring_does_not_overwrite_a_later_one() {
         let mut window = Window::default();
         window.add(NOW, 1.0, 1);
         window.add(NOW - RING as i64, 9.0, 1);
         assert_eq!(window.bucket(NOW).mean(), Some(1.0));
+    }
+
+    #[test]
+    fn a_window_is_small() {
+        let mut window = Window::default();
+        for minute in 0..70 {
+            for exponent in -100..100 {
+                window.add(NOW + minute, 10f64.powi(exponent), 1);
+                window.add(NOW + minute, -(10f64.powi(exponent)), 1);
+            }
+        }
+        let sketches: usize = window.slices.iter().map(|(_, sketch)| sketch.size()).sum();
+        let size = sketches + size_of_val(&*window.ring) + size_of_val(&*window.slices);
+        assert!(size <= 8_192, "{size}");
     }
 
     #[test]

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use sophia_core::{
     Clock, Config, Direction, Error, ErrorKind, ManualClock, Result, Signal, SignalSink, Sophia, Timestamp,
     health::{
-        Action, ActionStatus, AlertMatch, AlertState, CallbackHealer, CallbackProbe, CheckAll, EventKind, Health,
-        HttpProbe, Observation, OverallStatus, ProbeOutcome, ProbeSpec, Registration, Risk, Rule, SeriesQuery,
-        Severity, Status, TcpProbe, Trigger,
+        Action, ActionStatus, AlertMatch, AlertState, AnomalyKind, CallbackHealer, CallbackProbe, CheckAll, Effect,
+        EventKind, Health, HttpProbe, Observation, OverallStatus, ProbeOutcome, ProbeSpec, Registration, Risk, Rule,
+        SeriesQuery, Severity, Status, TcpProbe, Trigger,
     },
     operations,
 };
@@ -643,7 +643,8 @@ async fn an_hour_of_history_names_the_cause_and_what_comes_next() {
             ("redis", "chat", 60),
             "seed {seed}: {top:?}"
         );
-        assert!(top.r > 0.9 && top.p < 0.001, "seed {seed}: {top:?}");
+        // One coincidence, a minute apart: three minutes in sixty are as near.
+        assert!(top.r > 0.9 && top.p < 0.051, "seed {seed}: {top:?}");
         assert!(report.correlations.iter().all(|found| found.b.service != "billing"), "seed {seed}");
         assert_eq!(report.root_causes[0].service, "redis", "seed {seed}: {:?}", report.root_causes);
         assert!(report.anomalies.iter().any(|anomaly| anomaly.service == "redis"), "seed {seed}");
@@ -851,6 +852,551 @@ async fn an_action_that_was_begun_is_finished_when_its_caller_goes_away() {
     done.notify_one();
     let event = events.next().await.unwrap();
     assert!(matches!(event.kind, EventKind::Action(result) if result.status == ActionStatus::Completed));
+}
+
+#[test]
+fn an_alert_that_came_back_quietly_is_told_once_its_cooldown_is_over() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    health.rule(hit_ratio()).unwrap();
+    let mut events = Box::pin(health.subscribe());
+    let mut next = || events.next().now_or_never().flatten().map(|event| event.kind);
+
+    health.observe("chat", "cache_hit_ratio", 0.5);
+    let first = health.alerts(None).remove(0);
+    assert!(matches!(next(), Some(EventKind::AlertOpened(_))));
+    health.ack(&first.id, "ops@acme").unwrap();
+    assert!(matches!(next(), Some(EventKind::AlertChanged(_))));
+    health.observe("chat", "cache_hit_ratio", 0.9);
+    assert!(matches!(next(), Some(EventKind::AlertResolved(_))));
+    // It flaps: neither its returns nor its ends are told.
+    for _ in 0..5 {
+        clock.advance(seconds(20));
+        health.observe("chat", "cache_hit_ratio", 0.5);
+        clock.advance(seconds(20));
+        health.observe("chat", "cache_hit_ratio", 0.9);
+    }
+    clock.advance(seconds(60));
+    health.observe("chat", "cache_hit_ratio", 0.5);
+    assert_eq!(next(), None);
+
+    // Five minutes after its end was told it holds: that is told, though nothing was measured since.
+    clock.advance(seconds(41));
+    let held = health.all_alerts().remove(0);
+    assert_eq!((held.id.as_str(), held.acknowledged_by.as_deref()), (first.id.as_str(), Some("ops@acme")));
+    assert!(matches!(next(), Some(EventKind::AlertOpened(alert)) if alert.id == first.id));
+    assert_eq!(next(), None);
+    health.observe("chat", "cache_hit_ratio", 0.9);
+    assert!(matches!(next(), Some(EventKind::AlertResolved(alert)) if alert.id == first.id));
+}
+
+#[test]
+fn a_signal_that_flaps_leaves_room_for_the_events_of_others() {
+    let sophia = engine();
+    let health = sophia.health();
+    health.rule(Rule::new("latency_ms", Direction::LowerIsBetter).warning(10.0).critical(20.0)).unwrap();
+    let mut events = Box::pin(health.subscribe());
+    let mut told = || std::iter::from_fn(|| events.next().now_or_never().flatten()).count();
+    for _ in 0..120 {
+        health.observe("noisy", "latency_ms", 15.0);
+        health.observe("noisy", "latency_ms", 25.0);
+    }
+    assert_eq!(told(), 10, "a tenth of the events of an hour");
+    for i in 0..40 {
+        health.observe(&format!("payment-{i}"), "latency_ms", 1_000.0);
+    }
+    assert_eq!(told(), 40);
+}
+
+#[tokio::test]
+async fn an_outage_is_shown_however_much_of_the_hour_it_takes() {
+    let cases = [
+        ("latency_ms", Direction::LowerIsBetter, 20.0, 200.0, 55),
+        ("cache_hit_ratio", Direction::HigherIsBetter, 0.9, 0.1, 50),
+        ("requests", Direction::Both, 100.0, 5.0, 40),
+    ];
+    for (metric, direction, usual, bad, longest) in cases {
+        for minutes in (5..=longest).step_by(5) {
+            let (sophia, clock) = timed();
+            let health = sophia.health();
+            let mut noise = Noise(minutes);
+            for back in (0..60).rev() {
+                let value = if back < minutes { bad } else { usual } * (1.0 + noise.normal(0.02));
+                let at = clock.now() - jiff::SignedDuration::from_mins(back as i64);
+                let point = Observation::new("db", metric, value).direction(direction).at(at);
+                health.observe_point(point).unwrap();
+            }
+            let report = health.report().await.unwrap();
+            let level: Vec<_> = report.anomalies.iter().filter(|anomaly| anomaly.kind == AnomalyKind::Level).collect();
+            assert_eq!(level.len(), 1, "{metric} for {minutes} min: {:?}", report.anomalies);
+            let lasted = clock.now().duration_since(level[0].at).as_mins();
+            assert_eq!((lasted.unsigned_abs() + 1, level[0].until), (minutes, None), "{metric}: {:?}", level[0]);
+            assert!((level[0].expected.unwrap() / usual - 1.0).abs() < 0.1, "{metric}: {:?}", level[0]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_rises_or_swings_is_not_an_outage() {
+    for seed in 1..=20 {
+        let (sophia, clock) = timed();
+        let health = sophia.health();
+        let mut noise = Noise(seed);
+        for minute in 0..60 {
+            let at = clock.now() - jiff::SignedDuration::from_mins(59 - minute);
+            let minute = minute as f64;
+            let swing = 30.0 * (minute / 60.0 * std::f64::consts::TAU).sin();
+            for (service, value) in [
+                ("rises", 100.0 + minute + noise.normal(1.0)),
+                ("swings", 100.0 + swing + noise.normal(1.0)),
+                ("pulses", 100.0 + if minute % 20.0 < 10.0 { 50.0 } else { 0.0 } + noise.normal(1.0)),
+            ] {
+                health.observe_point(Observation::new(service, "latency_ms", value).at(at)).unwrap();
+            }
+        }
+        let report = health.report().await.unwrap();
+        assert!(report.anomalies.is_empty(), "seed {seed}: {:?}", report.anomalies);
+    }
+}
+
+#[tokio::test]
+async fn two_that_were_out_of_line_by_chance_seldom_correlate() {
+    let mut claimed = Vec::new();
+    for seed in 1..=200 {
+        let (sophia, clock) = timed();
+        let health = sophia.health();
+        let mut noise = Noise(seed);
+        for service in ["a", "b"] {
+            let begin = 5 + (noise.uniform() * 51.0) as i64;
+            for minute in 0..60 {
+                let at = clock.now() - jiff::SignedDuration::from_mins(59 - minute);
+                let high = if (begin..begin + 3).contains(&minute) { 60.0 } else { 0.0 };
+                let value = 100.0 + noise.normal(2.0) + high;
+                health.observe_point(Observation::new(service, "latency_ms", value).at(at)).unwrap();
+            }
+        }
+        claimed.extend(health.report().await.unwrap().correlations.iter().map(|found| found.p));
+    }
+    // What is claimed of chance holds: of 200 trials as many as the probability says.
+    for p in [0.02, 0.05, 0.1] {
+        let share = claimed.iter().filter(|claim| **claim <= p).count() as f64 / 200.0;
+        assert!(share <= 1.5 * p, "{share} of the trials have p <= {p}: {claimed:?}");
+    }
+}
+
+#[tokio::test]
+async fn two_that_were_out_of_line_together_again_and_again_surely_correlate() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    let mut noise = Noise(1);
+    for minute in 0..60 {
+        let at = clock.now() - jiff::SignedDuration::from_mins(59 - minute);
+        let high = if [7, 8, 9, 23, 24, 40, 41, 52, 53].contains(&minute) { 60.0 } else { 0.0 };
+        for service in ["a", "b"] {
+            let value = 100.0 + noise.normal(2.0) + high;
+            health.observe_point(Observation::new(service, "latency_ms", value).at(at)).unwrap();
+        }
+    }
+    let correlations = health.report().await.unwrap().correlations;
+    assert!(correlations[0].p < 1e-3 && correlations[0].lag_s == 0, "{correlations:?}");
+}
+
+#[tokio::test]
+async fn rules_judge_what_probes_measure_look_by_look() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    health.rule(Rule::new("up", Direction::HigherIsBetter).critical(0.0)).unwrap();
+    health.register(Registration::new("db"), is(Status::Unhealthy)).unwrap();
+    health.register(Registration::new("web"), is(Status::Healthy)).unwrap();
+    health.check_all(CheckAll::default()).await.unwrap();
+    let alerts = health.alerts(None);
+    assert_eq!((alerts.len(), alerts[0].services.as_slice()), (1, ["db".to_owned()].as_slice()), "{alerts:?}");
+    assert_eq!((alerts[0].metric.as_deref(), alerts[0].value), (Some("up"), Some(0.0)));
+
+    // A service that is well again has no such alert, whatever the mean of the last minutes.
+    health.register(Registration::new("db"), is(Status::Healthy)).unwrap();
+    clock.advance(seconds(10));
+    health.check("db").await.unwrap();
+    assert!(health.alerts(None).is_empty(), "{:?}", health.alerts(None));
+}
+
+#[tokio::test]
+async fn what_an_http_service_says_of_itself_is_not_talked_away() {
+    let server = MockServer::start().await;
+    let answers = [
+        ("/bad-score", r#"{"status": "down", "score": "n/a"}"#, Status::Unhealthy),
+        ("/high-score", r#"{"status": "fail", "score": 1000}"#, Status::Unhealthy),
+        ("/marked", "\u{feff}{\"status\": \"down\"}", Status::Unhealthy),
+        ("/word", r#"{"status": "major_outage"}"#, Status::Unknown),
+        ("/does-not-know", r#"{"status": "unknown"}"#, Status::Unknown),
+        ("/nested", r#"{"status": {"code": "DOWN"}}"#, Status::Unknown),
+        ("/without", r#"{"version": "1.2"}"#, Status::Healthy),
+        ("/null", r#"{"status": null}"#, Status::Healthy),
+    ];
+    let sophia = engine();
+    for (route, body, _) in answers {
+        Mock::given(path(route)).respond_with(ResponseTemplate::new(200).set_body_string(body)).mount(&server).await;
+        let probe = Arc::new(HttpProbe::new(format!("{}{route}", server.uri())).unwrap());
+        sophia.health().register(Registration::new(route).fail_after(1), probe).unwrap();
+    }
+    let broken = ResponseTemplate::new(503).set_body_string(r#"{"status": "major_outage"}"#);
+    Mock::given(path("/broken")).respond_with(broken).mount(&server).await;
+    let probe = Arc::new(HttpProbe::new(format!("{}/broken", server.uri())).unwrap());
+    sophia.health().register(Registration::new("/broken").fail_after(1), probe).unwrap();
+    let checks = sophia.health().check_all(CheckAll::default()).await.unwrap();
+    for (route, _, expected) in answers {
+        assert_eq!(checks[route].observed, expected, "{route}: {:?}", checks[route]);
+    }
+    assert_eq!(checks["/broken"].observed, Status::Unhealthy);
+    assert!(checks["/word"].detail.as_ref().unwrap().contains("major_outage"), "{:?}", checks["/word"]);
+}
+
+#[test]
+fn an_alert_of_a_signal_that_was_forgotten_is_over() {
+    let clock = Arc::new(ManualClock::default());
+    let config = Config::from_toml("[health]\nmax_signals = 3").unwrap();
+    let sophia = Sophia::builder().config(config).clock(Arc::clone(&clock) as Arc<dyn Clock>).build().unwrap();
+    let health = sophia.health();
+    health.rule(Rule::new("latency_ms", Direction::LowerIsBetter).critical(10.0)).unwrap();
+    for round in 0..4 {
+        for i in 0..3 {
+            health.observe(&format!("pod-{round}-{i}"), "latency_ms", 20.0);
+        }
+        clock.advance(seconds(3_700));
+    }
+    health.observe("web", "latency_ms", 20.0);
+    let alerts = health.alerts(None);
+    assert_eq!((alerts.len(), alerts[0].services.as_slice()), (1, ["web".to_owned()].as_slice()), "{alerts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_was_replaced_or_forgotten_is_let_go() {
+    for started in [false, true] {
+        let sophia = engine();
+        let health = sophia.health();
+        if started {
+            sophia.start().await.unwrap();
+        }
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            let probe = is(Status::Healthy);
+            held.push(Arc::downgrade(&probe));
+            health.register(Registration::new("redis").interval(seconds(86_400)), probe).unwrap();
+            tokio::time::sleep(seconds(6)).await;
+        }
+        health.unregister("redis");
+        tokio::time::sleep(seconds(1)).await;
+        let left = held.iter().filter(|probe| probe.upgrade().is_some()).count();
+        assert_eq!(left, 0, "started: {started}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_action_that_takes_too_long_is_dropped_and_taken_back() {
+    struct Dropped(Arc<AtomicUsize>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let sophia = engine();
+    let health = sophia.health();
+    let (dropped, back) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (running, counting) = (Arc::clone(&dropped), Arc::clone(&back));
+    let healer = CallbackHealer::new(move |_| {
+        let running = Dropped(Arc::clone(&running));
+        async move {
+            let _running = running;
+            std::future::pending().await
+        }
+        .boxed()
+    });
+    let healer = healer.rollback(move |_| {
+        counting.fetch_add(1, Ordering::SeqCst);
+        std::future::ready(Ok(())).boxed()
+    });
+    health.action(Action::new("restart").timeout(seconds(5)), Arc::new(healer)).unwrap();
+    let result = health.trigger(Trigger::new("restart", "redis")).await.unwrap();
+    assert_eq!((dropped.load(Ordering::SeqCst), back.load(Ordering::SeqCst)), (1, 1));
+    assert_eq!((result.status, result.rolled_back), (ActionStatus::Failed, true), "{result:?}");
+    let detail = result.detail.unwrap();
+    assert!(detail.contains("no answer within 5") && detail.contains("taken back"), "{detail}");
+}
+
+#[tokio::test]
+async fn an_action_whose_effect_nobody_can_tell_is_neither_helpful_nor_taken_back() {
+    let sophia = engine();
+    let health = sophia.health();
+    let healer = heals(&Arc::default())
+        .verify(|_| std::future::ready(Ok(None::<bool>)).boxed())
+        .rollback(|_| std::future::ready(Ok(())).boxed());
+    health.action(Action::new("restart"), Arc::new(healer)).unwrap();
+    let result = health.trigger(Trigger::new("restart", "redis")).await.unwrap();
+    assert_eq!(
+        (result.status, result.effect, result.rolled_back),
+        (ActionStatus::Completed, Effect::Unknown, false),
+        "{result:?}"
+    );
+}
+
+#[tokio::test]
+async fn nothing_is_predicted_of_a_trend_that_is_over() {
+    let predicted = async |value: fn(i64) -> f64, minutes: std::ops::Range<i64>, rule: Rule| {
+        let (sophia, clock) = timed();
+        let health = sophia.health();
+        health.rule(rule).unwrap();
+        for minute in minutes {
+            let at = clock.now() - jiff::SignedDuration::from_mins(59 - minute);
+            health.observe_point(Observation::new("x", "used", value(minute)).at(at)).unwrap();
+        }
+        health.report().await.unwrap().predictions
+    };
+    let rule = || Rule::new("used", Direction::LowerIsBetter).warning(90.0);
+    let rising = predicted(|minute| 30.0 + 50.0 * minute as f64 / 59.0, 0..60, rule()).await;
+    assert!((rising[0].value - 80.0).abs() < 1e-6 && (rising[0].eta_s - 708.0).abs() < 1.0, "{rising:?}");
+    type Case = (&'static str, fn(i64) -> f64, std::ops::Range<i64>);
+    let cases: [Case; 5] = [
+        ("silent for 40 min", |minute| 40.0 + minute as f64, 0..20),
+        ("silent for 10 min", |minute| 30.0 + minute as f64, 0..50),
+        ("flat for 10 min", |minute| (25 + minute).min(75) as f64, 0..60),
+        ("falls for 10 min", |minute| (if minute < 50 { 30 + minute } else { 80 - 2 * (minute - 50) }) as f64, 0..60),
+        ("saturates at 80", |minute| 80.0 - 40.0 * (-minute as f64 / 15.0).exp(), 0..60),
+    ];
+    for (name, value, minutes) in cases {
+        let found = predicted(value, minutes, rule()).await;
+        assert!(found.is_empty(), "{name}: {found:?}");
+    }
+    // A threshold that was reached is not predicted, the next one is.
+    let rule = || Rule::new("used", Direction::LowerIsBetter).warning(60.0).critical(100.0);
+    let faster = predicted(|minute| 30.0 + 60.0 * (minute as f64 / 59.0).powi(3), 0..60, rule()).await;
+    assert_eq!((faster.len(), faster[0].threshold), (1, 100.0), "{faster:?}");
+    assert!(faster[0].value > 80.0, "{faster:?}");
+}
+
+#[tokio::test]
+async fn an_action_is_advised_only_for_the_service_that_it_is_named_after() {
+    let advised = async |names: &[&str]| {
+        let (sophia, clock) = timed();
+        let health = sophia.health();
+        for name in names {
+            let action = Action::new(*name).risk(if name.starts_with("fail") { Risk::High } else { Risk::Low });
+            health.action(action, Arc::new(heals(&Arc::default()))).unwrap();
+        }
+        let mut noise = Noise(2);
+        for minute in 0..60 {
+            let at = clock.now() - jiff::SignedDuration::from_mins(59 - minute);
+            let value = 10.0 + noise.normal(0.3) + if (45..58).contains(&minute) { 50.0 } else { 0.0 };
+            health.observe_point(Observation::new("db", "latency_ms", value).at(at)).unwrap();
+        }
+        health.report().await.unwrap().recommendations.remove(0).action
+    };
+    assert_eq!(advised(&["drop_user_db"]).await, None);
+    assert_eq!(advised(&["drop_user_db", "restart_db"]).await.as_deref(), Some("restart_db"));
+    assert_eq!(advised(&["failover_db", "restart_db"]).await.as_deref(), Some("restart_db"), "the one of less risk");
+    assert_eq!(advised(&["drop_db", "restart_db"]).await, None, "nobody knows which");
+}
+
+#[tokio::test]
+async fn an_episode_that_is_over_makes_nobody_sure() {
+    let status = async |episode: std::ops::Range<i64>| {
+        let (sophia, clock) = timed();
+        let health = sophia.health();
+        health.action(Action::new("restart_db").risk(Risk::Medium), Arc::new(heals(&Arc::default()))).unwrap();
+        let mut noise = Noise(2);
+        for minute in 0..60 {
+            let at = clock.now() - jiff::SignedDuration::from_mins(59 - minute);
+            let value = 10.0 + noise.normal(0.3) + if episode.contains(&minute) { 50.0 } else { 0.0 };
+            health.observe_point(Observation::new("db", "latency_ms", value).at(at)).unwrap();
+        }
+        health.trigger(Trigger::new("restart_db", "db")).await.unwrap().status
+    };
+    assert_eq!(status(3..8).await, ActionStatus::PendingApproval);
+    assert_eq!(status(48..60).await, ActionStatus::Completed);
+}
+
+#[tokio::test]
+async fn two_spellings_of_a_name_are_one_approval() {
+    let sophia = engine();
+    let health = sophia.health();
+    health.action(Action::new("wipe").risk(Risk::Critical), Arc::new(heals(&Arc::default()))).unwrap();
+    let waiting = health.trigger(Trigger::new("wipe", "redis")).await.unwrap();
+    for by in ["ada", "ada ", " Ada"] {
+        assert_eq!(health.approve(&waiting.id, by).await.unwrap().status, ActionStatus::PendingApproval, "{by:?}");
+    }
+    let dry = health.trigger(Trigger::new("wipe", "redis").dry_run()).await.unwrap();
+    assert!(dry.dry_run, "{dry:?}");
+    assert_eq!(health.approve(&waiting.id, "bob").await.unwrap().status, ActionStatus::Completed);
+}
+
+#[tokio::test]
+async fn a_service_without_a_section_is_in_the_unified_health() {
+    let sophia = engine();
+    let health = sophia.health();
+    health.register(Registration::new("redis").fail_after(1), is(Status::Unhealthy)).unwrap();
+    health.check_all(CheckAll::default()).await.unwrap();
+    let alone = call(&sophia, "health.unified", json!({})).await.unwrap();
+    assert_eq!((&alone["overall_health"], &alone["status"]), (&json!(0.0), &json!("critical")), "{alone}");
+    assert_eq!(alone["other"]["services"]["redis"]["status"], json!("unhealthy"), "{alone}");
+
+    health.register(Registration::new("k8s").group("infrastructure"), is(Status::Healthy)).unwrap();
+    health.check_all(CheckAll::default()).await.unwrap();
+    let both = call(&sophia, "health.unified", json!({})).await.unwrap();
+    assert!(both["overall_health"].as_f64().unwrap() < 75.0, "{both}");
+}
+
+#[tokio::test]
+async fn what_nobody_can_tell_any_more_is_unknown() {
+    let sophia = engine();
+    let health = sophia.health();
+    let first = |status| {
+        let looks = AtomicUsize::new(0);
+        says(move || {
+            let is_first = looks.fetch_add(1, Ordering::SeqCst) == 0;
+            Ok(ProbeOutcome::new(if is_first { status } else { Status::Unknown }))
+        })
+    };
+    health.register(Registration::new("once"), first(Status::Healthy)).unwrap();
+    health.register(Registration::new("down").fail_after(1), first(Status::Unhealthy)).unwrap();
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        let checks = health.check_all(CheckAll::default()).await.unwrap();
+        seen.push((checks["once"].status, checks["down"].status));
+    }
+    let kept = (Status::Healthy, Status::Unhealthy);
+    assert_eq!(seen, [kept, kept, kept, (Status::Unknown, Status::Unhealthy)]);
+    let report = health.report().await.unwrap();
+    assert_eq!((report.services["once"].score, report.overall.components_unknown), (None, vec!["once".to_owned()]));
+}
+
+#[tokio::test]
+async fn a_subscription_ends_with_the_engine() {
+    let sophia = engine();
+    let health = sophia.health();
+    let mut events = Box::pin(health.subscribe());
+    health.rule(hit_ratio()).unwrap();
+    health.observe("chat", "cache_hit_ratio", 0.05);
+    sophia.shutdown().await.unwrap();
+    let next = async |events: &mut std::pin::Pin<Box<_>>| {
+        tokio::time::timeout(seconds(5), StreamExt::next(events)).await.expect("it ends")
+    };
+    assert!(next(&mut events).await.is_some(), "what happened before is still told");
+    assert!(next(&mut events).await.is_none());
+    let mut late = Box::pin(health.subscribe());
+    assert!(next(&mut late).await.is_none());
+
+    sophia.start().await.unwrap();
+    let mut events = Box::pin(health.subscribe());
+    health.observe("web", "cache_hit_ratio", 0.05);
+    assert!(next(&mut events).await.is_some());
+}
+
+#[tokio::test]
+async fn scrapes_at_once_lose_nothing_and_taken_alerts_are_counted() {
+    let sophia = engine();
+    let health = sophia.health();
+    for i in 0..100 {
+        health.register(Registration::new(format!("s{i}")), is(Status::Healthy)).unwrap();
+    }
+    health.check_all(CheckAll::default()).await.unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    assert_eq!(health.prometheus().matches("sophia_service_score{").count(), 100);
+                }
+            });
+        }
+    });
+    health.rule(hit_ratio()).unwrap();
+    health.observe("chat", "cache_hit_ratio", 0.05);
+    health.ack(&health.alerts(None)[0].id, "ops@acme").unwrap();
+    let text = health.prometheus();
+    assert!(text.contains("sophia_alerts_active{severity=\"critical\"} 1"), "{text}");
+}
+
+#[tokio::test]
+async fn the_largest_numbers_give_numbers() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    health.rule(Rule::new("latency_ms", Direction::LowerIsBetter).critical(f64::MAX)).unwrap();
+    for minute in (0..60).rev() {
+        let at = clock.now() - jiff::SignedDuration::from_mins(minute);
+        for (service, value) in [("high", 1e308), ("both", if minute % 2 == 0 { f64::MAX } else { f64::MIN })] {
+            let point = Observation::new(service, "latency_ms", if minute > 40 { 1.0 } else { value });
+            health.observe_point(point.weight(10).at(at)).unwrap();
+        }
+    }
+    let series = health.series(SeriesQuery::new("high", "latency_ms")).unwrap();
+    assert_eq!(series.points[59].mean, Some(1e308));
+    // Infinity and NaN are null on the wire, and so is what may be null: those are told apart by their place.
+    let report = serde_json::to_value(health.report().await.unwrap()).unwrap();
+    assert!(report["kpis"]["latency_mean_ms"].is_number(), "{}", report["kpis"]);
+    for field in ["mean", "p50", "p95", "p99", "max"] {
+        assert!(report["services"]["high"]["latency_ms"][field].is_number(), "{field}");
+    }
+    for list in ["anomalies", "root_causes", "predictions"] {
+        for item in report[list].as_array().unwrap() {
+            for field in ["score", "value", "share", "explained", "eta_s", "slope_per_hour"] {
+                assert!(!item.get(field).is_some_and(Value::is_null), "{list}: {item}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_is_registered_anew_calls_what_it_says_now() {
+    let sophia = engine();
+    let health = sophia.health();
+    health.depends("api", "cache").unwrap();
+    health.register(Registration::new("api").depends_on("old"), is(Status::Healthy)).unwrap();
+    health.register(Registration::new("api").depends_on("new"), is(Status::Healthy)).unwrap();
+    let report = health.report().await.unwrap();
+    let calls: Vec<_> = report.services["api"].depends_on.iter().map(|on| on.service.as_str()).collect();
+    assert_eq!(calls, ["cache", "new"]);
+    let error = health.register(Registration::new("x").depends_on("x"), is(Status::Healthy)).unwrap_err();
+    assert_eq!(error.get("field"), Some("depends_on"));
+}
+
+#[test]
+fn what_is_in_a_row_is_not_so_across_a_maintenance() {
+    let (sophia, clock) = timed();
+    let health = sophia.health();
+    health.rule(Rule::new("latency_ms", Direction::LowerIsBetter).critical(10.0).for_n(3)).unwrap();
+    health.observe("a", "latency_ms", 20.0);
+    health.observe("a", "latency_ms", 20.0);
+    health.maintenance("a", clock.now() + jiff::SignedDuration::from_mins(1)).unwrap();
+    health.observe("a", "latency_ms", 1.0);
+    clock.advance(seconds(61));
+    health.observe("a", "latency_ms", 20.0);
+    assert!(health.alerts(None).is_empty());
+    health.observe("a", "latency_ms", 20.0);
+    health.observe("a", "latency_ms", 20.0);
+    assert_eq!(health.alerts(None)[0].count, 1);
+    health.unregister("a");
+    clock.advance(seconds(301));
+    health.rule(Rule::new("latency_ms", Direction::LowerIsBetter).critical(10.0)).unwrap();
+    health.observe("a", "latency_ms", 20.0);
+    assert_eq!(health.alerts(None)[0].count, 1, "what was counted is forgotten with the service");
+}
+
+#[tokio::test]
+async fn counts_of_what_is_rare_are_seldom_out_of_line() {
+    let mut wrong = 0;
+    for seed in 1..=100 {
+        let (sophia, clock) = timed();
+        let health = sophia.health();
+        let mut noise = Noise(seed);
+        for minute in (0..60).rev() {
+            let at = clock.now() - jiff::SignedDuration::from_mins(minute);
+            // Of a Poisson distribution with 0.3 a minute.
+            let even = noise.uniform();
+            let count = [0.741, 0.963, 0.996].iter().filter(|share| even > **share).count();
+            health.observe_point(Observation::new("x", "restarts", count as f64).at(at)).unwrap();
+        }
+        wrong += usize::from(!health.report().await.unwrap().anomalies.is_empty());
+    }
+    // Two in a row are out of line where there are few others.
+    assert!(wrong <= 20, "in {wrong} of 100 hours");
 }
 
 #[test]

@@ -44,6 +44,26 @@ class MayBlock:
         return not (inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(own))
 
 
+class OneAtATime(MayBlock):
+    """One that runs once at a time for the same arguments: a thread for which nobody waits any more goes on."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._running: set[tuple[Any, ...]] = set()
+        self._lock = threading.Lock()
+
+    def __call__(self, *arguments: Any) -> Any:
+        with self._lock:
+            if arguments in self._running:
+                raise RuntimeError("the run before, which took too long, has not ended")
+            self._running.add(arguments)
+        try:
+            return self.function(*arguments)
+        finally:
+            with self._lock:
+                self._running.discard(arguments)
+
+
 class Call:
     """Runs `function(*arguments)` and reports its value or its exception, once.
 

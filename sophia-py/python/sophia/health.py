@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ._callbacks import MayBlock
+from ._callbacks import MayBlock, OneAtATime
 from ._sophia import Engine, Stream
 from ._wire import Reading, Request, awaited, blocking, given, reader
 from .memory import Seconds, Time
@@ -231,18 +231,19 @@ class Health:
         cooldown: Seconds = 1800,
         max_attempts: int = 3,
         timeout: Seconds = 60,
-        verify: Callable[[str], bool | Awaitable[bool]] | None = None,
+        verify: Callable[[str], bool | None | Awaitable[bool | None]] | None = None,
         rollback: Callable[[str], Any] | None = None,
     ) -> None:
         """Makes a healing action known; each function is given the target.
 
         Low risk runs at once; medium only where the cause is clear, else it waits for an approval; high waits for one
-        approval, critical for two. `verify` says whether it helped, `rollback` takes it back. Each may block: what is no
-        coroutine function runs on a thread.
+        approval, critical for two. `verify` says whether it helped, or None where it cannot tell; if it did not, or took
+        longer than `timeout`, `rollback` takes it back. Each may block: what is no coroutine function runs on a thread. A
+        thread cannot be stopped: what takes too long goes on there, and is not begun again on the same target meanwhile.
         """
         action = {"name": name, "risk": risk, "cooldown": cooldown, "max_attempts": max_attempts, "timeout": timeout}
         look, undo = verify and MayBlock(verify), rollback and MayBlock(rollback)
-        self._engine.health_action(action, MayBlock(function), look, undo)
+        self._engine.health_action(action, OneAtATime(function), look, undo)
 
     def _trigger(
         self, name: str, target: str, *, reason: str | None = None, dry_run: bool = False
@@ -279,7 +280,7 @@ class Health:
     reject_sync = blocking(_reject)
 
     def subscribe(self) -> HealthEvents:
-        """Returns what happens from now on."""
+        """Returns what happens from now on, until the engine is closed."""
         return HealthEvents(self._engine.health_subscribe())
 
     def prometheus(self) -> str:

@@ -8,6 +8,7 @@ use reqwest::{
     Url,
     header::{ACCEPT, HeaderMap, HeaderName, HeaderValue},
 };
+use serde_json::Value;
 
 use crate::{
     Error, ErrorKind, Result, Secret,
@@ -23,7 +24,8 @@ const OPERATION: &str = "health.register";
 /// Gets a URL.
 ///
 /// The status code decides, and then the body where it is `application/health+json` or any JSON object with a `status`: a
-/// service that answers 200 with `{"status": "degraded"}` is degraded. Redirects are not followed, since they lead to
+/// service that answers 200 with `{"status": "degraded"}` is degraded. One that answers 200 with a word that is no known status
+/// is unknown, which raises nothing and is not in the score. Redirects are not followed, since they lead to
 /// addresses that nobody chose; link-local and metadata addresses are refused.
 pub struct HttpProbe {
     url: Url,
@@ -123,15 +125,36 @@ impl Probe for HttpProbe {
                         return Ok(by_code);
                     }
                 }
-                let said = serde_json::from_slice(&body).ok().filter(serde_json::Value::is_object);
-                Ok(match said.and_then(|document| ProbeOutcome::read(&document).ok()) {
-                    // The worse of the two: neither a proxy's 502 nor a service's "fail" is talked away by the other.
-                    Some(said) if said.status >= status && said.status != Status::Unknown => said,
+                Ok(match said(&body) {
+                    // The worse of the two: neither a proxy's 502 nor a service's "fail" is talked away by the other. Unknown
+                    // is worse than well, and better than what is known to be wrong.
+                    Some(said) if said.status == Status::Unknown && status != Status::Healthy => by_code,
+                    Some(said) if said.status >= status => said,
                     _ => by_code,
                 })
             })
             .await
     }
+}
+
+/// Reads what a body says about the service; `None` where it says nothing.
+fn said(body: &[u8]) -> Option<ProbeOutcome> {
+    const MARK: &[u8] = b"\xef\xbb\xbf";
+    let body = body.strip_prefix(MARK).unwrap_or(body);
+    let mut document: Value = serde_json::from_slice(body).ok()?;
+    let fields = document.as_object_mut()?;
+    ["status", "state", "health"].iter().find_map(|name| fields.get(*name)).filter(|said| !said.is_null())?;
+    let outcome = ProbeOutcome::read(&document).or_else(|_| {
+        // Its word counts, whatever it says beside it.
+        if let Some(fields) = document.as_object_mut() {
+            fields.remove("score");
+        }
+        ProbeOutcome::read(&document)
+    });
+    Some(
+        outcome
+            .unwrap_or_else(|why| ProbeOutcome::new(Status::Unknown).detail(format!("what it says of itself: {why}"))),
+    )
 }
 
 fn unreachable(error: reqwest::Error) -> Error {
