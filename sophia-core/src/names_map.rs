@@ -20,7 +20,13 @@ impl<V> Default for NamesMap<V> {
 
 impl<V: Clone> NamesMap<V> {
     pub fn get<const N: usize>(&self, names: [&str; N]) -> Option<V> {
-        self.0.get(&names as &dyn Names).map(|value| value.clone())
+        self.with(names, V::clone)
+    }
+
+    /// Does something with what is there under these names, in place: a clone of a shared value costs two writes to what all
+    /// threads share.
+    pub fn with<T, const N: usize>(&self, names: [&str; N], work: impl FnOnce(&V) -> T) -> Option<T> {
+        self.0.get(&names as &dyn Names).map(|value| work(&value))
     }
 
     /// Returns what is there under these names, which is `value` if nothing was.
@@ -29,7 +35,7 @@ impl<V: Clone> NamesMap<V> {
     }
 
     /// Keeps those that `keep` says to.
-    pub fn retain(&self, keep: impl Fn(&V) -> bool) {
+    pub fn retain(&self, mut keep: impl FnMut(&V) -> bool) {
         self.0.retain(|_, value| keep(value));
     }
 

@@ -1,16 +1,10 @@
 //! Every signal's last hour, by service and metric.
 
-use std::{
-    borrow::Borrow,
-    hash::{Hash, Hasher},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
-use dashmap::DashMap;
-use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
 use super::{
@@ -19,7 +13,7 @@ use super::{
     names::is_name,
     window::{BUCKETS, Window, minute_of},
 };
-use crate::Direction;
+use crate::{Direction, names_map::NamesMap};
 
 /// One signal.
 #[derive(Debug)]
@@ -119,7 +113,7 @@ pub(super) fn direction_of(metric: &str) -> Direction {
 #[derive(Debug)]
 pub(super) struct SeriesMap {
     /// Looked into for each point of each call.
-    map: DashMap<Key, Arc<Series>, RandomState>,
+    map: NamesMap<Arc<Series>>,
     max: usize,
     /// Signals that made room for others, and of which nobody was told yet.
     forgotten: Mutex<Vec<Arc<Series>>>,
@@ -129,12 +123,12 @@ pub(super) struct SeriesMap {
 
 impl SeriesMap {
     pub fn new(max: usize) -> SeriesMap {
-        SeriesMap { map: DashMap::default(), max, forgotten: Mutex::default(), dropped: AtomicU64::new(0) }
+        SeriesMap { map: NamesMap::default(), max, forgotten: Mutex::default(), dropped: AtomicU64::new(0) }
     }
 
     /// Returns a signal that exists.
     pub fn get(&self, service: &str, metric: &str) -> Option<Arc<Series>> {
-        self.map.get(&(service, metric) as &dyn Names).map(|found| Arc::clone(found.value()))
+        self.map.get([service, metric])
     }
 
     /// Returns a signal, made when there is none; `None` when there is no room, or it cannot be named so.
@@ -145,21 +139,17 @@ impl SeriesMap {
         if !is_name(service) || !is_name(metric) || (self.map.len() >= self.max && !self.make_room(now_us)) {
             return None;
         }
-        let (service, metric): (Arc<str>, Arc<str>) = (service.into(), metric.into());
-        let key = Key { service: Arc::clone(&service), metric: Arc::clone(&metric) };
-        let series = self.map.entry(key).or_insert_with(|| {
-            let state = SeriesState {
-                window: Window::default(),
-                direction: None,
-                unit: None,
-                newest: None,
-                engine_minute: None,
-                surprise: None,
-                detector: None,
-            };
-            Arc::new(Series { service, metric, state: Mutex::new(state) })
-        });
-        Some(Arc::clone(series.value()))
+        let state = SeriesState {
+            window: Window::default(),
+            direction: None,
+            unit: None,
+            newest: None,
+            engine_minute: None,
+            surprise: None,
+            detector: None,
+        };
+        let series = Series { service: service.into(), metric: metric.into(), state: Mutex::new(state) };
+        Some(self.map.get_or_insert([service, metric], Arc::new(series)))
     }
 
     /// Adds a point and forgets about it when that is not possible.
@@ -174,8 +164,8 @@ impl SeriesMap {
             });
         };
         // Without a clone of the handle where the signal is known: two writes to a shared counter for each point.
-        if let Some(known) = self.map.get(&(service, metric) as &dyn Names) {
-            return add(known.value());
+        if self.map.with([service, metric], |known| add(known)).is_some() {
+            return;
         }
         match self.get_or_insert(service, metric, now_us) {
             Some(series) => add(&series),
@@ -190,26 +180,26 @@ impl SeriesMap {
 
     /// Returns all signals, sorted by name, so that what is computed from them does not depend on chance.
     pub fn all(&self) -> Vec<Arc<Series>> {
-        let mut all: Vec<_> = self.map.iter().map(|entry| Arc::clone(entry.value())).collect();
+        let mut all: Vec<_> = self.map.values().collect();
         all.sort_by(|a, b| (&a.service, &a.metric).cmp(&(&b.service, &b.metric)));
         all
     }
 
     /// Runs `work` for every signal, in no order.
     pub fn for_each(&self, mut work: impl FnMut(&Series)) {
-        self.map.iter().for_each(|entry| work(entry.value()));
+        self.map.values().for_each(|series| work(&series));
     }
 
     /// Forgets the signals of a service.
     pub fn remove_service(&self, service: &str) {
-        self.map.retain(|key, _| &*key.service != service);
+        self.map.retain(|series| &*series.service != service);
     }
 
     /// Forgets signals that had no point for an hour; returns whether there is room.
     fn make_room(&self, now_us: i64) -> bool {
         let oldest = now_us.saturating_sub(BUCKETS as i64 * 60 * 1_000_000);
         let mut forgotten = Vec::new();
-        self.map.retain(|_, series| {
+        self.map.retain(|series| {
             let lives = series.with(|state| state.newest.is_some_and(|(at, _)| at >= oldest));
             if !lives {
                 forgotten.push(Arc::clone(series));
@@ -225,64 +215,6 @@ impl SeriesMap {
         std::mem::take(&mut *self.forgotten.lock())
     }
 }
-
-/// The key of a signal; found by borrowed names, so that a look-up does not allocate.
-#[derive(Debug, Clone)]
-struct Key {
-    service: Arc<str>,
-    metric: Arc<str>,
-}
-
-trait Names {
-    fn names(&self) -> (&str, &str);
-}
-
-impl Names for Key {
-    fn names(&self) -> (&str, &str) {
-        (&self.service, &self.metric)
-    }
-}
-
-impl Names for (&str, &str) {
-    fn names(&self) -> (&str, &str) {
-        *self
-    }
-}
-
-impl<'a> Borrow<dyn Names + 'a> for Key {
-    fn borrow(&self) -> &(dyn Names + 'a) {
-        self
-    }
-}
-
-impl Hash for dyn Names + '_ {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.names().hash(state);
-    }
-}
-
-impl PartialEq for dyn Names + '_ {
-    fn eq(&self, other: &Self) -> bool {
-        self.names() == other.names()
-    }
-}
-
-impl Eq for dyn Names + '_ {}
-
-// The same as for what it borrows as, or nothing would be found.
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.names().hash(state);
-    }
-}
-
-impl PartialEq for Key {
-    fn eq(&self, other: &Self) -> bool {
-        self.names() == other.names()
-    }
-}
-
-impl Eq for Key {}
 
 #[cfg(test)]
 mod tests {
