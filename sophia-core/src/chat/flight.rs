@@ -136,7 +136,8 @@ impl Flights {
         let landing = Landing { flights: self.clone(), flight: flight.clone() };
         // Made here, so that a stop is heard by a task that has not begun.
         let stop = self.stop.clone().notified_owned();
-        let task = runtime.spawn(fly(landing, provider.clone(), form, stop));
+        // In a box, since a task moves what it is made of more than once.
+        let task = runtime.spawn(Box::pin(fly(landing, provider.clone(), form, stop)));
         flight.log.lock().abort = Some(task.abort_handle());
         Ok(rider)
     }
