@@ -30,7 +30,7 @@ use rmcp::{
 use serde_json::{Map, Value};
 use tokio::{runtime::Handle, task::AbortHandle};
 
-use super::{Answer, Blame, Clients, Failure, Outcome, http, rest, stdio::Process};
+use super::{Answer, Blame, Clients, Failure, Outcome, http, renewing::RenewingClient, rest, stdio::Process};
 use crate::{
     Error, ErrorKind, Result,
     registry::{
@@ -43,7 +43,7 @@ use crate::{
 };
 
 /// Ordinary posts of one HTTP session at once; the library's own default of 16 is a queue under load.
-const MAX_POSTS: usize = 256;
+pub(crate) const MAX_POSTS: usize = 256;
 /// Path that most frameworks serve MCP under, tried where a server's URL has none.
 const USUAL_PATH: &str = "/mcp";
 
@@ -377,7 +377,7 @@ async fn connect_as(
         };
     }
     let url = rest::base(clients, operation, server)?;
-    let client = clients.http.get(operation, &url)?;
+    let client = RenewingClient::new(clients.http.get(operation, &url)?);
     let headers = headers(operation, server)?;
     let mut urls = vec![url.clone()];
     if url.path() == "/" {

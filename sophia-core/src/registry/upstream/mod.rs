@@ -5,6 +5,7 @@
 //! | know what an answer and a failure are | this file |
 //! | send HTTP | [`rest`], [`http`] |
 //! | hold an MCP session, over HTTP or a child process | [`mcp`], [`stdio`] |
+//! | tell that an HTTP server has lost a session | [`renewing`] |
 //! | call tools of this process | [`builtin`] |
 
 pub(crate) mod builtin;
@@ -14,6 +15,8 @@ pub(crate) mod mcp;
 #[cfg(not(feature = "mcp"))]
 #[path = "no_mcp.rs"]
 pub(crate) mod mcp;
+#[cfg(feature = "mcp")]
+mod renewing;
 pub(crate) mod rest;
 #[cfg(feature = "mcp")]
 pub(crate) mod stdio;
