@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -30,7 +30,13 @@ use rmcp::{
 use serde_json::{Map, Value};
 use tokio::{runtime::Handle, task::AbortHandle};
 
-use super::{Answer, Blame, Clients, Failure, Outcome, http, renewing::RenewingClient, rest, stdio::Process};
+use super::{
+    Answer, Blame, Clients, Failure, Outcome, http,
+    pipe::{Pipe, TOO_LARGE},
+    renewing::RenewingClient,
+    rest,
+    stdio::Process,
+};
 use crate::{
     Error, ErrorKind, Result,
     registry::{
@@ -52,8 +58,17 @@ const USUAL_PATH: &str = "/mcp";
 pub(crate) struct Link {
     state: Mutex<State>,
     starts: AtomicU64,
-    /// Whether the server was seen to be of an era before `server/discover`, so that the next start need not ask.
-    legacy: AtomicBool,
+    /// What the last session has shown, so that the next start need not find out.
+    era: Mutex<Option<Era>>,
+}
+
+/// How a server begins a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Era {
+    /// With `initialize`.
+    Legacy,
+    /// With `server/discover`, from revision 2026-07-28 on.
+    Modern,
 }
 
 #[derive(Default)]
@@ -115,7 +130,7 @@ impl Link {
         let (link, server, clients) = (self.clone(), server.clone(), clients.clone());
         let task = runtime.spawn(async move {
             let deadline = Deadline::after(clients.config.start_timeout);
-            let started = deadline.run(operation, connect(operation, &server, &clients, &link.legacy)).await;
+            let started = deadline.run(operation, connect(operation, &server, &clients, &link.era)).await;
             let started = started.map(Arc::new).map_err(|error| error.with("server", &server.id));
             let mut state = link.state.lock();
             if matches!(*state, State::Starting { id: current, .. } if current == id) {
@@ -180,6 +195,10 @@ impl Session {
     async fn failure(&self, operation: &'static str, server: &Server, error: ServiceError) -> Failure {
         let make = |kind, message: String| Error::new(kind, operation, message).with("server", &server.id);
         match error {
+            ServiceError::McpError(data) if data.code == TOO_LARGE => {
+                let message = format!("`{}` answered with {}", server.id, data.message);
+                Failure { error: make(ErrorKind::Unavailable, message), blame: Blame::Call, sent: true }
+            }
             ServiceError::McpError(data) => {
                 let message = format!("`{}` answered {}: {}", server.id, data.code.0, http::excerpt(&data.message));
                 let (kind, blame) = match data.code {
@@ -306,31 +325,39 @@ async fn connect(
     operation: &'static str,
     server: &Server,
     clients: &Arc<Clients>,
-    legacy: &AtomicBool,
+    era: &Mutex<Option<Era>>,
 ) -> Result<Session> {
-    let known_legacy = legacy.load(Ordering::Relaxed);
-    let session = match connect_as(operation, server, clients, known_legacy).await {
+    let known = *era.lock();
+    let session = match connect_as(operation, server, clients, known).await {
         // Some older servers leave at the first word that they do not know.
-        Err(Refused::Left(_)) if !known_legacy => connect_as(operation, server, clients, true).await,
+        Err(Refused::Left(_)) if known != Some(Era::Legacy) => {
+            connect_as(operation, server, clients, Some(Era::Legacy)).await
+        }
+        // It was only slow to say that it is of the new era.
+        Err(Refused::Slow(_)) => connect_as(operation, server, clients, Some(Era::Modern)).await,
         other => other,
     };
-    let session = session.map_err(Refused::into_error)?;
-    let is_legacy = session.service.peer_info().is_some_and(|peer| peer.protocol_version.has_initialize());
-    legacy.store(is_legacy, Ordering::Relaxed);
-    Ok(session)
+    let shown = session.as_ref().ok().map(|session| {
+        let is_legacy = session.service.peer_info().is_some_and(|peer| peer.protocol_version.has_initialize());
+        if is_legacy { Era::Legacy } else { Era::Modern }
+    });
+    *era.lock() = shown;
+    session.map_err(Refused::into_error)
 }
 
 /// Why there is no session.
 enum Refused {
     /// The server closed the connection during the handshake.
     Left(Error),
+    /// The server answered `server/discover`, but only after it had been asked to `initialize`.
+    Slow(Error),
     Otherwise(Error),
 }
 
 impl Refused {
     fn into_error(self) -> Error {
         match self {
-            Refused::Left(error) | Refused::Otherwise(error) => error,
+            Refused::Left(error) | Refused::Slow(error) | Refused::Otherwise(error) => error,
         }
     }
 }
@@ -345,12 +372,12 @@ async fn connect_as(
     operation: &'static str,
     server: &Server,
     clients: &Arc<Clients>,
-    legacy: bool,
+    era: Option<Era>,
 ) -> Result<Session, Refused> {
     let who =
         ClientConfig::new(ClientCapabilities::default(), Implementation::new("sophia", env!("CARGO_PKG_VERSION")))
             .with_protocol_version(ProtocolVersion::LATEST_WITH_INITIALIZE);
-    let mode = if legacy {
+    let mode = if era == Some(Era::Legacy) {
         ClientLifecycleMode::Initialize
     } else {
         ClientLifecycleMode::Auto {
@@ -360,7 +387,10 @@ async fn connect_as(
     };
     if server.transport() == Some(Transport::Stdio) {
         let (process, stdout, stdin) = Process::start(operation, server, clients)?;
-        return match who.serve_with_lifecycle((stdout, stdin), mode).await {
+        let pipe = Pipe::new(stdout, stdin, clients.config.max_answer_bytes);
+        let pipe = if era.is_none() { pipe.probing() } else { pipe };
+        let answered_late = pipe.answered_late();
+        return match who.serve_with_lifecycle(pipe, mode).await {
             Ok(service) => Ok(Session { service, process: Some(process) }),
             Err(error) => {
                 let how = process.last_words().await;
@@ -372,7 +402,11 @@ async fn connect_as(
                 let message = format!("`{}` did not start: {why}{how}", server.id);
                 let error = Error::new(ErrorKind::Unavailable, operation, message)
                     .with("command", server.command.as_deref().unwrap_or_default());
-                Err(if left { Refused::Left(error) } else { Refused::Otherwise(error) })
+                Err(match left {
+                    _ if answered_late.load(Ordering::Relaxed) => Refused::Slow(error),
+                    true => Refused::Left(error),
+                    false => Refused::Otherwise(error),
+                })
             }
         };
     }

@@ -5,6 +5,7 @@
 //! | know what an answer and a failure are | this file |
 //! | send HTTP | [`rest`], [`http`] |
 //! | hold an MCP session, over HTTP or a child process | [`mcp`], [`stdio`] |
+//! | bound what a child process answers, and find out its era | [`pipe`] |
 //! | tell that an HTTP server has lost a session | [`renewing`] |
 //! | call tools of this process | [`builtin`] |
 
@@ -15,6 +16,8 @@ pub(crate) mod mcp;
 #[cfg(not(feature = "mcp"))]
 #[path = "no_mcp.rs"]
 pub(crate) mod mcp;
+#[cfg(feature = "mcp")]
+mod pipe;
 #[cfg(feature = "mcp")]
 mod renewing;
 pub(crate) mod rest;

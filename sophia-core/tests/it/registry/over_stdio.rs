@@ -257,6 +257,56 @@ async fn both_eras_are_spoken() {
     }
 }
 
+#[tokio::test]
+async fn a_server_that_ignores_what_it_does_not_know_is_found_out_once() {
+    let sophia = sophia();
+    let registry = sophia.registry();
+    let mut mute = small("small");
+    mute.args.push("--mute".to_owned());
+    registry.register(mute).unwrap();
+    let started = Instant::now();
+    assert!(call(registry, "small", "echo", json!({"message": "hi"})).await.ok);
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert!(!call(registry, "small", "exit", json!({})).await.ok);
+    let again = Instant::now();
+    assert!(call(registry, "small", "echo", json!({"message": "hi"})).await.ok);
+    assert!(again.elapsed() < Duration::from_millis(1_400), "{:?}", again.elapsed());
+    sophia.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_is_slow_to_start_is_not_taken_for_an_old_one() {
+    let sophia = sophia();
+    let registry = sophia.registry();
+    let mut slow = small("small");
+    slow.args.extend(["--modern".to_owned(), "--slow".to_owned()]);
+    registry.register(slow).unwrap();
+    let result = call(registry, "small", "echo", json!({"message": "hi"})).await;
+    assert!(result.ok && result.text == "hi", "{result:?}");
+    assert!(registry.check("small").await.unwrap().detail.unwrap().contains("MCP 2026-07-28"));
+    sophia.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_large_is_an_error_at_once_and_the_session_goes_on() {
+    let sophia = sophia_with(json!({"max_answer_bytes": 100_000}));
+    let registry = sophia.registry();
+    registry.register(small("small")).unwrap();
+    let pid = call(registry, "small", "pid", json!({})).await.text;
+    let started = Instant::now();
+    let (fits, too_large) = tokio::join!(
+        call(registry, "small", "big", json!({"size": 90_000})),
+        call(registry, "small", "big", json!({"size": 5_000_000})),
+    );
+    assert!(fits.ok && fits.text.len() == 90_000);
+    let error = too_large.error.unwrap();
+    assert!(error.code == "UNAVAILABLE" && error.message.contains("100000 bytes"), "{error:?}");
+    assert!(started.elapsed() < Duration::from_secs(10));
+    assert_eq!(call(registry, "small", "pid", json!({})).await.text, pid);
+    assert_eq!(registry.status()["small"].errors, 0);
+    sophia.shutdown().await.unwrap();
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn starting_and_stopping_again_and_again_leaves_nothing_open() {
