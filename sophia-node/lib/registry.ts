@@ -120,7 +120,7 @@ export class Registry {
     return this.#bridge.callSync('registry.status', {})
   }
 
-  /** Returns what changes from now on; `break` ends it. */
+  /** Returns what changes from now on, until the engine is closed; `break` ends it. */
   watch(options?: CallOptions): JsonIterator<Change> {
     return this.#bridge.stream('registry.watch', {}, options)
   }

@@ -1,6 +1,6 @@
 //! Calls: whom they go to, in which order, and who is told how it went.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use super::{
     select::Select,
     tool_call::{CALL, CallAttempt, Fallback, TOOL_ERROR, ToolCall, ToolError, ToolResult},
     tools,
-    upstream::{self, Answer, Blame, Failure, Outcome},
+    upstream::{self, Answer, Blame, Clients, Failure, Outcome},
 };
 use crate::{
     Error, ErrorKind, Result, Signal,
@@ -28,11 +28,16 @@ impl Registry {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] for a server that is not registered, with the nearest id; [`ErrorKind::InvalidInput`] for what
-    /// cannot be a call.
+    /// cannot be a call; [`ErrorKind::Cancelled`] where a shutdown ends it.
     ///
     /// # Cancel safety
     /// A dropped call tells the server that it is cancelled, and counts neither for nor against it.
     pub async fn call(&self, call: ToolCall) -> Result<ToolResult> {
+        let clients = self.clients();
+        clients.while_open(CALL, self.call_with(&clients, call)).await
+    }
+
+    async fn call_with(&self, clients: &Arc<Clients>, call: ToolCall) -> Result<ToolResult> {
         call.validate(self.config().max_arguments_bytes)?;
         let (plan, tool) = self.plan(&call)?;
         let started = self.clock().monotonic();
@@ -43,7 +48,7 @@ impl Registry {
         let (mut first, mut retried) = (true, false);
         while let Some(entry) = plan.pop_front() {
             let mut is_last = plan.is_empty() || deadline.remaining().is_zero();
-            let (outcome, latency_ms) = self.attempt(&entry, &tool, &call, deadline, is_last).await;
+            let (outcome, latency_ms) = self.attempt(clients, &entry, &tool, &call, deadline, is_last).await;
             let server = entry.server.id.clone();
             match outcome {
                 Ok(answer) => {
@@ -97,6 +102,7 @@ impl Registry {
     /// Asks one server once.
     async fn attempt(
         &self,
+        clients: &Arc<Clients>,
         entry: &Entry,
         tool: &str,
         call: &ToolCall,
@@ -120,7 +126,7 @@ impl Registry {
             },
         };
         let _counted = live.enter();
-        let outcome = upstream::call(self.clients(), entry, tool, &call.arguments, call.scope.as_ref(), own).await;
+        let outcome = upstream::call(clients, entry, tool, &call.arguments, call.scope.as_ref(), own).await;
         let latency_ms = self.since(started);
         match &outcome {
             Err(failure) if failure.blame == Blame::Server => permission.failure(),
@@ -289,8 +295,6 @@ fn text_of(content: &[Value]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use parking_lot::Mutex;
     use wiremock::{Mock, MockServer, ResponseTemplate, matchers::path};
 

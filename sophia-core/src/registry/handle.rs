@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use arc_swap::ArcSwap;
 use futures::{Stream, StreamExt, stream};
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
@@ -40,6 +41,7 @@ const CHANGES_KEPT: usize = 1_024;
 const LIST_CONCURRENCY: usize = 64;
 /// Source of what code registers.
 const CODE: &str = "register";
+const LIST: &str = "registry.list_tools";
 
 /// Every MCP server in one list. Cheap to clone; all clones are one registry.
 ///
@@ -63,7 +65,8 @@ pub struct Registry(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    clients: Arc<Clients>,
+    config: Arc<RegistryConfig>,
+    clients: ArcSwap<Clients>,
     context: Context,
     directory: RwLock<Directory>,
     memory: Mutex<select::Memory>,
@@ -72,8 +75,10 @@ struct Inner {
 
 impl Registry {
     pub(crate) fn new(config: &RegistryConfig, context: &Context, toolsets: Vec<Arc<dyn Toolset>>) -> Result<Registry> {
+        let clients = Clients::new(config.clone(), toolsets);
         Ok(Registry(Arc::new(Inner {
-            clients: Arc::new(Clients::new(config.clone(), toolsets)),
+            config: clients.config.clone(),
+            clients: ArcSwap::from_pointee(clients),
             context: context.clone(),
             directory: RwLock::default(),
             memory: Mutex::new(select::Memory::new(config.seed)),
@@ -86,15 +91,16 @@ impl Registry {
         Ok(())
     }
 
-    /// Ends every session, and returns when every child process is gone.
+    /// Ends every session, call under way and watch, and returns when every child process is gone. What is used later opens
+    /// again.
     pub(crate) async fn shutdown(&self) -> Result<()> {
+        let ended = Ended { inner: &self.0, clients: self.clients() };
+        ended.clients.life.cancel();
         let entries = self.entries();
         futures::future::join_all(entries.iter().map(|entry| entry.live.link.close())).await;
-        let children = &self.clients().children;
-        children.close();
-        children.wait().await;
-        children.reopen();
-        self.clients().http.close();
+        ended.clients.children.close();
+        ended.clients.children.wait().await;
+        ended.clients.http.close();
         Ok(())
     }
 
@@ -105,7 +111,7 @@ impl Registry {
     pub fn register(&self, server: Server) -> Result<Server> {
         const REGISTER: &str = "registry.register";
         let server = server.checked(REGISTER)?;
-        allowed(REGISTER, self.clients().http.addresses(), &server)?;
+        allowed(REGISTER, self.addresses(), &server)?;
         let mut directory = self.0.directory.write();
         self.room(REGISTER, &directory, &server)?;
         let is_new = directory.find(&server.id).is_none();
@@ -172,7 +178,7 @@ impl Registry {
             };
             let merged = merged.checked(LOAD).and_then(|server| {
                 self.room(LOAD, &directory, &server)?;
-                allowed(LOAD, self.clients().http.addresses(), &server)?;
+                allowed(LOAD, self.addresses(), &server)?;
                 Ok(server)
             });
             let server = match merged {
@@ -284,12 +290,15 @@ impl Registry {
     /// # Errors
     /// For one server: [`ErrorKind::NotFound`] where it is not registered, or why it does not answer. For all: none.
     pub async fn tools(&self, server: Option<&str>) -> Result<Vec<Tool>> {
-        const LIST: &str = "registry.list_tools";
+        let clients = self.clients();
+        clients.while_open(LIST, self.list_with(&clients, server)).await
+    }
+
+    async fn list_with(&self, clients: &Arc<Clients>, server: Option<&str>) -> Result<Vec<Tool>> {
         if let Some(id) = server {
             let entry = self.entry(LIST, id)?;
             let deadline = Deadline::after(entry.server.timeout.unwrap_or(self.config().timeout));
-            let tools =
-                upstream::list_tools(self.clients(), &entry, deadline).await.map_err(|failure| failure.error)?;
+            let tools = upstream::list_tools(clients, &entry, deadline).await.map_err(|failure| failure.error)?;
             let tools = Arc::new(tools);
             entry.live.set_tools(tools.clone());
             return Ok(tools.to_vec());
@@ -299,7 +308,7 @@ impl Registry {
             let is_open = entry.live.breaker.snapshot().state == BreakerState::Open;
             match is_open {
                 true => entry.live.tools().unwrap_or_default(),
-                false => match upstream::list_tools(self.clients(), &entry, deadline).await {
+                false => match upstream::list_tools(clients, &entry, deadline).await {
                     Ok(tools) => {
                         let tools = Arc::new(tools);
                         entry.live.set_tools(tools.clone());
@@ -326,7 +335,8 @@ impl Registry {
             Some(_) => self.config().check_timeout.max(self.config().start_timeout),
             None => self.config().check_timeout,
         };
-        Ok(self.examine(&entry, Deadline::after(time)).await)
+        let clients = self.clients();
+        clients.while_open(CHECK, async { Ok(self.examine(&clients, &entry, Deadline::after(time)).await) }).await
     }
 
     /// Asks every server how it is, all at once, within one deadline: however many hang, that is all the time it takes. Those
@@ -335,7 +345,9 @@ impl Registry {
     /// # Errors
     /// [`ErrorKind::InvalidInput`], naming the field.
     pub async fn check_all(&self, all: CheckAll) -> Result<Statuses> {
-        all.validate("registry.check_all")?;
+        const CHECK_ALL: &str = "registry.check_all";
+        all.validate(CHECK_ALL)?;
+        let clients = &self.clients();
         let deadline = Deadline::after(all.deadline);
         let asked = stream::iter(self.entries()).map(async |entry: Entry| {
             let id = entry.server.id.clone();
@@ -343,14 +355,14 @@ impl Registry {
                 let detail = Some("there was no time left to ask it".to_owned());
                 return (id, ServerStatus { detail, ..entry.live.status() });
             }
-            (id, self.examine(&entry, deadline).await)
+            (id, self.examine(clients, &entry, deadline).await)
         });
-        Ok(asked.buffer_unordered(all.concurrency).collect().await)
+        clients.while_open(CHECK_ALL, async { Ok(asked.buffer_unordered(all.concurrency).collect().await) }).await
     }
 
-    async fn examine(&self, entry: &Entry, deadline: Deadline) -> ServerStatus {
+    async fn examine(&self, clients: &Arc<Clients>, entry: &Entry, deadline: Deadline) -> ServerStatus {
         let started = self.clock().monotonic();
-        let (found, detail) = check::ask(self.clients(), entry, deadline).await;
+        let (found, detail) = check::ask(clients, entry, deadline).await;
         let took = self.clock().monotonic().saturating_sub(started);
         let answered = matches!(found, Status::Healthy | Status::Degraded);
         let status = ServerStatus {
@@ -397,18 +409,24 @@ impl Registry {
         self.0.directory.read().entries().map(|entry| (entry.server.id.clone(), overview(entry))).collect()
     }
 
-    /// Tells of every change from now on, until the registry is dropped.
+    /// Tells of every change from now on, until a shutdown, or until the registry is dropped.
     pub fn watch(&self) -> impl Stream<Item = Change> + Send + Unpin + use<> {
-        let clock = self.0.context.clock.clone();
-        let changes = stream::unfold((self.0.changes.subscribe(), clock), async |(mut changes, clock)| {
-            let change = match changes.recv().await {
+        let (clock, life) = (self.0.context.clock.clone(), self.clients().life.clone());
+        let changes = stream::unfold((self.0.changes.subscribe(), clock, life), async |(mut changes, clock, life)| {
+            let change = tokio::select! {
+                // First: what has changed before a shutdown is told.
+                biased;
+                change = changes.recv() => change,
+                () = life.cancelled() => return None,
+            };
+            let change = match change {
                 Ok(change) => change,
                 Err(broadcast::error::RecvError::Lagged(_)) => {
                     Change { kind: ChangeKind::Missed, server: None, status: None, at: clock.now() }
                 }
                 Err(broadcast::error::RecvError::Closed) => return None,
             };
-            Some((change, (changes, clock)))
+            Some((change, (changes, clock, life)))
         });
         Box::pin(changes)
     }
@@ -421,12 +439,16 @@ impl Registry {
         self.0.directory.read().entries().cloned().collect()
     }
 
-    pub(crate) fn clients(&self) -> &Arc<Clients> {
-        &self.0.clients
+    pub(crate) fn clients(&self) -> Arc<Clients> {
+        self.0.clients.load_full()
+    }
+
+    fn addresses(&self) -> AddressPolicy {
+        self.0.clients.load().http.addresses()
     }
 
     pub(crate) fn config(&self) -> &RegistryConfig {
-        &self.0.clients.config
+        &self.0.config
     }
 
     pub(crate) fn context(&self) -> &Context {
@@ -443,7 +465,7 @@ impl Registry {
         let kept = known.as_ref().filter(|known| known.server.same_endpoint(&server)).map(|known| known.live.clone());
         let live = kept.unwrap_or_else(|| {
             if let Some(known) = &known {
-                known.live.link.abandon();
+                known.live.link.release();
             }
             Arc::new(Live::new(&server, self.config(), &self.0.context.clock))
         });
@@ -475,6 +497,19 @@ fn allowed(operation: &'static str, addresses: AddressPolicy, server: &Server) -
     // A variable that is not set yet is checked when it is used.
     let Ok(url) = variables::from_environment(operation, "url", url) else { return Ok(()) };
     upstream::rest::checked(addresses, operation, &url).map(drop)
+}
+
+/// What a shutdown has ended. Its end, or its caller's, lets later uses begin anew.
+struct Ended<'a> {
+    inner: &'a Inner,
+    clients: Arc<Clients>,
+}
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        // Of two shutdowns at once, the first to end has done it.
+        self.inner.clients.compare_and_swap(&self.clients, Arc::new(self.clients.renewed()));
+    }
 }
 
 impl Drop for Inner {

@@ -220,5 +220,5 @@ class Registry:
     status_sync = blocking(_status)
 
     def watch(self) -> RegistryChanges:
-        """Returns what changes from now on."""
+        """Returns what changes from now on, until the engine is closed."""
         return RegistryChanges(self._engine.registry_watch())

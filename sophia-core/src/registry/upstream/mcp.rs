@@ -81,6 +81,8 @@ enum State {
         abort: AbortHandle,
     },
     Running(Arc<Session>),
+    /// The server was deregistered: nothing is started for it any more.
+    Ended,
 }
 
 impl std::fmt::Debug for Link {
@@ -89,6 +91,7 @@ impl std::fmt::Debug for Link {
             State::Idle => "idle",
             State::Starting { .. } => "starting",
             State::Running(_) => "running",
+            State::Ended => "ended",
         };
         f.debug_tuple("Link").field(&state).finish()
     }
@@ -104,7 +107,13 @@ impl Link {
     ) -> Result<Arc<Session>> {
         let starting = {
             let mut state = self.state.lock();
+            // A shutdown closes first and takes the sessions then, so that none is started behind its back.
+            clients.open(operation)?;
             match &*state {
+                State::Ended => {
+                    let message = format!("`{}` was deregistered meanwhile", server.id);
+                    return Err(Error::new(ErrorKind::Conflict, operation, message));
+                }
                 State::Running(session) if !session.is_closed() => return Ok(session.clone()),
                 State::Starting { session, .. } => session.clone(),
                 _ => {
@@ -135,6 +144,9 @@ impl Link {
             let mut state = link.state.lock();
             if matches!(*state, State::Starting { id: current, .. } if current == id) {
                 *state = started.as_ref().map_or(State::Idle, |session| State::Running(session.clone()));
+            } else if let Ok(session) = &started {
+                // Nobody wants it any more.
+                session.end();
             }
             started
         });
@@ -147,10 +159,19 @@ impl Link {
         Ok((id, session.boxed().shared(), abort))
     }
 
-    /// Ends the session without waiting for its process to go.
-    pub(crate) fn abandon(&self) {
+    /// Lets the session go: it ends when the calls on it have ended.
+    pub(crate) fn release(&self) {
         if let State::Starting { abort, .. } = std::mem::take(&mut *self.state.lock()) {
             abort.abort();
+        }
+    }
+
+    /// Ends the session for good, with the calls on it, without waiting for its process to go.
+    pub(crate) fn abandon(&self) {
+        match std::mem::replace(&mut *self.state.lock(), State::Ended) {
+            State::Idle | State::Ended => {}
+            State::Starting { abort, .. } => abort.abort(),
+            State::Running(session) => session.end(),
         }
     }
 
@@ -158,7 +179,7 @@ impl Link {
     pub(crate) async fn close(&self) {
         let state = std::mem::take(&mut *self.state.lock());
         match state {
-            State::Idle => {}
+            State::Idle | State::Ended => {}
             State::Starting { session, abort, .. } => {
                 abort.abort();
                 // It may have come up in this very moment.
@@ -183,11 +204,19 @@ impl Session {
         self.service.is_closed() || self.service.is_transport_closed()
     }
 
-    async fn close(&self) {
+    /// Ends it, without waiting for its process to go.
+    fn end(&self) {
         // Closes the input of the process, which is how it is asked to leave.
         self.service.cancellation_token().cancel();
         if let Some(process) = &self.process {
-            process.stop().await;
+            process.ask_to_leave();
+        }
+    }
+
+    async fn close(&self) {
+        self.end();
+        if let Some(process) = &self.process {
+            process.gone().await;
         }
     }
 
@@ -297,22 +326,25 @@ async fn exchange<T>(
 ) -> Outcome<T> {
     let server = &entry.server;
     let late = |sent| Failure::server(deadline.passed(operation).with("server", &server.id), sent);
-    let session = match tokio::time::timeout_at(deadline.instant(), entry.live.link.session(operation, server, clients))
-        .await
-    {
-        Err(_) => return Err(late(false)),
-        Ok(Err(error)) => {
-            // A variable that is not set, a refused address and a rejected key say nothing about the server's health.
-            let blame = match error.kind() {
-                ErrorKind::InvalidConfig | ErrorKind::InvalidInput | ErrorKind::Unauthorized | ErrorKind::Internal => {
-                    Blame::Call
-                }
-                _ => Blame::Server,
-            };
-            return Err(Failure { error, blame, sent: false });
-        }
-        Ok(Ok(session)) => session,
-    };
+    let session =
+        match tokio::time::timeout_at(deadline.instant(), entry.live.link.session(operation, server, clients)).await {
+            Err(_) => return Err(late(false)),
+            Ok(Err(error)) => {
+                // A variable that is not set, a refused address, a rejected key and a server that was taken out meanwhile say
+                // nothing about the server's health.
+                let blame = match error.kind() {
+                    ErrorKind::InvalidConfig
+                    | ErrorKind::InvalidInput
+                    | ErrorKind::Unauthorized
+                    | ErrorKind::Conflict
+                    | ErrorKind::Cancelled
+                    | ErrorKind::Internal => Blame::Call,
+                    _ => Blame::Server,
+                };
+                return Err(Failure { error, blame, sent: false });
+            }
+            Ok(Ok(session)) => session,
+        };
     match tokio::time::timeout_at(deadline.instant(), work(&session)).await {
         Err(_) => Err(late(true)),
         Ok(Err(error)) => Err(session.failure(operation, server, error).await),

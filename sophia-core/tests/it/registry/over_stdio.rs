@@ -75,6 +75,61 @@ async fn nothing_is_left_after_a_shutdown_not_even_by_a_server_that_will_not_lea
     until(async || !exists(&grandchild)).await;
 }
 
+/// The small server, and how often it was started.
+fn counted(id: &str, folder: &tempfile::TempDir) -> (Server, impl Fn() -> usize + use<>) {
+    let file = folder.path().join(id);
+    let server = small(id).env("STARTS", file.to_str().unwrap());
+    (server, move || std::fs::read_to_string(&file).unwrap_or_default().lines().count())
+}
+
+#[tokio::test]
+async fn a_call_under_way_ends_with_a_shutdown_and_starts_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, starts) = counted("small", &folder);
+    let (other, other_starts) = counted("other", &folder);
+    let sophia = sophia();
+    let registry = sophia.registry();
+    registry.register(server.fallback("other")).unwrap();
+    registry.register(other).unwrap();
+    let pid = call(registry, "small", "pid", json!({})).await.text;
+    let sleep = ToolCall::new("small", "sleep").arguments(json!({"seconds": 60})).idempotent(true);
+    let under_way = async {
+        let error = registry.call(sleep).await.unwrap_err();
+        assert!(error.code() == "CANCELLED" && error.message().contains("shutdown"), "{error}");
+    };
+    let closing = async {
+        until(async || registry.status()["small"].in_flight == 1).await;
+        sophia.shutdown().await.unwrap();
+        assert!(!exists(&pid));
+    };
+    tokio::join!(under_way, closing);
+    assert_eq!((starts(), other_starts(), registry.status()["small"].errors), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn a_deregistered_server_ends_with_the_calls_on_it_and_is_not_started_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, starts) = counted("small", &folder);
+    let sophia = sophia();
+    let registry = sophia.registry();
+    registry.register(server).unwrap();
+    let pid = call(registry, "small", "pid", json!({})).await.text;
+    let sleep = ToolCall::new("small", "sleep").arguments(json!({"seconds": 60})).idempotent(true);
+    let under_way = async {
+        let result = registry.call(sleep).await.unwrap();
+        assert!(!result.ok && result.attempts[0].error.as_ref().unwrap().code == "UNAVAILABLE", "{result:?}");
+    };
+    let taking_out = async {
+        until(async || registry.status()["small"].in_flight == 1).await;
+        assert!(registry.deregister("small"));
+        until(async || !exists(&pid)).await;
+    };
+    let started = Instant::now();
+    tokio::join!(under_way, taking_out);
+    assert!(started.elapsed() < Duration::from_secs(10));
+    assert_eq!(starts(), 1);
+}
+
 #[tokio::test]
 async fn a_deregistered_server_ends() {
     let sophia = sophia();
