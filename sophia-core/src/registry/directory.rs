@@ -118,7 +118,7 @@ impl Directory {
     /// Puts an entry in its place; returns what stood there.
     pub(crate) fn put(&mut self, entry: Entry) -> Option<Entry> {
         let own = key(&entry.server.id);
-        let short = entry.server.id.rsplit('/').next().map(str::to_owned).filter(|short| *short != entry.server.id);
+        let short = Some(entry.server.short_id().to_owned()).filter(|short| *short != entry.server.id);
         for alias in entry.server.aliases.iter().chain(&short).map(|alias| key(alias)) {
             if alias != own {
                 self.aliases.entry(alias).or_insert_with(|| own.clone());

@@ -21,7 +21,7 @@ use super::{
     live::Live,
     select::{self, Decision, Select},
     server::{Server, Transport},
-    tools::{ListedTool, Tool},
+    tools::{self, ListedTool, Tool},
     upstream::{self, Clients},
     variables,
     views::{Change, ChangeKind, Discover, ListTools, ServerOverview},
@@ -272,14 +272,16 @@ impl Registry {
         select::choose(select, &entries, &mut self.0.memory.lock(), self.clock().monotonic())
     }
 
-    /// Lists tools, in the form of MCP or of a model's provider.
+    /// Lists tools, in the form of MCP or of a model's provider. No two functions have one name: those of one server have the
+    /// names that it gives them, those of all [qualified](Tool::qualified_name) ones, and where several tools would have one of
+    /// these, each has a hash at its end.
     ///
     /// # Errors
     /// As [`Registry::tools`].
     pub async fn list_tools(&self, list: ListTools) -> Result<Vec<ListedTool>> {
-        let qualified = list.server.is_none();
         let tools = self.tools(list.server.as_deref()).await?;
-        Ok(tools.into_iter().map(|tool| tool.listed(list.format, qualified)).collect())
+        let names = if list.server.is_some() { tools::own_names(&tools) } else { tools::unique_names(&tools) };
+        Ok(tools.into_iter().zip(names).map(|(tool, name)| tool.listed(list.format, &name)).collect())
     }
 
     /// Lists the tools of one server, or of all.

@@ -287,6 +287,11 @@ impl Server {
         })
     }
 
+    /// Returns the last part of its id, which is a name for it where no other has the same.
+    pub(crate) fn short_id(&self) -> &str {
+        self.id.rsplit('/').next().unwrap_or(&self.id)
+    }
+
     /// Returns whether it can do `capability`, in any case.
     pub fn can(&self, capability: &str) -> bool {
         self.capabilities.iter().any(|own| same_word(own, capability))

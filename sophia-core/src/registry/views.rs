@@ -57,7 +57,8 @@ impl Discover {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ListTools {
-    /// The server; without it, all servers, and names of functions are qualified.
+    /// The server; without it, all servers, and names of functions are qualified, such as `github__search`. Where several tools
+    /// would have one name, each of them has a hash of server and tool at its end.
     pub server: Option<String>,
     /// The form.
     #[serde(deserialize_with = "or_default")]
