@@ -92,9 +92,15 @@ export class Registry {
     return this.#bridge.call('registry.call', { server, tool, arguments: args }, options)
   }
 
-  /** Lists tools, as MCP describes them. */
+  /**
+   * Lists tools, as MCP describes them. Of all servers, one that does not answer has the tools of its last good list, and
+   * `toolsError` in `status` says why.
+   */
   listTools(options?: ListTools & { format?: 'mcp' } & CallOptions): Promise<Tool[]>
-  /** Lists tools, in the form that a provider takes. */
+  /**
+   * Lists tools, in the form that a provider takes. Where several would have one qualified name, such as `github__search`, each
+   * of them has a hash at its end.
+   */
   listTools(options: ListTools & { format: 'openai' | 'anthropic' } & CallOptions): Promise<Record<string, unknown>[]>
   listTools(options?: ListTools & CallOptions): Promise<ListedTool[]> {
     return this.#bridge.call('registry.list_tools', {}, options)

@@ -1,12 +1,16 @@
 //! The handle: the list of servers, what is asked of it, and who is told.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, future::Either, stream};
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 
 use super::{
     check::{self, CHECK, ServerStatus, Status, Statuses},
@@ -37,8 +41,10 @@ use crate::{
 
 /// Changes that a slow watcher may fall behind by.
 const CHANGES_KEPT: usize = 1_024;
-/// Servers that are asked for their tools at once.
+/// Servers that begin to be asked for their tools at once, and how long each of them may keep the next from its turn: one that
+/// hangs takes no other's time.
 const LIST_CONCURRENCY: usize = 64;
+const LIST_TURN: Duration = Duration::from_millis(200);
 /// Source of what code registers.
 const CODE: &str = "register";
 const LIST: &str = "registry.list_tools";
@@ -287,7 +293,8 @@ impl Registry {
     /// Lists the tools of one server, or of all.
     ///
     /// Of all, servers that do not answer within `registry.check_timeout` are represented by the last list that was good, and
-    /// left out where there is none: one that hangs costs nothing more than that.
+    /// left out where there is none: one that hangs costs nothing more than that. Which they are, and why, is in
+    /// [`Registry::status`] as `tools_error`.
     ///
     /// # Errors
     /// For one server: [`ErrorKind::NotFound`] where it is not registered, or why it does not answer. For all: none.
@@ -300,30 +307,20 @@ impl Registry {
         if let Some(id) = server {
             let entry = self.entry(LIST, id)?;
             let deadline = Deadline::after(entry.server.timeout.unwrap_or(self.config().timeout));
-            let tools = upstream::list_tools(clients, &entry, deadline).await.map_err(|failure| failure.error)?;
-            let tools = Arc::new(tools);
-            entry.live.set_tools(tools.clone());
-            return Ok(tools.to_vec());
+            return Ok(list_one(clients, &entry, deadline).await?.to_vec());
         }
         let deadline = Deadline::after(self.config().check_timeout);
-        let asked = stream::iter(self.entries()).map(async |entry: Entry| {
-            let is_open = entry.live.breaker.snapshot().state == BreakerState::Open;
-            match is_open {
-                true => entry.live.tools().unwrap_or_default(),
-                false => match upstream::list_tools(clients, &entry, deadline).await {
-                    Ok(tools) => {
-                        let tools = Arc::new(tools);
-                        entry.live.set_tools(tools.clone());
-                        tools
-                    }
-                    Err(failure) => {
-                        tracing::warn!(server = entry.server.id, error = %failure.error, "tools cannot be listed");
-                        entry.live.tools().unwrap_or_default()
-                    }
-                },
+        let turns = Semaphore::new(LIST_CONCURRENCY);
+        let asked = self.entries().into_iter().map(async |entry: Entry| {
+            match list_in_turn(clients, &entry, deadline, &turns).await {
+                Ok(tools) => tools,
+                Err(error) => {
+                    tracing::warn!(server = entry.server.id, %error, "tools cannot be listed");
+                    entry.live.tools().unwrap_or_default()
+                }
             }
         });
-        let lists: Vec<Arc<Vec<Tool>>> = asked.buffered(LIST_CONCURRENCY).collect().await;
+        let lists: Vec<Arc<Vec<Tool>>> = futures::future::join_all(asked).await;
         Ok(lists.iter().flat_map(|tools| tools.iter().cloned()).collect())
     }
 
@@ -406,6 +403,7 @@ impl Registry {
                 errors: counts.errors,
                 latency_ms: counts.latency_ms,
                 tools: entry.live.tools().map(|tools| tools.len()),
+                tools_error: entry.live.tools_error(),
             }
         };
         self.0.directory.read().entries().map(|entry| (entry.server.id.clone(), overview(entry))).collect()
@@ -499,6 +497,53 @@ fn allowed(operation: &'static str, addresses: AddressPolicy, server: &Server) -
     // A variable that is not set yet is checked when it is used.
     let Ok(url) = variables::from_environment(operation, "url", url) else { return Ok(()) };
     upstream::rest::checked(addresses, operation, &url).map(drop)
+}
+
+/// Asks one of many servers for its tools.
+async fn list_in_turn(
+    clients: &Arc<Clients>,
+    entry: &Entry,
+    deadline: Deadline,
+    turns: &Semaphore,
+) -> Result<Arc<Vec<Tool>>> {
+    let not_asked = |error: Error| {
+        entry.live.set_tools_error(error.message().to_owned());
+        error
+    };
+    let breaker = entry.live.breaker.snapshot();
+    if breaker.state == BreakerState::Open {
+        return Err(not_asked(Error::new(ErrorKind::CircuitOpen, LIST, "its breaker is open")));
+    }
+    let turn = match tokio::time::timeout_at(deadline.instant(), turns.acquire()).await {
+        Ok(turn) => turn,
+        Err(_) => return Err(not_asked(Error::new(ErrorKind::Timeout, LIST, "there was no time left to ask it"))),
+    };
+    let list = std::pin::pin!(list_one(clients, entry, deadline));
+    match futures::future::select(list, std::pin::pin!(tokio::time::sleep(LIST_TURN))).await {
+        Either::Left((list, _)) => list,
+        Either::Right(((), list)) => {
+            drop(turn);
+            list.await
+        }
+    }
+}
+
+/// Asks a server for its tools, and keeps what it says.
+async fn list_one(clients: &Arc<Clients>, entry: &Entry, deadline: Deadline) -> Result<Arc<Vec<Tool>>> {
+    match upstream::list_tools(clients, entry, deadline).await {
+        Ok(mut tools) => {
+            // By one name it can be asked for one tool only.
+            let mut names = HashSet::new();
+            tools.retain(|tool| names.insert(tool.name.clone()));
+            let tools = Arc::new(tools);
+            entry.live.set_tools(tools.clone());
+            Ok(tools)
+        }
+        Err(failure) => {
+            entry.live.set_tools_error(failure.error.message().to_owned());
+            Err(failure.error)
+        }
+    }
 }
 
 /// What a shutdown has ended. Its end, or its caller's, lets later uses begin anew.

@@ -101,6 +101,9 @@ pub struct ServerOverview {
     pub latency_ms: Option<f64>,
     /// Number of tools that it last listed; null where it never did.
     pub tools: Option<usize>,
+    /// Why its tools could not be listed the last time; null where they could, or where nobody asked. Until they can be again,
+    /// a list of all tools has those of its last good list, if there is one.
+    pub tools_error: Option<String>,
 }
 
 /// Something that has changed.

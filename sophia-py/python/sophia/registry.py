@@ -185,7 +185,11 @@ class Registry:
     call_sync = blocking(_call)
 
     def _list_tools(self, *, server: str | None = None, format: ToolFormat = "mcp") -> Request[Tools]:
-        """Returns the tools of a server, or of all that answer: `Tool`s, or mappings as `openai` or `anthropic` want them."""
+        """Returns the tools of a server, or of all that answer: `Tool`s, or mappings as `openai` or `anthropic` want them.
+
+        Of all, a server that does not answer has the tools of its last good list, and `tools_error` in `status` says why. Where
+        several tools would have one qualified name, such as `github__search`, each of them has a hash at its end.
+        """
         read = reader(_TOOLS) if format == "mcp" else same
         return Request("registry.list_tools", given(server=server, format=format), read)
 
