@@ -43,7 +43,8 @@ export class Registry {
 
   /**
    * Loads servers from a document, or from a JSON or YAML file, in any form that editors and registries use.
-   * `source` names it in reports and conflicts; loading a source again replaces what it claimed.
+   * `source` names it in reports and conflicts; loading a source again replaces what it claimed, and takes out the servers that
+   * it alone had named.
    */
   load(config: object | string, options?: { source?: string | null } & CallOptions): Promise<LoadReport> {
     return this.#bridge.call('registry.load', { config }, options)

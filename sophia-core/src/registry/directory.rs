@@ -141,11 +141,13 @@ impl Directory {
         format!("inline-{}", self.loads)
     }
 
-    /// Replaces what a source claims; returns the keys of servers that it no longer names.
-    pub(crate) fn claim(&mut self, source: &str, claims: Vec<Claim>) -> Vec<String> {
+    /// Replaces what a source claims, but for entries in `failed`, which it names and gets wrong; returns the keys of servers
+    /// that it no longer names.
+    pub(crate) fn claim(&mut self, source: &str, claims: Vec<Claim>, failed: &BTreeSet<String>) -> Vec<String> {
+        let is_replaced = |claim: &Claim| claim.source == source && !failed.contains(&claim.key);
         let mut gone: BTreeSet<_> =
-            self.claims.iter().filter(|claim| claim.source == source).map(|claim| claim.key.clone()).collect();
-        self.claims.retain(|claim| claim.source != source);
+            self.claims.iter().filter(|claim| is_replaced(claim)).map(|claim| claim.key.clone()).collect();
+        self.claims.retain(|claim| !is_replaced(claim));
         for claim in claims {
             gone.remove(&claim.key);
             let same = |old: &Claim| old.spelled == claim.spelled && old.place == claim.place && old.env == claim.env;
@@ -163,6 +165,12 @@ impl Directory {
     pub(crate) fn claim_one(&mut self, claim: Claim) {
         self.claims.retain(|old| !(old.source == claim.source && old.key == claim.key));
         self.claims.push(claim);
+    }
+
+    /// Returns whether any source names a server.
+    pub(crate) fn is_claimed(&self, entry: &Entry) -> bool {
+        let own = key(&entry.server.id);
+        self.claims.iter().any(|claim| self.find(&claim.key).is_some_and(|claimed| key(&claimed.server.id) == own))
     }
 
     pub(crate) fn claims(&self) -> &[Claim] {

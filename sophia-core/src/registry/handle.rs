@@ -24,7 +24,7 @@ use super::{
     lint::{self, Conflict},
     live::Live,
     select::{self, Decision, Select},
-    server::{Server, Transport},
+    server::{self, Server, Transport},
     tools::{self, ListedTool, Tool},
     upstream::{self, Clients},
     variables,
@@ -128,20 +128,26 @@ impl Registry {
         Ok(server)
     }
 
-    /// Takes a server out, and ends its session. Returns whether it was there.
+    /// Takes a server out, and ends its session with the calls on it. Returns whether it was there.
     pub fn deregister(&self, id: &str) -> bool {
         let Some(entry) = self.0.directory.write().remove(id) else { return false };
+        self.forget(&entry);
+        true
+    }
+
+    /// Ends what goes on with a server that was taken out.
+    fn forget(&self, entry: &Entry) {
         entry.live.link.abandon();
         let id = &entry.server.id;
         self.0.memory.lock().forget(id);
         let labels = ServerLabels { server: id.clone() };
         self.context().telemetry.mcp_server_status.remove(&labels);
         self.announce(ChangeKind::Deregistered, id, None);
-        true
     }
 
     /// Loads servers from a document or a file, in any of the forms that people use. What is known already is merged, and
-    /// what the sources disagree about is for [`Registry::lint`].
+    /// what the sources disagree about is for [`Registry::lint`]. A source that is loaded again takes out what it no longer
+    /// names, unless another source or [`Registry::register`] names it.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] where the document has no known form: the message says what it has. [`ErrorKind::NotFound`]
@@ -210,15 +216,18 @@ impl Registry {
         // What is new in this load and named twice in it is new, not updated.
         let loaded = &report.loaded;
         report.updated.retain(|id| !loaded.contains(id));
-        for key in directory.claim(&report.source, claims) {
-            if let Some(entry) = directory.find(&key) {
-                report.warnings.push(format!(
-                    "`{}` is no longer in {}; deregister it if it is gone",
-                    entry.server.id, report.source
-                ));
+        // An entry that is wrong is still named.
+        let failed = report.errors.iter().filter_map(|error| Some(server::key(error.server.as_deref()?))).collect();
+        let mut removed = Vec::new();
+        for key in directory.claim(&report.source, claims, &failed) {
+            let unclaimed = directory.find(&key).filter(|entry| !directory.is_claimed(entry));
+            if let Some(id) = unclaimed.map(|entry| entry.server.id.clone()) {
+                removed.extend(directory.remove(&id));
             }
         }
+        report.removed = removed.iter().map(|entry| entry.server.id.clone()).collect();
         drop(directory);
+        removed.iter().for_each(|entry| self.forget(entry));
         for (kind, id) in changes {
             self.announce(kind, &id, None);
         }
@@ -227,6 +236,7 @@ impl Registry {
             dialect = report.dialect,
             loaded = report.loaded.len(),
             updated = report.updated.len(),
+            removed = report.removed.len(),
             errors = report.errors.len(),
             "servers loaded"
         );

@@ -105,7 +105,10 @@ class Registry:
         return removed
 
     def _load(self, config: Mapping[str, Any] | Sequence[Any] | str | PathLike[str], *, source: str | None = None) -> Request[LoadReport]:
-        """Loads servers from a file or a mapping in any of the common dialects; `source` names it in what `lint` says."""
+        """Loads servers from a file or a mapping in any of the common dialects; `source` names it in what `lint` says.
+
+        A source that is loaded again takes out the servers that it alone had named, and no longer names.
+        """
         value = fspath(config) if isinstance(config, str | PathLike) else config
         arguments = given(config=value, source=source)
         return Request("registry.load", arguments, reader(LoadReport))
