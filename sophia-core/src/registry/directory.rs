@@ -8,6 +8,7 @@ use std::{
 use reqwest::Url;
 
 use super::{
+    exposure,
     live::Live,
     server::{Server, key},
     variables,
@@ -30,6 +31,8 @@ pub(crate) struct Claim {
     pub spelled: String,
     pub source: String,
     pub place: Option<Place>,
+    /// The command with its arguments, without their secrets.
+    pub command: Option<String>,
     /// Hashes of the values of its environment, to find sources that disagree.
     pub env: BTreeMap<String, [u8; 32]>,
 }
@@ -55,6 +58,7 @@ impl Claim {
             spelled: server.id.clone(),
             source: source.to_owned(),
             place: place(server, bare_port),
+            command: exposure::command(server),
             env,
         }
     }
@@ -150,7 +154,12 @@ impl Directory {
         self.claims.retain(|claim| !is_replaced(claim));
         for claim in claims {
             gone.remove(&claim.key);
-            let same = |old: &Claim| old.spelled == claim.spelled && old.place == claim.place && old.env == claim.env;
+            let same = |old: &Claim| {
+                old.spelled == claim.spelled
+                    && old.place == claim.place
+                    && old.command == claim.command
+                    && old.env == claim.env
+            };
             // A mapping that is loaded again and again, each time without a name, stays one claim.
             let again = claim.source.starts_with("inline-")
                 && self.claims.iter().any(|old| same(old) && old.source.starts_with("inline-"));

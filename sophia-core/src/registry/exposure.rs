@@ -285,6 +285,15 @@ pub(crate) fn in_argument(args: &[String], at: usize) -> Option<Found> {
     if is_credential(rest) || !in_query(rest).is_empty() { found(start, named) } else { None }
 }
 
+/// Returns the command of a server with its arguments, and `***` in the place of secrets.
+pub(crate) fn command(server: &Server) -> Option<String> {
+    let args = (0..server.args.len()).map(|at| match in_argument(&server.args, at) {
+        Some(secret) => format!("{}***", &server.args[at][..secret.start]),
+        None => server.args[at].clone(),
+    });
+    Some(std::iter::once(server.command.clone()?).chain(args).collect::<Vec<_>>().join(" "))
+}
+
 fn takes_header(option: &str) -> bool {
     HEADER_OPTIONS.contains(&option)
 }

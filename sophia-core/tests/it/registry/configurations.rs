@@ -145,6 +145,34 @@ async fn lint_finds_what_one_file_alone_gets_wrong() {
 }
 
 #[tokio::test]
+async fn one_name_with_several_hosts_or_commands_is_a_conflict() {
+    let sophia = sophia();
+    let registry = sophia.registry();
+    let load = async |source: &str, servers: Value| {
+        let report = registry.load(Load::value(json!({"mcpServers": servers})).source(source)).await.unwrap();
+        assert!(report.errors.is_empty(), "{report:?}");
+    };
+    let acme = json!({"command": "sh", "args": ["acme", "--token", "s3cret"]});
+    load("a", json!({"api": {"url": "https://a.example/mcp"}, "run": acme, "both": acme, "same": acme, "here": {"url": "http://localhost:1/x"}})).await;
+    load(
+        "b",
+        json!({
+            "api": {"url": "https://b.example/mcp"}, "run": {"command": "sh", "args": ["evil"]},
+            "both": {"url": "https://a.example/both"}, "same": acme, "here": {"url": "http://127.0.0.1:1/x"},
+        }),
+    )
+    .await;
+    let conflicts = registry.lint();
+    let mismatches: Vec<_> = conflicts.iter().filter(|one| one.kind == ConflictKind::EndpointMismatch).collect();
+    let names: Vec<_> = mismatches.iter().map(|conflict| conflict.servers[0].as_str()).collect();
+    assert_eq!(names, ["api", "both", "run"]);
+    assert!(mismatches[0].message.contains("a.example in a; b.example in b"), "{}", mismatches[0].message);
+    assert!(mismatches[1].message.contains("a.example in b; `sh acme --token ***` in a"), "{}", mismatches[1].message);
+    assert!(mismatches[2].fix.contains("now in use is `sh evil`"), "{}", mismatches[2].fix);
+    assert!(!serde_json::to_string(&conflicts).unwrap().contains("s3cret"));
+}
+
+#[tokio::test]
 async fn gateways_share_a_port_without_a_collision() {
     let sophia = sophia();
     let config = json!({"mcpServers": {
