@@ -43,7 +43,8 @@ export class Registry {
 
   /**
    * Loads servers from a document, or from a JSON or YAML file, in any form that editors and registries use.
-   * `source` names it in reports and conflicts; loading a source again replaces what it claimed.
+   * `source` names it in reports and conflicts; loading a source again replaces what it claimed, and takes out the servers that
+   * it alone had named.
    */
   load(config: object | string, options?: { source?: string | null } & CallOptions): Promise<LoadReport> {
     return this.#bridge.call('registry.load', { config }, options)
@@ -92,9 +93,15 @@ export class Registry {
     return this.#bridge.call('registry.call', { server, tool, arguments: args }, options)
   }
 
-  /** Lists tools, as MCP describes them. */
+  /**
+   * Lists tools, as MCP describes them. Of all servers, one that does not answer has the tools of its last good list, and
+   * `toolsError` in `status` says why.
+   */
   listTools(options?: ListTools & { format?: 'mcp' } & CallOptions): Promise<Tool[]>
-  /** Lists tools, in the form that a provider takes. */
+  /**
+   * Lists tools, in the form that a provider takes. Where several would have one qualified name, such as `github__search`, each
+   * of them has a hash at its end.
+   */
   listTools(options: ListTools & { format: 'openai' | 'anthropic' } & CallOptions): Promise<Record<string, unknown>[]>
   listTools(options?: ListTools & CallOptions): Promise<ListedTool[]> {
     return this.#bridge.call('registry.list_tools', {}, options)
@@ -120,7 +127,7 @@ export class Registry {
     return this.#bridge.callSync('registry.status', {})
   }
 
-  /** Returns what changes from now on; `break` ends it. */
+  /** Returns what changes from now on, until the engine is closed; `break` ends it. */
   watch(options?: CallOptions): JsonIterator<Change> {
     return this.#bridge.stream('registry.watch', {}, options)
   }

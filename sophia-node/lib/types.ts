@@ -2397,7 +2397,7 @@ export interface RegistryConfig {
   systemProxy?: boolean
   /** Largest arguments of a call, in bytes as JSON. Default 4 MiB. */
   maxArgumentsBytes?: number
-  /** Largest answer of a REST server, in bytes. Default 16 MiB. */
+  /** Largest answer of a REST or stdio server, in bytes. Default 16 MiB. */
   maxAnswerBytes?: number
   /** Most servers that the registry holds. Default 10,000. */
   maxServers?: number

@@ -167,6 +167,16 @@ test('a subscription ends when the engine closes', async () => {
   assert.deepEqual(await s.health.subscribe().next(), { done: true, value: undefined })
 })
 
+test('a watch of the registry ends when the engine is closed', async () => {
+  const s = new Sophia()
+  const changes = s.registry.watch()
+  s.registry.register({ id: 'memory', url: 'sophia://memory' })
+  assert.equal((await changes.next()).value.server, 'memory')
+  const waiting = changes.next()
+  await s.close()
+  assert.deepEqual(await waiting, { done: true, value: undefined })
+})
+
 test('an engine can be closed and started again', async () => {
   const s = new Sophia()
   assert.equal(await s.start(), s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Iterator
@@ -104,6 +105,17 @@ async def test_the_memory_is_a_server_of_the_registry() -> None:
     assert stored.ok and stored.data["created"]
     assert len(await s.registry.list_tools(server="memory")) == 6
     assert (await s.memory.search("tea", scope=ADA)).total == 1
+
+
+async def test_a_watch_of_the_registry_ends_when_the_engine_is_closed() -> None:
+    s = Sophia()
+    changes = s.registry.watch()
+    s.registry.register(Server("memory", url="sophia://memory"))
+    assert (await anext(changes)).server == "memory"
+    waiting = asyncio.ensure_future(anext(changes, None))
+    await asyncio.sleep(0)
+    await s.close()
+    assert await asyncio.wait_for(waiting, 10) is None
 
 
 async def test_python_serves_the_memory_over_mcp(tmp_path: Path) -> None:

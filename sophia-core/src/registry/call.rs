@@ -1,6 +1,6 @@
 //! Calls: whom they go to, in which order, and who is told how it went.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use serde_json::Value;
 
@@ -8,9 +8,10 @@ use super::{
     directory::Entry,
     handle::Registry,
     select::Select,
+    server::key,
     tool_call::{CALL, CallAttempt, Fallback, TOOL_ERROR, ToolCall, ToolError, ToolResult},
     tools,
-    upstream::{self, Answer, Blame, Failure, Outcome},
+    upstream::{self, Answer, Blame, Clients, Failure, Outcome},
 };
 use crate::{
     Error, ErrorKind, Result, Signal,
@@ -28,11 +29,16 @@ impl Registry {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] for a server that is not registered, with the nearest id; [`ErrorKind::InvalidInput`] for what
-    /// cannot be a call.
+    /// cannot be a call; [`ErrorKind::Cancelled`] where a shutdown ends it.
     ///
     /// # Cancel safety
     /// A dropped call tells the server that it is cancelled, and counts neither for nor against it.
     pub async fn call(&self, call: ToolCall) -> Result<ToolResult> {
+        let clients = self.clients();
+        clients.while_open(CALL, self.call_with(&clients, call)).await
+    }
+
+    async fn call_with(&self, clients: &Arc<Clients>, call: ToolCall) -> Result<ToolResult> {
         call.validate(self.config().max_arguments_bytes)?;
         let (plan, tool) = self.plan(&call)?;
         let started = self.clock().monotonic();
@@ -43,7 +49,7 @@ impl Registry {
         let (mut first, mut retried) = (true, false);
         while let Some(entry) = plan.pop_front() {
             let mut is_last = plan.is_empty() || deadline.remaining().is_zero();
-            let (outcome, latency_ms) = self.attempt(&entry, &tool, &call, deadline, is_last).await;
+            let (outcome, latency_ms) = self.attempt(clients, &entry, &tool, &call, deadline, is_last).await;
             let server = entry.server.id.clone();
             match outcome {
                 Ok(answer) => {
@@ -97,6 +103,7 @@ impl Registry {
     /// Asks one server once.
     async fn attempt(
         &self,
+        clients: &Arc<Clients>,
         entry: &Entry,
         tool: &str,
         call: &ToolCall,
@@ -120,7 +127,7 @@ impl Registry {
             },
         };
         let _counted = live.enter();
-        let outcome = upstream::call(self.clients(), entry, tool, &call.arguments, call.scope.as_ref(), own).await;
+        let outcome = upstream::call(clients, entry, tool, &call.arguments, call.scope.as_ref(), own).await;
         let latency_ms = self.since(started);
         match &outcome {
             Err(failure) if failure.blame == Blame::Server => permission.failure(),
@@ -202,18 +209,39 @@ impl Registry {
     /// Finds whose tool it is, by its qualified name or because only one server is known to have it.
     fn owner(&self, name: &str) -> Result<(Entry, String)> {
         let entries = self.entries();
-        let mut owners = Vec::new();
+        let may_be_distinct = tools::may_be_distinct(name);
+        let (mut qualified, mut distinct, mut owners) = (Vec::new(), Vec::new(), Vec::new());
         for entry in &entries {
             for tool in entry.live.tools().iter().flat_map(|tools| tools.iter()) {
                 if tool.qualified_name() == name {
-                    return Ok((entry.clone(), tool.name.clone()));
+                    qualified.push((entry, tool.name.clone()));
+                } else if may_be_distinct && tool.distinct_name() == name {
+                    distinct.push((entry, tool.name.clone()));
                 }
                 if tool.name == name {
                     owners.push(entry);
                 }
             }
         }
-        let split = tools::splits(name).find_map(|(server, tool)| Some((self.entry(CALL, server).ok()?, tool)));
+        match (qualified.as_slice(), distinct.as_slice()) {
+            ([(entry, tool)], []) | (_, [(entry, tool)]) => return Ok(((*entry).clone(), tool.clone())),
+            ([], _) => {}
+            (several, _) => return Err(ambiguous(name, several.iter().map(|(entry, _)| *entry))),
+        }
+        let split = tools::splits(name).find_map(|(server, tool)| {
+            let same = key(server);
+            let named: Vec<_> = entries.iter().filter(|entry| key(entry.server.short_id()) == same).collect();
+            // Whose tools are known is out of the question where it has none of that name.
+            let may_have =
+                |entry: &&&Entry| entry.live.tools().is_none_or(|tools| tools.iter().any(|own| own.name == *tool));
+            let able: Vec<_> = named.iter().filter(may_have).copied().collect();
+            match (named.len(), able.as_slice()) {
+                (2.., [entry]) => Some(Ok(((*entry).clone(), tool))),
+                (2.., [_, _, ..]) => Some(Err(ambiguous(name, able.iter().copied()))),
+                _ => Some(Ok((self.entry(CALL, server).ok()?, tool))),
+            }
+        });
+        let split = split.transpose()?;
         // Whoever is named counts before another whose tool is called as if it were theirs.
         if let Some((entry, tool)) = &split
             && entry.live.tools().is_none_or(|tools| tools.iter().any(|own| own.name == *tool))
@@ -227,9 +255,7 @@ impl Registry {
             return Ok((entry, tool.to_owned()));
         }
         if !owners.is_empty() {
-            let names: Vec<_> = owners.iter().map(|entry| entry.server.id.as_str()).collect();
-            let message = format!("is needed: the tool `{name}` is offered by {}", names.join(", "));
-            return Err(Error::invalid(CALL, "server", message));
+            return Err(ambiguous(name, owners.iter().copied()));
         }
         let message =
             format!("no server is known to have the tool `{name}`: give `server`, `capability`, or a qualified name");
@@ -239,6 +265,12 @@ impl Registry {
     fn since(&self, started: Duration) -> f64 {
         self.clock().monotonic().saturating_sub(started).as_secs_f64() * 1_000.0
     }
+}
+
+fn ambiguous<'a>(name: &str, owners: impl Iterator<Item = &'a Entry>) -> Error {
+    let names: Vec<_> = owners.map(|entry| entry.server.id.as_str()).collect();
+    let message = format!("is needed: the tool `{name}` is offered by {}", names.join(", "));
+    Error::invalid(CALL, "server", message)
 }
 
 fn push(plan: &mut VecDeque<Entry>, entry: Entry) {
@@ -289,8 +321,6 @@ fn text_of(content: &[Value]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use parking_lot::Mutex;
     use wiremock::{Mock, MockServer, ResponseTemplate, matchers::path};
 
@@ -341,6 +371,31 @@ mod tests {
         assert_eq!(owner("own"), ("evil".to_owned(), "own".to_owned()));
         lists("github", &["create_issue"]);
         assert_eq!(owner("github__create_issue"), ("github".to_owned(), "create_issue".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_several_tools_would_have_is_nobodys_and_the_distinct_ones_are_found() {
+        let registry = Registry::new(&RegistryConfig::default(), &Context::default(), Vec::new()).unwrap();
+        let servers = ["io.acme/weather", "io.evil/weather", "a", "a__b"];
+        for id in servers {
+            registry.register(Server::new(id).url("http://127.0.0.1:1").rest("*", "/{tool}")).unwrap();
+        }
+        let owner = |name: &str| registry.owner(name).map(|(entry, tool)| (entry.server.id.clone(), tool));
+        // As long as nobody knows which of them has the tool.
+        assert_eq!(owner("weather__now").unwrap_err().get("field"), Some("server"));
+        let tools = servers.iter().zip(["now", "now", "b__c", "c"]).map(|(id, tool)| Tool::new(id, tool));
+        let tools: Vec<_> = tools.collect();
+        for tool in &tools {
+            registry.entry(CALL, &tool.server).unwrap().live.set_tools(Arc::new(vec![tool.clone()]));
+        }
+        for (tool, name) in tools.iter().zip(tools::unique_names(&tools)) {
+            assert_eq!(owner(&name).unwrap(), (tool.server.clone(), tool.name.clone()), "{name}");
+            let error = owner(&tool.qualified_name()).unwrap_err();
+            assert!(error.get("field") == Some("server") && error.message().contains(&tool.server), "{error}");
+        }
+        registry.deregister("io.evil/weather");
+        assert_eq!(owner("weather__now").unwrap().0, "io.acme/weather");
+        assert_eq!(owner(&tools[0].distinct_name()).unwrap().0, "io.acme/weather");
     }
 
     #[tokio::test]

@@ -38,7 +38,7 @@ pub struct RegistryConfig {
     pub system_proxy: bool,
     /// Largest arguments of a call, in bytes as JSON. Default 4 MiB.
     pub max_arguments_bytes: usize,
-    /// Largest answer of a REST server, in bytes. Default 16 MiB.
+    /// Largest answer of a REST or stdio server, in bytes. Default 16 MiB.
     pub max_answer_bytes: usize,
     /// Most servers that the registry holds. Default 10,000.
     pub max_servers: usize,

@@ -8,6 +8,7 @@ use std::{
 use reqwest::Url;
 
 use super::{
+    exposure,
     live::Live,
     server::{Server, key},
     variables,
@@ -30,6 +31,8 @@ pub(crate) struct Claim {
     pub spelled: String,
     pub source: String,
     pub place: Option<Place>,
+    /// The command with its arguments, without their secrets.
+    pub command: Option<String>,
     /// Hashes of the values of its environment, to find sources that disagree.
     pub env: BTreeMap<String, [u8; 32]>,
 }
@@ -55,6 +58,7 @@ impl Claim {
             spelled: server.id.clone(),
             source: source.to_owned(),
             place: place(server, bare_port),
+            command: exposure::command(server),
             env,
         }
     }
@@ -118,7 +122,7 @@ impl Directory {
     /// Puts an entry in its place; returns what stood there.
     pub(crate) fn put(&mut self, entry: Entry) -> Option<Entry> {
         let own = key(&entry.server.id);
-        let short = entry.server.id.rsplit('/').next().map(str::to_owned).filter(|short| *short != entry.server.id);
+        let short = Some(entry.server.short_id().to_owned()).filter(|short| *short != entry.server.id);
         for alias in entry.server.aliases.iter().chain(&short).map(|alias| key(alias)) {
             if alias != own {
                 self.aliases.entry(alias).or_insert_with(|| own.clone());
@@ -141,14 +145,21 @@ impl Directory {
         format!("inline-{}", self.loads)
     }
 
-    /// Replaces what a source claims; returns the keys of servers that it no longer names.
-    pub(crate) fn claim(&mut self, source: &str, claims: Vec<Claim>) -> Vec<String> {
+    /// Replaces what a source claims, but for entries in `failed`, which it names and gets wrong; returns the keys of servers
+    /// that it no longer names.
+    pub(crate) fn claim(&mut self, source: &str, claims: Vec<Claim>, failed: &BTreeSet<String>) -> Vec<String> {
+        let is_replaced = |claim: &Claim| claim.source == source && !failed.contains(&claim.key);
         let mut gone: BTreeSet<_> =
-            self.claims.iter().filter(|claim| claim.source == source).map(|claim| claim.key.clone()).collect();
-        self.claims.retain(|claim| claim.source != source);
+            self.claims.iter().filter(|claim| is_replaced(claim)).map(|claim| claim.key.clone()).collect();
+        self.claims.retain(|claim| !is_replaced(claim));
         for claim in claims {
             gone.remove(&claim.key);
-            let same = |old: &Claim| old.spelled == claim.spelled && old.place == claim.place && old.env == claim.env;
+            let same = |old: &Claim| {
+                old.spelled == claim.spelled
+                    && old.place == claim.place
+                    && old.command == claim.command
+                    && old.env == claim.env
+            };
             // A mapping that is loaded again and again, each time without a name, stays one claim.
             let again = claim.source.starts_with("inline-")
                 && self.claims.iter().any(|old| same(old) && old.source.starts_with("inline-"));
@@ -163,6 +174,12 @@ impl Directory {
     pub(crate) fn claim_one(&mut self, claim: Claim) {
         self.claims.retain(|old| !(old.source == claim.source && old.key == claim.key));
         self.claims.push(claim);
+    }
+
+    /// Returns whether any source names a server.
+    pub(crate) fn is_claimed(&self, entry: &Entry) -> bool {
+        let own = key(&entry.server.id);
+        self.claims.iter().any(|claim| self.find(&claim.key).is_some_and(|claimed| key(&claimed.server.id) == own))
     }
 
     pub(crate) fn claims(&self) -> &[Claim] {

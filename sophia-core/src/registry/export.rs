@@ -78,7 +78,12 @@ impl Inputs {
         if !exposure::is_secret(name, value) {
             return value.to_owned();
         }
-        let scheme = if value.starts_with("Bearer ") { "Bearer " } else { "" };
+        self.masked(variable, value)
+    }
+
+    /// Writes what stands for a value.
+    fn masked(&mut self, variable: &str, value: &str) -> String {
+        let (scheme, _) = variables::scheme(value);
         format!("{scheme}{}", self.placeholder(variable))
     }
 }
@@ -110,7 +115,11 @@ fn entry(server: &Server, inputs: &mut Inputs) -> Option<Value> {
             let mut headers = Map::new();
             for (name, value) in &server.headers {
                 let variable = exposure::variable(&server.id, name);
-                headers.insert(name.clone(), inputs.value(name, &variable, value.expose()).into());
+                let value = match value.expose() {
+                    value if exposure::is_secret_header(name, value) => inputs.masked(&variable, value),
+                    value => value.to_owned(),
+                };
+                headers.insert(name.clone(), value.into());
             }
             if let Some(token) = &server.auth {
                 let variable = exposure::variable(&server.id, "token");
@@ -129,23 +138,15 @@ fn entry(server: &Server, inputs: &mut Inputs) -> Option<Value> {
 
 fn arg(server: &Server, at: usize, inputs: &mut Inputs) -> String {
     let arg = &server.args[at];
-    if !exposure::secret_argument(&server.args, at) {
-        return arg.clone();
-    }
-    match arg.split_once('=').filter(|_| arg.starts_with('-')) {
-        Some((name, _)) => format!("{name}={}", inputs.placeholder(&exposure::variable(&server.id, name))),
-        None => {
-            let name =
-                at.checked_sub(1).map(|before| server.args[before].as_str()).filter(|name| name.starts_with('-'));
-            inputs.placeholder(&exposure::variable(&server.id, name.unwrap_or("secret")))
-        }
-    }
+    let Some(secret) = exposure::in_argument(&server.args, at) else { return arg.clone() };
+    let (open, value) = arg.split_at(secret.start);
+    format!("{open}{}", inputs.masked(&exposure::variable(&server.id, &secret.name), value))
 }
 
 fn url(server: &Server, inputs: &mut Inputs) -> String {
-    let url = server.url.clone().unwrap_or_default();
-    if exposure::is_credential(&url) && !variables::is_reference(&url) {
-        return inputs.placeholder(&exposure::variable(&server.id, "url"));
+    let mut url = server.url.clone().unwrap_or_default();
+    if let Some(range) = exposure::user_info(&url).filter(|_| exposure::is_credential(&url)) {
+        url.replace_range(range, &inputs.placeholder(&exposure::variable(&server.id, "userinfo")));
     }
     let secret = exposure::in_query(&url);
     let Some((base, query)) = url.split_once('?').filter(|_| !secret.is_empty()) else { return url };
@@ -161,6 +162,7 @@ fn url(server: &Server, inputs: &mut Inputs) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::import::load;
 
     fn servers() -> Vec<Server> {
         vec![
@@ -182,6 +184,54 @@ mod tests {
             assert!(!text.contains("s3cret") && text.contains("debug"), "{text}");
             assert_eq!(exported.left_out, ["rest"]);
         }
+    }
+
+    #[test]
+    fn whatever_may_be_a_secret_is_not_written_and_what_stands_for_it_loads_again() {
+        let mut remote = Server::new("remote").url("https://s3cret@x.example/mcp?sig=s3cret&code=s3cret&page=2");
+        let headers = [
+            ("X-Auth", "s3cret"),
+            ("Cookie", "a=s3cret"),
+            ("X-Team", "s3cret"),
+            ("Authorization", "Basic s3cret"),
+            ("Accept", "text/plain"),
+        ];
+        remote.headers = headers.map(|(name, value)| (name.to_owned(), crate::Secret::new(value))).into();
+        let local = Server::new("local")
+            .command(
+                "docker",
+                [
+                    "-e",
+                    "API_TOKEN=s3cret",
+                    "--header",
+                    "Authorization: Bearer s3cret",
+                    "--api-key",
+                    "s3cret",
+                    "-v",
+                    "https://x.example/?key=s3cret",
+                ],
+            )
+            .env("PASSWORD", "1234567")
+            .env("MAX_TOKENS", "4096")
+            .env("API_KEY", "${API_KEY:-s3cret}");
+        let servers = [remote, local];
+        for (dialect, field) in [(Dialect::McpServers, "mcpServers"), (Dialect::VsCode, "servers")] {
+            let config = export(dialect, servers.iter()).config;
+            let text = config.to_string();
+            assert!(!text.contains("s3cret") && !text.contains("1234567"), "{text}");
+            assert!(text.contains("4096") && text.contains("text/plain") && text.contains("page=2"), "{text}");
+            let parsed = load::parse(config.clone()).unwrap();
+            assert!(parsed.errors.is_empty() && parsed.entries.len() == 2, "{:?}", parsed.errors);
+            let read: Vec<_> = parsed.entries.into_iter().map(|entry| entry.server.checked("test").unwrap()).collect();
+            assert_eq!(export(dialect, read.iter()).config[field], config[field]);
+        }
+        let config = export(Dialect::McpServers, servers.iter()).config;
+        let args = &config["mcpServers"]["local"]["args"];
+        assert_eq!(args[1], "API_TOKEN=${LOCAL_API_TOKEN}");
+        assert_eq!(args[3], "Authorization: Bearer ${LOCAL_AUTHORIZATION}");
+        let url = &config["mcpServers"]["remote"]["url"];
+        assert_eq!(url, "https://${REMOTE_USERINFO}@x.example/mcp?sig=${REMOTE_SIG}&code=${REMOTE_CODE}&page=2");
+        assert_eq!(config["mcpServers"]["remote"]["headers"]["Authorization"], "Basic ${REMOTE_AUTHORIZATION}");
     }
 
     #[test]

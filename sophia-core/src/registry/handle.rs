@@ -1,11 +1,16 @@
 //! The handle: the list of servers, what is asked of it, and who is told.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use futures::{Stream, StreamExt, stream};
+use arc_swap::ArcSwap;
+use futures::{Stream, StreamExt, future::Either, stream};
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 
 use super::{
     check::{self, CHECK, ServerStatus, Status, Statuses},
@@ -19,8 +24,8 @@ use super::{
     lint::{self, Conflict},
     live::Live,
     select::{self, Decision, Select},
-    server::{Server, Transport},
-    tools::{ListedTool, Tool},
+    server::{self, Server, Transport},
+    tools::{self, ListedTool, Tool},
     upstream::{self, Clients},
     variables,
     views::{Change, ChangeKind, Discover, ListTools, ServerOverview},
@@ -36,10 +41,13 @@ use crate::{
 
 /// Changes that a slow watcher may fall behind by.
 const CHANGES_KEPT: usize = 1_024;
-/// Servers that are asked for their tools at once.
+/// Servers that begin to be asked for their tools at once, and how long each of them may keep the next from its turn: one that
+/// hangs takes no other's time.
 const LIST_CONCURRENCY: usize = 64;
+const LIST_TURN: Duration = Duration::from_millis(200);
 /// Source of what code registers.
 const CODE: &str = "register";
+const LIST: &str = "registry.list_tools";
 
 /// Every MCP server in one list. Cheap to clone; all clones are one registry.
 ///
@@ -63,7 +71,8 @@ pub struct Registry(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    clients: Arc<Clients>,
+    config: Arc<RegistryConfig>,
+    clients: ArcSwap<Clients>,
     context: Context,
     directory: RwLock<Directory>,
     memory: Mutex<select::Memory>,
@@ -72,8 +81,10 @@ struct Inner {
 
 impl Registry {
     pub(crate) fn new(config: &RegistryConfig, context: &Context, toolsets: Vec<Arc<dyn Toolset>>) -> Result<Registry> {
+        let clients = Clients::new(config.clone(), toolsets);
         Ok(Registry(Arc::new(Inner {
-            clients: Arc::new(Clients::new(config.clone(), toolsets)),
+            config: clients.config.clone(),
+            clients: ArcSwap::from_pointee(clients),
             context: context.clone(),
             directory: RwLock::default(),
             memory: Mutex::new(select::Memory::new(config.seed)),
@@ -86,15 +97,16 @@ impl Registry {
         Ok(())
     }
 
-    /// Ends every session, and returns when every child process is gone.
+    /// Ends every session, call under way and watch, and returns when every child process is gone. What is used later opens
+    /// again.
     pub(crate) async fn shutdown(&self) -> Result<()> {
+        let ended = Ended { inner: &self.0, clients: self.clients() };
+        ended.clients.life.cancel();
         let entries = self.entries();
         futures::future::join_all(entries.iter().map(|entry| entry.live.link.close())).await;
-        let children = &self.clients().children;
-        children.close();
-        children.wait().await;
-        children.reopen();
-        self.clients().http.close();
+        ended.clients.children.close();
+        ended.clients.children.wait().await;
+        ended.clients.http.close();
         Ok(())
     }
 
@@ -105,7 +117,7 @@ impl Registry {
     pub fn register(&self, server: Server) -> Result<Server> {
         const REGISTER: &str = "registry.register";
         let server = server.checked(REGISTER)?;
-        allowed(REGISTER, self.clients().http.addresses(), &server)?;
+        allowed(REGISTER, self.addresses(), &server)?;
         let mut directory = self.0.directory.write();
         self.room(REGISTER, &directory, &server)?;
         let is_new = directory.find(&server.id).is_none();
@@ -116,20 +128,26 @@ impl Registry {
         Ok(server)
     }
 
-    /// Takes a server out, and ends its session. Returns whether it was there.
+    /// Takes a server out, and ends its session with the calls on it. Returns whether it was there.
     pub fn deregister(&self, id: &str) -> bool {
         let Some(entry) = self.0.directory.write().remove(id) else { return false };
+        self.forget(&entry);
+        true
+    }
+
+    /// Ends what goes on with a server that was taken out.
+    fn forget(&self, entry: &Entry) {
         entry.live.link.abandon();
         let id = &entry.server.id;
         self.0.memory.lock().forget(id);
         let labels = ServerLabels { server: id.clone() };
         self.context().telemetry.mcp_server_status.remove(&labels);
         self.announce(ChangeKind::Deregistered, id, None);
-        true
     }
 
     /// Loads servers from a document or a file, in any of the forms that people use. What is known already is merged, and
-    /// what the sources disagree about is for [`Registry::lint`].
+    /// what the sources disagree about is for [`Registry::lint`]. A source that is loaded again takes out what it no longer
+    /// names, unless another source or [`Registry::register`] names it.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] where the document has no known form: the message says what it has. [`ErrorKind::NotFound`]
@@ -172,7 +190,7 @@ impl Registry {
             };
             let merged = merged.checked(LOAD).and_then(|server| {
                 self.room(LOAD, &directory, &server)?;
-                allowed(LOAD, self.clients().http.addresses(), &server)?;
+                allowed(LOAD, self.addresses(), &server)?;
                 Ok(server)
             });
             let server = match merged {
@@ -198,15 +216,18 @@ impl Registry {
         // What is new in this load and named twice in it is new, not updated.
         let loaded = &report.loaded;
         report.updated.retain(|id| !loaded.contains(id));
-        for key in directory.claim(&report.source, claims) {
-            if let Some(entry) = directory.find(&key) {
-                report.warnings.push(format!(
-                    "`{}` is no longer in {}; deregister it if it is gone",
-                    entry.server.id, report.source
-                ));
+        // An entry that is wrong is still named.
+        let failed = report.errors.iter().filter_map(|error| Some(server::key(error.server.as_deref()?))).collect();
+        let mut removed = Vec::new();
+        for key in directory.claim(&report.source, claims, &failed) {
+            let unclaimed = directory.find(&key).filter(|entry| !directory.is_claimed(entry));
+            if let Some(id) = unclaimed.map(|entry| entry.server.id.clone()) {
+                removed.extend(directory.remove(&id));
             }
         }
+        report.removed = removed.iter().map(|entry| entry.server.id.clone()).collect();
         drop(directory);
+        removed.iter().for_each(|entry| self.forget(entry));
         for (kind, id) in changes {
             self.announce(kind, &id, None);
         }
@@ -215,6 +236,7 @@ impl Registry {
             dialect = report.dialect,
             loaded = report.loaded.len(),
             updated = report.updated.len(),
+            removed = report.removed.len(),
             errors = report.errors.len(),
             "servers loaded"
         );
@@ -266,53 +288,49 @@ impl Registry {
         select::choose(select, &entries, &mut self.0.memory.lock(), self.clock().monotonic())
     }
 
-    /// Lists tools, in the form of MCP or of a model's provider.
+    /// Lists tools, in the form of MCP or of a model's provider. No two functions have one name: those of one server have the
+    /// names that it gives them, those of all [qualified](Tool::qualified_name) ones, and where several tools would have one of
+    /// these, each has a hash at its end.
     ///
     /// # Errors
     /// As [`Registry::tools`].
     pub async fn list_tools(&self, list: ListTools) -> Result<Vec<ListedTool>> {
-        let qualified = list.server.is_none();
         let tools = self.tools(list.server.as_deref()).await?;
-        Ok(tools.into_iter().map(|tool| tool.listed(list.format, qualified)).collect())
+        let names = if list.server.is_some() { tools::own_names(&tools) } else { tools::unique_names(&tools) };
+        Ok(tools.into_iter().zip(names).map(|(tool, name)| tool.listed(list.format, &name)).collect())
     }
 
     /// Lists the tools of one server, or of all.
     ///
     /// Of all, servers that do not answer within `registry.check_timeout` are represented by the last list that was good, and
-    /// left out where there is none: one that hangs costs nothing more than that.
+    /// left out where there is none: one that hangs costs nothing more than that. Which they are, and why, is in
+    /// [`Registry::status`] as `tools_error`.
     ///
     /// # Errors
     /// For one server: [`ErrorKind::NotFound`] where it is not registered, or why it does not answer. For all: none.
     pub async fn tools(&self, server: Option<&str>) -> Result<Vec<Tool>> {
-        const LIST: &str = "registry.list_tools";
+        let clients = self.clients();
+        clients.while_open(LIST, self.list_with(&clients, server)).await
+    }
+
+    async fn list_with(&self, clients: &Arc<Clients>, server: Option<&str>) -> Result<Vec<Tool>> {
         if let Some(id) = server {
             let entry = self.entry(LIST, id)?;
             let deadline = Deadline::after(entry.server.timeout.unwrap_or(self.config().timeout));
-            let tools =
-                upstream::list_tools(self.clients(), &entry, deadline).await.map_err(|failure| failure.error)?;
-            let tools = Arc::new(tools);
-            entry.live.set_tools(tools.clone());
-            return Ok(tools.to_vec());
+            return Ok(list_one(clients, &entry, deadline).await?.to_vec());
         }
         let deadline = Deadline::after(self.config().check_timeout);
-        let asked = stream::iter(self.entries()).map(async |entry: Entry| {
-            let is_open = entry.live.breaker.snapshot().state == BreakerState::Open;
-            match is_open {
-                true => entry.live.tools().unwrap_or_default(),
-                false => match upstream::list_tools(self.clients(), &entry, deadline).await {
-                    Ok(tools) => {
-                        let tools = Arc::new(tools);
-                        entry.live.set_tools(tools.clone());
-                        tools
-                    }
-                    Err(failure) => {
-                        tracing::warn!(server = entry.server.id, error = %failure.error, "tools cannot be listed");
-                        entry.live.tools().unwrap_or_default()
-                    }
-                },
+        let turns = Semaphore::new(LIST_CONCURRENCY);
+        let asked = self.entries().into_iter().map(async |entry: Entry| {
+            match list_in_turn(clients, &entry, deadline, &turns).await {
+                Ok(tools) => tools,
+                Err(error) => {
+                    tracing::warn!(server = entry.server.id, %error, "tools cannot be listed");
+                    entry.live.tools().unwrap_or_default()
+                }
             }
         });
-        let lists: Vec<Arc<Vec<Tool>>> = asked.buffered(LIST_CONCURRENCY).collect().await;
+        let lists: Vec<Arc<Vec<Tool>>> = futures::future::join_all(asked).await;
         Ok(lists.iter().flat_map(|tools| tools.iter().cloned()).collect())
     }
 
@@ -326,7 +344,8 @@ impl Registry {
             Some(_) => self.config().check_timeout.max(self.config().start_timeout),
             None => self.config().check_timeout,
         };
-        Ok(self.examine(&entry, Deadline::after(time)).await)
+        let clients = self.clients();
+        clients.while_open(CHECK, async { Ok(self.examine(&clients, &entry, Deadline::after(time)).await) }).await
     }
 
     /// Asks every server how it is, all at once, within one deadline: however many hang, that is all the time it takes. Those
@@ -335,7 +354,9 @@ impl Registry {
     /// # Errors
     /// [`ErrorKind::InvalidInput`], naming the field.
     pub async fn check_all(&self, all: CheckAll) -> Result<Statuses> {
-        all.validate("registry.check_all")?;
+        const CHECK_ALL: &str = "registry.check_all";
+        all.validate(CHECK_ALL)?;
+        let clients = &self.clients();
         let deadline = Deadline::after(all.deadline);
         let asked = stream::iter(self.entries()).map(async |entry: Entry| {
             let id = entry.server.id.clone();
@@ -343,14 +364,14 @@ impl Registry {
                 let detail = Some("there was no time left to ask it".to_owned());
                 return (id, ServerStatus { detail, ..entry.live.status() });
             }
-            (id, self.examine(&entry, deadline).await)
+            (id, self.examine(clients, &entry, deadline).await)
         });
-        Ok(asked.buffer_unordered(all.concurrency).collect().await)
+        clients.while_open(CHECK_ALL, async { Ok(asked.buffer_unordered(all.concurrency).collect().await) }).await
     }
 
-    async fn examine(&self, entry: &Entry, deadline: Deadline) -> ServerStatus {
+    async fn examine(&self, clients: &Arc<Clients>, entry: &Entry, deadline: Deadline) -> ServerStatus {
         let started = self.clock().monotonic();
-        let (found, detail) = check::ask(self.clients(), entry, deadline).await;
+        let (found, detail) = check::ask(clients, entry, deadline).await;
         let took = self.clock().monotonic().saturating_sub(started);
         let answered = matches!(found, Status::Healthy | Status::Degraded);
         let status = ServerStatus {
@@ -392,23 +413,30 @@ impl Registry {
                 errors: counts.errors,
                 latency_ms: counts.latency_ms,
                 tools: entry.live.tools().map(|tools| tools.len()),
+                tools_error: entry.live.tools_error(),
             }
         };
         self.0.directory.read().entries().map(|entry| (entry.server.id.clone(), overview(entry))).collect()
     }
 
-    /// Tells of every change from now on, until the registry is dropped.
+    /// Tells of every change from now on, until a shutdown, or until the registry is dropped.
     pub fn watch(&self) -> impl Stream<Item = Change> + Send + Unpin + use<> {
-        let clock = self.0.context.clock.clone();
-        let changes = stream::unfold((self.0.changes.subscribe(), clock), async |(mut changes, clock)| {
-            let change = match changes.recv().await {
+        let (clock, life) = (self.0.context.clock.clone(), self.clients().life.clone());
+        let changes = stream::unfold((self.0.changes.subscribe(), clock, life), async |(mut changes, clock, life)| {
+            let change = tokio::select! {
+                // First: what has changed before a shutdown is told.
+                biased;
+                change = changes.recv() => change,
+                () = life.cancelled() => return None,
+            };
+            let change = match change {
                 Ok(change) => change,
                 Err(broadcast::error::RecvError::Lagged(_)) => {
                     Change { kind: ChangeKind::Missed, server: None, status: None, at: clock.now() }
                 }
                 Err(broadcast::error::RecvError::Closed) => return None,
             };
-            Some((change, (changes, clock)))
+            Some((change, (changes, clock, life)))
         });
         Box::pin(changes)
     }
@@ -421,12 +449,16 @@ impl Registry {
         self.0.directory.read().entries().cloned().collect()
     }
 
-    pub(crate) fn clients(&self) -> &Arc<Clients> {
-        &self.0.clients
+    pub(crate) fn clients(&self) -> Arc<Clients> {
+        self.0.clients.load_full()
+    }
+
+    fn addresses(&self) -> AddressPolicy {
+        self.0.clients.load().http.addresses()
     }
 
     pub(crate) fn config(&self) -> &RegistryConfig {
-        &self.0.clients.config
+        &self.0.config
     }
 
     pub(crate) fn context(&self) -> &Context {
@@ -443,7 +475,7 @@ impl Registry {
         let kept = known.as_ref().filter(|known| known.server.same_endpoint(&server)).map(|known| known.live.clone());
         let live = kept.unwrap_or_else(|| {
             if let Some(known) = &known {
-                known.live.link.abandon();
+                known.live.link.release();
             }
             Arc::new(Live::new(&server, self.config(), &self.0.context.clock))
         });
@@ -475,6 +507,66 @@ fn allowed(operation: &'static str, addresses: AddressPolicy, server: &Server) -
     // A variable that is not set yet is checked when it is used.
     let Ok(url) = variables::from_environment(operation, "url", url) else { return Ok(()) };
     upstream::rest::checked(addresses, operation, &url).map(drop)
+}
+
+/// Asks one of many servers for its tools.
+async fn list_in_turn(
+    clients: &Arc<Clients>,
+    entry: &Entry,
+    deadline: Deadline,
+    turns: &Semaphore,
+) -> Result<Arc<Vec<Tool>>> {
+    let not_asked = |error: Error| {
+        entry.live.set_tools_error(error.message().to_owned());
+        error
+    };
+    let breaker = entry.live.breaker.snapshot();
+    if breaker.state == BreakerState::Open {
+        return Err(not_asked(Error::new(ErrorKind::CircuitOpen, LIST, "its breaker is open")));
+    }
+    let turn = match tokio::time::timeout_at(deadline.instant(), turns.acquire()).await {
+        Ok(turn) => turn,
+        Err(_) => return Err(not_asked(Error::new(ErrorKind::Timeout, LIST, "there was no time left to ask it"))),
+    };
+    let list = std::pin::pin!(list_one(clients, entry, deadline));
+    match futures::future::select(list, std::pin::pin!(tokio::time::sleep(LIST_TURN))).await {
+        Either::Left((list, _)) => list,
+        Either::Right(((), list)) => {
+            drop(turn);
+            list.await
+        }
+    }
+}
+
+/// Asks a server for its tools, and keeps what it says.
+async fn list_one(clients: &Arc<Clients>, entry: &Entry, deadline: Deadline) -> Result<Arc<Vec<Tool>>> {
+    match upstream::list_tools(clients, entry, deadline).await {
+        Ok(mut tools) => {
+            // By one name it can be asked for one tool only.
+            let mut names = HashSet::new();
+            tools.retain(|tool| names.insert(tool.name.clone()));
+            let tools = Arc::new(tools);
+            entry.live.set_tools(tools.clone());
+            Ok(tools)
+        }
+        Err(failure) => {
+            entry.live.set_tools_error(failure.error.message().to_owned());
+            Err(failure.error)
+        }
+    }
+}
+
+/// What a shutdown has ended. Its end, or its caller's, lets later uses begin anew.
+struct Ended<'a> {
+    inner: &'a Inner,
+    clients: Arc<Clients>,
+}
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        // Of two shutdowns at once, the first to end has done it.
+        self.inner.clients.compare_and_swap(&self.clients, Arc::new(self.clients.renewed()));
+    }
 }
 
 impl Drop for Inner {

@@ -12,6 +12,9 @@ use super::{
     variables,
 };
 
+/// Longest command that is shown, in bytes. Those that differ only behind it are told apart all the same.
+const MAX_COMMAND_BYTES: usize = 120;
+
 /// What kind of disagreement it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -19,6 +22,8 @@ use super::{
 pub enum ConflictKind {
     /// One server, several ports.
     PortMismatch,
+    /// One server, several hosts or commands.
+    EndpointMismatch,
     /// One port, several servers.
     PortCollision,
     /// One server, several spellings.
@@ -54,6 +59,7 @@ pub struct Conflict {
 /// Finds every conflict, sorted by kind and server.
 pub(crate) fn lint(directory: &Directory) -> Vec<Conflict> {
     let mut conflicts = ports(directory);
+    conflicts.extend(endpoints(directory));
     conflicts.extend(collisions(directory.claims()));
     conflicts.extend(spellings(directory));
     conflicts.extend(environments(directory));
@@ -95,6 +101,59 @@ fn ports(directory: &Directory) -> Vec<Conflict> {
             servers: spelled(claims),
             sources: sources(claims),
             fix: format!("find out which port it listens on and correct the others; now in use is {used}"),
+        });
+    }
+    conflicts
+}
+
+/// Where a server is.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum End {
+    Host(String),
+    Command(String),
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            End::Host(host) => f.write_str(host),
+            End::Command(command) => {
+                let end = command.floor_char_boundary(MAX_COMMAND_BYTES);
+                let more = if end < command.len() { "…" } else { "" };
+                write!(f, "`{}{more}`", &command[..end])
+            }
+        }
+    }
+}
+
+fn endpoints(directory: &Directory) -> Vec<Conflict> {
+    let mut conflicts = Vec::new();
+    for claims in by_server(directory).values() {
+        let mut ends: BTreeMap<End, Vec<&Claim>> = BTreeMap::new();
+        for claim in claims {
+            let end = claim.command.clone().map(End::Command);
+            if let Some(end) = end.or(claim.place.as_ref().map(|place| End::Host(place.host.clone()))) {
+                ends.entry(end).or_default().push(claim);
+            }
+        }
+        if ends.len() < 2 {
+            continue;
+        }
+        let shown: Vec<_> = ends.iter().map(|(end, claims)| format!("{end} in {}", list(sources(claims)))).collect();
+        let name = claims[0].spelled.clone();
+        let used = directory.find(&name).and_then(|entry| {
+            let claim = Claim::new(&entry.server, "", false);
+            claim.command.map(End::Command).or(claim.place.map(|place| End::Host(place.host)))
+        });
+        conflicts.push(Conflict {
+            kind: ConflictKind::EndpointMismatch,
+            message: format!("`{name}` is at several places: {}", shown.join("; ")),
+            servers: spelled(claims),
+            sources: sources(claims),
+            fix: format!(
+                "keep the one that is meant, or give each its own name; now in use is {}",
+                used.map(|end| end.to_string()).unwrap_or_default()
+            ),
         });
     }
     conflicts

@@ -34,7 +34,16 @@ pub(crate) struct Live {
     errors: AtomicU64,
     load: Mutex<Load>,
     status: Mutex<ServerStatus>,
-    tools: Mutex<Option<Arc<Vec<Tool>>>>,
+    tools: Mutex<Listed>,
+}
+
+/// What came of asking for the tools.
+#[derive(Debug, Default)]
+struct Listed {
+    /// The last list that was good.
+    good: Option<Arc<Vec<Tool>>>,
+    /// Why there was none the last time.
+    error: Option<String>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -120,11 +129,21 @@ impl Live {
 
     /// Returns the last list of tools that was good.
     pub(crate) fn tools(&self) -> Option<Arc<Vec<Tool>>> {
-        self.tools.lock().clone()
+        self.tools.lock().good.clone()
     }
 
     pub(crate) fn set_tools(&self, tools: Arc<Vec<Tool>>) {
-        *self.tools.lock() = Some(tools);
+        *self.tools.lock() = Listed { good: Some(tools), error: None };
+    }
+
+    /// Returns why its tools could not be listed the last time.
+    pub(crate) fn tools_error(&self) -> Option<String> {
+        self.tools.lock().error.clone()
+    }
+
+    /// Takes note of why they could not; the last good list stays.
+    pub(crate) fn set_tools_error(&self, error: String) {
+        self.tools.lock().error = Some(error);
     }
 }
 

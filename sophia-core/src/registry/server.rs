@@ -80,7 +80,8 @@ pub struct Server {
     /// Address of an HTTP, SSE or REST server, or `sophia://memory` or `sophia://graph` for the engine's own tools.
     #[serde(default)]
     pub url: Option<String>,
-    /// Program of a stdio server, found on `PATH`; never given to a shell.
+    /// Program of a stdio server, found on `PATH`; never given to a shell. It runs once, for all calls of whichever scope: what it
+    /// remembers of one caller is there for the next. Give each tenant a server of its own where that must not be.
     #[serde(default)]
     pub command: Option<String>,
     /// Arguments of `command`.
@@ -285,6 +286,11 @@ impl Server {
             (None, Some(_)) => Some(Transport::Http),
             (None, None) => None,
         })
+    }
+
+    /// Returns the last part of its id, which is a name for it where no other has the same.
+    pub(crate) fn short_id(&self) -> &str {
+        self.id.rsplit('/').next().unwrap_or(&self.id)
     }
 
     /// Returns whether it can do `capability`, in any case.

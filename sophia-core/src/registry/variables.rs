@@ -59,10 +59,24 @@ pub(crate) fn unset(text: &str) -> Vec<String> {
     expand(text, |name| std::env::var(name).ok()).err().unwrap_or_default()
 }
 
+/// Returns the variable and the default of a text such as `${VAR:-default}`.
+pub(crate) fn default(text: &str) -> Option<(&str, &str)> {
+    text.trim().strip_prefix("${")?.strip_suffix('}')?.split_once(":-")
+}
+
 /// Returns whether all of the value comes from variables, so that writing it down gives nothing away.
 pub(crate) fn is_reference(text: &str) -> bool {
-    let rest = text.trim().strip_prefix("Bearer ").unwrap_or(text.trim());
+    let (_, rest) = scheme(text.trim());
     rest.starts_with("${") && rest.ends_with('}') && !rest.contains(":-") && rest.matches("${").count() == 1
+}
+
+/// Splits a header's value where its scheme ends, which is no secret.
+pub(crate) fn scheme(value: &str) -> (&str, &str) {
+    const SCHEMES: [&str; 5] = ["bearer", "basic", "token", "apikey", "api-key"];
+    match value.split_once(' ') {
+        Some((scheme, _)) if SCHEMES.contains(&scheme.to_lowercase().as_str()) => value.split_at(scheme.len() + 1),
+        _ => ("", value),
+    }
 }
 
 #[cfg(test)]

@@ -57,7 +57,8 @@ impl Discover {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ListTools {
-    /// The server; without it, all servers, and names of functions are qualified.
+    /// The server; without it, all servers, and names of functions are qualified, such as `github__search`. Where several tools
+    /// would have one name, each of them has a hash of server and tool at its end.
     pub server: Option<String>,
     /// The form.
     #[serde(deserialize_with = "or_default")]
@@ -100,6 +101,9 @@ pub struct ServerOverview {
     pub latency_ms: Option<f64>,
     /// Number of tools that it last listed; null where it never did.
     pub tools: Option<usize>,
+    /// Why its tools could not be listed the last time; null where they could, or where nobody asked. Until they can be again,
+    /// a list of all tools has those of its last good list, if there is one.
+    pub tools_error: Option<String>,
 }
 
 /// Something that has changed.

@@ -105,7 +105,10 @@ class Registry:
         return removed
 
     def _load(self, config: Mapping[str, Any] | Sequence[Any] | str | PathLike[str], *, source: str | None = None) -> Request[LoadReport]:
-        """Loads servers from a file or a mapping in any of the common dialects; `source` names it in what `lint` says."""
+        """Loads servers from a file or a mapping in any of the common dialects; `source` names it in what `lint` says.
+
+        A source that is loaded again takes out the servers that it alone had named, and no longer names.
+        """
         value = fspath(config) if isinstance(config, str | PathLike) else config
         arguments = given(config=value, source=source)
         return Request("registry.load", arguments, reader(LoadReport))
@@ -185,7 +188,11 @@ class Registry:
     call_sync = blocking(_call)
 
     def _list_tools(self, *, server: str | None = None, format: ToolFormat = "mcp") -> Request[Tools]:
-        """Returns the tools of a server, or of all that answer: `Tool`s, or mappings as `openai` or `anthropic` want them."""
+        """Returns the tools of a server, or of all that answer: `Tool`s, or mappings as `openai` or `anthropic` want them.
+
+        Of all, a server that does not answer has the tools of its last good list, and `tools_error` in `status` says why. Where
+        several tools would have one qualified name, such as `github__search`, each of them has a hash at its end.
+        """
         read = reader(_TOOLS) if format == "mcp" else same
         return Request("registry.list_tools", given(server=server, format=format), read)
 
@@ -220,5 +227,5 @@ class Registry:
     status_sync = blocking(_status)
 
     def watch(self) -> RegistryChanges:
-        """Returns what changes from now on."""
+        """Returns what changes from now on, until the engine is closed."""
         return RegistryChanges(self._engine.registry_watch())

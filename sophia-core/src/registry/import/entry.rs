@@ -15,7 +15,7 @@ use crate::{
 
 /// Host of a server of which only the port is known.
 const PORT_HOST: &str = "127.0.0.1";
-/// From here on, a bare number for a timeout is taken as milliseconds, as several editors write it.
+/// From here on, a bare number for `timeout` is taken as milliseconds, as several editors write it.
 const FIRST_MILLISECONDS: f64 = 1_000.0;
 
 /// Fields that are understood, or known to matter only to an editor.
@@ -154,7 +154,10 @@ impl Entry {
         }
         let most = take(&["max_connections", "maxConnections", "max_concurrent"]).and_then(|most| most.as_u64());
         server.max_connections = most.and_then(|most| usize::try_from(most).ok());
-        server.timeout = take(&["timeout", "timeout_seconds", "timeout_ms"]).and_then(|value| timeout(&value));
+        let milliseconds = take(&["timeout_ms", "timeoutMs"]).and_then(|value| timeout(&value, Unit::Milliseconds));
+        let seconds = take(&["timeout_seconds", "timeoutSeconds"]).and_then(|value| timeout(&value, Unit::Seconds));
+        let guessed = take(&["timeout"]).and_then(|value| timeout(&value, Unit::Guessed));
+        server.timeout = milliseconds.or(seconds).or(guessed);
         let off = |value: Option<Value>, meaning: bool| value.and_then(|value| value.as_bool()) == Some(meaning);
         self.disabled = off(take(&["disabled"]), true) || off(take(&["enabled", "active"]), false);
         take(&["description", "purpose"]);
@@ -288,14 +291,28 @@ fn placeholder(name: &str) -> String {
     format!("${{{}}}", name.to_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_"))
 }
 
-fn timeout(value: &Value) -> Option<Duration> {
-    match value {
-        Value::Number(number) => {
-            let number = number.as_f64()?;
-            let seconds = if number >= FIRST_MILLISECONDS { number / 1_000.0 } else { number };
-            Duration::try_from_secs_f64(seconds).ok()
-        }
-        Value::String(text) => crate::duration::parse(text).ok(),
+/// The unit of a number, as the name of its field says it.
+#[derive(Clone, Copy)]
+enum Unit {
+    Milliseconds,
+    Seconds,
+    /// The name says nothing.
+    Guessed,
+}
+
+fn timeout(value: &Value, unit: Unit) -> Option<Duration> {
+    let of = |number: f64| {
+        let is_seconds = match unit {
+            Unit::Milliseconds => false,
+            Unit::Seconds => true,
+            Unit::Guessed => number < FIRST_MILLISECONDS,
+        };
+        Duration::try_from_secs_f64(if is_seconds { number } else { number / 1_000.0 }).ok()
+    };
+    match (value, unit) {
+        (Value::Number(number), _) => of(number.as_f64()?),
+        (Value::String(text), Unit::Guessed) => crate::duration::parse(text).ok(),
+        (Value::String(text), _) => text.trim().parse().map_or_else(|_| crate::duration::parse(text).ok(), of),
         _ => None,
     }
 }
@@ -340,6 +357,27 @@ mod tests {
         assert_eq!((server.weight, server.priority, server.timeout), (2.0, 3, Some(Duration::from_secs(60))));
         assert_eq!((server.health_path.as_deref(), server.fallback.clone()), (Some("/health"), vec!["b".to_owned()]));
         assert!(read.disabled && read.bare_port && read.warnings[0].contains("colour"), "{:?}", read.warnings);
+    }
+
+    #[test]
+    fn a_timeout_has_the_unit_that_its_name_says() {
+        let cases = [
+            (json!({"timeout_ms": 500}), 500),
+            (json!({"timeoutMs": 60_000}), 60_000),
+            (json!({"timeout_ms": "250"}), 250),
+            (json!({"timeout_seconds": 3_600}), 3_600_000),
+            (json!({"timeout_seconds": 0.5}), 500),
+            (json!({"timeoutSeconds": "90"}), 90_000),
+            (json!({"timeout_seconds": "2m"}), 120_000),
+            (json!({"timeout": 30}), 30_000),
+            (json!({"timeout": 30_000}), 30_000),
+            (json!({"timeout": "30s", "timeout_ms": 700}), 700),
+        ];
+        for (mut value, milliseconds) in cases {
+            value["port"] = json!(1);
+            let timeout = entry(value.clone()).unwrap().server.timeout;
+            assert_eq!(timeout, Some(Duration::from_millis(milliseconds)), "{value}");
+        }
     }
 
     #[test]

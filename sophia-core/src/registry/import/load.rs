@@ -22,7 +22,8 @@ const LOAD: &str = "registry.load";
 pub struct Load {
     /// The document itself, or the path of a JSON or YAML file.
     pub config: Value,
-    /// Name of the source in reports and conflicts. Default: the path. Loading a source again replaces what it claimed.
+    /// Name of the source in reports and conflicts. Default: the path. Loading a source again replaces what it claimed: a server
+    /// that it no longer names is taken out, unless another source or `register` named it, too.
     #[serde(default)]
     pub source: Option<String>,
 }
@@ -58,6 +59,8 @@ pub struct LoadReport {
     pub loaded: Vec<String>,
     /// Ids of servers that were known and have learned something.
     pub updated: Vec<String>,
+    /// Ids of servers that this source had named before, and that nobody names any more: they were taken out.
+    pub removed: Vec<String>,
     /// Entries that could not be loaded; the others were.
     pub errors: Vec<LoadError>,
     /// What is worth knowing, for people.

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -30,7 +30,13 @@ use rmcp::{
 use serde_json::{Map, Value};
 use tokio::{runtime::Handle, task::AbortHandle};
 
-use super::{Answer, Blame, Clients, Failure, Outcome, http, rest, stdio::Process};
+use super::{
+    Answer, Blame, Clients, Failure, Outcome, http,
+    pipe::{Pipe, TOO_LARGE},
+    renewing::RenewingClient,
+    rest,
+    stdio::Process,
+};
 use crate::{
     Error, ErrorKind, Result,
     registry::{
@@ -43,7 +49,7 @@ use crate::{
 };
 
 /// Ordinary posts of one HTTP session at once; the library's own default of 16 is a queue under load.
-const MAX_POSTS: usize = 256;
+pub(crate) const MAX_POSTS: usize = 256;
 /// Path that most frameworks serve MCP under, tried where a server's URL has none.
 const USUAL_PATH: &str = "/mcp";
 
@@ -52,8 +58,17 @@ const USUAL_PATH: &str = "/mcp";
 pub(crate) struct Link {
     state: Mutex<State>,
     starts: AtomicU64,
-    /// Whether the server was seen to be of an era before `server/discover`, so that the next start need not ask.
-    legacy: AtomicBool,
+    /// What the last session has shown, so that the next start need not find out.
+    era: Mutex<Option<Era>>,
+}
+
+/// How a server begins a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Era {
+    /// With `initialize`.
+    Legacy,
+    /// With `server/discover`, from revision 2026-07-28 on.
+    Modern,
 }
 
 #[derive(Default)]
@@ -66,6 +81,8 @@ enum State {
         abort: AbortHandle,
     },
     Running(Arc<Session>),
+    /// The server was deregistered: nothing is started for it any more.
+    Ended,
 }
 
 impl std::fmt::Debug for Link {
@@ -74,6 +91,7 @@ impl std::fmt::Debug for Link {
             State::Idle => "idle",
             State::Starting { .. } => "starting",
             State::Running(_) => "running",
+            State::Ended => "ended",
         };
         f.debug_tuple("Link").field(&state).finish()
     }
@@ -89,7 +107,13 @@ impl Link {
     ) -> Result<Arc<Session>> {
         let starting = {
             let mut state = self.state.lock();
+            // A shutdown closes first and takes the sessions then, so that none is started behind its back.
+            clients.open(operation)?;
             match &*state {
+                State::Ended => {
+                    let message = format!("`{}` was deregistered meanwhile", server.id);
+                    return Err(Error::new(ErrorKind::Conflict, operation, message));
+                }
                 State::Running(session) if !session.is_closed() => return Ok(session.clone()),
                 State::Starting { session, .. } => session.clone(),
                 _ => {
@@ -115,11 +139,14 @@ impl Link {
         let (link, server, clients) = (self.clone(), server.clone(), clients.clone());
         let task = runtime.spawn(async move {
             let deadline = Deadline::after(clients.config.start_timeout);
-            let started = deadline.run(operation, connect(operation, &server, &clients, &link.legacy)).await;
+            let started = deadline.run(operation, connect(operation, &server, &clients, &link.era)).await;
             let started = started.map(Arc::new).map_err(|error| error.with("server", &server.id));
             let mut state = link.state.lock();
             if matches!(*state, State::Starting { id: current, .. } if current == id) {
                 *state = started.as_ref().map_or(State::Idle, |session| State::Running(session.clone()));
+            } else if let Ok(session) = &started {
+                // Nobody wants it any more.
+                session.end();
             }
             started
         });
@@ -132,10 +159,19 @@ impl Link {
         Ok((id, session.boxed().shared(), abort))
     }
 
-    /// Ends the session without waiting for its process to go.
-    pub(crate) fn abandon(&self) {
+    /// Lets the session go: it ends when the calls on it have ended.
+    pub(crate) fn release(&self) {
         if let State::Starting { abort, .. } = std::mem::take(&mut *self.state.lock()) {
             abort.abort();
+        }
+    }
+
+    /// Ends the session for good, with the calls on it, without waiting for its process to go.
+    pub(crate) fn abandon(&self) {
+        match std::mem::replace(&mut *self.state.lock(), State::Ended) {
+            State::Idle | State::Ended => {}
+            State::Starting { abort, .. } => abort.abort(),
+            State::Running(session) => session.end(),
         }
     }
 
@@ -143,7 +179,7 @@ impl Link {
     pub(crate) async fn close(&self) {
         let state = std::mem::take(&mut *self.state.lock());
         match state {
-            State::Idle => {}
+            State::Idle | State::Ended => {}
             State::Starting { session, abort, .. } => {
                 abort.abort();
                 // It may have come up in this very moment.
@@ -168,11 +204,19 @@ impl Session {
         self.service.is_closed() || self.service.is_transport_closed()
     }
 
-    async fn close(&self) {
+    /// Ends it, without waiting for its process to go.
+    fn end(&self) {
         // Closes the input of the process, which is how it is asked to leave.
         self.service.cancellation_token().cancel();
         if let Some(process) = &self.process {
-            process.stop().await;
+            process.ask_to_leave();
+        }
+    }
+
+    async fn close(&self) {
+        self.end();
+        if let Some(process) = &self.process {
+            process.gone().await;
         }
     }
 
@@ -180,6 +224,10 @@ impl Session {
     async fn failure(&self, operation: &'static str, server: &Server, error: ServiceError) -> Failure {
         let make = |kind, message: String| Error::new(kind, operation, message).with("server", &server.id);
         match error {
+            ServiceError::McpError(data) if data.code == TOO_LARGE => {
+                let message = format!("`{}` answered with {}", server.id, data.message);
+                Failure { error: make(ErrorKind::Unavailable, message), blame: Blame::Call, sent: true }
+            }
             ServiceError::McpError(data) => {
                 let message = format!("`{}` answered {}: {}", server.id, data.code.0, http::excerpt(&data.message));
                 let (kind, blame) = match data.code {
@@ -278,22 +326,25 @@ async fn exchange<T>(
 ) -> Outcome<T> {
     let server = &entry.server;
     let late = |sent| Failure::server(deadline.passed(operation).with("server", &server.id), sent);
-    let session = match tokio::time::timeout_at(deadline.instant(), entry.live.link.session(operation, server, clients))
-        .await
-    {
-        Err(_) => return Err(late(false)),
-        Ok(Err(error)) => {
-            // A variable that is not set, a refused address and a rejected key say nothing about the server's health.
-            let blame = match error.kind() {
-                ErrorKind::InvalidConfig | ErrorKind::InvalidInput | ErrorKind::Unauthorized | ErrorKind::Internal => {
-                    Blame::Call
-                }
-                _ => Blame::Server,
-            };
-            return Err(Failure { error, blame, sent: false });
-        }
-        Ok(Ok(session)) => session,
-    };
+    let session =
+        match tokio::time::timeout_at(deadline.instant(), entry.live.link.session(operation, server, clients)).await {
+            Err(_) => return Err(late(false)),
+            Ok(Err(error)) => {
+                // A variable that is not set, a refused address, a rejected key and a server that was taken out meanwhile say
+                // nothing about the server's health.
+                let blame = match error.kind() {
+                    ErrorKind::InvalidConfig
+                    | ErrorKind::InvalidInput
+                    | ErrorKind::Unauthorized
+                    | ErrorKind::Conflict
+                    | ErrorKind::Cancelled
+                    | ErrorKind::Internal => Blame::Call,
+                    _ => Blame::Server,
+                };
+                return Err(Failure { error, blame, sent: false });
+            }
+            Ok(Ok(session)) => session,
+        };
     match tokio::time::timeout_at(deadline.instant(), work(&session)).await {
         Err(_) => Err(late(true)),
         Ok(Err(error)) => Err(session.failure(operation, server, error).await),
@@ -306,31 +357,39 @@ async fn connect(
     operation: &'static str,
     server: &Server,
     clients: &Arc<Clients>,
-    legacy: &AtomicBool,
+    era: &Mutex<Option<Era>>,
 ) -> Result<Session> {
-    let known_legacy = legacy.load(Ordering::Relaxed);
-    let session = match connect_as(operation, server, clients, known_legacy).await {
+    let known = *era.lock();
+    let session = match connect_as(operation, server, clients, known).await {
         // Some older servers leave at the first word that they do not know.
-        Err(Refused::Left(_)) if !known_legacy => connect_as(operation, server, clients, true).await,
+        Err(Refused::Left(_)) if known != Some(Era::Legacy) => {
+            connect_as(operation, server, clients, Some(Era::Legacy)).await
+        }
+        // It was only slow to say that it is of the new era.
+        Err(Refused::Slow(_)) => connect_as(operation, server, clients, Some(Era::Modern)).await,
         other => other,
     };
-    let session = session.map_err(Refused::into_error)?;
-    let is_legacy = session.service.peer_info().is_some_and(|peer| peer.protocol_version.has_initialize());
-    legacy.store(is_legacy, Ordering::Relaxed);
-    Ok(session)
+    let shown = session.as_ref().ok().map(|session| {
+        let is_legacy = session.service.peer_info().is_some_and(|peer| peer.protocol_version.has_initialize());
+        if is_legacy { Era::Legacy } else { Era::Modern }
+    });
+    *era.lock() = shown;
+    session.map_err(Refused::into_error)
 }
 
 /// Why there is no session.
 enum Refused {
     /// The server closed the connection during the handshake.
     Left(Error),
+    /// The server answered `server/discover`, but only after it had been asked to `initialize`.
+    Slow(Error),
     Otherwise(Error),
 }
 
 impl Refused {
     fn into_error(self) -> Error {
         match self {
-            Refused::Left(error) | Refused::Otherwise(error) => error,
+            Refused::Left(error) | Refused::Slow(error) | Refused::Otherwise(error) => error,
         }
     }
 }
@@ -345,12 +404,12 @@ async fn connect_as(
     operation: &'static str,
     server: &Server,
     clients: &Arc<Clients>,
-    legacy: bool,
+    era: Option<Era>,
 ) -> Result<Session, Refused> {
     let who =
         ClientConfig::new(ClientCapabilities::default(), Implementation::new("sophia", env!("CARGO_PKG_VERSION")))
             .with_protocol_version(ProtocolVersion::LATEST_WITH_INITIALIZE);
-    let mode = if legacy {
+    let mode = if era == Some(Era::Legacy) {
         ClientLifecycleMode::Initialize
     } else {
         ClientLifecycleMode::Auto {
@@ -360,7 +419,10 @@ async fn connect_as(
     };
     if server.transport() == Some(Transport::Stdio) {
         let (process, stdout, stdin) = Process::start(operation, server, clients)?;
-        return match who.serve_with_lifecycle((stdout, stdin), mode).await {
+        let pipe = Pipe::new(stdout, stdin, clients.config.max_answer_bytes);
+        let pipe = if era.is_none() { pipe.probing() } else { pipe };
+        let answered_late = pipe.answered_late();
+        return match who.serve_with_lifecycle(pipe, mode).await {
             Ok(service) => Ok(Session { service, process: Some(process) }),
             Err(error) => {
                 let how = process.last_words().await;
@@ -372,12 +434,16 @@ async fn connect_as(
                 let message = format!("`{}` did not start: {why}{how}", server.id);
                 let error = Error::new(ErrorKind::Unavailable, operation, message)
                     .with("command", server.command.as_deref().unwrap_or_default());
-                Err(if left { Refused::Left(error) } else { Refused::Otherwise(error) })
+                Err(match left {
+                    _ if answered_late.load(Ordering::Relaxed) => Refused::Slow(error),
+                    true => Refused::Left(error),
+                    false => Refused::Otherwise(error),
+                })
             }
         };
     }
     let url = rest::base(clients, operation, server)?;
-    let client = clients.http.get(operation, &url)?;
+    let client = RenewingClient::new(clients.http.get(operation, &url)?);
     let headers = headers(operation, server)?;
     let mut urls = vec![url.clone()];
     if url.path() == "/" {

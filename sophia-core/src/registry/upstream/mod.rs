@@ -5,6 +5,8 @@
 //! | know what an answer and a failure are | this file |
 //! | send HTTP | [`rest`], [`http`] |
 //! | hold an MCP session, over HTTP or a child process | [`mcp`], [`stdio`] |
+//! | bound what a child process answers, and find out its era | [`pipe`] |
+//! | tell that an HTTP server has lost a session | [`renewing`] |
 //! | call tools of this process | [`builtin`] |
 
 pub(crate) mod builtin;
@@ -14,18 +16,22 @@ pub(crate) mod mcp;
 #[cfg(not(feature = "mcp"))]
 #[path = "no_mcp.rs"]
 pub(crate) mod mcp;
+#[cfg(feature = "mcp")]
+mod pipe;
+#[cfg(feature = "mcp")]
+mod renewing;
 pub(crate) mod rest;
 #[cfg(feature = "mcp")]
 pub(crate) mod stdio;
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 use serde_json::{Map, Value};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{config::RegistryConfig, directory::Entry, server::Transport, tools::Tool};
 use crate::{
-    Error, ErrorKind, Scope,
+    Error, ErrorKind, Result, Scope,
     http_client::{AddressPolicy, Connections, HttpClient, HttpOptions, Proxy},
     resilience::Deadline,
     toolset::Toolset,
@@ -76,7 +82,7 @@ impl Failure {
     }
 }
 
-/// What calls to every server share.
+/// What calls to every server share, from the first use to a shutdown; what is used after that has a new one.
 #[derive(Debug)]
 pub(crate) struct Clients {
     pub config: Arc<RegistryConfig>,
@@ -85,6 +91,8 @@ pub(crate) struct Clients {
     pub toolsets: Vec<Arc<dyn Toolset>>,
     /// Who watches over a child process each; a shutdown waits for them all.
     pub children: TaskTracker,
+    /// Cancelled by a shutdown.
+    pub life: CancellationToken,
 }
 
 impl Clients {
@@ -94,8 +102,44 @@ impl Clients {
             proxy: if config.system_proxy { Proxy::System } else { Proxy::None },
             connections: Connections::Pooled,
         });
-        Clients { http, toolsets, config: Arc::new(config), children: TaskTracker::new() }
+        let (children, life) = (TaskTracker::new(), CancellationToken::new());
+        Clients { http, toolsets, config: Arc::new(config), children, life }
     }
+
+    /// Returns what is used after a shutdown.
+    pub(crate) fn renewed(&self) -> Clients {
+        Clients::new((*self.config).clone(), self.toolsets.clone())
+    }
+
+    /// Returns whether there was no shutdown.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cancelled`] where there was.
+    #[cfg(feature = "mcp")]
+    pub(crate) fn open(&self, operation: &'static str) -> Result<()> {
+        if self.life.is_cancelled() { Err(stopped(operation)) } else { Ok(()) }
+    }
+
+    /// Runs work that a shutdown ends.
+    ///
+    /// # Errors
+    /// What the work says, or [`ErrorKind::Cancelled`].
+    pub(crate) async fn while_open<T>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        tokio::select! {
+            // First: what the shutdown itself broke off is no failure of a server.
+            biased;
+            () = self.life.cancelled() => Err(stopped(operation)),
+            outcome = work => outcome,
+        }
+    }
+}
+
+fn stopped(operation: &'static str) -> Error {
+    Error::new(ErrorKind::Cancelled, operation, "the call was stopped by a shutdown")
 }
 
 pub(crate) type Outcome<T> = Result<T, Failure>;

@@ -16,6 +16,8 @@ use crate::{
 pub(crate) struct Link;
 
 impl Link {
+    pub(crate) fn release(&self) {}
+
     pub(crate) fn abandon(&self) {}
 
     pub(crate) async fn close(&self) {}

@@ -86,7 +86,7 @@ impl Process {
             return Err(Error::new(ErrorKind::Internal, operation, format!("`{program}` has no streams")));
         };
         let (tell, ended) = watch::channel(None);
-        let process = Process { command: program, stop: CancellationToken::new(), ended, stderr: Arc::default() };
+        let process = Process { command: program, stop: clients.life.child_token(), ended, stderr: Arc::default() };
         let group = Group::of(&child);
         let reader = tokio::spawn(keep_last_lines(stderr, process.stderr.clone()));
         let (stop, grace) = (process.stop.clone(), clients.config.stop_timeout);
@@ -102,11 +102,13 @@ impl Process {
         Ok((process, stdout, stdin))
     }
 
-    /// Asks it to leave, and waits until it and what it has started are gone.
-    ///
-    /// Its input must be closed before, or it will have to be killed.
-    pub(crate) async fn stop(&self) {
+    /// Asks it to leave. Its input must be closed before, or it will have to be killed.
+    pub(crate) fn ask_to_leave(&self) {
         self.stop.cancel();
+    }
+
+    /// Waits until it and what it has started are gone.
+    pub(crate) async fn gone(&self) {
         // An error means that the runtime drops the supervisor, which kills the group.
         let _ = self.ended.clone().wait_for(Option::is_some).await;
     }

@@ -36,13 +36,43 @@ async fn a_source_that_is_loaded_again_replaces_what_it_claimed() {
     registry.load_json(r#"{"a": 1, "b": 1}"#, "x.json").await.unwrap();
     assert_eq!(registry.lint()[0].kind, ConflictKind::PortCollision);
     let report = registry.load_json(r#"{"a": 1}"#, "x.json").await.unwrap();
-    assert!(registry.lint().is_empty() && report.warnings[0].contains("`b` is no longer in x.json"), "{report:?}");
+    assert!(registry.lint().is_empty() && report.removed == ["b"], "{report:?}");
     for _ in 0..3 {
         registry.load(Load::value(json!({"c": 2}))).await.unwrap();
     }
     assert!(registry.lint().is_empty());
     registry.load(Load::value(json!({"c": 3}))).await.unwrap();
     assert_eq!(registry.lint()[0].kind, ConflictKind::PortMismatch);
+}
+
+#[tokio::test]
+async fn a_source_that_is_loaded_again_takes_out_what_it_alone_has_named() {
+    let sophia = sophia();
+    let registry = sophia.registry();
+    registry.register(small("mine")).unwrap();
+    let command = |server: Server| json!({"command": server.command, "args": server.args});
+    let all = json!({"mcpServers": {
+        "running": command(small("x")), "shared": {"url": "http://127.0.0.1:1"}, "mine": command(small("x")),
+        "wrong": {"url": "http://127.0.0.1:2"}, "off": {"url": "http://127.0.0.1:3"}, "kept": {"url": "http://127.0.0.1:4"},
+    }});
+    registry.load(Load::value(all).source("a")).await.unwrap();
+    registry.load(Load::value(json!({"shared": 1})).source("b")).await.unwrap();
+    let pid = call(registry, "running", "pid", json!({})).await.text;
+    let mut changes = registry.watch();
+    let fewer = json!({"mcpServers": {
+        "wrong": {"url": 5}, "off": {"url": "http://127.0.0.1:3", "disabled": true}, "kept": {"url": "http://127.0.0.1:4"},
+    }});
+    let report = registry.load(Load::value(fewer.clone()).source("a")).await.unwrap();
+    assert_eq!(report.removed, ["off", "running"]);
+    let ids: Vec<_> = registry.list().into_iter().map(|server| server.id).collect();
+    assert_eq!(ids, ["kept", "mine", "shared", "wrong"]);
+    let change = changes.next().await.unwrap();
+    assert_eq!((change.kind, change.server.as_deref()), (ChangeKind::Deregistered, Some("off")));
+    until(async || !exists(&pid)).await;
+    // What was only wrong meanwhile is gone when it is no longer named.
+    let report = registry.load(Load::value(json!({"mcpServers": {}})).source("a")).await.unwrap();
+    assert_eq!(report.removed, ["kept", "wrong"]);
+    sophia.shutdown().await.unwrap();
 }
 
 #[tokio::test]
@@ -112,6 +142,34 @@ async fn lint_finds_what_one_file_alone_gets_wrong() {
     assert_eq!(kinds, [ConflictKind::UnknownCommand, ConflictKind::UnknownFallback, ConflictKind::SecretInTheOpen]);
     assert!(!serde_json::to_string(&conflicts).unwrap().contains("s3cret"));
     assert!(conflicts[2].fix.contains("${A_TOKEN}"), "{}", conflicts[2].fix);
+}
+
+#[tokio::test]
+async fn one_name_with_several_hosts_or_commands_is_a_conflict() {
+    let sophia = sophia();
+    let registry = sophia.registry();
+    let load = async |source: &str, servers: Value| {
+        let report = registry.load(Load::value(json!({"mcpServers": servers})).source(source)).await.unwrap();
+        assert!(report.errors.is_empty(), "{report:?}");
+    };
+    let acme = json!({"command": "sh", "args": ["acme", "--token", "s3cret"]});
+    load("a", json!({"api": {"url": "https://a.example/mcp"}, "run": acme, "both": acme, "same": acme, "here": {"url": "http://localhost:1/x"}})).await;
+    load(
+        "b",
+        json!({
+            "api": {"url": "https://b.example/mcp"}, "run": {"command": "sh", "args": ["evil"]},
+            "both": {"url": "https://a.example/both"}, "same": acme, "here": {"url": "http://127.0.0.1:1/x"},
+        }),
+    )
+    .await;
+    let conflicts = registry.lint();
+    let mismatches: Vec<_> = conflicts.iter().filter(|one| one.kind == ConflictKind::EndpointMismatch).collect();
+    let names: Vec<_> = mismatches.iter().map(|conflict| conflict.servers[0].as_str()).collect();
+    assert_eq!(names, ["api", "both", "run"]);
+    assert!(mismatches[0].message.contains("a.example in a; b.example in b"), "{}", mismatches[0].message);
+    assert!(mismatches[1].message.contains("a.example in b; `sh acme --token ***` in a"), "{}", mismatches[1].message);
+    assert!(mismatches[2].fix.contains("now in use is `sh evil`"), "{}", mismatches[2].fix);
+    assert!(!serde_json::to_string(&conflicts).unwrap().contains("s3cret"));
 }
 
 #[tokio::test]

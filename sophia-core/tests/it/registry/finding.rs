@@ -49,6 +49,22 @@ async fn a_server_that_is_registered_again_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_watch_ends_with_a_shutdown_and_a_later_one_begins_anew() {
+    let sophia = sophia();
+    let registry = sophia.registry();
+    let mut changes = registry.watch();
+    registry.register(small("a")).unwrap();
+    sophia.shutdown().await.unwrap();
+    registry.register(small("b")).unwrap();
+    let mut later = registry.watch();
+    let ids = [changes.next().await.unwrap(), changes.next().await.unwrap()].map(|change| change.server.unwrap());
+    assert_eq!(ids, ["a", "b"]);
+    assert!(changes.next().await.is_none());
+    registry.deregister("a");
+    assert_eq!(later.next().await.unwrap().kind, ChangeKind::Deregistered);
+}
+
+#[tokio::test]
 async fn addresses_that_no_server_may_have_are_refused() {
     let sophia = sophia_with(json!({"allow_private": false}));
     for url in ["http://169.254.169.254/x", "http://127.0.0.1:1", "http://10.0.0.1", "file:///etc/passwd"] {

@@ -3,6 +3,23 @@
 use super::*;
 
 #[tokio::test]
+async fn servers_that_hang_hide_no_other_and_leave_a_trace() {
+    let (_listener, hanging) = hung().await;
+    let sophia = sophia_with(json!({"check_timeout": "2s"}));
+    let registry = sophia.registry();
+    for n in 0..70 {
+        registry.register(Server::new(format!("a{n:02}")).url(&hanging)).unwrap();
+    }
+    registry.register(small("small")).unwrap();
+    let tools = registry.tools(None).await.unwrap();
+    assert_eq!(tools.iter().map(|tool| tool.server.as_str()).collect::<Vec<_>>(), ["small"]);
+    let status = registry.status();
+    assert!(status["small"].tools_error.is_none() && status["small"].tools == Some(1));
+    assert!(status["a69"].tools_error.as_ref().unwrap().contains("no answer"), "{:?}", status["a69"]);
+    sophia.shutdown().await.unwrap();
+}
+
+#[tokio::test]
 async fn forty_eight_hung_servers_cost_one_deadline() {
     let (_listener, url) = hung().await;
     let sophia = sophia();

@@ -1,5 +1,10 @@
 //! Servers behind HTTP, by REST and by MCP.
 
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
 use super::*;
 
 #[tokio::test]
@@ -48,6 +53,82 @@ async fn faults_of_an_mcp_server_over_http_are_answers() {
     registry.register(Server::new("old").url("http://127.0.0.1:1/sse")).unwrap();
     let error = call(registry, "old", "x", json!({})).await.error.unwrap();
     assert!(error.code == "UNSUPPORTED" && error.message.contains("streamable HTTP"), "{error:?}");
+    sophia.shutdown().await.unwrap();
+}
+
+/// What a server of the era of sessions remembers.
+#[derive(Default)]
+struct Sessions {
+    known: Mutex<Vec<String>>,
+    begun: AtomicUsize,
+    /// Whether it knows none, not even those that it has just begun.
+    forgets: AtomicBool,
+}
+
+/// A server of the era of sessions that answers `lost` where it does not know one.
+async fn with_sessions(lost: fn(&Value) -> ResponseTemplate) -> (MockServer, Arc<Sessions>) {
+    let (server, sessions) = (MockServer::start().await, Arc::new(Sessions::default()));
+    let own = sessions.clone();
+    let answer = move |request: &wiremock::Request| {
+        let Ok(message) = serde_json::from_slice::<Value>(&request.body) else { return ResponseTemplate::new(405) };
+        let says = |result: Value| json!({"jsonrpc": "2.0", "id": message["id"], "result": result});
+        let mut known = own.known.lock().unwrap();
+        let session = request.headers.get("mcp-session-id");
+        let is_known = !own.forgets.load(Ordering::Relaxed)
+            && known.iter().any(|known| Some(known.as_str()) == session.and_then(|id| id.to_str().ok()));
+        match message["method"].as_str().unwrap() {
+            "server/discover" => ResponseTemplate::new(404),
+            "initialize" => {
+                let session = format!("s{}", own.begun.fetch_add(1, Ordering::Relaxed));
+                known.push(session.clone());
+                let result = json!({"protocolVersion": "2025-06-18", "capabilities": {"tools": {}},
+                    "serverInfo": {"name": "h", "version": "1"}});
+                ResponseTemplate::new(200).insert_header("mcp-session-id", session.as_str()).set_body_json(says(result))
+            }
+            _ if !is_known => lost(&message["id"]),
+            _ if message["id"].is_null() => ResponseTemplate::new(202),
+            _ => ResponseTemplate::new(200).set_body_json(says(json!({"content": [{"type": "text", "text": "hi"}]}))),
+        }
+    };
+    Mock::given(wiremock::matchers::any()).respond_with(answer).mount(&server).await;
+    (server, sessions)
+}
+
+#[tokio::test]
+async fn a_lost_session_is_renewed_once_however_the_server_says_so() {
+    fn says(status: u16, id: Value, message: &str) -> ResponseTemplate {
+        let error = json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32_000, "message": message}});
+        ResponseTemplate::new(status).set_body_json(error)
+    }
+    let cases: [fn(&Value) -> ResponseTemplate; 7] = [
+        |_| ResponseTemplate::new(404),
+        |_| says(400, Value::Null, "Bad Request: No valid session ID provided"),
+        |_| says(400, json!("server-error"), "Bad Request"),
+        |id| says(400, id.clone(), "unknown session"),
+        |_| ResponseTemplate::new(400).set_body_string("Bad Request"),
+        |_| ResponseTemplate::new(410),
+        |_| says(410, Value::Null, "Gone"),
+    ];
+    let sophia = sophia();
+    let registry = sophia.registry();
+    for (at, lost) in cases.into_iter().enumerate() {
+        let (server, sessions) = with_sessions(lost).await;
+        let begun = || sessions.begun.load(Ordering::Relaxed);
+        registry.register(Server::new("a").url(format!("{}/mcp", server.uri()))).unwrap();
+        assert!(call(registry, "a", "echo", json!({})).await.ok, "{at}");
+        sessions.known.lock().unwrap().clear();
+        let results = join_all((0..3).map(|_| call(registry, "a", "echo", json!({})))).await;
+        assert!(results.iter().all(|result| result.ok && result.attempts.len() == 1), "{at}: {results:?}");
+        assert_eq!(begun(), 2, "{at}");
+
+        // Whoever keeps no session is not asked for one for ever.
+        sessions.forgets.store(true, Ordering::Relaxed);
+        let started = Instant::now();
+        let result = call(registry, "a", "echo", json!({})).await;
+        assert!(!result.ok && result.error.as_ref().unwrap().code != "TIMEOUT", "{at}: {result:?}");
+        assert!(started.elapsed() < Duration::from_secs(5), "{at}");
+        assert_eq!(begun(), 3, "{at}");
+    }
     sophia.shutdown().await.unwrap();
 }
 

@@ -75,6 +75,61 @@ async fn nothing_is_left_after_a_shutdown_not_even_by_a_server_that_will_not_lea
     until(async || !exists(&grandchild)).await;
 }
 
+/// The small server, and how often it was started.
+fn counted(id: &str, folder: &tempfile::TempDir) -> (Server, impl Fn() -> usize + use<>) {
+    let file = folder.path().join(id);
+    let server = small(id).env("STARTS", file.to_str().unwrap());
+    (server, move || std::fs::read_to_string(&file).unwrap_or_default().lines().count())
+}
+
+#[tokio::test]
+async fn a_call_under_way_ends_with_a_shutdown_and_starts_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, starts) = counted("small", &folder);
+    let (other, other_starts) = counted("other", &folder);
+    let sophia = sophia();
+    let registry = sophia.registry();
+    registry.register(server.fallback("other")).unwrap();
+    registry.register(other).unwrap();
+    let pid = call(registry, "small", "pid", json!({})).await.text;
+    let sleep = ToolCall::new("small", "sleep").arguments(json!({"seconds": 60})).idempotent(true);
+    let under_way = async {
+        let error = registry.call(sleep).await.unwrap_err();
+        assert!(error.code() == "CANCELLED" && error.message().contains("shutdown"), "{error}");
+    };
+    let closing = async {
+        until(async || registry.status()["small"].in_flight == 1).await;
+        sophia.shutdown().await.unwrap();
+        assert!(!exists(&pid));
+    };
+    tokio::join!(under_way, closing);
+    assert_eq!((starts(), other_starts(), registry.status()["small"].errors), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn a_deregistered_server_ends_with_the_calls_on_it_and_is_not_started_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, starts) = counted("small", &folder);
+    let sophia = sophia();
+    let registry = sophia.registry();
+    registry.register(server).unwrap();
+    let pid = call(registry, "small", "pid", json!({})).await.text;
+    let sleep = ToolCall::new("small", "sleep").arguments(json!({"seconds": 60})).idempotent(true);
+    let under_way = async {
+        let result = registry.call(sleep).await.unwrap();
+        assert!(!result.ok && result.attempts[0].error.as_ref().unwrap().code == "UNAVAILABLE", "{result:?}");
+    };
+    let taking_out = async {
+        until(async || registry.status()["small"].in_flight == 1).await;
+        assert!(registry.deregister("small"));
+        until(async || !exists(&pid)).await;
+    };
+    let started = Instant::now();
+    tokio::join!(under_way, taking_out);
+    assert!(started.elapsed() < Duration::from_secs(10));
+    assert_eq!(starts(), 1);
+}
+
 #[tokio::test]
 async fn a_deregistered_server_ends() {
     let sophia = sophia();
@@ -255,6 +310,56 @@ async fn both_eras_are_spoken() {
         assert!(status.status == Status::Healthy && status.detail.unwrap().contains(version), "{flag}");
         sophia.shutdown().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_server_that_ignores_what_it_does_not_know_is_found_out_once() {
+    let sophia = sophia();
+    let registry = sophia.registry();
+    let mut mute = small("small");
+    mute.args.push("--mute".to_owned());
+    registry.register(mute).unwrap();
+    let started = Instant::now();
+    assert!(call(registry, "small", "echo", json!({"message": "hi"})).await.ok);
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert!(!call(registry, "small", "exit", json!({})).await.ok);
+    let again = Instant::now();
+    assert!(call(registry, "small", "echo", json!({"message": "hi"})).await.ok);
+    assert!(again.elapsed() < Duration::from_millis(1_400), "{:?}", again.elapsed());
+    sophia.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_is_slow_to_start_is_not_taken_for_an_old_one() {
+    let sophia = sophia();
+    let registry = sophia.registry();
+    let mut slow = small("small");
+    slow.args.extend(["--modern".to_owned(), "--slow".to_owned()]);
+    registry.register(slow).unwrap();
+    let result = call(registry, "small", "echo", json!({"message": "hi"})).await;
+    assert!(result.ok && result.text == "hi", "{result:?}");
+    assert!(registry.check("small").await.unwrap().detail.unwrap().contains("MCP 2026-07-28"));
+    sophia.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_large_is_an_error_at_once_and_the_session_goes_on() {
+    let sophia = sophia_with(json!({"max_answer_bytes": 100_000}));
+    let registry = sophia.registry();
+    registry.register(small("small")).unwrap();
+    let pid = call(registry, "small", "pid", json!({})).await.text;
+    let started = Instant::now();
+    let (fits, too_large) = tokio::join!(
+        call(registry, "small", "big", json!({"size": 90_000})),
+        call(registry, "small", "big", json!({"size": 5_000_000})),
+    );
+    assert!(fits.ok && fits.text.len() == 90_000);
+    let error = too_large.error.unwrap();
+    assert!(error.code == "UNAVAILABLE" && error.message.contains("100000 bytes"), "{error:?}");
+    assert!(started.elapsed() < Duration::from_secs(10));
+    assert_eq!(call(registry, "small", "pid", json!({})).await.text, pid);
+    assert_eq!(registry.status()["small"].errors, 0);
+    sophia.shutdown().await.unwrap();
 }
 
 #[cfg(target_os = "linux")]

@@ -1,10 +1,16 @@
 """A small MCP server over stdio, of the era of `initialize`, with the faults that tests need.
 
-`--modern` speaks revision 2026-07-28 only; `--shy` leaves at a word that it does not know; `--linger` does not leave.
+`--modern` speaks revision 2026-07-28 only; `--shy` leaves at a word that it does not know, `--mute` says nothing to it;
+`--slow` takes its time to start; `--linger` does not leave. Each start is a line in the file `STARTS`.
 """
 import json, os, subprocess, sys, threading, time
 
 lock = threading.Lock()
+if "STARTS" in os.environ:
+    with open(os.environ["STARTS"], "a") as starts:
+        print(os.getpid(), file=starts)
+if "--slow" in sys.argv:
+    time.sleep(2)
 
 
 def send(**message):
@@ -24,6 +30,8 @@ def call(id, name, args):
     elif name == "sleep":
         time.sleep(args["seconds"])
         text = "slept"
+    elif name == "big":
+        text = "x" * args["size"]
     elif name == "exit":
         print("about to fall over", file=sys.stderr, flush=True)
         os._exit(3)
@@ -60,6 +68,8 @@ for line in sys.stdin:
         threading.Thread(target=call, args=(id, params["name"], params.get("arguments") or {}), daemon=True).start()
     elif "--shy" in sys.argv:
         sys.exit(0)
+    elif "--mute" in sys.argv:
+        continue
     else:
         send(id=id, error={"code": -32601, "message": "method not found"})
 
