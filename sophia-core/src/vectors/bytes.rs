@@ -230,12 +230,32 @@ impl ByteVectors {
         });
     }
 
-    /// Adds what the rest gives to what [`ByteVectors::front_cosines`] gave.
-    pub fn add_back(&self, needle: &Needle, near: Near) -> Near {
-        let (place, mut back) = (near.place as usize, [0]);
-        self.dots(needle, BACK, place, &mut back);
-        let rest = (16 * back[0]) as f32 - RAISED_UPPER * needle.sides[BACK].sum as f32;
-        Near { cosine: near.cosine + rest * self.scales[place] * needle.scale, ..near }
+    /// Adds what the rest gives to what [`ByteVectors::front_cosines`] gave of some rows.
+    pub fn add_back(&self, needle: &Needle, near: &mut [Near]) {
+        let raised = RAISED_UPPER * needle.sides[BACK].sum as f32;
+        let mut rows = Vec::new();
+        for near in near.chunks_mut(CHUNK_ROWS) {
+            let mut back = [0; CHUNK_ROWS];
+            self.dots_of(needle, BACK, near.iter().map(|near| near.place), &mut rows, &mut back[..near.len()]);
+            for (near, back) in near.iter_mut().zip(back) {
+                near.cosine += ((16 * back) as f32 - raised) * self.scales[near.place as usize] * needle.scale;
+            }
+        }
+    }
+
+    /// Writes the cosines of some rows; 0 where there is no vector. Needs a needle of these dimensions.
+    pub fn cosines_of(&self, needle: &Needle, near: &mut [Near]) {
+        let mut rows = Vec::new();
+        for near in near.chunks_mut(CHUNK_ROWS) {
+            let mut dots = [[0; CHUNK_ROWS]; PLANES];
+            for (plane, dots) in dots.iter_mut().enumerate() {
+                self.dots_of(needle, plane, near.iter().map(|near| near.place), &mut rows, &mut dots[..near.len()]);
+            }
+            let [front, back, lower] = dots;
+            for (row, near) in near.iter_mut().enumerate() {
+                near.cosine = self.whole(needle, near.place as usize, [front[row], back[row], lower[row]]);
+            }
+        }
     }
 
     /// Returns whether the first dimensions say so much that what they find near holds all that is.
@@ -262,6 +282,22 @@ impl ByteVectors {
     fn dots(&self, needle: &Needle, plane: usize, at: usize, out: &mut [i32]) {
         let width = self.width(plane);
         needle.sides[plane].dots(&self.planes[plane][at * width..(at + out.len()) * width], out);
+    }
+
+    /// Writes the dot products of one plane with rows here and there. They are put side by side in `rows` first: one call of the
+    /// kernel compares them all, and none waits for another's way from memory.
+    fn dots_of(
+        &self,
+        needle: &Needle,
+        plane: usize,
+        places: impl Iterator<Item = u32>,
+        rows: &mut Vec<u8>,
+        out: &mut [i32],
+    ) {
+        let width = self.width(plane);
+        rows.clear();
+        places.for_each(|place| rows.extend_from_slice(&self.planes[plane][place as usize * width..][..width]));
+        needle.sides[plane].dots(rows, out);
     }
 
     /// Cuts a vector into the parts that are kept of it; what is none leaves zeros.
@@ -344,8 +380,11 @@ mod tests {
                 let sum: i32 = query.iter().map(|value| i32::from(*value).abs()).sum();
                 prop_assert_eq!(exact[place], dot as f32 * scale * query_scale);
                 prop_assert!((rough[place] - exact[place]).abs() <= 8.0 * sum as f32 * scale * query_scale);
-                let whole = kept.add_back(&needle, Near { cosine: front[place], place: place as u32 });
-                prop_assert!((whole.cosine - rough[place]).abs() <= 1e-3 * sum as f32 * scale * query_scale + 1e-6);
+                let mut near = [Near { cosine: front[place], place: place as u32 }];
+                kept.add_back(&needle, &mut near);
+                prop_assert!((near[0].cosine - rough[place]).abs() <= 1e-3 * sum as f32 * scale * query_scale + 1e-6);
+                kept.cosines_of(&needle, &mut near);
+                prop_assert_eq!(near[0].cosine, exact[place]);
                 prop_assert_eq!(kept.cosine(&needle, place), (scale != 0.0).then_some(exact[place]));
             }
         }

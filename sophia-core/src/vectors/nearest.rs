@@ -9,9 +9,13 @@ use super::bytes::{ByteVectors, CHUNK_ROWS, Needle};
 /// the nearest is missed in practice (measured by `benches/rust/search.rs`).
 const ROUGH_EACH: usize = 2;
 /// The same for the first dimensions alone.
-const FRONT_EACH: usize = 16;
+const FRONT_EACH: usize = 8;
 /// It is worth a pass where no more than one in so many is left.
-const FRONT_SAVES: usize = 8;
+const FRONT_SAVES: usize = 24;
+/// Chunks, evenly over all, by which it is guessed what is among the nearest by the first dimensions, and how many times as
+/// many as are wanted are let through, so that there are enough.
+const GUESS_CHUNKS: usize = 16;
+const GUESS_MORE: usize = 2;
 /// Chunks with the least that was seen by the first dimensions, which are compared whole.
 const LEAST_CHUNKS: usize = 4;
 
@@ -40,21 +44,25 @@ impl ByteVectors {
         let enough = count.saturating_mul(ROUGH_EACH);
         if self.len() <= enough {
             let compare = |first: usize, cosines: &mut [f32]| self.cosines(needle, first, cosines);
-            return self.look_through(count, may, compare, |_, _| {}).into_scan();
+            return self.look_through(Best::new(count), may, compare, |_, _| {}).into_scan();
         }
         let worth_a_look = count.saturating_mul(FRONT_EACH);
         let rough = if self.len() / FRONT_SAVES >= worth_a_look && self.says_most_in_front(needle) {
-            self.rough_by_front(needle, enough, worth_a_look, may)
+            self.rough_by_front(needle, enough, worth_a_look, &may)
         } else {
-            let compare = |first: usize, cosines: &mut [f32]| self.rough_cosines(needle, first, cosines);
-            self.look_through(enough, may, compare, |_, _| {}).chosen()
+            None
         };
+        let rough = rough.unwrap_or_else(|| {
+            let compare = |first: usize, cosines: &mut [f32]| self.rough_cosines(needle, first, cosines);
+            self.look_through(Best::new(enough), &may, compare, |_, _| {}).chosen()
+        });
         let near = self.nearest_of(needle, count, rough.kept.iter().map(|near| near.place)).near;
         Scan { near, least: rough.least() }
     }
 
-    /// Finds about the `count` nearest by the upper halves, among the `enough` that are so by the first dimensions.
-    fn rough_by_front(&self, needle: &Needle, count: usize, enough: usize, may: impl Fn(u32) -> bool) -> Best {
+    /// Finds about the `count` nearest by the upper halves, among the `enough` that are so by the first dimensions. `None` where
+    /// there are not enough, because most of those may not be found.
+    fn rough_by_front(&self, needle: &Needle, count: usize, enough: usize, may: impl Fn(u32) -> bool) -> Option<Best> {
         let mut chunks = [(0.0, None); LEAST_CHUNKS];
         let compare = |first: usize, cosines: &mut [f32]| self.front_cosines(needle, first, cosines);
         let note = |first: usize, least: f32| {
@@ -64,16 +72,32 @@ impl ByteVectors {
                 chunks.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
             }
         };
-        let front = self.look_through(enough, may, compare, note).chosen();
+        let guess = Best { floor: self.guess_floor(enough * GUESS_MORE, compare), ..Best::new(enough) };
+        let mut front = self.look_through(guess, may, compare, note).chosen();
+        if front.kept.len() < enough {
+            return None;
+        }
+        self.add_back(needle, &mut front.kept);
         let mut best = Best::new(count);
-        front.kept.iter().for_each(|near| best.take(self.add_back(needle, *near)));
+        front.kept.into_iter().for_each(|near| best.take(near));
         let mut cosines = [0.0; CHUNK_ROWS];
         for first in chunks.into_iter().filter_map(|(_, first)| first) {
             let rows = CHUNK_ROWS.min(self.len() - first);
             self.rough_cosines(needle, first, &mut cosines[..rows]);
             best.least[0] = cosines[..rows].iter().fold(best.least[0], |least, cosine| least.min(*cosine));
         }
-        best.chosen()
+        Some(best.chosen())
+    }
+
+    /// Guesses what about `count` of all rows are above.
+    fn guess_floor(&self, count: usize, compare: impl Fn(usize, &mut [f32])) -> f32 {
+        let mut seen = [0.0; GUESS_CHUNKS * CHUNK_ROWS];
+        let last = self.len() - CHUNK_ROWS;
+        for (number, cosines) in seen.as_chunks_mut::<CHUNK_ROWS>().0.iter_mut().enumerate() {
+            compare(number * last / (GUESS_CHUNKS - 1), cosines);
+        }
+        let rank = count * seen.len() / self.len();
+        *seen.select_nth_unstable_by(rank, |a, b| b.total_cmp(a)).1
     }
 
     /// Finds the `count` nearest of these rows.
@@ -81,12 +105,13 @@ impl ByteVectors {
         if !self.compares(needle) || count == 0 {
             return Scan::default();
         }
+        let with_vector = places.filter(|place| self.has(*place as usize));
+        let mut near: Vec<Near> = with_vector.map(|place| Near { cosine: 0.0, place }).collect();
+        self.cosines_of(needle, &mut near);
         let mut best = Best::new(count);
-        for place in places {
-            if let Some(cosine) = self.cosine(needle, place as usize) {
-                best.least[0] = best.least[0].min(cosine);
-                best.take(Near { cosine, place });
-            }
+        for near in near {
+            best.least[0] = best.least[0].min(near.cosine);
+            best.take(near);
         }
         best.into_scan()
     }
@@ -95,16 +120,15 @@ impl ByteVectors {
         needle.dimensions() == self.dimensions() && self.dimensions() > 0
     }
 
-    /// Looks through all rows for the `count` nearest that may be found, by what `compare` makes of those from a place on. `note`
-    /// is told the least of each chunk, and where that begins.
+    /// Looks through all rows for the best that may be found, by what `compare` makes of those from a place on. `note` is told the
+    /// least of each chunk, and where that begins.
     fn look_through(
         &self,
-        count: usize,
+        mut best: Best,
         may: impl Fn(u32) -> bool,
         compare: impl Fn(usize, &mut [f32]),
         mut note: impl FnMut(usize, f32),
     ) -> Best {
-        let mut best = Best::new(count);
         let mut cosines = [0.0; CHUNK_ROWS];
         for first in (0..self.len()).step_by(CHUNK_ROWS) {
             let rows = CHUNK_ROWS.min(self.len() - first);
