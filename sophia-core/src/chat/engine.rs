@@ -527,8 +527,13 @@ impl Chat {
         Ok(tier.is_some_and(|tier| tier.judge(&key, &scope, feedback.verdict)))
     }
 
+    /// Returns the first stage below those that keep answers.
+    fn limited(&self) -> &Limited<Router> {
+        self.0.stages.inner().inner().inner()
+    }
+
     fn router(&self) -> &Router {
-        self.0.stages.inner().inner().inner().inner()
+        self.limited().inner()
     }
 
     pub(super) fn deadline(&self, timeout: Option<Duration>) -> Deadline {
@@ -679,7 +684,9 @@ impl Chat {
         let Journey { way, mut cache, deadline, scope, trace, flown } = journey;
         let completion = match way {
             Way::Alone(call) => {
-                let asked = self.0.flights.unless_stopped(OPERATION, flight::alone(&*self.0.provider, &call));
+                // The stages that keep have nothing to do, but to say so where somebody wants to know.
+                let provider: &dyn ChatProvider = if flown.is_some() { &*self.0.provider } else { self.limited() };
+                let asked = self.0.flights.unless_stopped(OPERATION, flight::alone(provider, &call));
                 let completion = deadline.run(OPERATION, asked).await?;
                 trace.note("flight", "alone", flown);
                 completion
