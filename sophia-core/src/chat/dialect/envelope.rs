@@ -90,13 +90,8 @@ impl PartialEq for Envelope {
 
 impl Serialize for Envelope {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match &self.body {
-            Body::Text(text) => match serde_json::from_slice::<&RawValue>(text) {
-                Ok(text) => text.serialize(serializer),
-                Err(error) => Err(serde::ser::Error::custom(error)),
-            },
-            Body::Fields(fields) => fields.serialize(serializer),
-        }
+        // Without the message, which is kept beside it.
+        self.fields().serialize(serializer)
     }
 }
 
