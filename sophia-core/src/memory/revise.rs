@@ -10,6 +10,9 @@ use super::{
 };
 use crate::{Error, ErrorKind, Result};
 
+/// Version of a record that there is not.
+pub(crate) const NO_VERSION: i64 = 0;
+
 /// A record before and after a change.
 #[derive(Debug)]
 pub(crate) struct Revision {
@@ -36,14 +39,7 @@ pub(crate) fn revise(found: Option<Record>, update: Update, now: Timestamp) -> R
         .filter(|record| record.expires_at.is_none_or(|expires_at| expires_at > now))
         .filter(|record| record.status == Status::Active || update.status == Some(Status::Active))
         .ok_or_else(absent)?;
-    if let Some(expected) = update.if_version
-        && expected != old.version
-    {
-        return Err(Error::new(ErrorKind::Conflict, "memory.update", "the record has changed meanwhile")
-            .with("id", &update.id)
-            .with("expected", expected)
-            .with("found", old.version));
-    }
+    check_version("memory.update", &update.id, update.if_version, old.version)?;
     let (own_ttl, retention_ttl) = (update.ttl, update.retention_ttl);
     let mut new = patched(&old, update);
     let is_new_version = own_ttl.is_none() || new != old;
@@ -59,6 +55,16 @@ pub(crate) fn revise(found: Option<Record>, update: Update, now: Timestamp) -> R
     Ok(Revision { old, new })
 }
 
+fn check_version(operation: &'static str, id: &str, expected: Option<i64>, found: i64) -> Result<()> {
+    match expected.filter(|expected| *expected != found) {
+        None => Ok(()),
+        Some(expected) => Err(Error::new(ErrorKind::Conflict, operation, "the record has changed meanwhile")
+            .with("id", id)
+            .with("expected", expected)
+            .with("found", found)),
+    }
+}
+
 /// Returns when a record ends whose importance is changed: no rule drops what is pinned, and one drops what no longer is. What
 /// the caller said stays.
 fn expiry(old: &Record, importance: f64, ttl: Duration, now: Timestamp) -> Option<Timestamp> {
@@ -70,13 +76,21 @@ fn expiry(old: &Record, importance: f64, ttl: Duration, now: Timestamp) -> Optio
     }
 }
 
+/// Lets a record be the first of its id. `Conflict` where the caller knows of one that is not there.
+pub(crate) fn first(new: &Record, if_version: Option<i64>) -> Result<()> {
+    check_version("memory.store", &new.id, if_version, NO_VERSION)
+}
+
 /// Puts a record that is stored under the id of an existing one in its place. `Conflict` where that is of another session or
-/// agent.
-pub(crate) fn replace(existing: &Record, mut new: Record) -> Result<Record> {
+/// agent, or of another version than the caller knows of. What is hidden or has expired is no version that anybody knows of.
+pub(crate) fn replace(existing: &Record, mut new: Record, if_version: Option<i64>) -> Result<Record> {
     if !new.scope.covers(&existing.scope) {
         let message = "the id belongs to a record of another session or agent of this user";
         return Err(Error::new(ErrorKind::Conflict, "memory.store", message).with("id", &new.id));
     }
+    let has_ended = existing.expires_at.is_some_and(|expires_at| expires_at <= new.updated_at);
+    let is_found = existing.status == Status::Active && !has_ended;
+    check_version("memory.store", &new.id, if_version, if is_found { existing.version } else { NO_VERSION })?;
     new.seq = existing.seq;
     new.version = existing.version + 1;
     new.created_at = existing.created_at;

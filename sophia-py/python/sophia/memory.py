@@ -312,11 +312,14 @@ class Memory:
         ttl: Seconds | None = None,
         embedding: Sequence[float] | None = None,
         dedupe: bool = False,
+        if_version: int | None = None,
     ) -> Request[StoreResult]:
         """Stores one record; it is durable and searchable when this returns.
 
         `importance` is 0..1; `embedding` replaces the engine's own; `dedupe` returns the record that already has this
         content in this scope.
+
+        With `if_version`, a record of this id that has another version raises `ConflictError`; 0 is that there is none.
         """
         arguments = given(
             content=content,
@@ -333,6 +336,7 @@ class Memory:
             ttl=ttl,
             embedding=embedding,
             dedupe=dedupe,
+            if_version=if_version,
         )
         return Request("memory.store", arguments, reader(StoreResult))
 
