@@ -577,7 +577,10 @@ async fn every_dialect_has_its_own_errors_and_keys_work_in_both_headers() {
     for (fault, status, openai, anthropic) in [
         ("fail:400", 400, "invalid_request_error", "invalid_request_error"),
         ("fail:401", 401, "authentication_error", "authentication_error"),
+        ("fail:403", 403, "permission_error", "permission_error"),
         ("fail:404", 404, "invalid_request_error", "not_found_error"),
+        ("fail:413", 413, "invalid_request_error", "request_too_large"),
+        ("fail:422", 422, "invalid_request_error", "invalid_request_error"),
         ("fault:limit", 429, "rate_limit_error", "rate_limit_error"),
         ("fail:500", 503, "api_error", "api_error"),
         ("fault:overloaded", 529, "api_error", "overloaded_error"),
