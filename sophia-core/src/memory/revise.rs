@@ -49,7 +49,7 @@ pub(crate) fn revise(found: Option<Record>, update: Update, now: Timestamp) -> R
         (None, None) => {}
     }
     if is_new_version {
-        new.version = old.version + 1;
+        new.version = next_version("memory.update", &old)?;
         new.updated_at = now;
     }
     Ok(Revision { old, new })
@@ -92,14 +92,23 @@ pub(crate) fn replace(existing: &Record, mut new: Record, if_version: Option<i64
     let is_found = existing.status == Status::Active && !has_ended;
     check_version("memory.store", &new.id, if_version, if is_found { existing.version } else { NO_VERSION })?;
     new.seq = existing.seq;
-    new.version = existing.version + 1;
+    new.version = next_version("memory.store", existing)?;
     new.created_at = existing.created_at;
     Ok(new)
 }
 
-/// Hides a record.
+/// Hides a record. One that is at the last version stays at that: what hides many is not held up by one.
 pub(crate) fn archive(old: &Record, now: Timestamp) -> Record {
-    Record { status: Status::Archived, version: old.version + 1, updated_at: now, ..old.clone() }
+    Record { status: Status::Archived, version: old.version.saturating_add(1), updated_at: now, ..old.clone() }
+}
+
+/// Returns the version after that of a record. A file that was imported by an older release may hold the last one.
+fn next_version(operation: &'static str, old: &Record) -> Result<i64> {
+    old.version.checked_add(1).ok_or_else(|| {
+        let message =
+            "the record is at the last version that there can be: store it under another id, and delete this one";
+        Error::new(ErrorKind::Conflict, operation, message).with("id", &old.id).with("version", old.version)
+    })
 }
 
 /// Returns what equal contents have in common.
@@ -141,4 +150,29 @@ fn patched(old: &Record, update: Update) -> Record {
     }
     new.status = update.status.unwrap_or(old.status);
     new
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_record_at_the_last_version_is_not_changed_and_says_why_and_can_be_hidden() {
+        let record = json!({"id": "r", "seq": 1, "version": i64::MAX, "content": "x", "kind": "note", "category": null,
+            "tags": [], "metadata": {}, "summary": null, "source": null, "role": null, "importance": 0.5,
+            "priority": "medium", "status": "active", "scope": {}, "created_at": "2026-01-01T00:00:00Z",
+            "updated_at": "2026-01-01T00:00:00Z", "expires_at": null});
+        let record: Record = serde_json::from_value(record).unwrap();
+        let now = record.updated_at;
+        let changed = revise(Some(record.clone()), Update::new("r").content("y"), now).unwrap_err();
+        let replaced = replace(&record, record.clone(), None).unwrap_err();
+        for error in [changed, replaced] {
+            assert_eq!((error.code(), error.get("id")), ("CONFLICT", Some("r")));
+        }
+        assert_eq!(revise(Some(record.clone()), Update::new("r").ttl(None), now).unwrap().new.version, i64::MAX);
+        let hidden = archive(&record, now);
+        assert_eq!((hidden.version, hidden.status), (i64::MAX, Status::Archived));
+    }
 }
