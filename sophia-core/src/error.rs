@@ -220,6 +220,17 @@ impl Error {
         .collect()
     }
 
+    /// Gives the field at fault the name that the caller knows.
+    pub(crate) fn renamed(mut self, field: &str) -> Error {
+        let Some(known) = self.get("field").filter(|known| *known != field).map(str::to_owned) else { return self };
+        let inner = self.inner();
+        inner.message = inner.message.replace(&format!("`{known}`"), &format!("`{field}`"));
+        for (_, value) in inner.context.iter_mut().filter(|(key, _)| *key == "field") {
+            field.clone_into(value);
+        }
+        self
+    }
+
     fn inner(&mut self) -> &mut Inner {
         Arc::make_mut(&mut self.0)
     }

@@ -1885,6 +1885,8 @@ export interface NewRecord {
   embedding?: readonly number[] | null
   /** Whether a record of the same scope, kind and content is returned instead of a second one. Default no. */
   dedupe?: boolean
+  /** Version that the record of this id has; another one is a conflict. 0 is none: it is stored only where none is found. */
+  ifVersion?: number | null
 }
 
 /** One write of a task. */

@@ -65,6 +65,7 @@ test('records are stored, found, changed, listed and forgotten', async () => {
   const updated = await s.memory.update(stored.id, { scope: ada, content: 'Now a spreadsheet.', ifVersion: 1 })
   assert.equal(updated.version, 2)
   await assert.rejects(s.memory.update(stored.id, { scope: ada, content: 'x', ifVersion: 1 }), { code: 'CONFLICT' })
+  await assert.rejects(s.memory.store('x', { scope: ada, id: stored.id, ifVersion: 0 }), { code: 'CONFLICT' })
   assert.equal((await s.memory.versions(stored.id, { scope: ada }))[0].content, 'Ada wants the quarterly report as a PDF.')
   const expiring = await s.memory.store('soon gone', { scope: ada, ttlMs: 60_000 })
   assert.ok(Date.parse(expiring.expiresAt) - Date.now() <= 60_000)

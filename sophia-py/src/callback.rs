@@ -94,11 +94,17 @@ impl Callback {
         let own = self.event_loop.as_ref().map(|own| own.clone_ref(py));
         let event_loop = own.or_else(|| self.home.event_loop(py));
         let call = CALL.import(py, "sophia._callbacks", "Call")?;
-        let call =
-            call.call1((event_loop, self.context.clone_ref(py), self.function.clone_ref(py), arguments, report))?;
+        let (context, function) = (self.context.clone_ref(py), self.function.clone_ref(py));
+        let call = call.call1((event_loop, context, function, arguments, report, self.operation))?;
         call.call_method0(intern!(py, "start"))?;
         Ok((receive, Cancel { call: call.unbind() }))
     }
+}
+
+/// Lets a function go on that waits for the event loop of this thread, while a synchronous call holds that up.
+pub fn held_up(py: Python<'_>) -> PyResult<()> {
+    static HELD_UP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    HELD_UP.import(py, "sophia._callbacks", "held_up")?.call0().map(drop)
 }
 
 /// Cancels the Python side when the Rust side is dropped; does nothing once it has ended.

@@ -15,6 +15,8 @@ use tokio::{
     task::JoinHandle,
 };
 
+use crate::callback;
+
 /// Worker threads: they wait for sockets and files; the work itself is small.
 const WORKER_THREADS: usize = 2;
 
@@ -119,7 +121,8 @@ where
     runtime.spawn(task)
 }
 
-/// Blocks on a future, without the interpreter's lock, and stops at once on Ctrl-C.
+/// Blocks on a future, without the interpreter's lock, and stops at once on Ctrl-C. What it may wait for does not wait for the
+/// event loop of this thread.
 pub fn block_on<F>(py: Python<'_>, mut future: F) -> PyResult<F::Output>
 where
     F: Future + Unpin + Send,
@@ -131,7 +134,10 @@ where
         let tick = py.detach(|| runtime.block_on(async { tokio::time::timeout(SIGNAL_TICK, &mut future).await }));
         match tick {
             Ok(output) => return Ok(output),
-            Err(_) => py.check_signals()?,
+            Err(_) => {
+                py.check_signals()?;
+                callback::held_up(py)?;
+            }
         }
     }
 }

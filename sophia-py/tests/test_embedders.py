@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -61,6 +62,24 @@ def test_a_function_embeds_without_a_loop() -> None:
         s.memory.store_sync("an old car", scope=ADA)
         found = s.memory.search_sync("which automobile?", scope=ADA, mode="semantic")
         assert [hit.record.content for hit in found.hits] == ["an old car"]
+
+
+async def test_a_synchronous_call_does_not_wait_for_the_loop_that_it_holds_up() -> None:
+    async with Sophia() as s:
+        s.memory.set_embedder(embed_async, model="meanings", dimensions=4)
+        began = time.monotonic()
+        s.memory.store_sync("an old car", scope=ADA)
+        found = s.memory.search_sync("car", scope=ADA)
+        assert time.monotonic() - began < 10
+        assert [hit.record.content for hit in found.hits] == ["an old car"] and found.degraded
+        assert any("await the asynchronous method" in warning for warning in found.warnings), found.warnings
+        assert (await s.memory.reembed()).left == 0
+        assert await find(s, "automobile") == ["an old car"]
+        s.memory.set_embedder(lambda texts: [vector(text) for text in texts], model="plain", dimensions=4)
+        s.memory.store_sync("a black cat", scope=ADA)
+        found = s.memory.search_sync("kitten", scope=ADA, mode="semantic")
+        assert found.hits[0].record.content == "a black cat"
+        assert time.monotonic() - began < 20
 
 
 async def test_what_a_function_does_wrong_is_said_and_made_good_later() -> None:

@@ -122,17 +122,14 @@ def test_of_two_who_write_the_same_document_one_is_told_so(monkeypatch: pytest.M
             other.write_documents([theirs])
             other.write_documents([third], DuplicatePolicy.OVERWRITE)
 
-        def overwritten() -> None:
-            other.write_documents([extra, third], DuplicatePolicy.OVERWRITE)
-
         meanwhile(monkeypatch, s, "_store_many", two_others)
         assert store.write_documents([ours], DuplicatePolicy.SKIP) == 0
         assert store.filter_documents() == [third]
         store.delete_all_documents()
         meanwhile(monkeypatch, s, "_store_many", lambda: other.write_documents([theirs]))
-        meanwhile(monkeypatch, s, "_update", overwritten)
-        assert store.write_documents([ours], DuplicatePolicy.SKIP) == 0
-        assert store.filter_documents() == [third, extra]
+        assert store.write_documents([ours, extra], DuplicatePolicy.SKIP) == 1
+        kept = s.memory.search_sync().hits
+        assert sorted((hit.record.content, hit.record.version) for hit in kept) == [("by them", 1), ("of ours alone", 1)]
         assert store.write_documents([ours], DuplicatePolicy.OVERWRITE) == 1
         assert store.filter_documents() == [ours, extra]
 

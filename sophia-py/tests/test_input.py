@@ -238,6 +238,9 @@ def test_a_lost_race_is_a_conflict(s: Sophia) -> None:
     s.memory.update_sync(stored.id, scope=ADA, content="two", if_version=1)
     with pytest.raises(ConflictError):
         s.memory.update_sync(stored.id, scope=ADA, content="three", if_version=1)
+    with pytest.raises(ConflictError):
+        s.memory.store_sync("again", scope=ADA, id=stored.id, if_version=0)
+    assert s.memory.store_sync("new", scope=ADA, id="new", if_version=0).created
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:

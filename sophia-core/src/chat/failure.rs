@@ -15,6 +15,11 @@ const MAX_QUOTE_BYTES: usize = 80;
 /// How much of it is read for that.
 const MAX_READ_BYTES: usize = 4 << 10;
 
+/// What is said of a status 401.
+const REFUSED: &str = "refused our credential";
+/// What is said of a status 403.
+const NOT_PERMITTED: &str = "does not permit this with our credential";
+
 /// Makes errors about one provider, without its credentials in them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Failure<'a> {
@@ -63,7 +68,8 @@ impl Failure<'_> {
         };
         let error = match status {
             // What it says about a credential may quote it.
-            401 | 403 => self.error(ErrorKind::Unauthorized, "refused our credential"),
+            401 => self.error(ErrorKind::Unauthorized, REFUSED),
+            403 => self.error(ErrorKind::Unauthorized, NOT_PERMITTED),
             404 => self.error(ErrorKind::NotFound, &says),
             429 => self.error(ErrorKind::RateLimited, &says),
             408 | 409 | 425 => self.error(ErrorKind::Unavailable, &says),
@@ -82,16 +88,31 @@ impl Failure<'_> {
         let number = error.get("code").and_then(|code| code.as_u64().or_else(|| code.as_str()?.parse().ok()));
         let named = |field: &str| kind_of(error.get(field)?.as_str()?);
         let kind = match number {
+            Some(401 | 403) => ErrorKind::Unauthorized,
             Some(429) => ErrorKind::RateLimited,
-            Some(400 | 422) => ErrorKind::InvalidInput,
+            Some(400 | 413 | 422) => ErrorKind::InvalidInput,
             _ => named("type").or_else(|| named("code")).unwrap_or(ErrorKind::Unavailable),
         };
-        if kind == ErrorKind::Unauthorized {
+        let status = match (number, error.get("type").and_then(Value::as_str)) {
+            (Some(403), _) | (_, Some("permission_error")) => Some(403),
+            (Some(413), _) | (_, Some("request_too_large")) => Some(413),
+            (Some(422), _) => Some(422),
+            _ => None,
+        };
+        let failure = match (kind, status) {
             // What it says about a credential may quote it.
-            return self.error(kind, "refused our credential");
+            (ErrorKind::Unauthorized, Some(403)) => self.error(kind, NOT_PERMITTED),
+            (ErrorKind::Unauthorized, _) => self.error(kind, REFUSED),
+            _ => {
+                let message = message_of(&serde_json::json!({ "error": error }));
+                let message = message.unwrap_or_else(|| "no message".to_owned());
+                self.error(kind, &format!("failed: {}", self.clean(&message, MAX_MESSAGE_BYTES)))
+            }
+        };
+        match status {
+            Some(status) => failure.with("status", status),
+            None => failure,
         }
-        let message = message_of(&serde_json::json!({ "error": error })).unwrap_or_else(|| "no message".to_owned());
-        self.error(kind, &format!("failed: {}", self.clean(&message, MAX_MESSAGE_BYTES)))
     }
 
     fn error(&self, kind: ErrorKind, what: &str) -> Error {
@@ -150,6 +171,8 @@ fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn failure(status: u16, headers: &[(&'static str, &str)], body: &str) -> Error {
@@ -175,6 +198,23 @@ mod tests {
             (529, "UNAVAILABLE"),
         ] {
             assert_eq!(failure(status, &[], "{}").code(), code, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_failure_inside_of_an_answer_has_the_status_that_it_names() {
+        let failure = Failure { operation: "test", provider: "p", secrets: &[] };
+        for (error, code, status) in [
+            (json!({"type": "permission_error", "message": "no"}), "UNAUTHORIZED", Some("403")),
+            (json!({"type": "authentication_error"}), "UNAUTHORIZED", None),
+            (json!({"type": "request_too_large"}), "INVALID_INPUT", Some("413")),
+            (json!({"code": 403}), "UNAUTHORIZED", Some("403")),
+            (json!({"code": "413"}), "INVALID_INPUT", Some("413")),
+            (json!({"code": 422, "message": "no"}), "INVALID_INPUT", Some("422")),
+            (json!({"code": 429}), "RATE_LIMITED", None),
+        ] {
+            let told = failure.reported(&error);
+            assert_eq!((told.code(), told.get("status")), (code, status), "{error}");
         }
     }
 

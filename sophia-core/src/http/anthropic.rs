@@ -13,7 +13,10 @@ use crate::{
     Error,
     chat::{
         ChatChunk,
-        dialect::anthropic::{FrameWriter, read_request, write_response},
+        dialect::{
+            Names,
+            anthropic::{FrameWriter, read_request, write_response},
+        },
     },
 };
 
@@ -25,10 +28,12 @@ pub(super) async fn messages(call: Call) -> Result<Response, Failure> {
     let chat = call.surface.sophia().chat();
     if inbound.stream {
         let model = inbound.request.model.clone().unwrap_or_default();
-        let frames = Blocks { writer: FrameWriter::new(model), request_id: call.request_id.clone() };
-        return sse::answer(chat.stream(inbound.request)?, frames).await;
+        let frames =
+            Blocks { writer: FrameWriter::new(model), names: inbound.names, request_id: call.request_id.clone() };
+        let chunks = chat.stream(inbound.request).map_err(|error| frames.name(error))?;
+        return sse::answer(chunks, frames).await;
     }
-    let answer = chat.complete(inbound.request).await?;
+    let answer = chat.complete(inbound.request).await.map_err(|error| inbound.names.tell(error))?;
     Ok(answered(&answer, &write_response(&answer)))
 }
 
@@ -46,12 +51,17 @@ fn betas(call: &Call) -> Result<Vec<String>, Error> {
 
 struct Blocks {
     writer: FrameWriter,
+    names: Names,
     request_id: String,
 }
 
 impl Frames for Blocks {
     fn chunk(&mut self, chunk: &ChatChunk) -> String {
         self.writer.chunk(chunk)
+    }
+
+    fn name(&self, error: Error) -> Error {
+        self.names.tell(error)
     }
 
     fn error(&mut self, error: &Error) -> String {

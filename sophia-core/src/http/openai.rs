@@ -18,9 +18,12 @@ use crate::{
     Error, ErrorKind, Result, Timestamp,
     chat::{
         ChatChunk, ChatRequest, ChatResponse,
-        dialect::openai::{
-            FrameWriter, InboundEmbed, read_embed, read_request, write_embeddings, write_model, write_models,
-            write_response,
+        dialect::{
+            Names,
+            openai::{
+                FrameWriter, InboundEmbed, read_embed, read_request, write_embeddings, write_model, write_models,
+                write_response,
+            },
         },
     },
 };
@@ -34,10 +37,11 @@ pub(super) async fn completions(call: Call) -> Result<Response, Failure> {
     if inbound.stream {
         let model = inbound.request.model.clone().unwrap_or_default();
         let writer = FrameWriter::new(model, Timestamp::now(), inbound.stream_usage);
-        let frames = Completions { writer, request_id: call.request_id.clone() };
-        return sse::answer(chat.stream(inbound.request)?, frames).await;
+        let frames = Completions { writer, names: inbound.names, request_id: call.request_id.clone() };
+        let chunks = chat.stream(inbound.request).map_err(|error| frames.name(error))?;
+        return sse::answer(chunks, frames).await;
     }
-    let answer = chat.complete(inbound.request).await?;
+    let answer = chat.complete(inbound.request).await.map_err(|error| inbound.names.tell(error))?;
     Ok(answered(&answer, &write_response(&answer, Timestamp::now())))
 }
 
@@ -103,12 +107,17 @@ fn header<T: DeserializeOwned>(call: &Call, name: &'static str) -> Result<Option
 
 struct Completions {
     writer: FrameWriter,
+    names: Names,
     request_id: String,
 }
 
 impl Frames for Completions {
     fn chunk(&mut self, chunk: &ChatChunk) -> String {
         self.writer.chunk(chunk)
+    }
+
+    fn name(&self, error: Error) -> Error {
+        self.names.tell(error)
     }
 
     fn error(&mut self, error: &Error) -> String {

@@ -32,7 +32,7 @@ pub(super) struct Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        let status = StatusCode::from_u16(error.kind().http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = StatusCode::from_u16(precise_status(&error)).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Failure { status, error, header: None }
     }
 }
@@ -101,13 +101,23 @@ pub(super) fn describe(error: &Error, request_id: &str) -> Value {
     })
 }
 
+/// Returns the status of an error: that of its kind, or a provider's own where that says more.
+fn precise_status(error: &Error) -> u16 {
+    match (error.kind(), error.get("provider").and(error.get("status"))) {
+        (ErrorKind::Unauthorized, Some("403")) => 403,
+        (ErrorKind::InvalidInput, Some("413")) => 413,
+        (ErrorKind::InvalidInput, Some("422")) => 422,
+        (kind, _) => kind.http_status(),
+    }
+}
+
 /// Returns the status of an error in other dialects: what a provider's protocol cannot say is the caller's to change, and a
 /// provider that is overloaded says so with a status of its own.
 pub(super) fn status_of(error: &Error) -> StatusCode {
     let status = match (error.kind(), error.get("status")) {
         (ErrorKind::Unsupported, _) => 400,
         (ErrorKind::Unavailable, Some("529")) => 529,
-        (kind, _) => kind.http_status(),
+        _ => precise_status(error),
     };
     StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }

@@ -22,8 +22,8 @@ use crate::{
     chat::{
         ChatChunk,
         dialect::{
-            Dialect,
-            responses::{FrameWriter, read_request, write_response},
+            Dialect, Names, PREVIOUS,
+            responses::{FrameWriter, read_further_request, write_response},
         },
     },
     memory::{Kv, KvOptions},
@@ -33,8 +33,6 @@ use crate::{
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Most responses that a conversation is put together of.
 const MAX_TURNS: usize = 1_000;
-/// Field of a request that names the response which it goes on from.
-const PREVIOUS: &str = "previous_response_id";
 
 /// `POST /v1/responses`
 pub(super) async fn responses(call: Call) -> Result<Response, Failure> {
@@ -42,9 +40,9 @@ pub(super) async fn responses(call: Call) -> Result<Response, Failure> {
     let mut body = call.json()?;
     let kv = call.surface.sophia().memory().kv().clone();
     let is_kept = body.get("store") != Some(&Value::Bool(false));
-    let mut given = Given { kv, scope: scope.clone(), is_kept, previous: None, input: Vec::new() };
+    let mut given = Given { kv, scope: scope.clone(), is_kept, previous: None, said: 0, input: Vec::new() };
     given.recall(&mut body).await?;
-    let mut inbound = read_request(Value::Object(body), &scope)?;
+    let mut inbound = read_further_request(Value::Object(body), &scope, given.said)?;
     if let Some(previous) = &given.previous {
         inbound.repeated.insert(PREVIOUS.to_owned(), previous.as_str().into());
     }
@@ -53,10 +51,11 @@ pub(super) async fn responses(call: Call) -> Result<Response, Failure> {
     if inbound.stream {
         let model = inbound.request.model.clone().unwrap_or_default();
         let writer = FrameWriter::new(&model, &inbound.repeated, Timestamp::now());
-        let frames = Items { writer, given, request_id: call.request_id.clone() };
-        return sse::answer(chat.stream(inbound.request)?, frames).await;
+        let frames = Items { writer, given, names: inbound.names, request_id: call.request_id.clone() };
+        let chunks = chat.stream(inbound.request).map_err(|error| frames.name(error))?;
+        return sse::answer(chunks, frames).await;
     }
-    let answer = chat.complete(inbound.request).await?;
+    let answer = chat.complete(inbound.request).await.map_err(|error| inbound.names.tell(error))?;
     let body = write_response(&answer, &inbound.repeated, Timestamp::now());
     if let (false, Value::Object(response)) = (answer.envelope.dialect() == Dialect::Responses, &body) {
         given.keep(response).await;
@@ -71,6 +70,8 @@ struct Given {
     is_kept: bool,
     /// The response that the request goes on from, if it is known here.
     previous: Option<String>,
+    /// How many items were said before.
+    said: usize,
     /// What the request itself says.
     input: Vec<Value>,
 }
@@ -103,8 +104,10 @@ impl Given {
             };
         }
         turns.push(turn);
-        let said = turns.into_iter().rev().flat_map(|turn| turn.items);
-        body.insert("input".to_owned(), said.chain(self.input.iter().cloned()).collect());
+        let mut said: Vec<Value> = turns.into_iter().rev().flat_map(|turn| turn.items).collect();
+        self.said = said.len();
+        said.extend(self.input.iter().cloned());
+        body.insert("input".to_owned(), said.into());
         body.shift_remove(PREVIOUS);
         self.previous = Some(id);
         Ok(())
@@ -165,12 +168,17 @@ fn lost(id: &str) -> Error {
 struct Items {
     writer: FrameWriter,
     given: Given,
+    names: Names,
     request_id: String,
 }
 
 impl Frames for Items {
     fn chunk(&mut self, chunk: &ChatChunk) -> String {
         self.writer.chunk(chunk)
+    }
+
+    fn name(&self, error: Error) -> Error {
+        self.names.tell(error)
     }
 
     fn error(&mut self, error: &Error) -> String {

@@ -25,6 +25,11 @@ pub(super) trait Frames: Send + 'static {
     /// Writes an error, which is the end of the stream.
     fn error(&mut self, error: &Error) -> String;
 
+    /// Names the field at fault as the client does.
+    fn name(&self, error: Error) -> Error {
+        error
+    }
+
     /// Does what has to be done before the client hears what was written last.
     fn settle(&mut self) -> impl Future<Output = ()> + Send {
         async {}
@@ -34,7 +39,7 @@ pub(super) trait Frames: Send + 'static {
 /// Answers with a stream. What fails before the first part is an error with its own status.
 pub(super) async fn answer(mut chunks: ChatStream, mut frames: impl Frames) -> Result<Response, Failure> {
     let first = match chunks.next_batch().await {
-        Some(first) => first?,
+        Some(first) => first.map_err(|error| frames.name(error))?,
         None => Vec::new(),
     };
     let cache = first.first().and_then(|chunk| chunk.cache.clone());
@@ -58,7 +63,10 @@ fn rest(chunks: ChatStream, frames: impl Frames) -> impl Stream<Item = Bytes> + 
         let (mut chunks, mut frames) = state?;
         match timeout(KEEP_ALIVE, chunks.next_batch()).await {
             Ok(Some(Ok(batch))) => Some((write(&batch, &mut frames).await, Some((chunks, frames)))),
-            Ok(Some(Err(error))) => Some((frames.error(&error).into(), None)),
+            Ok(Some(Err(error))) => {
+                let error = frames.name(error);
+                Some((frames.error(&error).into(), None))
+            }
             Ok(None) => None,
             Err(_) => Some((Bytes::from_static(b": keep-alive\n\n"), Some((chunks, frames)))),
         }

@@ -189,7 +189,8 @@ impl Memory {
     /// Stores one record. It is durable, and found by the next search, when this returns.
     ///
     /// # Errors
-    /// `InvalidInput` for what cannot be stored; `Conflict` for an id that another session or agent of the user has.
+    /// `InvalidInput` for what cannot be stored; `Conflict` for an id that another session or agent of the user has, and where
+    /// `if_version` is not the current one.
     ///
     /// # Cancel safety
     /// A call that is dropped has stored the record whole, or not at all.

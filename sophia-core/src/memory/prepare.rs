@@ -81,7 +81,7 @@ impl Memory {
             expires_at: validate::expiry(operation, now, ttl)?,
         };
         let same_content = if new.dedupe { SameContent::ReturnExisting } else { SameContent::StoreAgain };
-        Ok(Draft { vector, same_content, ..Draft::new(record) })
+        Ok(Draft { vector, same_content, if_version: new.if_version, ..Draft::new(record) })
     }
 
     /// Takes a vector that the caller made: of the embedder's model, or of a model of the caller's own where there is none.

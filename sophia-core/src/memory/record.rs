@@ -167,6 +167,9 @@ pub struct NewRecord {
     /// Whether a record of the same scope, kind and content is returned instead of a second one. Default no.
     #[serde(default, deserialize_with = "or_default")]
     pub dedupe: bool,
+    /// Version that the record of this id has; another one is a conflict. 0 is none: it is stored only where none is found.
+    #[serde(default)]
+    pub if_version: Option<i64>,
 }
 
 impl NewRecord {
@@ -263,6 +266,13 @@ impl NewRecord {
     #[must_use]
     pub fn dedupe(mut self) -> NewRecord {
         self.dedupe = true;
+        self
+    }
+
+    /// Sets the version that the record of this id must have; 0 is that there is none.
+    #[must_use]
+    pub fn if_version(mut self, version: i64) -> NewRecord {
+        self.if_version = Some(version);
         self
     }
 }

@@ -10,6 +10,9 @@ use super::{
 };
 use crate::{Error, ErrorKind, Result};
 
+/// Version of a record that there is not.
+pub(crate) const NO_VERSION: i64 = 0;
+
 /// A record before and after a change.
 #[derive(Debug)]
 pub(crate) struct Revision {
@@ -36,14 +39,7 @@ pub(crate) fn revise(found: Option<Record>, update: Update, now: Timestamp) -> R
         .filter(|record| record.expires_at.is_none_or(|expires_at| expires_at > now))
         .filter(|record| record.status == Status::Active || update.status == Some(Status::Active))
         .ok_or_else(absent)?;
-    if let Some(expected) = update.if_version
-        && expected != old.version
-    {
-        return Err(Error::new(ErrorKind::Conflict, "memory.update", "the record has changed meanwhile")
-            .with("id", &update.id)
-            .with("expected", expected)
-            .with("found", old.version));
-    }
+    check_version("memory.update", &update.id, update.if_version, old.version)?;
     let (own_ttl, retention_ttl) = (update.ttl, update.retention_ttl);
     let mut new = patched(&old, update);
     let is_new_version = own_ttl.is_none() || new != old;
@@ -53,10 +49,20 @@ pub(crate) fn revise(found: Option<Record>, update: Update, now: Timestamp) -> R
         (None, None) => {}
     }
     if is_new_version {
-        new.version = old.version + 1;
+        new.version = next_version("memory.update", &old)?;
         new.updated_at = now;
     }
     Ok(Revision { old, new })
+}
+
+fn check_version(operation: &'static str, id: &str, expected: Option<i64>, found: i64) -> Result<()> {
+    match expected.filter(|expected| *expected != found) {
+        None => Ok(()),
+        Some(expected) => Err(Error::new(ErrorKind::Conflict, operation, "the record has changed meanwhile")
+            .with("id", id)
+            .with("expected", expected)
+            .with("found", found)),
+    }
 }
 
 /// Returns when a record ends whose importance is changed: no rule drops what is pinned, and one drops what no longer is. What
@@ -70,22 +76,39 @@ fn expiry(old: &Record, importance: f64, ttl: Duration, now: Timestamp) -> Optio
     }
 }
 
+/// Lets a record be the first of its id. `Conflict` where the caller knows of one that is not there.
+pub(crate) fn first(new: &Record, if_version: Option<i64>) -> Result<()> {
+    check_version("memory.store", &new.id, if_version, NO_VERSION)
+}
+
 /// Puts a record that is stored under the id of an existing one in its place. `Conflict` where that is of another session or
-/// agent.
-pub(crate) fn replace(existing: &Record, mut new: Record) -> Result<Record> {
+/// agent, or of another version than the caller knows of. What is hidden or has expired is no version that anybody knows of.
+pub(crate) fn replace(existing: &Record, mut new: Record, if_version: Option<i64>) -> Result<Record> {
     if !new.scope.covers(&existing.scope) {
         let message = "the id belongs to a record of another session or agent of this user";
         return Err(Error::new(ErrorKind::Conflict, "memory.store", message).with("id", &new.id));
     }
+    let has_ended = existing.expires_at.is_some_and(|expires_at| expires_at <= new.updated_at);
+    let is_found = existing.status == Status::Active && !has_ended;
+    check_version("memory.store", &new.id, if_version, if is_found { existing.version } else { NO_VERSION })?;
     new.seq = existing.seq;
-    new.version = existing.version + 1;
+    new.version = next_version("memory.store", existing)?;
     new.created_at = existing.created_at;
     Ok(new)
 }
 
-/// Hides a record.
+/// Hides a record. One that is at the last version stays at that: what hides many is not held up by one.
 pub(crate) fn archive(old: &Record, now: Timestamp) -> Record {
-    Record { status: Status::Archived, version: old.version + 1, updated_at: now, ..old.clone() }
+    Record { status: Status::Archived, version: old.version.saturating_add(1), updated_at: now, ..old.clone() }
+}
+
+/// Returns the version after that of a record. A file that was imported by an older release may hold the last one.
+fn next_version(operation: &'static str, old: &Record) -> Result<i64> {
+    old.version.checked_add(1).ok_or_else(|| {
+        let message =
+            "the record is at the last version that there can be: store it under another id, and delete this one";
+        Error::new(ErrorKind::Conflict, operation, message).with("id", &old.id).with("version", old.version)
+    })
 }
 
 /// Returns what equal contents have in common.
@@ -127,4 +150,29 @@ fn patched(old: &Record, update: Update) -> Record {
     }
     new.status = update.status.unwrap_or(old.status);
     new
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_record_at_the_last_version_is_not_changed_and_says_why_and_can_be_hidden() {
+        let record = json!({"id": "r", "seq": 1, "version": i64::MAX, "content": "x", "kind": "note", "category": null,
+            "tags": [], "metadata": {}, "summary": null, "source": null, "role": null, "importance": 0.5,
+            "priority": "medium", "status": "active", "scope": {}, "created_at": "2026-01-01T00:00:00Z",
+            "updated_at": "2026-01-01T00:00:00Z", "expires_at": null});
+        let record: Record = serde_json::from_value(record).unwrap();
+        let now = record.updated_at;
+        let changed = revise(Some(record.clone()), Update::new("r").content("y"), now).unwrap_err();
+        let replaced = replace(&record, record.clone(), None).unwrap_err();
+        for error in [changed, replaced] {
+            assert_eq!((error.code(), error.get("id")), ("CONFLICT", Some("r")));
+        }
+        assert_eq!(revise(Some(record.clone()), Update::new("r").ttl(None), now).unwrap().new.version, i64::MAX);
+        let hidden = archive(&record, now);
+        assert_eq!((hidden.version, hidden.status), (i64::MAX, Status::Archived));
+    }
 }

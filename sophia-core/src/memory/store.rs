@@ -100,12 +100,14 @@ pub struct Draft {
     pub vector: Option<NamedVector>,
     /// What to do if the same scope, kind and content is there.
     pub same_content: SameContent,
+    /// Version that the record of its id must have; 0 is that none is found.
+    pub if_version: Option<i64>,
 }
 
 impl Draft {
     /// Creates a draft without a vector that may repeat what is there.
     pub fn new(record: Record) -> Draft {
-        Draft { record, vector: None, same_content: SameContent::StoreAgain }
+        Draft { record, vector: None, same_content: SameContent::StoreAgain, if_version: None }
     }
 }
 

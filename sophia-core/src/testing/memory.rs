@@ -30,6 +30,7 @@ where
     let store = || make(clock.clone());
     records_are_kept_whole(&store().await, &clock).await;
     ids_are_unique_inside_their_wall(&store().await, &clock).await;
+    what_is_stored_for_a_version_is_stored_over_no_other(&store().await, &clock).await;
     a_batch_is_stored_as_a_whole_or_item_by_item(&store().await, &clock).await;
     updates_keep_versions_and_find_conflicts(&store().await, &clock).await;
     walls_hold(&store().await, &clock).await;
@@ -134,6 +135,41 @@ async fn ids_are_unique_inside_their_wall(store: &impl MemoryStore, clock: &Manu
         Draft { same_content: SameContent::ReturnExisting, ..Draft::new(record(&ada(), "new", "second", now)) };
     let repeated = store.insert(vec![repeated], Atomicity::Each).await.expect("insert").remove(0).expect("found");
     assert_eq!((repeated.id.as_str(), repeated.created), ("same", false));
+}
+
+async fn what_is_stored_for_a_version_is_stored_over_no_other(store: &impl MemoryStore, clock: &ManualClock) {
+    let now = clock.now();
+    let draft = |record: Record, version| Draft { if_version: Some(version), ..Draft::new(record) };
+    let of = |id: &str, content: &str, version| draft(record(&ada(), id, content, now), version);
+    let insert = async |draft: Draft| store.insert(vec![draft], Atomicity::Together).await.map(|mut all| all.remove(0));
+    let stored = async |draft: Draft| insert(draft).await.expect("insert").expect("stored");
+    let refused = async |draft: Draft| insert(draft).await.expect_err("another version").kind();
+    let first = stored(of("r", "first", 0)).await;
+    assert_eq!((first.version, first.created), (1, true));
+    assert_eq!(refused(of("r", "again", 0)).await, ErrorKind::Conflict);
+    assert_eq!(refused(of("r", "again", 2)).await, ErrorKind::Conflict);
+    assert_eq!(refused(of("nobody", "x", 1)).await, ErrorKind::Conflict);
+    assert_eq!(get(store, &ada(), "nobody", now).await, None);
+    assert_eq!(get(store, &ada(), "r", now).await.map(|record| record.content), Some("first".into()));
+    assert_eq!(stored(of("r", "second", 1)).await.version, 2);
+    // Of two that wish to be the first, one is, also within a batch; and each wall has its own.
+    let batch =
+        vec![of("two", "x", 0), of("two", "y", 0), of("three", "z", 0), draft(record(&bob(), "r", "x", now), 0)];
+    let results = store.insert(batch.clone(), Atomicity::Each).await.expect("insert");
+    assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true, true]);
+    assert_eq!(store.insert(batch, Atomicity::Together).await.expect_err("there").kind(), ErrorKind::Conflict);
+    let rivals = (0..8).map(|place| store.insert(vec![of("raced", &place.to_string(), 0)], Atomicity::Together));
+    let won = futures::future::join_all(rivals).await.into_iter().filter(Result::is_ok).count();
+    assert_eq!((won, get(store, &ada(), "raced", now).await.map(|record| record.version)), (1, Some(1)));
+    // What is hidden or has expired is not there.
+    let hidden = Filter { ids: Some(vec!["r".into()]), ..here(clock) };
+    store.delete(hidden, Depth::Archive).await.expect("delete");
+    assert_eq!(refused(of("r", "x", 3)).await, ErrorKind::Conflict);
+    assert_eq!(stored(of("r", "shown", 0)).await.version, 4);
+    let brief = Record { expires_at: now.checked_add(Duration::from_secs(1)).ok(), ..record(&ada(), "e", "x", now) };
+    put(store, brief).await;
+    clock.advance(Duration::from_secs(1));
+    stored(draft(record(&ada(), "e", "later", clock.now()), 0)).await;
 }
 
 async fn a_batch_is_stored_as_a_whole_or_item_by_item(store: &impl MemoryStore, clock: &ManualClock) {

@@ -11,7 +11,15 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from .errors import UnsupportedError
+
 Report = Callable[[Any, BaseException | None], None]
+
+WAITED_FOR = ("memory.embed", "health.probe", "health.action")
+"""Operations of functions that a synchronous call may wait for."""
+
+_waiting: set[Call] = set()
+"""What is to run on a loop and has not begun, of those. Without a lock, which a fork might leave closed: each step is atomic."""
 
 _blocked: contextvars.ContextVar[asyncio.AbstractEventLoop | None] = contextvars.ContextVar("sophia_blocked", default=None)
 
@@ -28,6 +36,18 @@ def blocking_the_loop() -> Iterator[None]:
         yield
     finally:
         _blocked.reset(token)
+
+
+def held_up() -> None:
+    """While a synchronous call holds up the loop of this thread: takes from that loop what the call may wait for."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    for call in list(_waiting):
+        if call.is_on(loop):
+            _waiting.discard(call)
+            call.leave_loop()
 
 
 class MayBlock:
@@ -68,7 +88,8 @@ class Call:
     """Runs `function(*arguments)` and reports its value or its exception, once.
 
     On `loop` where there is one that is not held up, so that the function may use what belongs to that loop; else, and where
-    it may block, on a thread of its own.
+    it may block, on a thread of its own. What a synchronous call may wait for that holds up the loop goes to such a thread,
+    too, and fails where it is to be awaited.
     """
 
     def __init__(
@@ -78,6 +99,7 @@ class Call:
         function: Callable[..., Any],
         arguments: tuple[Any, ...],
         report: Report,
+        operation: str,
     ) -> None:
         is_free = loop is not None and loop.is_running() and context.get(_blocked) is not loop
         self._home = loop if is_free else None
@@ -86,6 +108,8 @@ class Call:
         self._function = function
         self._arguments = arguments
         self._report = report
+        self._operation = operation
+        self._has_left = False
         self._task: asyncio.Future[Any] | None = None
         self._awaited: concurrent.futures.Future[Any] | None = None
         self._ended = False
@@ -94,17 +118,30 @@ class Call:
         if self._loop is None:
             threading.Thread(target=self._context.copy().run, args=(self._on_thread,), daemon=True).start()
         else:
+            if self._operation in WAITED_FOR:
+                _waiting.add(self)
             self._loop.call_soon_threadsafe(self._on_loop, context=self._context.copy())
+
+    def is_on(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether it runs on this loop."""
+        return self._loop is loop
+
+    def leave_loop(self) -> None:
+        """Runs it on a thread, where it has not begun; called from the thread of its loop."""
+        self._has_left, self._loop, self._home = True, None, None
+        self.start()
 
     def cancel(self) -> None:
         """Cancels the task, if it has begun and not ended; called from any thread."""
+        _waiting.discard(self)
         if self._awaited is not None:
             self._awaited.cancel()
         if self._loop is not None and not self._ended and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._cancel_on_loop)
 
     def _on_loop(self) -> None:
-        if self._ended:
+        _waiting.discard(self)
+        if self._ended or self._has_left:
             return
         try:
             value = self._function(*self._arguments)
@@ -133,6 +170,10 @@ class Call:
     def _on_thread(self) -> None:
         try:
             value = self._function(*self._arguments)
+            if inspect.isawaitable(value) and self._has_left:
+                _close(value)
+                problem = "a synchronous call holds up the event loop that the function belongs to: await the asynchronous method"
+                raise UnsupportedError(f"{self._operation}: {problem}", operation=self._operation)
             if inspect.isawaitable(value) and self._home is not None:
                 # What it made to be awaited belongs to the loop.
                 self._awaited = asyncio.run_coroutine_threadsafe(_await(value), self._home)
@@ -147,6 +188,12 @@ class Call:
     def _end(self, value: Any, raised: BaseException | None) -> None:
         self._ended = True
         self._report(value, raised)
+
+
+def _close(value: Awaitable[Any]) -> None:
+    """Closes what nobody will await."""
+    if (close := getattr(value, "close", None)) is not None:
+        close()
 
 
 async def _await(value: Awaitable[Any]) -> Any:

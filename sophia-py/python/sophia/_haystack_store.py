@@ -6,9 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import UTC, date, datetime
-from itertools import pairwise
-from secrets import token_hex
+from datetime import date, datetime
 from typing import Any
 
 from haystack import Document, component, default_from_dict, default_to_dict
@@ -16,7 +14,7 @@ from haystack.document_stores.errors import DuplicateDocumentError
 from haystack.document_stores.types import DuplicatePolicy
 from haystack.utils.filters import document_matches_filter
 
-from ._adapters import DEEPEST, PAGE, Steps, all_records, apart, best_hits, call, refused, run, run_sync, store_all
+from ._adapters import DEEPEST, ITEMS, PAGE, Steps, all_records, apart, best_hits, call, refused, run, run_sync, store_all
 from ._engine import Sophia
 from .errors import ConflictError, NotFoundError
 from .memory import Mode
@@ -30,9 +28,6 @@ PUBLIC = "sophia.haystack"
 KIND = "haystack.document"
 FIELD = "haystack"
 """The name in the metadata under which the whole document is kept."""
-NEW = "haystack_new"
-"""Marks what was written as new, each time by another: of a record that was there it is no version."""
-MARK_BYTES = 8
 TIMES: dict[str, type[date]] = {"$datetime": datetime, "$date": date}
 """What an object stands for that has one of these names alone."""
 DEFAULT_TOP_K = 10
@@ -202,61 +197,42 @@ class SophiaDocumentStore:
             raise ValueError("write_documents takes a list of Documents")
         kept: dict[str, Document] = {}
         for document in documents:
-            known = document.id in kept
-            if policy != DuplicatePolicy.OVERWRITE and not known:
-                known = (yield from call(self._memory._get(self._id(document.id), scope=self._scope))) is not None
-            if known and policy == DuplicatePolicy.SKIP:
+            if policy != DuplicatePolicy.OVERWRITE and document.id in kept:
+                if policy != DuplicatePolicy.SKIP:
+                    raise _duplicate(document)
                 continue
-            if known and policy != DuplicatePolicy.OVERWRITE:
-                raise DuplicateDocumentError(f"a document with the id `{document.id}` is there already")
             kept[document.id] = document
-        is_new = policy != DuplicatePolicy.OVERWRITE
-        items = [self._item(document, is_new) for document in kept.values()]
-        stored = yield from store_all(self._memory, items, scope=self._scope)
-        written: list[str] = []
-        for document, result in zip(kept.values(), stored, strict=True):
-            if result.created or not is_new or (yield from self._stays(document.id)):
-                written.append(document.id)
+        if policy == DuplicatePolicy.OVERWRITE:
+            items = [self._item(document) for document in kept.values()]
+            return len((yield from store_all(self._memory, items, scope=self._scope)))
+        new = yield from self._new(kept.values(), policy)
+        written = 0
+        for first in range(0, len(new), ITEMS):
+            written += yield from self._write_new(new[first : first + ITEMS], policy)
+        return written
+
+    def _new(self, documents: Iterable[Document], policy: DuplicatePolicy) -> Steps[list[Document]]:
+        """Returns the documents that are not there; one that is there is an error unless it may be skipped."""
+        new: list[Document] = []
+        for document in documents:
+            if (yield from call(self._memory._get(self._id(document.id), scope=self._scope))) is None:
+                new.append(document)
             elif policy != DuplicatePolicy.SKIP:
-                twice = document.id
-        if len(written) < len(kept) and policy != DuplicatePolicy.SKIP:
-            yield from self._delete(written)
-            raise DuplicateDocumentError(f"a document with the id `{twice}` is there already")
-        return len(written)
+                raise _duplicate(document)
+        return new
 
-    def _stays(self, id: str) -> Steps[bool]:
-        """Whether a document stays that was written as new and found a record in its place.
-
-        What another wrote since it was looked up is put back; what was archived or has expired is not.
-        """
+    def _write_new(self, documents: list[Document], policy: DuplicatePolicy) -> Steps[int]:
+        """Writes documents that were not there, all or none; looks again where another has written one of them since."""
         while True:
-            versions = yield from call(self._memory._versions(self._id(id), scope=self._scope))
-            if not versions:
-                return True
-            last, found = versions[-1], versions[0]
-            for before, after in pairwise(versions):
-                # What changes a record otherwise leaves the mark as it is, or takes it away.
-                if after.metadata.get(NEW) in (None, before.metadata.get(NEW)):
-                    found = after
-            if found is last:
-                return False
-            has_ended = found.expires_at is not None and datetime.fromisoformat(found.expires_at) <= datetime.now(UTC)
-            is_gone = found.status != "active" or has_ended
-            kept = last if is_gone else found
-            request = self._memory._update(
-                self._id(id),
-                scope=self._scope,
-                content=kept.content,
-                metadata={**kept.metadata, NEW: None},
-                if_version=last.version,
-            )
+            items = [{**self._item(document), "if_version": 0} for document in documents]
             try:
-                yield from call(request)
-            except (ConflictError, NotFoundError):
-                continue
-            return is_gone
+                yield from store_all(self._memory, items, scope=self._scope)
+            except ConflictError:
+                documents = yield from self._new(documents, policy)
+            else:
+                return len(documents)
 
-    def _item(self, document: Document, is_new: bool) -> dict[str, Any]:
+    def _item(self, document: Document) -> dict[str, Any]:
         return {
             "id": self._id(document.id),
             "source": document.id,
@@ -264,7 +240,7 @@ class SophiaDocumentStore:
             "kind": KIND,
             "category": self._collection,
             "tags": [self._tag],
-            "metadata": {FIELD: _written(document), **({NEW: token_hex(MARK_BYTES)} if is_new else {})},
+            "metadata": {FIELD: _written(document)},
         }
 
     def _delete(self, ids: Iterable[str]) -> Steps[None]:
@@ -289,7 +265,7 @@ class SophiaDocumentStore:
             if filters and not document_matches_filter(filters, document):
                 return False
             changed = replace(document, meta=document.meta | meta)
-            metadata = {FIELD: _written(changed), NEW: None}
+            metadata = {FIELD: _written(changed)}
             request = self._memory._update(found.id, scope=self._scope, metadata=metadata, if_version=found.version)
             try:
                 yield from call(request)
@@ -364,6 +340,10 @@ class SophiaRetriever:
 
 def _document(record: Record) -> Document:
     return Document.from_dict(_with_times(record.metadata[FIELD]))
+
+
+def _duplicate(document: Document) -> DuplicateDocumentError:
+    return DuplicateDocumentError(f"a document with the id `{document.id}` is there already")
 
 
 def _written(document: Document) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from datetime import datetime
 from inspect import isawaitable
 from os import PathLike, fspath
@@ -47,6 +47,20 @@ Time = str | datetime
 """RFC 3339 text, or a datetime with a time zone."""
 Vectors = Sequence[Sequence[float]] | Any
 """One vector for each text: lists, or a numpy array."""
+
+
+class _Later:
+    """Vectors that are awaited."""
+
+    def __init__(self, made: Awaitable[Vectors]) -> None:
+        self._made = made
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return _plain((yield from self._made.__await__()))
+
+    def close(self) -> None:
+        if (close := getattr(self._made, "close", None)) is not None:
+            close()
 
 
 def _plain(vectors: Vectors) -> Any:
@@ -312,11 +326,14 @@ class Memory:
         ttl: Seconds | None = None,
         embedding: Sequence[float] | None = None,
         dedupe: bool = False,
+        if_version: int | None = None,
     ) -> Request[StoreResult]:
         """Stores one record; it is durable and searchable when this returns.
 
         `importance` is 0..1; `embedding` replaces the engine's own; `dedupe` returns the record that already has this
         content in this scope.
+
+        With `if_version`, a record of this id that has another version raises `ConflictError`; 0 is that there is none.
         """
         arguments = given(
             content=content,
@@ -333,6 +350,7 @@ class Memory:
             ttl=ttl,
             embedding=embedding,
             dedupe=dedupe,
+            if_version=if_version,
         )
         return Request("memory.store", arguments, reader(StoreResult))
 
@@ -564,16 +582,14 @@ class Memory:
 
         It returns one vector for each text, as lists or as a numpy array. `model` names what it does: give it another name
         when it gives other vectors; what was stored before is then embedded anew in the background. What it raises never
-        reaches who stores or searches: records are kept and embedded later, and a search says so in its `warnings`.
+        reaches who stores or searches: records are kept and embedded later, and a search says so in its `warnings`. So it is
+        where a `…_sync` method is called in the loop that an async function belongs to.
         `timeout` is in seconds, 30 by default.
         """
 
-        async def later(made: Awaitable[Vectors]) -> Any:
-            return _plain(await made)
-
         def embed(texts: list[str]) -> Any:
             made = function(texts)
-            return later(made) if isawaitable(made) else _plain(made)
+            return _Later(made) if isawaitable(made) else _plain(made)
 
         self._engine.memory_set_embedder(embed, model, dimensions, timeout)
 

@@ -3,15 +3,25 @@
 //! In a stream of chat completions, the parts of several calls may come between each other. The other protocols give one
 //! call after the other: what belongs to a later one waits until the one before it is complete.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, value::RawValue};
 
-/// Brings the parts of calls into the order of the calls.
+/// Brings the parts of calls, and the text between them, into the order of the calls.
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
-    /// The call under way: its index, and its arguments so far.
-    open: Option<(Value, String)>,
+    open: Option<Open>,
     /// Calls that wait, each as one part.
     waiting: Vec<Value>,
+    /// Text that came while a call was under way.
+    late: String,
+}
+
+/// The call under way.
+#[derive(Debug)]
+struct Open {
+    index: Value,
+    arguments: Arguments,
 }
 
 impl Calls {
@@ -22,12 +32,12 @@ impl Calls {
             return Vec::new();
         }
         match &mut self.open {
-            Some((index, arguments)) if *index == part["index"] => {
-                *arguments += arguments_of(part);
+            Some(open) if open.index == part["index"] => {
+                open.arguments.read(arguments_of(part));
                 let next = self.next_if_complete();
                 std::iter::once(part.clone()).chain(next).collect()
             }
-            Some((_, arguments)) if !is_complete(arguments) => {
+            Some(open) if !open.arguments.is_complete => {
                 self.waiting.push(part.clone());
                 Vec::new()
             }
@@ -35,15 +45,30 @@ impl Calls {
         }
     }
 
-    /// Returns whether a call has begun whose arguments are not complete.
-    pub fn is_under_way(&self) -> bool {
-        self.open.as_ref().is_some_and(|(_, arguments)| !is_complete(arguments))
+    /// Takes text, and returns the text that can be given now: none while a call is under way.
+    pub fn say<'a>(&mut self, text: &'a str) -> Cow<'a, str> {
+        if text.is_empty() {
+            return Cow::Borrowed(text);
+        }
+        if self.is_under_way() {
+            self.late += text;
+            return Cow::Borrowed("");
+        }
+        match std::mem::take(&mut self.late) {
+            late if late.is_empty() => Cow::Borrowed(text),
+            late => Cow::Owned(late + text),
+        }
     }
 
-    /// Returns what still waits: no more comes.
-    pub fn rest(&mut self) -> Vec<Value> {
+    /// Returns the calls and the text that still wait: no more comes.
+    pub fn rest(&mut self) -> (Vec<Value>, String) {
         self.open = None;
-        std::mem::take(&mut self.waiting)
+        (std::mem::take(&mut self.waiting), std::mem::take(&mut self.late))
+    }
+
+    /// Returns whether a call has begun whose arguments are not complete.
+    fn is_under_way(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| !open.arguments.is_complete)
     }
 
     /// Begins the next call, and those after it that are complete themselves.
@@ -57,17 +82,46 @@ impl Calls {
     }
 
     fn begin(&mut self, part: Value) -> Value {
-        self.open = Some((part["index"].clone(), arguments_of(&part).to_owned()));
+        let mut arguments = Arguments::default();
+        arguments.read(arguments_of(&part));
+        self.open = Some(Open { index: part["index"].clone(), arguments });
         part
+    }
+}
+
+/// Arguments that come in parts. They are looked at whole only where every bracket and quote is closed: in each other place
+/// they are not complete.
+#[derive(Debug, Default)]
+struct Arguments {
+    text: String,
+    /// Brackets that are open.
+    depth: usize,
+    in_string: bool,
+    is_escaped: bool,
+    is_complete: bool,
+}
+
+impl Arguments {
+    /// Reads a further part.
+    fn read(&mut self, part: &str) {
+        for byte in part.bytes() {
+            match byte {
+                _ if self.is_escaped => self.is_escaped = false,
+                b'\\' if self.in_string => self.is_escaped = true,
+                b'"' => self.in_string = !self.in_string,
+                b'{' | b'[' if !self.in_string => self.depth += 1,
+                b'}' | b']' if !self.in_string => self.depth = self.depth.saturating_sub(1),
+                _ => {}
+            }
+        }
+        self.text += part;
+        let is_closed = self.depth == 0 && !self.in_string;
+        self.is_complete = is_closed && serde_json::from_str::<&RawValue>(&self.text).is_ok();
     }
 }
 
 fn arguments_of(part: &Value) -> &str {
     part["function"]["arguments"].as_str().unwrap_or_default()
-}
-
-fn is_complete(arguments: &str) -> bool {
-    serde_json::from_str::<&RawValue>(arguments).is_ok()
 }
 
 /// Adds a further part of the same call.
@@ -103,11 +157,14 @@ mod tests {
         assert!(calls.take(&part(1, Some("g"), "{\"y\"")).is_empty());
         assert!(calls.take(&part(2, Some("h"), "{}")).is_empty());
         assert_eq!(calls.take(&part(0, None, "{\"x\"")), [part(0, None, "{\"x\"")]);
-        assert!(calls.take(&part(1, None, ":2")).is_empty() && calls.is_under_way());
+        assert!(calls.take(&part(1, None, ":2")).is_empty());
+        assert_eq!(calls.say("held "), "");
         // The first is complete, and what waited of the second goes on.
         assert_eq!(calls.take(&part(0, None, ":1}")), [part(0, None, ":1}"), part(1, Some("g"), "{\"y\":2")]);
         assert_eq!(calls.take(&part(1, None, "}")), [part(1, None, "}"), part(2, Some("h"), "{}")]);
-        assert!(calls.rest().is_empty());
+        // Text does not come before what was said first.
+        assert_eq!(calls.say("back"), "held back");
+        assert_eq!((calls.say("now"), calls.rest()), (Cow::Borrowed("now"), (Vec::new(), String::new())));
     }
 
     #[test]
@@ -117,6 +174,25 @@ mod tests {
         assert_eq!(calls.take(&part(1, Some("g"), "")), [part(1, Some("g"), "")]);
         // Whether a call without arguments is complete is not known before the end.
         assert!(calls.take(&part(2, Some("h"), "{}")).is_empty());
-        assert_eq!(calls.rest(), [part(2, Some("h"), "{}")]);
+        assert_eq!(calls.say("at the end"), "");
+        assert_eq!(calls.rest(), (vec![part(2, Some("h"), "{}")], "at the end".to_owned()));
+    }
+
+    #[test]
+    fn arguments_are_complete_at_their_end_alone_wherever_they_are_cut() {
+        for whole in [r#"{"a": "}\"]\\", "b": [{}, "\u00e9 [ é"]}"#, r#"["{", {"x": {}}]"#, r#""just text \\""#] {
+            for cut in (1..whole.len()).filter(|cut| whole.is_char_boundary(*cut)) {
+                let mut arguments = Arguments::default();
+                arguments.read(&whole[..cut]);
+                assert!(!arguments.is_complete, "{whole} at {cut}");
+                arguments.read(&whole[cut..]);
+                assert!(arguments.is_complete, "{whole} at {cut}");
+            }
+        }
+        for wrong in ["", "x", "{]", "}{", "{\"a\"}", "{} {"] {
+            let mut arguments = Arguments::default();
+            arguments.read(wrong);
+            assert!(!arguments.is_complete, "{wrong}");
+        }
     }
 }

@@ -22,6 +22,7 @@ mod calls;
 mod envelope;
 #[cfg(test)]
 mod fuzz;
+mod names;
 pub mod openai;
 pub mod responses;
 
@@ -29,7 +30,10 @@ use std::fmt::Display;
 
 use serde_json::{Map, Value, json};
 
-pub(crate) use self::envelope::Envelope;
+pub(crate) use self::{
+    envelope::Envelope,
+    names::{Names, PREVIOUS},
+};
 use super::response::{Answer, Delta};
 use crate::{Error, ErrorKind};
 
@@ -150,9 +154,14 @@ pub(crate) fn asks_for_sealed_reasoning(include: &Value) -> bool {
     include.as_array().is_some_and(|more| more.iter().all(|name| name == "reasoning.encrypted_content"))
 }
 
-/// Returns whether the common form beside them says all that counts in items of Responses: reasoning that nobody has signed,
-/// texts, calls and results.
+/// Returns whether the common form beside them says all that counts in items of Responses.
 pub(crate) fn is_said_beside(items: &Value) -> bool {
+    items.as_array().map_or_else(|| is_unset(items), |items| items.iter().all(is_item_said_beside))
+}
+
+/// Returns whether the common form says all that counts in an item of Responses: reasoning that nobody has signed, texts, calls
+/// and results.
+pub(crate) fn is_item_said_beside(item: &Value) -> bool {
     const KINDS: [&str; 4] = ["message", "function_call", "function_call_output", "reasoning"];
     const FIELDS: [&str; 12] = [
         "type",
@@ -168,13 +177,11 @@ pub(crate) fn is_said_beside(items: &Value) -> bool {
         "summary",
         "encrypted_content",
     ];
-    let Some(items) = items.as_array() else { return is_unset(items) };
-    items.iter().filter_map(Value::as_object).all(|item| {
-        let is_known = item.get("type").is_none_or(|kind| KINDS.iter().any(|known| kind == known));
-        let is_sealed = item.get("encrypted_content").is_some_and(|sealed| !sealed.is_null());
-        let says_more = |(name, value): (&String, &Value)| !FIELDS.contains(&name.as_str()) && !is_unset(value);
-        is_known && !is_sealed && !item.iter().any(says_more)
-    })
+    let Some(item) = item.as_object() else { return true };
+    let is_known = item.get("type").is_none_or(|kind| KINDS.iter().any(|known| kind == known));
+    let is_sealed = item.get("encrypted_content").is_some_and(|sealed| !sealed.is_null());
+    let says_more = |(name, value): (&String, &Value)| !FIELDS.contains(&name.as_str()) && !is_unset(value);
+    is_known && !is_sealed && !item.iter().any(says_more)
 }
 
 /// Writes one event with its name, as both newer protocols do.

@@ -19,7 +19,7 @@ use crate::{
         RetentionConfig,
         config::MAX_HALF_LIVES,
         record::{PINNED, Record, Status},
-        revise::{self, Revision, content_hash, revise},
+        revise::{self, NO_VERSION, Revision, content_hash, revise},
         store::{Atomicity, Change, Depth, Draft, Filter, Inserted, Key, NamedVector, SameContent},
         words,
     },
@@ -118,7 +118,8 @@ impl Insertion<'_> {
         for draft in drafts {
             let wall = self.wall(&draft.record)?;
             let is_new = known.insert((wall, draft.record.id.clone()));
-            if is_new && draft.same_content == SameContent::StoreAgain {
+            let may_be_first = draft.if_version.is_none_or(|version| version == NO_VERSION);
+            if is_new && may_be_first && draft.same_content == SameContent::StoreAgain {
                 fresh.push((wall, draft));
                 if fresh.len() == IN_FLIGHT {
                     self.insert_fresh(std::mem::take(&mut fresh), atomicity, &mut results).await?;
@@ -189,12 +190,13 @@ impl Insertion<'_> {
         loop {
             let key = Key::Id(draft.record.id.clone());
             if let Some(existing) = read::in_wall(self.taken, &draft.record.scope, &key, Hold::Yes).await? {
-                let record = revise::replace(&existing, draft.record)?;
+                let record = revise::replace(&existing, draft.record, draft.if_version)?;
                 replace(self.taken, wall, &existing, &record, &mut self.counts).await?;
                 let vector = draft.vector.as_ref().and_then(|vector| Some((vector, *self.models.get(&vector.model)?)));
                 set_vector(self.taken, record.seq, record.scope.tenant.as_deref(), vector).await?;
                 return Ok(inserted(&record, false));
             }
+            revise::first(&draft.record, draft.if_version)?;
             if let Some((seq, length)) = self.send(wall, &draft).await? {
                 count(&mut self.counts, wall, 1, length);
                 return Ok(inserted(&Record { seq, version: 1, ..draft.record }, true));

@@ -56,11 +56,12 @@ fn insert(connection: &Connection, draft: Draft) -> Result<Inserted> {
         return Ok(inserted(&existing, false));
     }
     if let Some(existing) = read::in_wall(connection, &record.scope, &Key::Id(record.id.clone()))? {
-        let record = revise::replace(&existing, record)?;
+        let record = revise::replace(&existing, record, draft.if_version)?;
         replace(connection, wall, &existing, &record)?;
         set_vector(connection, wall, record.seq, draft.vector.as_ref())?;
         return Ok(inserted(&record, false));
     }
+    revise::first(&record, draft.if_version)?;
     record.version = 1;
     record.seq = insert_row(connection, wall, &record, None)?;
     index(connection, wall, &record)?;

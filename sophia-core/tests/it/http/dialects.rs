@@ -438,7 +438,7 @@ async fn a_client_of_responses_may_name_what_it_was_given() {
         unstored["store"] = json!(false);
         let (_, _, whole) = post(&surface, route, &unstored).await;
         let (status, _, answer) = post(&surface, route, &json!({"model": "small", "input": [named(id(&whole))]})).await;
-        assert_eq!((status, &answer["error"]["param"]), (400, &json!("messages[0].input_items")));
+        assert_eq!((status, &answer["error"]["param"]), (400, &json!("input[0]")));
     }
 }
 
@@ -465,6 +465,14 @@ async fn a_client_of_responses_goes_on_from_a_response() {
         // Another branch of the same conversation.
         assert_eq!(post(&surface, route, &go_on(&one["id"], "other")).await.0, 200);
         assert!(!mock.bodies().pop().unwrap().to_string().contains("two"));
+        // Items count from the first that this request says.
+        let mut wrong = go_on(&one["id"], "");
+        wrong["input"] = json!([{"role": "user", "content": "x"}, {"type": "item_reference", "id": "x"}]);
+        let (status, _, refused) = post(&surface, route, &wrong).await;
+        assert_eq!((status, &refused["error"]["param"]), (400, &json!("input[1]")), "{refused}");
+        wrong["input"] = json!([{"content": "x"}]);
+        let (status, _, refused) = post(&surface, route, &wrong).await;
+        assert_eq!((status, &refused["error"]["param"]), (400, &json!("input[0].role")), "{refused}");
         let mut unstored = go_on(&one["id"], "four");
         unstored["store"] = json!(false);
         let (status, _, four) = post(&surface, route, &unstored).await;
@@ -577,7 +585,10 @@ async fn every_dialect_has_its_own_errors_and_keys_work_in_both_headers() {
     for (fault, status, openai, anthropic) in [
         ("fail:400", 400, "invalid_request_error", "invalid_request_error"),
         ("fail:401", 401, "authentication_error", "authentication_error"),
+        ("fail:403", 403, "permission_error", "permission_error"),
         ("fail:404", 404, "invalid_request_error", "not_found_error"),
+        ("fail:413", 413, "invalid_request_error", "request_too_large"),
+        ("fail:422", 422, "invalid_request_error", "invalid_request_error"),
         ("fault:limit", 429, "rate_limit_error", "rate_limit_error"),
         ("fail:500", 503, "api_error", "api_error"),
         ("fault:overloaded", 529, "api_error", "overloaded_error"),
@@ -631,14 +642,106 @@ async fn every_dialect_has_its_own_errors_and_keys_work_in_both_headers() {
         ("/v1/responses", json!({"model": "small", "input": "x", "prompt": {"id": "p"}}), "prompt"),
         ("/v1/responses", json!({"model": "small", "input": "x", "previous_response_id": "r"}), "previous_response_id"),
         ("/v1/responses", json!({"model": "small", "input": "x", "tools": [{"type": "web_search"}]}), "tools[0].type"),
-        (
-            "/v1/responses",
-            json!({"model": "small", "input": [{"type": "item_reference", "id": "x"}]}),
-            "messages[0].input_items",
-        ),
+        ("/v1/responses", json!({"model": "small", "input": [{"type": "item_reference", "id": "x"}]}), "input[0]"),
     ] {
         let (status, _, answer) = ask(route, &key, &body).await;
         assert_eq!((status, &answer["error"]["param"]), (400, &json!(field)), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_has_the_name_that_the_client_gave_it() {
+    let reference = json!({"type": "item_reference", "id": "x"});
+    let user = |content: Value| json!({"role": "user", "content": content});
+    let odd = json!({"type": "input_odd"});
+    let result = |id: &str| json!({"type": "tool_result", "tool_use_id": id, "content": "found"});
+    let found = json!({"type": "search_result"});
+    let cases: [(Speak, &str, Value, &str); 11] = [
+        (
+            ProviderConfig::openai,
+            "/v1/responses",
+            json!({"instructions": "Hi", "input": [user(json!("a")), reference]}),
+            "input[1]",
+        ),
+        (
+            ProviderConfig::openai,
+            "/v1/responses",
+            json!({"instructions": "Hi", "input": [user(json!("a")), user(json!([{"type": "input_text", "text": "b"}, odd]))]}),
+            "input[1].content[1].type",
+        ),
+        (
+            ProviderConfig::openai,
+            "/v1/responses",
+            json!({"input": [
+                user(json!("a")),
+                {"type": "message", "role": "assistant", "content": "b"},
+                {"type": "web_search_call", "id": "w"},
+                user(json!("c")),
+            ]}),
+            "input[2]",
+        ),
+        (
+            ProviderConfig::openai,
+            "/v1/responses",
+            json!({"input": [{"type": "function_call_output", "call_id": "c", "output": [odd]}]}),
+            "input[0].output[0].type",
+        ),
+        (ProviderConfig::openai, "/v1/responses", json!({"input": []}), "input"),
+        (
+            ProviderConfig::anthropic,
+            "/v1/responses",
+            json!({"input": "x", "text": {"format": {"type": "odd"}}}),
+            "text.format.type",
+        ),
+        (
+            ProviderConfig::anthropic,
+            "/v1/responses",
+            json!({"input": "x", "reasoning": {"effort": "odd"}}),
+            "reasoning.effort",
+        ),
+        (
+            ProviderConfig::openai,
+            "/v1/messages",
+            json!({"max_tokens": 9, "system": "Hi", "messages": [user(json!("a")), user(json!([found]))]}),
+            "messages[1].content[0].type",
+        ),
+        (
+            ProviderConfig::openai,
+            "/v1/messages",
+            json!({"max_tokens": 9, "system": "Hi", "messages": [
+                user(json!("a")),
+                {"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "f", "input": {}}]},
+                user(json!([result("1"), {"type": "text", "text": "b"}, found])),
+            ]}),
+            "messages[2].content[2].type",
+        ),
+        (
+            ProviderConfig::openai,
+            "/v1/messages",
+            json!({"max_tokens": 9, "messages": [
+                user(json!("a")),
+                {"role": "assistant", "content": [{"type": "server_tool_use", "id": "1", "name": "f", "input": {}}]},
+                user(json!("b")),
+            ]}),
+            "messages[1].content",
+        ),
+        (
+            ProviderConfig::openai,
+            "/v1/chat/completions",
+            json!({"messages": [user(json!("a"))], "prompt": "x"}),
+            "prompt",
+        ),
+    ];
+    for (speak, route, mut body, field) in cases {
+        let (surface, _mock) = over(speak).await;
+        body["model"] = json!("small");
+        for streamed in [false, true] {
+            body["stream"] = streamed.into();
+            let (status, _, answer) = post(&surface, route, &body).await;
+            assert_eq!((status, &answer["error"]["param"]), (400, &json!(field)), "{body} {answer}");
+            let message = answer["error"]["message"].as_str().unwrap();
+            assert!(message.contains(&format!("`{field}`")), "{message}");
+        }
     }
 }
 

@@ -108,8 +108,6 @@ pub struct FrameWriter {
     next: usize,
     open: Option<Open>,
     calls: Calls,
-    /// Text that came while a call was under way.
-    late: String,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -186,12 +184,8 @@ impl FrameWriter {
             self.open(Open::Thinking, json!({"type": "thinking", "thinking": "", "signature": ""}), out);
             self.delta(json!({"type": "thinking_delta", "thinking": thought}), out);
         }
-        // Looked at only where there is text: it reads all that was said of the call.
-        if !chunk.delta.is_empty() && self.calls.is_under_way() {
-            self.late += &chunk.delta;
-        } else {
-            self.text(&chunk.delta, out);
-        }
+        let text = self.calls.say(&chunk.delta);
+        self.text(&text, out);
         for call in &chunk.tool_calls {
             if self.open == Some(Open::Native) {
                 // As it came, empty or not.
@@ -225,8 +219,8 @@ impl FrameWriter {
 
     /// Writes what had to wait for the end.
     fn rest(&mut self, out: &mut String) {
-        self.calls.rest().iter().for_each(|call| self.tool(call, out));
-        let late = std::mem::take(&mut self.late);
+        let (calls, late) = self.calls.rest();
+        calls.iter().for_each(|call| self.tool(call, out));
         self.text(&late, out);
     }
 

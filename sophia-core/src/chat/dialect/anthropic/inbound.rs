@@ -7,11 +7,25 @@ use crate::{
     Error, Result, Scope,
     chat::{
         ChatRequest, Message,
-        dialect::{CONTENT_BLOCKS, Dialect, TOOL_HINTS, collapse, openai::Inbound},
+        dialect::{
+            CONTENT_BLOCKS, Dialect, Names, TOOL_HINTS, collapse,
+            names::{Origin, Place},
+            openai::Inbound,
+        },
     },
 };
 
 const OPERATION: &str = "chat.complete";
+/// What fields of the common form are called here.
+const NAMES: [(&str, &str); 7] = [
+    ("betas", "anthropic-beta"),
+    ("parallel_tool_calls", "tool_choice.disable_parallel_tool_use"),
+    ("reasoning_effort", "output_config.effort"),
+    ("response_format.json_schema", "output_config.format"),
+    ("response_format", "output_config.format"),
+    ("stop", "stop_sequences"),
+    ("user", "metadata.user_id"),
+];
 /// Fields of a tool that a function has as well.
 const FUNCTION: [&str; 7] =
     ["type", "name", "description", "input_schema", "strict", "cache_control", "eager_input_streaming"];
@@ -40,7 +54,7 @@ pub fn read_request(body: Value, scope: &Scope, betas: &[String]) -> Result<Inbo
     let Value::Object(fields) = body else { return Err(wrong("body", "must be an object")) };
     let mut request = ChatRequest { scope: Some(scope.clone()), dialect: Dialect::Messages, ..ChatRequest::default() };
     let (mut stream, mut messages, mut system) = (false, None, Value::Null);
-    let mut kept = Map::new();
+    let (mut kept, mut names) = (Map::new(), Names::new(&NAMES));
     for (name, value) in fields {
         match (name.as_str(), value) {
             ("model", Value::String(model)) => request.model = Some(model),
@@ -69,14 +83,17 @@ pub fn read_request(body: Value, scope: &Scope, betas: &[String]) -> Result<Inbo
         }
         _ => return Err(wrong("system", "must be a text or a list of blocks")),
     }
+    if !request.messages.is_empty() {
+        names.push(Origin::new(Place::of("system"), Place::of("system")));
+    }
     for (index, message) in messages.into_iter().enumerate() {
-        read_message(message, &format!("messages[{index}]"), &mut request.messages)?;
+        read_message(message, Place::item("messages", index), &mut request.messages, &mut names)?;
     }
     if !betas.is_empty() {
         kept.insert("betas".to_owned(), betas.into());
     }
     request.provider_fields = kept;
-    Ok(Inbound { request, stream, stream_usage: true })
+    Ok(Inbound { request, stream, stream_usage: true, names })
 }
 
 fn wrong(field: &str, message: &str) -> Error {
@@ -159,44 +176,55 @@ fn output_config(mut config: Map<String, Value>, kept: &mut Map<String, Value>) 
     }
 }
 
-fn read_message(message: Value, path: &str, messages: &mut Vec<Message>) -> Result<()> {
-    let Value::Object(mut fields) = message else { return Err(wrong(path, "must be an object")) };
+fn read_message(message: Value, place: Place, messages: &mut Vec<Message>, names: &mut Names) -> Result<()> {
+    let Value::Object(mut fields) = message else { return Err(wrong(&place.to_string(), "must be an object")) };
     let role = match fields.get("role").and_then(Value::as_str) {
         Some(role @ ("user" | "assistant" | "system")) => role.to_owned(),
-        _ => return Err(wrong(&format!("{path}.role"), "must be user or assistant")),
+        _ => return Err(wrong(&place.within("role").to_string(), "must be user or assistant")),
     };
     let content = fields.shift_remove("content").unwrap_or_default();
     fields.shift_remove("role");
     let mut out = Vec::new();
     match content {
-        Value::String(text) => out.push(Message::new(role, text)),
-        Value::Array(blocks) if role == "assistant" => out.push(assistant(blocks)),
-        Value::Array(blocks) => user(&role, blocks, &mut out),
-        _ => return Err(wrong(&format!("{path}.content"), "must be a text or a list of blocks")),
+        Value::String(text) => out.push((Message::new(role, text), whole(place))),
+        Value::Array(blocks) if role == "assistant" => out.push((assistant(blocks), whole(place))),
+        Value::Array(blocks) => user(&role, blocks, place, &mut out),
+        _ => return Err(wrong(&place.within("content").to_string(), "must be a text or a list of blocks")),
     }
-    if let Some(last) = out.pop() {
-        messages.append(&mut out);
-        messages.push(fields.into_iter().fold(last, |message, (name, value)| message.with(name, value)));
+    if let Some((last, origin)) = out.pop() {
+        out.push((fields.into_iter().fold(last, |message, (name, value)| message.with(name, value)), origin));
+    }
+    for (message, origin) in out {
+        messages.push(message);
+        names.push(origin);
     }
     Ok(())
 }
 
+/// Returns where a message comes from that is all of the client's.
+fn whole(place: Place) -> Origin {
+    Origin::new(place, place.within("content")).beside(place.within("content"))
+}
+
 /// Results of tools are messages of their own; what stands between them stays where it is.
-fn user(role: &str, blocks: Vec<Value>, messages: &mut Vec<Message>) {
-    let mut rest = Vec::new();
-    for block in blocks {
+fn user(role: &str, blocks: Vec<Value>, place: Place, messages: &mut Vec<(Message, Origin)>) {
+    let (mut rest, mut first) = (Vec::new(), 0);
+    for (index, block) in blocks.into_iter().enumerate() {
         match tool_result(&block) {
             Some(result) => {
                 if !rest.is_empty() {
-                    messages.push(Message::new(role, collapse(std::mem::take(&mut rest))));
+                    let message = Message::new(role, collapse(std::mem::take(&mut rest)));
+                    messages.push((message, whole(place).first(first)));
                 }
-                messages.push(result);
+                let own = place.block(index);
+                messages.push((result, Origin::new(own, own.within("content"))));
+                first = index + 1;
             }
             None => rest.push(parts::to_chat(block)),
         }
     }
     if !rest.is_empty() || messages.is_empty() {
-        messages.push(Message::new(role, collapse(rest)));
+        messages.push((Message::new(role, collapse(rest)), whole(place).first(first)));
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     Error, Result, Scope, Timestamp,
     chat::{
         ChatChunk, ChatRequest, ChatResponse, EmbedCall, Embeddings, Message, Model,
-        dialect::{CONTENT_BLOCKS, Dialect, ENVELOPE, NATIVE, OUTPUT_ITEMS, fresh_id, native},
+        dialect::{CONTENT_BLOCKS, Dialect, ENVELOPE, NATIVE, Names, OUTPUT_ITEMS, fresh_id, native},
         response::{Answer, Usage},
     },
 };
@@ -22,6 +22,8 @@ pub struct Inbound {
     pub stream: bool,
     /// Whether the client wants token counts at the end of the stream.
     pub stream_usage: bool,
+    /// What the client calls that which it said.
+    pub(crate) names: Names,
 }
 
 /// Reads the body of a client's request. Fields that are not known here are passed on.
@@ -57,7 +59,7 @@ pub fn read_request(body: Value, scope: &Scope) -> Result<Inbound> {
         fields.get("stream_options").and_then(|options| options.get("include_usage")) == Some(&Value::Bool(true));
     request.scope = Some(scope.clone());
     request.provider_fields = fields;
-    Ok(Inbound { request, stream, stream_usage })
+    Ok(Inbound { request, stream, stream_usage, names: Names::default() })
 }
 
 /// Writes an answer for a client: the provider's own body, or what it amounts to in this protocol.

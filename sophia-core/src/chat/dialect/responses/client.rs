@@ -142,8 +142,6 @@ pub struct FrameWriter {
     output: Vec<Value>,
     open: Option<Open>,
     calls: Calls,
-    /// Text that came while a call was under way.
-    late: String,
     /// Where the provider's own events are.
     place: Place,
     /// Whether the provider's own events are given on.
@@ -178,7 +176,6 @@ impl FrameWriter {
             output: Vec::new(),
             open: None,
             calls: Calls::default(),
-            late: String::new(),
             place: Place::default(),
             native: false,
             given: None,
@@ -262,12 +259,8 @@ impl FrameWriter {
             self.open(Kind::Reasoning, out);
             self.delta(thought, out);
         }
-        // Looked at only where there is text: it reads all that was said of the call.
-        if !chunk.delta.is_empty() && self.calls.is_under_way() {
-            self.late += &chunk.delta;
-        } else {
-            self.text(&chunk.delta, out);
-        }
+        let text = self.calls.say(&chunk.delta);
+        self.text(&text, out);
         for call in &chunk.tool_calls {
             for part in self.calls.take(call) {
                 self.call(&part, out);
@@ -297,10 +290,8 @@ impl FrameWriter {
 
     /// Writes what had to wait for the end.
     fn rest(&mut self, out: &mut String) {
-        for call in self.calls.rest() {
-            self.call(&call, out);
-        }
-        let late = std::mem::take(&mut self.late);
+        let (calls, late) = self.calls.rest();
+        calls.iter().for_each(|call| self.call(call, out));
         self.text(&late, out);
     }
 

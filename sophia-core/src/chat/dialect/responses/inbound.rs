@@ -6,7 +6,10 @@ use crate::{
     Error, Result, Scope,
     chat::{
         ChatRequest, Message,
-        dialect::{Dialect, INPUT_ITEMS, OUTPUT_ITEMS, collapse, is_unset},
+        dialect::{
+            Dialect, INPUT_ITEMS, Names, OUTPUT_ITEMS, PREVIOUS, collapse, is_item_said_beside, is_unset,
+            names::{Origin, Place},
+        },
     },
 };
 
@@ -31,6 +34,16 @@ const REPEATED: [&str; 16] = [
     "truncation",
 ];
 
+/// What fields of the common form are called here.
+const NAMES: [(&str, &str); 6] = [
+    ("max_completion_tokens", "max_output_tokens"),
+    ("messages", "input"),
+    ("reasoning_effort", "reasoning.effort"),
+    ("response_format.json_schema", "text.format"),
+    ("response_format", "text.format"),
+    ("verbosity", "text.verbosity"),
+];
+
 /// A request of a client that speaks this protocol.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -41,6 +54,8 @@ pub struct Inbound {
     pub stream: bool,
     /// What the response repeats of the request.
     pub repeated: Map<String, Value>,
+    /// What the client calls that which it said.
+    pub(crate) names: Names,
 }
 
 /// Reads the body of a client's request. Fields without a counterpart keep their names, and are passed on.
@@ -62,14 +77,18 @@ pub struct Inbound {
 /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput), naming the field;
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for `prompt`, a template that only OpenAI's servers know.
 pub fn read_request(body: Value, scope: &Scope) -> Result<Inbound> {
+    read_further_request(body, scope, 0)
+}
+
+/// Reads a request whose first `known` items are of the response that it goes on from.
+pub(crate) fn read_further_request(body: Value, scope: &Scope, known: usize) -> Result<Inbound> {
     let Value::Object(fields) = body else { return Err(wrong("body", "must be an object")) };
     let repeated = fields.iter().filter(|(name, _)| REPEATED.contains(&name.as_str()));
     let repeated = repeated.map(|(name, value)| (name.clone(), value.clone())).collect();
     // With a state at the server, instructions are of this turn only, and no message of the conversation.
-    let stateful =
-        ["previous_response_id", "conversation"].iter().any(|name| fields.get(*name).is_some_and(|v| !v.is_null()));
+    let stateful = [PREVIOUS, "conversation"].iter().any(|name| fields.get(*name).is_some_and(|v| !v.is_null()));
     let mut request = ChatRequest { scope: Some(scope.clone()), dialect: Dialect::Responses, ..ChatRequest::default() };
-    let (mut stream, mut input, mut kept) = (false, None, Map::new());
+    let (mut stream, mut input, mut kept, mut names) = (false, None, Map::new(), Names::new(&NAMES));
     for (name, value) in fields {
         match (name.as_str(), value) {
             ("model", Value::String(model)) => request.model = Some(model),
@@ -78,7 +97,10 @@ pub fn read_request(body: Value, scope: &Scope) -> Result<Inbound> {
             ("model", value) if !value.is_null() => return Err(wrong("model", "must be a string")),
             ("stream", _) => return Err(wrong("stream", "must be true or false")),
             ("input", value) => input = Some(value),
-            ("instructions", Value::String(text)) if !stateful => request.messages.insert(0, Message::system(text)),
+            ("instructions", Value::String(text)) if !stateful => {
+                request.messages.push(Message::system(text));
+                names.push(Origin::new(Place::of("instructions"), Place::of("instructions")));
+            }
             ("prompt", value) if !value.is_null() => {
                 let message = "`prompt` is a template that only OpenAI's servers know: send its text as `input`";
                 return Err(Error::new(crate::ErrorKind::Unsupported, OPERATION, message).with("field", "prompt"));
@@ -101,12 +123,15 @@ pub fn read_request(body: Value, scope: &Scope) -> Result<Inbound> {
         }
     }
     match input {
-        Some(Value::String(text)) => request.messages.push(Message::user(text)),
-        Some(Value::Array(items)) => read_items(items, &mut request.messages)?,
+        Some(Value::String(text)) => {
+            request.messages.push(Message::user(text));
+            names.push(Origin::new(Place::of("input"), Place::of("input")));
+        }
+        Some(Value::Array(items)) => read_items(items, known, &mut request.messages, &mut names)?,
         _ => return Err(wrong("input", "must be a text or a list of items")),
     }
     request.provider_fields = kept;
-    Ok(Inbound { request, stream, repeated })
+    Ok(Inbound { request, stream, repeated, names })
 }
 
 fn wrong(field: &str, message: &str) -> Error {
@@ -160,12 +185,18 @@ fn tool_choice(choice: Value) -> Value {
     }
 }
 
-fn read_items(items: Vec<Value>, messages: &mut Vec<Message>) -> Result<()> {
+fn read_items(items: Vec<Value>, known: usize, messages: &mut Vec<Message>, names: &mut Names) -> Result<()> {
+    let place = |index: usize| match index.checked_sub(known) {
+        Some(own) => Place::item("input", own),
+        None => Place::of(PREVIOUS),
+    };
     // What the assistant said in a row is one message.
     let mut said: Vec<Value> = Vec::new();
+    let count = items.len();
     for (index, item) in items.into_iter().enumerate() {
+        let own = place(index);
         let Value::Object(fields) = &item else {
-            return Err(wrong(&format!("input[{index}]"), "must be an object"));
+            return Err(wrong(&own.to_string(), "must be an object"));
         };
         let text = |name: &str| fields.get(name).and_then(Value::as_str);
         let kind = text("type").unwrap_or("message");
@@ -179,15 +210,17 @@ fn read_items(items: Vec<Value>, messages: &mut Vec<Message>) -> Result<()> {
             said.push(item);
             continue;
         }
-        flush(&mut said, messages);
-        match (kind, text("role")) {
-            ("message", Some(role)) => messages.push(message(role.to_owned(), fields, &item)),
-            ("message", None) => return Err(wrong(&format!("input[{index}].role"), "is required")),
-            ("function_call_output", _) => messages.push(result(fields, &item)),
-            _ => messages.push(Message::new("tool", Value::Null).with(INPUT_ITEMS, vec![item])),
-        }
+        flush(&mut said, index, &place, messages, names);
+        let (message, content) = match (kind, text("role")) {
+            ("message", Some(role)) => (message(role.to_owned(), fields, &item), "content"),
+            ("message", None) => return Err(wrong(&own.within("role").to_string(), "is required")),
+            ("function_call_output", _) => (result(fields, &item), "output"),
+            _ => (Message::new("tool", Value::Null).with(INPUT_ITEMS, vec![item]), ""),
+        };
+        messages.push(message);
+        names.push(Origin::new(own, own.within(content)));
     }
-    flush(&mut said, messages);
+    flush(&mut said, count, &place, messages, names);
     Ok(())
 }
 
@@ -246,12 +279,22 @@ fn part(part: &Value) -> Value {
     }
 }
 
-/// Makes one message of what the assistant said.
-fn flush(said: &mut Vec<Value>, messages: &mut Vec<Message>) {
+/// Makes one message of what the assistant said before the item `end`.
+fn flush(
+    said: &mut Vec<Value>,
+    end: usize,
+    place: &impl Fn(usize) -> Place,
+    messages: &mut Vec<Message>,
+    names: &mut Names,
+) {
     if said.is_empty() {
         return;
     }
     let items = std::mem::take(said);
+    let the_first =
+        |wanted: &dyn Fn(&Value) -> bool| place(end - items.len() + items.iter().position(wanted).unwrap_or(0));
+    let content = the_first(&|item| item.get("type").is_none_or(|kind| kind == "message"));
+    names.push(Origin::new(content, content.within("content")).beside(the_first(&|item| !is_item_said_beside(item))));
     let told = Said::of(&items);
     let silent = told.texts.is_empty() && told.refusal.is_none();
     let content = if silent { Value::Null } else { collapse(told.texts) };
