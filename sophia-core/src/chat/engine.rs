@@ -109,7 +109,7 @@ struct Journey {
 /// How the answer is come by.
 enum Way {
     /// By a call of its own.
-    Alone(ProviderCall),
+    Alone(Box<ProviderCall>),
     /// By one that others may share.
     Shared(Rider),
 }
@@ -672,7 +672,7 @@ impl Chat {
         let cache = before(prepared.key);
         let (flown, trace, scope) = (prepared.trace.start(), prepared.trace.clone(), request.scope.clone());
         let way = match prepared.key {
-            None => Way::Alone(self.call(OPERATION, request, prepared, deadline, self.0.cache.epoch())?),
+            None => Way::Alone(Box::new(self.call(OPERATION, request, prepared, deadline, self.0.cache.epoch())?)),
             Some(_) => Way::Shared(self.join(OPERATION, request, prepared, deadline, Form::Whole)?),
         };
         Ok(Journey { way, cache, deadline, scope, trace, flown })

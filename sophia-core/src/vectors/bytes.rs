@@ -184,7 +184,7 @@ impl ByteVectors {
         }
         let mut dots = [[0]; PLANES];
         dots.iter_mut().enumerate().for_each(|(plane, dot)| self.dots(needle, plane, place, dot));
-        Some(self.whole(needle, place, dots.map(|[dot]| dot)))
+        Some(whole(needle, self.scales[place], dots.map(|[dot]| dot)))
     }
 
     /// Writes the cosines of the rows from `first` on; 0 where there is no vector. Needs a needle of these dimensions.
@@ -193,16 +193,11 @@ impl ByteVectors {
             let mut dots = [[0; CHUNK_ROWS]; PLANES];
             dots.iter_mut().enumerate().for_each(|(plane, dots)| self.dots(needle, plane, at, &mut dots[..out.len()]));
             let [front, back, lower] = dots;
-            for (row, out) in out.iter_mut().enumerate() {
-                *out = self.whole(needle, at + row, [front[row], back[row], lower[row]]);
+            let dots = front.iter().zip(&back).zip(&lower).map(|((front, back), lower)| [*front, *back, *lower]);
+            for ((out, dots), scale) in out.iter_mut().zip(dots).zip(&self.scales[at..]) {
+                *out = whole(needle, *scale, dots);
             }
         });
-    }
-
-    /// Puts the dot products of the parts of a row together.
-    fn whole(&self, needle: &Needle, place: usize, [front, back, lower]: [i32; PLANES]) -> f32 {
-        let dot = 16 * (front + back) + lower - RAISED * needle.sides[LOWER].sum;
-        dot as f32 * self.scales[place] * needle.scale
     }
 
     /// Writes about the cosines, by the upper halves alone.
@@ -212,8 +207,8 @@ impl ByteVectors {
             let (mut front, mut back) = ([0; CHUNK_ROWS], [0; CHUNK_ROWS]);
             self.dots(needle, FRONT, at, &mut front[..out.len()]);
             self.dots(needle, BACK, at, &mut back[..out.len()]);
-            for (row, out) in out.iter_mut().enumerate() {
-                *out = ((16 * (front[row] + back[row])) as f32 - raised) * self.scales[at + row] * needle.scale;
+            for (((out, front), back), scale) in out.iter_mut().zip(front).zip(back).zip(&self.scales[at..]) {
+                *out = ((16 * (front + back)) as f32 - raised) * scale * needle.scale;
             }
         });
     }
@@ -224,8 +219,8 @@ impl ByteVectors {
         each(out, first, |at, out| {
             let mut front = [0; CHUNK_ROWS];
             self.dots(needle, FRONT, at, &mut front[..out.len()]);
-            for (row, out) in out.iter_mut().enumerate() {
-                *out = ((16 * front[row]) as f32 - raised) * self.scales[at + row] * needle.scale;
+            for ((out, front), scale) in out.iter_mut().zip(front).zip(&self.scales[at..]) {
+                *out = ((16 * front) as f32 - raised) * scale * needle.scale;
             }
         });
     }
@@ -253,7 +248,7 @@ impl ByteVectors {
             }
             let [front, back, lower] = dots;
             for (row, near) in near.iter_mut().enumerate() {
-                near.cosine = self.whole(needle, near.place as usize, [front[row], back[row], lower[row]]);
+                near.cosine = whole(needle, self.scales[near.place as usize], [front[row], back[row], lower[row]]);
             }
         }
     }
@@ -318,6 +313,12 @@ impl ByteVectors {
         }
         (parts, scale)
     }
+}
+
+/// Puts the dot products of the parts of a row together.
+fn whole(needle: &Needle, scale: f32, [front, back, lower]: [i32; PLANES]) -> f32 {
+    let dot = 16 * (front + back) + lower - RAISED * needle.sides[LOWER].sum;
+    dot as f32 * scale * needle.scale
 }
 
 /// Returns which dimensions each plane is of.

@@ -73,20 +73,21 @@ impl ByteVectors {
             }
         };
         let guess = Best { floor: self.guess_floor(enough * GUESS_MORE, compare), ..Best::new(enough) };
-        let mut front = self.look_through(guess, may, compare, note).chosen();
-        if front.kept.len() < enough {
+        let mut front = self.look_through(guess, may, compare, note).kept;
+        if front.len() < enough {
             return None;
         }
-        self.add_back(needle, &mut front.kept);
-        let mut best = Best::new(count);
-        front.kept.into_iter().for_each(|near| best.take(near));
+        leave_best(&mut front, enough);
+        self.add_back(needle, &mut front);
+        leave_best(&mut front, count);
+        let mut best = Best { kept: front, ..Best::new(count) };
         let mut cosines = [0.0; CHUNK_ROWS];
         for first in chunks.into_iter().filter_map(|(_, first)| first) {
             let rows = CHUNK_ROWS.min(self.len() - first);
             self.rough_cosines(needle, first, &mut cosines[..rows]);
             best.least[0] = cosines[..rows].iter().fold(best.least[0], |least, cosine| least.min(*cosine));
         }
-        Some(best.chosen())
+        Some(best)
     }
 
     /// Guesses what about `count` of all rows are above.
@@ -228,6 +229,15 @@ impl Best {
     }
 }
 
+/// Leaves about the best `count`, in the order in which they are: that of their places, in which they are read fastest.
+fn leave_best(near: &mut Vec<Near>, count: usize) {
+    if near.len() > count {
+        let mut cosines: Vec<f32> = near.iter().map(|near| near.cosine).collect();
+        let floor = *cosines.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a)).1;
+        near.retain(|near| near.cosine >= floor);
+    }
+}
+
 /// By cosine, of equals the newest, so that equal cosines give the same answer every time.
 fn best_first(a: &Near, b: &Near) -> Ordering {
     b.cosine.total_cmp(&a.cosine).then(b.place.cmp(&a.place))
@@ -253,12 +263,12 @@ mod tests {
             let own = values.iter().map(|value| value * value).sum::<f32>().sqrt();
             values.iter().map(|value| value * length / own).collect::<Vec<_>>()
         };
-        let mut vector = || {
+        let vector = || {
             let values: Vec<f32> = (0..DIMENSIONS).map(|_| next()).collect();
             let (front, back) = values.split_at(DIMENSIONS / 2);
             [scaled(front, (1.0 - rest).sqrt()), scaled(back, rest.sqrt())].concat()
         };
-        (0..rows).map(|_| vector()).collect()
+        std::iter::repeat_with(vector).take(rows).collect()
     }
 
     fn kept(vectors: &[Vec<f32>]) -> ByteVectors {
