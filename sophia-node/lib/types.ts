@@ -1885,8 +1885,6 @@ export interface NewRecord {
   embedding?: readonly number[] | null
   /** Whether a record of the same scope, kind and content is returned instead of a second one. Default no. */
   dedupe?: boolean
-  /** Version that the record of this id has; another one is a conflict. 0 is none: it is stored only where none is found. */
-  ifVersion?: number | null
 }
 
 /** One write of a task. */
@@ -2399,7 +2397,7 @@ export interface RegistryConfig {
   systemProxy?: boolean
   /** Largest arguments of a call, in bytes as JSON. Default 4 MiB. */
   maxArgumentsBytes?: number
-  /** Largest answer of a REST or stdio server, in bytes. Default 16 MiB. */
+  /** Largest answer of a REST server, in bytes. Default 16 MiB. */
   maxAnswerBytes?: number
   /** Most servers that the registry holds. Default 10,000. */
   maxServers?: number

@@ -144,7 +144,7 @@ CacheStatus = Literal["miss", "hit", "stale", "semantic_hit", "coalesced", "bypa
 ChangeKind = Literal["registered", "updated", "deregistered", "status", "missed"]
 """What has changed."""
 
-ConflictKind = Literal["port_mismatch", "port_collision", "alias", "env_mismatch", "unknown_command", "duplicate_tool", "unknown_fallback", "secret_in_the_open"]
+ConflictKind = Literal["port_mismatch", "endpoint_mismatch", "port_collision", "alias", "env_mismatch", "unknown_command", "duplicate_tool", "unknown_fallback", "secret_in_the_open"]
 """What kind of disagreement it is."""
 
 CostGroup = Literal["model", "provider", "tenant", "scope"]
@@ -623,7 +623,8 @@ class Correlation:
     n: int
     """Minutes that were compared."""
     p: float
-    """Probability of such a correlation by chance, corrected for the number of comparisons."""
+    """Probability that they coincide so by chance, corrected for the number of comparisons: one single coincidence
+    is never less likely than one minute in sixty."""
 
 
 @dataclass(frozen=True)
@@ -1072,6 +1073,8 @@ class LoadReport:
     """Ids of servers that are new."""
     updated: list[str]
     """Ids of servers that were known and have learned something."""
+    removed: list[str]
+    """Ids of servers that this source had named before, and that nobody names any more: they were taken out."""
     errors: list[LoadError]
     """Entries that could not be loaded; the others were."""
     warnings: list[str]
@@ -1514,7 +1517,9 @@ class Server:
     url: str | None
     """Address of an HTTP, SSE or REST server, or `sophia://memory` or `sophia://graph` for the engine's own tools."""
     command: str | None
-    """Program of a stdio server, found on `PATH`; never given to a shell."""
+    """Program of a stdio server, found on `PATH`; never given to a shell. It runs once, for all calls of whichever
+    scope: what it remembers of one caller is there for the next. Give each tenant a server of its own where that
+    must not be."""
     args: list[str]
     """Arguments of `command`."""
     env: dict[str, Secret]
@@ -1574,6 +1579,9 @@ class ServerOverview:
     """Peak-EWMA of its latency, in milliseconds; null before the first call."""
     tools: int | None
     """Number of tools that it last listed; null where it never did."""
+    tools_error: str | None
+    """Why its tools could not be listed the last time; null where they could, or where nobody asked. Until they can
+    be again, a list of all tools has those of its last good list, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -1597,7 +1605,8 @@ class ServiceCheck:
     service: str
     """The service."""
     status: Status
-    """How it is believed to be, which takes `fail_after` failures or `ok_after` successes to change."""
+    """How it is believed to be, which takes `fail_after` failures or `ok_after` successes to change. What nobody
+    could see for `fail_after` looks is unknown, unless it did not work."""
     observed: Status
     """What this look alone saw."""
     score: float | None
@@ -1870,6 +1879,8 @@ class UnifiedHealth:
     """What is deployed, and how."""
     business: Section | None
     """What it is for."""
+    other: Section | None
+    """What is in none of these."""
     alerts: list[Alert]
     """Alerts that hold."""
     recommendations: list[Recommendation]
