@@ -283,7 +283,7 @@ mod tests {
         let (query, rows) = all.split_last().unwrap();
         let (kept, needle) = (kept(rows), Needle::new(query));
         assert!(kept.says_most_in_front(&needle));
-        let may = |place: u32| place % 3 != 0;
+        let may = |place: u32| !place.is_multiple_of(3);
         let found = kept.nearest(&needle, COUNT, may);
         let exact = kept.nearest_of(&needle, COUNT, (0..ROWS as u32).filter(|place| may(*place)));
         assert_eq!(found.near, exact.near);
