@@ -8,8 +8,8 @@ export interface Action {
    * How much harm it can do. Low by default.
    *
    * - Low runs at once.
-   * - Medium runs at once when the target is the likeliest root cause and accounts for 90 % of the loss, and else waits for an
-   * approval.
+   * - Medium runs at once when the target is out of line now, is the likeliest root cause and accounts for 90 % of the loss,
+   * and else waits for an approval.
    * - High waits for an approval.
    * - Critical waits for the approval of two.
    */
@@ -18,7 +18,10 @@ export interface Action {
   cooldownMs?: number
   /** Executions on the same target that may fail in a row, within a day. 3 by default. */
   maxAttempts?: number
-  /** Time for each of executing, verifying and rolling back. 60 s by default. In milliseconds. */
+  /**
+   * Time for each of executing, verifying and rolling back. 60 s by default. An execution that takes longer is dropped, and
+   * taken back where that is possible. In milliseconds.
+   */
   timeoutMs?: number
 }
 
@@ -620,7 +623,7 @@ export interface Conflict {
 }
 
 /** What kind of disagreement it is. */
-export type ConflictKind = "port_mismatch" | "port_collision" | "alias" | "env_mismatch" | "unknown_command" | "duplicate_tool" | "unknown_fallback" | "secret_in_the_open"
+export type ConflictKind = "port_mismatch" | "endpoint_mismatch" | "port_collision" | "alias" | "env_mismatch" | "unknown_command" | "duplicate_tool" | "unknown_fallback" | "secret_in_the_open"
 
 /** How long answers of one context are kept. */
 export interface ContextTtl {
@@ -676,7 +679,10 @@ export interface Correlation {
   lagS: number
   /** Minutes that were compared. */
   n: number
-  /** Probability of such a correlation by chance, corrected for the number of comparisons. */
+  /**
+   * Probability that they coincide so by chance, corrected for the number of comparisons: one single coincidence is never
+   * less likely than one minute in sixty.
+   */
   p: number
 }
 
@@ -1170,18 +1176,21 @@ export interface HealthConfig {
   maxServices?: number
   /** Most signals that are kept, at 12 KB each at most. 4,096. */
   maxSignals?: number
-  /** How long a resolved alert stays the same alert when its cause returns no worse. 5 min. In milliseconds. */
+  /**
+   * How long a resolved alert stays the same alert when its cause returns no worse. Its return is told when this time is over
+   * and it still holds. 5 min. In milliseconds.
+   */
   alertCooldownMs?: number
   /** The same as text, such as `"15m"`. */
   alertCooldown?: string
-  /** Most alert events that are sent in an hour; alerts beyond are still listed. 100. */
+  /** Most alert events that are sent in an hour, and a tenth of them of one signal or group; alerts beyond are still listed. 100. */
   alertsPerHour?: number
   /**
    * Parts of the overall score for services that are known by their signals alone, such as `{"chat": 0.2}`. Without an entry
    * such a service counts only while nothing is registered.
    */
   weights?: Record<string, number>
-  /** Parts of the unified health. `infrastructure` 0.4, `ai_memory` 0.3, `deployment` 0.3. */
+  /** Parts of the unified health. `infrastructure` 0.4, `ai_memory` 0.3, `deployment` 0.3, `other` 0.3. */
   unifiedWeights?: Record<string, number>
 }
 
@@ -1583,7 +1592,10 @@ export interface ListCheckpoints {
 
 /** Whose tools to list, and how. */
 export interface ListTools {
-  /** The server; without it, all servers, and names of functions are qualified. */
+  /**
+   * The server; without it, all servers, and names of functions are qualified, such as `github__search`. Where several tools
+   * would have one name, each of them has a hash of server and tool at its end.
+   */
   server?: string | null
   /** The form. */
   format?: ToolFormat
@@ -1596,7 +1608,10 @@ export type ListedTool = Tool | unknown
 export interface Load {
   /** The document itself, or the path of a JSON or YAML file. */
   config: unknown
-  /** Name of the source in reports and conflicts. Default: the path. Loading a source again replaces what it claimed. */
+  /**
+   * Name of the source in reports and conflicts. Default: the path. Loading a source again replaces what it claimed: a server
+   * that it no longer names is taken out, unless another source or `register` named it, too.
+   */
   source?: string | null
 }
 
@@ -1618,6 +1633,8 @@ export interface LoadReport {
   loaded: string[]
   /** Ids of servers that were known and have learned something. */
   updated: string[]
+  /** Ids of servers that this source had named before, and that nobody names any more: they were taken out. */
+  removed: string[]
   /** Entries that could not be loaded; the others were. */
   errors: LoadError[]
   /** What is worth knowing, for people. */
@@ -1885,6 +1902,8 @@ export interface NewRecord {
   embedding?: readonly number[] | null
   /** Whether a record of the same scope, kind and content is returned instead of a second one. Default no. */
   dedupe?: boolean
+  /** Version that the record of this id has; another one is a conflict. 0 is none: it is stored only where none is found. */
+  ifVersion?: number | null
 }
 
 /** One write of a task. */
@@ -2397,7 +2416,7 @@ export interface RegistryConfig {
   systemProxy?: boolean
   /** Largest arguments of a call, in bytes as JSON. Default 4 MiB. */
   maxArgumentsBytes?: number
-  /** Largest answer of a REST server, in bytes. Default 16 MiB. */
+  /** Largest answer of a REST or stdio server, in bytes. Default 16 MiB. */
   maxAnswerBytes?: number
   /** Most servers that the registry holds. Default 10,000. */
   maxServers?: number
@@ -2513,7 +2532,10 @@ export interface Rule {
   direction: Direction
   /** How many values in a row have to be bad. 1 by default. */
   forN?: number
-  /** How long a resolved alert stays the same alert when it returns no worse. 300 s by default. In milliseconds. */
+  /**
+   * How long a resolved alert stays the same alert when it returns no worse. Its return is told when this time is over and it
+   * still holds. 300 s by default. In milliseconds.
+   */
   cooldownMs?: number
   /** Whether the alert resolves itself when the value is good again. True by default. */
   autoResolve?: boolean
@@ -2784,7 +2806,10 @@ export interface Server {
   aliases: string[]
   /** Address of an HTTP, SSE or REST server, or `sophia://memory` or `sophia://graph` for the engine's own tools. */
   url: string | null
-  /** Program of a stdio server, found on `PATH`; never given to a shell. */
+  /**
+   * Program of a stdio server, found on `PATH`; never given to a shell. It runs once, for all calls of whichever scope: what it
+   * remembers of one caller is there for the next. Give each tenant a server of its own where that must not be.
+   */
   command: string | null
   /** Arguments of `command`. */
   args: string[]
@@ -2867,7 +2892,10 @@ export interface ServerInput {
   aliases?: readonly string[]
   /** Address of an HTTP, SSE or REST server, or `sophia://memory` or `sophia://graph` for the engine's own tools. */
   url?: string | null
-  /** Program of a stdio server, found on `PATH`; never given to a shell. */
+  /**
+   * Program of a stdio server, found on `PATH`; never given to a shell. It runs once, for all calls of whichever scope: what it
+   * remembers of one caller is there for the next. Give each tenant a server of its own where that must not be.
+   */
   command?: string | null
   /** Arguments of `command`. */
   args?: readonly string[]
@@ -2928,6 +2956,11 @@ export interface ServerOverview {
   latencyMs: number | null
   /** Number of tools that it last listed; null where it never did. */
   tools: number | null
+  /**
+   * Why its tools could not be listed the last time; null where they could, or where nobody asked. Until they can be again,
+   * a list of all tools has those of its last good list, if there is one.
+   */
+  toolsError: string | null
 }
 
 /** How a server is, and since when that is known. */
@@ -2952,7 +2985,10 @@ export interface ServiceArgument {
 export interface ServiceCheck {
   /** The service. */
   service: string
-  /** How it is believed to be, which takes `fail_after` failures or `ok_after` successes to change. */
+  /**
+   * How it is believed to be, which takes `fail_after` failures or `ok_after` successes to change. What nobody could see for
+   * `fail_after` looks is unknown, unless it did not work.
+   */
   status: Status
   /** What this look alone saw. */
   observed: Status
@@ -3356,7 +3392,7 @@ export interface TtlFor {
  * How everything is, by section.
  *
  * A section holds the services of its name or group. Those of the engine itself that are in no section (`memory`, `chat`,
- * `registry` and what is below them) are in `ai_memory`.
+ * `registry` and what is below them) are in `ai_memory`, and all others in `other`.
  */
 export interface UnifiedHealth {
   /** 0..100: the sections by their weights; `null` when none could be measured. */
@@ -3371,6 +3407,8 @@ export interface UnifiedHealth {
   deployment: Section | null
   /** What it is for. */
   business: Section | null
+  /** What is in none of these. */
+  other: Section | null
   /** Alerts that hold. */
   alerts: Alert[]
   /** What to do. */
