@@ -22,6 +22,10 @@ mod calls;
 mod envelope;
 #[cfg(test)]
 mod fuzz;
+#[cfg_attr(
+    not(feature = "http-server"),
+    allow(dead_code, reason = "only the HTTP surface tells clients of their fields")
+)]
 mod names;
 pub mod openai;
 pub mod responses;

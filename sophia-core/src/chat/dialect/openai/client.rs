@@ -23,6 +23,10 @@ pub struct Inbound {
     /// Whether the client wants token counts at the end of the stream.
     pub stream_usage: bool,
     /// What the client calls that which it said.
+    #[cfg_attr(
+        not(feature = "http-server"),
+        allow(dead_code, reason = "only the HTTP surface tells clients of their fields")
+    )]
     pub(crate) names: Names,
 }
 

@@ -55,6 +55,10 @@ pub struct Inbound {
     /// What the response repeats of the request.
     pub repeated: Map<String, Value>,
     /// What the client calls that which it said.
+    #[cfg_attr(
+        not(feature = "http-server"),
+        allow(dead_code, reason = "only the HTTP surface tells clients of their fields")
+    )]
     pub(crate) names: Names,
 }
 

@@ -10,6 +10,7 @@ mod outbound;
 pub(crate) use answer::{answer, replay};
 pub(crate) use assembler::Assembler;
 pub use client::{FrameWriter, write_response};
+#[cfg(feature = "http-server")]
 pub(crate) use inbound::read_further_request;
 pub use inbound::{Inbound, read_request};
 pub(crate) use outbound::write_request;
