@@ -47,7 +47,8 @@ impl ByteVectors {
             return self.look_through(Best::new(count), may, compare, |_, _| {}).into_scan();
         }
         let worth_a_look = count.saturating_mul(FRONT_EACH);
-        let rough = if self.len() / FRONT_SAVES >= worth_a_look && self.says_most_in_front(needle) {
+        let least_rows = worth_a_look.saturating_mul(FRONT_SAVES).max(CHUNK_ROWS);
+        let rough = if self.len() >= least_rows && self.says_most_in_front(needle) {
             self.rough_by_front(needle, enough, worth_a_look, &may)
         } else {
             None
@@ -203,9 +204,16 @@ impl Best {
         }
         self.kept.push(near);
         if self.kept.len() >= 2 * self.count {
+            self.cut();
+            self.floor = self.kept[self.count - 1].cosine;
+        }
+    }
+
+    /// Lets go of what is not among the best.
+    fn cut(&mut self) {
+        if self.kept.len() > self.count {
             self.kept.select_nth_unstable_by(self.count - 1, best_first);
             self.kept.truncate(self.count);
-            self.floor = self.kept[self.count - 1].cosine;
         }
     }
 
@@ -215,10 +223,7 @@ impl Best {
 
     /// Leaves the best, in no order.
     fn chosen(mut self) -> Best {
-        if self.kept.len() > self.count {
-            self.kept.select_nth_unstable_by(self.count - 1, best_first);
-            self.kept.truncate(self.count);
-        }
+        self.cut();
         self
     }
 
@@ -289,6 +294,15 @@ mod tests {
         assert_eq!(found.near, exact.near);
         let least = kept.nearest_of(&needle, 1, 0..ROWS as u32).least;
         assert!((found.least - least).abs() < 0.05, "{} {least}", found.least);
+    }
+
+    #[test]
+    fn the_nearest_one_of_few_rows_is_found() {
+        let all = vectors(0.1, CHUNK_ROWS);
+        let (query, rows) = all.split_last().unwrap();
+        let (kept, needle) = (kept(rows), Needle::new(query));
+        let exact = kept.nearest_of(&needle, 1, 0..kept.len() as u32);
+        assert_eq!(kept.nearest(&needle, 1, |_| true).near, exact.near);
     }
 
     #[test]
