@@ -6,7 +6,7 @@ use crate::{
     Result,
     chat::{
         dialect::{ENVELOPE, Envelope, carry, is_unset},
-        request::content_text,
+        request::{content_text, field},
         response::{Answer, Delta, Usage},
     },
 };
@@ -25,19 +25,33 @@ pub(crate) fn answer(mut body: Map<String, Value>, provider: &str, model: &str) 
     };
     let finish_reason = choice.get("finish_reason").and_then(Value::as_str).map(str::to_owned);
     let named = body.get("model").and_then(Value::as_str).filter(|name| !name.is_empty());
-    Some(Answer {
-        text: message.get("content").map(|content| content_text(content).into_owned()).unwrap_or_default(),
-        tool_calls: message.get("tool_calls").and_then(Value::as_array).cloned().unwrap_or_default(),
-        model: named.unwrap_or(model).to_owned(),
+    let named = named.unwrap_or(model).to_owned();
+    let usage = body.get("usage").map(usage).unwrap_or_default();
+    Some(of_message(message, finish_reason, named, provider, usage, Envelope::of(body)))
+}
+
+/// Returns the answer that a message is, taken as whole.
+pub(super) fn of_message(
+    message: Map<String, Value>,
+    finish_reason: Option<String>,
+    model: String,
+    provider: &str,
+    usage: Usage,
+    envelope: Envelope,
+) -> Answer {
+    Answer {
+        text: field(&message, "content").map(|content| content_text(content).into_owned()).unwrap_or_default(),
+        tool_calls: field(&message, "tool_calls").and_then(Value::as_array).cloned().unwrap_or_default(),
+        model,
         provider: provider.to_owned(),
-        usage: body.get("usage").map(usage).unwrap_or_default(),
+        usage,
         cost_usd: None,
         finish_reason,
         message,
-        envelope: Envelope::of(body),
+        envelope,
         deltas: Vec::new(),
         terminated: true,
-    })
+    }
 }
 
 /// Reads token counts.
@@ -205,19 +219,11 @@ impl Assembler {
         match answer(body, provider, model) {
             Some(answer) => Answer { deltas: self.deltas, terminated, ..answer },
             // Unreachable: the body above has a choice with a message. An empty answer is not kept.
-            None => Answer {
-                text: String::new(),
-                message: Map::new(),
-                model: model.to_owned(),
-                provider: provider.to_owned(),
-                usage: Usage::default(),
-                cost_usd: None,
-                finish_reason: None,
-                tool_calls: Vec::new(),
-                envelope: Envelope::of(Map::new()),
-                deltas: Vec::new(),
-                terminated: false,
-            },
+            None => {
+                let (message, envelope) = (Map::new(), Envelope::of(Map::new()));
+                let empty = of_message(message, None, model.to_owned(), provider, Usage::default(), envelope);
+                Answer { terminated: false, ..empty }
+            }
         }
     }
 }

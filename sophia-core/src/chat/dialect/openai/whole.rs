@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::answer::of_message;
 use crate::chat::{
     dialect::{Dialect, Envelope, envelope::object},
-    request::content_text,
     response::{Answer, Usage},
 };
 
@@ -24,20 +24,8 @@ pub(crate) fn read(text: &Bytes, provider: &str, model: &str) -> Option<Answer> 
         Value::String(named) if !named.is_empty() => named,
         _ => model.to_owned(),
     };
-    let field = |name: &str| message.iter().find(|(own, _)| *own == name).map(|(_, value)| value);
-    Some(Answer {
-        text: field("content").map(|content| content_text(content).into_owned()).unwrap_or_default(),
-        tool_calls: field("tool_calls").and_then(Value::as_array).cloned().unwrap_or_default(),
-        model: named,
-        provider: provider.to_owned(),
-        usage: said.usage.unwrap_or_default().counted(),
-        cost_usd: None,
-        finish_reason,
-        message,
-        envelope: Envelope::unread(text.clone(), count),
-        deltas: Vec::new(),
-        terminated: true,
-    })
+    let usage = said.usage.unwrap_or_default().counted();
+    Some(of_message(message, finish_reason, named, provider, usage, Envelope::unread(text.clone(), count)))
 }
 
 object! {
