@@ -29,7 +29,7 @@ pub(super) async fn chat(call: Call) -> Result<Response, Failure> {
     request.traceparent = request.traceparent.or_else(|| traceparent(&call));
     let chat = call.surface.sophia().chat();
     if stream {
-        return sse::answer(chat.stream(request)?, Parts { request_id: call.request_id.clone() }).await;
+        return sse::answer(chat.stream(request), Parts { request_id: call.request_id.clone() }).await;
     }
     let answer = chat.complete(request).await?;
     let mut response = json_response(StatusCode::OK, &answer);

@@ -52,8 +52,7 @@ pub(super) async fn responses(call: Call) -> Result<Response, Failure> {
         let model = inbound.request.model.clone().unwrap_or_default();
         let writer = FrameWriter::new(&model, &inbound.repeated, Timestamp::now());
         let frames = Items { writer, given, names: inbound.names, request_id: call.request_id.clone() };
-        let chunks = chat.stream(inbound.request).map_err(|error| frames.name(error))?;
-        return sse::answer(chunks, frames).await;
+        return sse::answer(chat.stream(inbound.request), frames).await;
     }
     let answer = chat.complete(inbound.request).await.map_err(|error| inbound.names.tell(error))?;
     let body = write_response(&answer, &inbound.repeated, Timestamp::now());

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::{Body, reply::Failure, surface::Response};
 use crate::{
-    Error,
+    Error, Result,
     chat::{ChatChunk, ChatStream},
 };
 
@@ -37,7 +37,8 @@ pub(super) trait Frames: Send + 'static {
 }
 
 /// Answers with a stream. What fails before the first part is an error with its own status.
-pub(super) async fn answer(mut chunks: ChatStream, mut frames: impl Frames) -> Result<Response, Failure> {
+pub(super) async fn answer(stream: Result<ChatStream>, mut frames: impl Frames) -> Result<Response, Failure> {
+    let mut chunks = stream.map_err(|error| frames.name(error))?;
     let first = match chunks.next_batch().await {
         Some(first) => first.map_err(|error| frames.name(error))?,
         None => Vec::new(),
