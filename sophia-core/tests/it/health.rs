@@ -30,6 +30,12 @@ fn timed() -> (Sophia, Arc<ManualClock>) {
     (Sophia::builder().clock(Arc::clone(&clock) as Arc<dyn Clock>).build().unwrap(), clock)
 }
 
+/// Returns what tells of each event from now on.
+fn heard(health: &Health) -> impl FnMut() -> Option<EventKind> {
+    let mut events = Box::pin(health.subscribe());
+    move || events.next().now_or_never().flatten().map(|event| event.kind)
+}
+
 fn says(outcome: impl Fn() -> Result<ProbeOutcome> + Send + Sync + 'static) -> Arc<CallbackProbe> {
     Arc::new(CallbackProbe::new(move || std::future::ready(outcome()).boxed()))
 }
@@ -155,8 +161,7 @@ fn a_cooldown_keeps_the_alert_and_an_escalation_breaks_it() {
     let (sophia, clock) = timed();
     let health = sophia.health();
     health.rule(hit_ratio()).unwrap();
-    let mut events = Box::pin(health.subscribe());
-    let mut next = || events.next().now_or_never().flatten().map(|event| event.kind);
+    let mut next = heard(health);
 
     health.observe("chat", "cache_hit_ratio", 0.5);
     let first = health.alerts(None).remove(0);
@@ -859,8 +864,7 @@ fn an_alert_that_came_back_quietly_is_told_once_its_cooldown_is_over() {
     let (sophia, clock) = timed();
     let health = sophia.health();
     health.rule(hit_ratio()).unwrap();
-    let mut events = Box::pin(health.subscribe());
-    let mut next = || events.next().now_or_never().flatten().map(|event| event.kind);
+    let mut next = heard(health);
 
     health.observe("chat", "cache_hit_ratio", 0.5);
     let first = health.alerts(None).remove(0);

@@ -41,6 +41,12 @@ fn small(id: &str) -> Server {
     Server::new(id).command(python(), [concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/registry/stdio_server.py")])
 }
 
+fn small_with(flags: &[&str]) -> Server {
+    let mut server = small("small");
+    server.args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+    server
+}
+
 /// The interpreter itself: what is on `PATH` may be a script that adds to the environment before it starts one.
 fn python() -> &'static str {
     static PYTHON: LazyLock<String> = LazyLock::new(|| {

@@ -63,9 +63,7 @@ async fn a_server_killed_from_outside_in_the_middle_of_a_call_is_an_answer() {
 async fn nothing_is_left_after_a_shutdown_not_even_by_a_server_that_will_not_leave() {
     let sophia = sophia_with(json!({"stop_timeout": "200ms"}));
     let registry = sophia.registry();
-    let mut lingering = small("small");
-    lingering.args.push("--linger".to_owned());
-    registry.register(lingering).unwrap();
+    registry.register(small_with(&["--linger"])).unwrap();
     let pid = call(registry, "small", "pid", json!({})).await.text;
     let grandchild = call(registry, "small", "child", json!({})).await.text;
     assert!(exists(&pid) && exists(&grandchild));
@@ -300,9 +298,7 @@ async fn both_eras_are_spoken() {
     let sophia = sophia();
     let registry = sophia.registry();
     for (flag, version) in [("--modern", "MCP 2026-07-28"), ("--shy", "MCP 2025-11-25"), ("", "MCP 2025-11-25")] {
-        let mut server = small("small");
-        server.args.push(flag.to_owned());
-        registry.register(server).unwrap();
+        registry.register(small_with(&[flag])).unwrap();
         let result = call(registry, "small", "echo", json!({"message": "hi"})).await;
         assert!(result.ok && result.text == "hi", "{flag}: {result:?}");
         assert_eq!(registry.tools(Some("small")).await.unwrap()[0].name, "echo");
@@ -316,9 +312,7 @@ async fn both_eras_are_spoken() {
 async fn a_server_that_ignores_what_it_does_not_know_is_found_out_once() {
     let sophia = sophia();
     let registry = sophia.registry();
-    let mut mute = small("small");
-    mute.args.push("--mute".to_owned());
-    registry.register(mute).unwrap();
+    registry.register(small_with(&["--mute"])).unwrap();
     let started = Instant::now();
     assert!(call(registry, "small", "echo", json!({"message": "hi"})).await.ok);
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
@@ -333,9 +327,7 @@ async fn a_server_that_ignores_what_it_does_not_know_is_found_out_once() {
 async fn a_server_that_is_slow_to_start_is_not_taken_for_an_old_one() {
     let sophia = sophia();
     let registry = sophia.registry();
-    let mut slow = small("small");
-    slow.args.extend(["--modern".to_owned(), "--slow".to_owned()]);
-    registry.register(slow).unwrap();
+    registry.register(small_with(&["--modern", "--slow"])).unwrap();
     let result = call(registry, "small", "echo", json!({"message": "hi"})).await;
     assert!(result.ok && result.text == "hi", "{result:?}");
     assert!(registry.check("small").await.unwrap().detail.unwrap().contains("MCP 2026-07-28"));
