@@ -72,8 +72,8 @@ pub(crate) trait Part {
     fn row(&self, place: u32) -> &Row;
     /// Returns the BM25 of a record, each word taken to stand there once; `None` where none does.
     fn keyword(&self, place: u32) -> Option<f64>;
-    /// Returns the cosine with the question, about; `None` where there is no vector to compare.
-    fn cosine(&self, place: u32) -> Option<f64>;
+    /// Returns the cosine with the question of each record, about; `None` where there is no vector to compare.
+    fn cosines(&self, places: &[u32]) -> Vec<Option<f64>>;
     /// Returns the messages before and after, of those that may be found.
     fn neighbors(&self, place: u32) -> [Option<u32>; 2];
     /// Returns the words of messages that were read lately.
@@ -199,7 +199,13 @@ impl<'a> Search<'a> {
             let is_turn = |place: &u32| in_conversation && part.row(*place).session != 0;
             let (of_talk, others): (Vec<u32>, Vec<u32>) =
                 part.candidates()[step].iter().partition(|place| is_turn(place));
-            candidates.extend(others.into_iter().map(|place| candidate(part, number, place)));
+            let of = |(place, semantic): (&u32, Option<f64>)| Candidate {
+                seq: part.row(*place).seq,
+                keyword: part.keyword(*place),
+                semantic,
+                rough_in: Some(number),
+            };
+            candidates.extend(others.iter().zip(part.cosines(&others)).map(of));
             if !of_talk.is_empty() {
                 turns::gather(self, source, part, &of_talk, &mut gathered).await?;
             }
@@ -332,11 +338,6 @@ pub(crate) fn best_of_all<T>(mut found: Vec<(f64, i64, T)>, count: usize) -> imp
 pub(crate) fn whole(record: Record, match_type: MatchType) -> Match {
     let explain = Explain { fused: 1.0, relevance: 1.0, ..Explain::default() };
     Match { record, score: 1.0, match_type, highlights: Vec::new(), explain }
-}
-
-fn candidate<P: Part>(part: &P, number: usize, place: u32) -> Candidate {
-    let (keyword, semantic) = (part.keyword(place), part.cosine(place));
-    Candidate { seq: part.row(place).seq, keyword, semantic, rough_in: Some(number) }
 }
 
 fn seqs(ranking: &[Ranked]) -> Vec<i64> {

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 pub(crate) use crate::vectors::Needle;
-use crate::vectors::{ByteVectors, Scan};
+use crate::vectors::{ByteVectors, Scan, pages};
 
 /// Removed rows that are left in their places before the rest is moved together.
 const MIN_GONE_ROWS: usize = 1_024;
@@ -14,6 +14,9 @@ const MIN_GONE_ROWS: usize = 1_024;
 #[derive(Debug, Default)]
 pub(crate) struct Segment {
     rows: Vec<Row>,
+    /// The places of those that may be found at any time, a bit each: a scan asks for thousands, and none of them is a way to
+    /// memory.
+    lasting: Vec<u64>,
     vectors: ByteVectors,
     /// Places of the messages of each conversation.
     sessions: HashMap<u64, Vec<u32>>,
@@ -49,6 +52,15 @@ impl Row {
     fn is_gone(&self) -> bool {
         self.words == GONE
     }
+
+    fn is_active(&self, now: i64) -> bool {
+        !self.is_gone() && !self.archived && self.expires_at > now
+    }
+
+    /// Returns whether it is active until it is changed.
+    fn is_lasting(&self) -> bool {
+        self.is_active(i64::MAX - 1)
+    }
 }
 
 /// Returns what stands for a conversation in a [`Row`].
@@ -67,15 +79,6 @@ pub(crate) enum Keep {
     Only(Vec<u32>),
 }
 
-impl Keep {
-    fn lets(&self, place: u32, row: &Row) -> bool {
-        match self {
-            Keep::Active(now) => !row.is_gone() && !row.archived && row.expires_at > *now,
-            Keep::Only(places) => places.binary_search(&place).is_ok(),
-        }
-    }
-}
-
 impl Segment {
     pub fn new(dimensions: usize) -> Segment {
         Segment::from_parts(Vec::new(), ByteVectors::new(dimensions))
@@ -83,9 +86,9 @@ impl Segment {
 
     /// Puts a segment together that was taken apart: rows in the order of their numbers.
     pub fn from_parts(rows: Vec<Row>, vectors: ByteVectors) -> Segment {
-        let mut segment = Segment { rows, vectors, sessions: HashMap::new(), counts: Counts::default() };
+        let mut segment = Segment { rows, vectors, ..Segment::default() };
         (0..segment.rows.len()).for_each(|place| segment.count_in(place));
-        segment.group_sessions();
+        segment.arrange();
         segment
     }
 
@@ -105,7 +108,7 @@ impl Segment {
 
     /// Makes room for so many rows more.
     pub fn reserve(&mut self, rows: usize) {
-        self.rows.reserve_exact(rows);
+        pages::reserve(&mut self.rows, rows);
         self.vectors.reserve(rows);
     }
 
@@ -138,6 +141,7 @@ impl Segment {
     pub fn bytes(&self) -> usize {
         self.vectors.bytes()
             + self.rows.capacity() * size_of::<Row>()
+            + self.lasting.capacity() * size_of::<u64>()
             + self.sessions.values().map(|places| (places.capacity() + 12) * size_of::<u32>()).sum::<usize>()
     }
 
@@ -154,7 +158,9 @@ impl Segment {
                 self.rows[place] = row;
                 self.vectors.replace(place, vector);
                 if moved {
-                    self.group_sessions();
+                    self.arrange();
+                } else {
+                    self.mark(place);
                 }
                 place
             }
@@ -162,10 +168,10 @@ impl Segment {
                 let is_last = place == self.rows.len();
                 self.rows.insert(place, row);
                 self.vectors.insert(place, vector);
-                if !is_last {
-                    self.group_sessions();
-                } else if row.session != 0 {
-                    self.sessions.entry(row.session).or_default().push(place as u32);
+                if is_last {
+                    self.note(place);
+                } else {
+                    self.arrange();
                 }
                 place
             }
@@ -178,6 +184,7 @@ impl Segment {
         let Some(place) = self.find_any(seq).filter(|place| !self.rows[*place].is_gone()) else { return };
         self.take_back(place);
         self.rows[place] = Row { words: GONE, archived: true, expires_at: 0, ..self.rows[place] };
+        self.mark(place);
         self.vectors.replace(place, None);
         self.counts.gone += 1;
         if self.counts.gone > MIN_GONE_ROWS.max(self.rows.len() / 4) {
@@ -216,12 +223,16 @@ impl Segment {
 
     /// Returns whether the record at a place may be found.
     pub fn keeps(&self, keep: &Keep, place: u32) -> bool {
-        keep.lets(place, self.row(place))
+        let lasts = || self.lasting[place as usize / 64] >> (place % 64) & 1 == 1;
+        match keep {
+            Keep::Active(now) => lasts() || self.row(place).is_active(*now),
+            Keep::Only(places) => places.binary_search(&place).is_ok(),
+        }
     }
 
-    /// Returns the approximate cosine of the vector at a place; `None` where there is none.
-    pub fn cosine(&self, needle: &Needle, place: u32) -> Option<f32> {
-        self.vectors.cosine(needle, place as usize)
+    /// Returns the approximate cosines of the vectors at some places; `None` where there is none.
+    pub fn cosines(&self, needle: &Needle, places: &[u32]) -> Vec<Option<f32>> {
+        self.vectors.cosines_at(needle, places)
     }
 
     /// Returns the messages before and after the one at a place, of those that may be found.
@@ -262,11 +273,27 @@ impl Segment {
         }
     }
 
-    fn group_sessions(&mut self) {
+    /// Takes note anew of where everything is.
+    fn arrange(&mut self) {
         self.sessions.clear();
-        for (place, row) in self.rows.iter().enumerate().filter(|(_, row)| row.session != 0) {
-            self.sessions.entry(row.session).or_default().push(place as u32);
+        self.lasting.clear();
+        (0..self.rows.len()).for_each(|place| self.note(place));
+    }
+
+    /// Takes note of where the last row is.
+    fn note(&mut self, place: usize) {
+        let session = self.rows[place].session;
+        if session != 0 {
+            self.sessions.entry(session).or_default().push(place as u32);
         }
+        self.lasting.resize(place / 64 + 1, 0);
+        self.mark(place);
+    }
+
+    /// Marks whether a row may be found at any time.
+    fn mark(&mut self, place: usize) {
+        let (word, bit) = (&mut self.lasting[place / 64], 1 << (place % 64));
+        if self.rows[place].is_lasting() { *word |= bit } else { *word &= !bit }
     }
 
     /// Closes the places that removed rows have left.
@@ -282,7 +309,7 @@ impl Segment {
         self.rows.truncate(to);
         self.vectors.truncate(to);
         self.counts.gone = 0;
-        self.group_sessions();
+        self.arrange();
     }
 }
 

@@ -6,7 +6,7 @@
 use std::io::{self, Read, Write};
 
 use super::segment::{Row, Segment};
-use crate::vectors::{ByteVectors, PLANES};
+use crate::vectors::{ByteVectors, PLANES, pages};
 
 const MAGIC: &[u8; 8] = b"SOPHBLK3";
 const HEADER_BYTES: usize = 64;
@@ -112,7 +112,7 @@ pub(crate) fn read(expected: &Label, from: &mut impl Read) -> io::Result<(Segmen
 /// Makes room for all items with the first ones: not before, so that a wrong number takes no memory that is not there.
 fn reserve<T>(items: &mut Vec<T>, count: usize) {
     if items.is_empty() {
-        items.reserve_exact(count);
+        pages::reserve(items, count);
     }
 }
 

@@ -78,6 +78,10 @@ pub(crate) async fn gather<S: Source, P: Part>(
 
     let found: Vec<i64> = places.iter().map(|place| part.row(*place).seq).collect();
     let exact = source.cosines(&found).await?;
+    let rough: HashMap<u32, f64> = {
+        let all = &ring.outer;
+        all.iter().zip(part.cosines(all)).filter_map(|(place, cosine)| Some((*place, cosine?))).collect()
+    };
     let first = gathered.turns.len();
     let numbers: BTreeMap<u32, usize> =
         ring.ranked.iter().zip(first..).map(|(place, number)| (*place, number)).collect();
@@ -86,13 +90,13 @@ pub(crate) async fn gather<S: Source, P: Part>(
         let row = part.row(*place);
         let neighbors = part.neighbors(*place);
         let window: Vec<u32> = neighbors.iter().flatten().copied().chain([*place]).collect();
-        let cosines: Vec<f64> = window.iter().filter_map(|place| part.cosine(*place)).collect();
+        let cosines: Vec<f64> = window.iter().filter_map(|place| rough.get(place).copied()).collect();
         let speaker = texts.get(place).map(|turn| &turn.speaker);
         gathered.turns.push(Turn {
             session: (part.wall(), row.session),
             keyword: measure.score(&[*place]),
             window_keyword: measure.score(&window),
-            semantic: exact.get(&row.seq).copied().or_else(|| part.cosine(*place)),
+            semantic: exact.get(&row.seq).or(rough.get(place)).copied(),
             window_semantic: (!cosines.is_empty()).then(|| cosines.iter().sum::<f64>() / cosines.len() as f64),
             is_by_the_named: named.is_some() && speaker == named.as_ref(),
             neighbors: neighbors.map(|beside| beside.and_then(|beside| numbers.get(&beside).copied())),

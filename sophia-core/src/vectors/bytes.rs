@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::{kernel, nearest::Near};
+use super::{kernel, nearest::Near, pages};
 
 /// What a byte is raised by before it is cut in two, so that both halves are 0 to 15.
 const RAISED: i32 = 128;
@@ -121,9 +121,9 @@ impl ByteVectors {
 
     /// Makes room for so many rows more.
     pub fn reserve(&mut self, rows: usize) {
-        self.scales.reserve_exact(rows);
+        pages::reserve(&mut self.scales, rows);
         for (plane, width) in self.planes.iter_mut().zip(ByteVectors::widths(self.dimensions)) {
-            plane.reserve_exact(rows * width);
+            pages::reserve(plane, rows * width);
         }
     }
 
@@ -148,6 +148,7 @@ impl ByteVectors {
         self.scales.insert(place, scale);
         for (plane, part) in self.planes.iter_mut().zip(parts) {
             let from = place * part.len();
+            pages::grow(plane, part.len());
             plane.splice(from..from, part);
         }
     }
@@ -175,16 +176,6 @@ impl ByteVectors {
         for (plane, width) in self.planes.iter_mut().zip(ByteVectors::widths(self.dimensions)) {
             plane.truncate(rows * width);
         }
-    }
-
-    /// Returns the cosine of one row with the needle, both of length one; `None` where there is no vector to compare.
-    pub fn cosine(&self, needle: &Needle, place: usize) -> Option<f32> {
-        if needle.dimensions != self.dimensions || !self.has(place) {
-            return None;
-        }
-        let mut dots = [[0]; PLANES];
-        dots.iter_mut().enumerate().for_each(|(plane, dot)| self.dots(needle, plane, place, dot));
-        Some(whole(needle, self.scales[place], dots.map(|[dot]| dot)))
     }
 
     /// Writes the cosines of the rows from `first` on; 0 where there is no vector. Needs a needle of these dimensions.
@@ -386,7 +377,7 @@ mod tests {
                 prop_assert!((near[0].cosine - rough[place]).abs() <= 1e-3 * sum as f32 * scale * query_scale + 1e-6);
                 kept.cosines_of(&needle, &mut near);
                 prop_assert_eq!(near[0].cosine, exact[place]);
-                prop_assert_eq!(kept.cosine(&needle, place), (scale != 0.0).then_some(exact[place]));
+                prop_assert_eq!(kept.cosines_at(&needle, &[place as u32]), [(scale != 0.0).then_some(exact[place])]);
             }
         }
     }
@@ -399,6 +390,6 @@ mod tests {
         assert!(kept.has(0) && !kept.has(1), "of other dimensions");
         kept.replace(0, None);
         assert_eq!((kept.parts(0), kept.has(0)), ([&[0_u8][..], &[0], &[0, 0]], false));
-        assert_eq!(kept.cosine(&Needle::new(&[0.6, 0.0, 0.8]), 0), None);
+        assert_eq!(kept.cosines_at(&Needle::new(&[0.6, 0.0, 0.8]), &[0]), [None]);
     }
 }

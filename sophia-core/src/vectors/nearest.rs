@@ -118,6 +118,16 @@ impl ByteVectors {
         best.into_scan()
     }
 
+    /// Returns the cosines of these rows; `None` where there is no vector to compare.
+    pub fn cosines_at(&self, needle: &Needle, places: &[u32]) -> Vec<Option<f32>> {
+        if !self.compares(needle) {
+            return vec![None; places.len()];
+        }
+        let mut near: Vec<Near> = places.iter().map(|place| Near { cosine: 0.0, place: *place }).collect();
+        self.cosines_of(needle, &mut near);
+        near.iter().map(|near| self.has(near.place as usize).then_some(near.cosine)).collect()
+    }
+
     fn compares(&self, needle: &Needle) -> bool {
         needle.dimensions() == self.dimensions() && self.dimensions() > 0
     }

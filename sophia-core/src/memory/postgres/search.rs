@@ -427,8 +427,8 @@ impl SearchPart for Part {
         Some(self.words.weights.approximate(*set, row.words))
     }
 
-    fn cosine(&self, place: u32) -> Option<f64> {
-        self.cosines.get(&self.segment.row(place).seq).copied()
+    fn cosines(&self, places: &[u32]) -> Vec<Option<f64>> {
+        places.iter().map(|place| self.cosines.get(&self.segment.row(*place).seq).copied()).collect()
     }
 
     fn neighbors(&self, place: u32) -> [Option<u32>; 2] {

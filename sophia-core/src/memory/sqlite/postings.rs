@@ -1,6 +1,6 @@
 //! Where the words of a question stand, within one wall.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, mem, sync::Arc};
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -17,21 +17,30 @@ use crate::{
 
 /// Most records that are looked at for one word: the newest. Beyond, the word says little anyway.
 const MAX_RECORDS_OF_A_WORD: usize = 16_384;
-/// Words that stand in at least so many records are kept between searches, and so many of them: 4 MB a wall.
-const MIN_KEPT_RECORDS: usize = 1_024;
-const MAX_KEPT_WORDS: usize = 64;
+/// Records of words that are kept between searches, and what a word takes beside them, counted in records: 4 MB a wall.
+const MAX_KEPT: usize = 1 << 20;
+const WORD: usize = 32;
 /// Most records that are looked at for all words of one question together.
 const MAX_RECORDS: usize = 65_536;
 
 /// Most words of a wall among which those are looked for that a typo may have been meant as.
 const MAX_VOCABULARY: usize = 200_000;
 
-/// Frequent words of a wall, with the places of the newest records in which they stand: what is asked for often is read
-/// once, and after that only what was added.
+/// Words of a wall that were asked for lately, with the places of the newest records in which they stand: what is asked for often
+/// is read once, and after that only what was added.
 ///
 /// Places are those of the segment, and only what was added behind them is unknown: with any other change, all is forgotten.
 #[derive(Debug, Default)]
-pub(super) struct FrequentWords(Mutex<HashMap<String, Standing>>);
+pub(super) struct KnownWords(Mutex<Known>);
+
+/// Two generations: when the younger one has taken half of the room, the older one goes.
+#[derive(Debug, Default)]
+struct Known {
+    young: HashMap<String, Standing>,
+    old: HashMap<String, Standing>,
+    /// What the younger generation takes.
+    size: usize,
+}
 
 /// Where a word stands.
 #[derive(Debug, Clone)]
@@ -40,13 +49,36 @@ struct Standing {
     places: Arc<[u32]>,
     /// Whether it stands in more records, older ones.
     is_cut: bool,
-    /// The newest record that was looked at.
+    /// The newest record that it stands in.
     newest: i64,
+    /// The last change that was looked at.
+    change: i64,
 }
 
-impl FrequentWords {
+impl Known {
+    fn get(&mut self, stem: &str) -> Option<Standing> {
+        if let Some(standing) = self.young.get(stem) {
+            return Some(standing.clone());
+        }
+        let (stem, standing) = self.old.remove_entry(stem)?;
+        self.keep(stem, standing.clone());
+        Some(standing)
+    }
+
+    fn keep(&mut self, stem: String, standing: Standing) {
+        let size = |standing: &Standing| standing.places.len() + WORD;
+        self.size += size(&standing);
+        self.size -= self.young.insert(stem, standing).as_ref().map_or(0, size);
+        if self.size > MAX_KEPT / 2 {
+            self.old = mem::take(&mut self.young);
+            self.size = 0;
+        }
+    }
+}
+
+impl KnownWords {
     pub(super) fn clear(&mut self) {
-        self.0.get_mut().clear();
+        *self.0.get_mut() = Known::default();
     }
 
     /// Returns where a word stands in the block that `segment` is of, which holds the changes up to `change`.
@@ -59,13 +91,13 @@ impl FrequentWords {
         change: i64,
     ) -> Result<Standing> {
         // What typos may have been meant as is another set of words each time.
-        let known = if term.meant.is_empty() { self.0.lock().get(&term.stem).cloned() } else { None };
-        let after = known.as_ref().map_or(0, |known| known.newest);
-        let seqs = records_of(connection, wall, term, after, MAX_RECORDS_OF_A_WORD + 1)?;
-        if let Some(known) = known.as_ref().filter(|_| seqs.is_empty()) {
+        let known = if term.meant.is_empty() { self.0.lock().get(&term.stem) } else { None };
+        if let Some(known) = known.as_ref().filter(|known| known.change >= change) {
             return Ok(known.clone());
         }
-        let newest = seqs.first().copied().unwrap_or_default();
+        let after = known.as_ref().map_or(0, |known| known.newest);
+        let seqs = records_of(connection, wall, term, after, MAX_RECORDS_OF_A_WORD + 1)?;
+        let newest = seqs.first().copied().unwrap_or(after);
         let mut below = segment.places();
         let mut places: Vec<u32> = Vec::with_capacity(seqs.len());
         for seq in &seqs {
@@ -79,13 +111,9 @@ impl FrequentWords {
         }
         let is_cut = seqs.len().max(places.len()) > MAX_RECORDS_OF_A_WORD || known.is_some_and(|known| known.is_cut);
         places.truncate(MAX_RECORDS_OF_A_WORD);
-        let standing = Standing { places: places.into(), is_cut, newest };
-        if term.meant.is_empty() && standing.places.len() >= MIN_KEPT_RECORDS && is_as_new(connection, change)? {
-            let mut words = self.0.lock();
-            if words.len() >= MAX_KEPT_WORDS {
-                words.clear();
-            }
-            words.insert(term.stem.clone(), standing.clone());
+        let standing = Standing { places: places.into(), is_cut, newest, change };
+        if term.meant.is_empty() && is_as_new(connection, change)? {
+            self.0.lock().keep(term.stem.clone(), standing.clone());
         }
         Ok(standing)
     }
@@ -123,7 +151,7 @@ impl Postings {
         let mut postings = Postings { weights: Weights::new(segment.mean_words()), ..Postings::default() };
         let mut left = MAX_RECORDS;
         for (term, asked) in terms.iter().enumerate() {
-            let standing = block.frequent.standing(connection, wall, asked, segment, block.last_change())?;
+            let standing = block.words.standing(connection, wall, asked, segment, block.last_change())?;
             let places = &standing.places[..standing.places.len().min(left)];
             let is_cut = standing.is_cut || places.len() < standing.places.len();
             left -= places.len();
@@ -172,6 +200,19 @@ impl Postings {
     }
 }
 
+/// Puts the index of words together, a few pages at a time, so that a word is looked up in one place instead of many. `is_first`
+/// begins it. Returns whether there is more to do.
+pub(super) fn merge(connection: &Connection, is_first: bool) -> rusqlite::Result<bool> {
+    /// Pages of one step: some milliseconds, for which a write may have to wait.
+    const PAGES: i64 = 16;
+    let before = connection.total_changes();
+    connection
+        .prepare_cached("INSERT INTO record_words (record_words, rank) VALUES ('merge', ?1)")?
+        .execute([if is_first { -PAGES } else { PAGES }])?;
+    // The statement itself is one change.
+    Ok(connection.total_changes() - before > 1)
+}
+
 /// Returns the words of a wall, as stems, and whether these are all: the first ones are read.
 pub(super) fn vocabulary(connection: &Connection, wall: i64) -> Result<(Vec<String>, bool)> {
     let failed = internal("memory.search");
@@ -211,4 +252,46 @@ fn records_of(connection: &Connection, wall: i64, term: &Term, after: i64, most:
         )
         .and_then(|mut statement| statement.query_map((query, after, most as i64), |row| row.get(0))?.collect())
         .map_err(internal("memory.search"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::sqlite::open::{Place, open_writer};
+
+    #[test]
+    fn words_are_found_as_before_where_the_index_is_put_together() {
+        let connection = open_writer(&Place::Memory).unwrap();
+        for seq in 1..=3_000_i64 {
+            let words = format!("{} {}", words::index_term(7, &words::terms("every")[0].stem), words::index_term(7, &words::terms(&format!("w{}", seq % 40))[0].stem));
+            let sql = "INSERT INTO record_words (rowid, words) VALUES (?1, ?2)";
+            connection.execute(sql, (seq, words)).unwrap();
+        }
+        let term = |word: &str| words::terms(word).remove(0);
+        let found = || ["w3", "every", "none"].map(|word| records_of(&connection, 7, &term(word), 0, 2_000).unwrap());
+        let before = found();
+        let count = |word: usize| before[word].len();
+        assert_eq!((count(0), count(1), count(2)), (75, 2_000, 0));
+        let (mut is_first, mut steps) = (true, 0);
+        while merge(&connection, std::mem::take(&mut is_first)).unwrap() {
+            steps += 1;
+        }
+        assert!(steps > 0);
+        assert_eq!(found(), before);
+        assert!(!merge(&connection, true).unwrap(), "there is one piece");
+    }
+
+    #[test]
+    fn of_known_words_the_older_half_is_forgotten() {
+        let mut known = Known::default();
+        let standing = || Standing { places: vec![1; MAX_KEPT / 8].into(), is_cut: false, newest: 0, change: 0 };
+        known.keep("often".into(), standing());
+        for number in 0..12 {
+            known.keep(format!("w{number}"), standing());
+            assert!(known.get("often").is_some(), "{number}");
+        }
+        assert!(known.get("w0").is_none() && known.get("w11").is_some());
+        let kept = known.young.values().chain(known.old.values());
+        assert!(kept.map(|standing| standing.places.len()).sum::<usize>() <= MAX_KEPT + MAX_KEPT / 8);
+    }
 }

@@ -155,14 +155,18 @@ impl SearchPart for Part<'_> {
     }
 
     /// Whichever model made the vector.
-    fn cosine(&self, place: u32) -> Option<f64> {
-        let of = |(block, former): (&RwLockReadGuard<'_, Block>, &Former<'_>)| {
-            let place = block.segment.find(self.segment().row(place).seq)?;
-            block.segment.cosine(&former.needle, place)
+    fn cosines(&self, places: &[u32]) -> Vec<Option<f64>> {
+        let mut cosines = match &self.search.needle {
+            Some(needle) => self.segment().cosines(needle, places),
+            None => vec![None; places.len()],
         };
-        let own = self.search.needle.as_ref().and_then(|needle| self.segment().cosine(needle, place));
-        let blocks = self.former.iter().map(|(_, block)| block);
-        own.or_else(|| blocks.zip(&self.search.former).find_map(of)).map(f64::from)
+        for ((_, block), former) in self.former.iter().zip(&self.search.former) {
+            for (cosine, place) in cosines.iter_mut().zip(places).filter(|(cosine, _)| cosine.is_none()) {
+                let place = block.segment.find(self.segment().row(*place).seq);
+                *cosine = place.and_then(|place| block.segment.cosines(&former.needle, &[place])[0]);
+            }
+        }
+        cosines.into_iter().map(|cosine| cosine.map(f64::from)).collect()
     }
 
     fn neighbors(&self, place: u32) -> [Option<u32>; 2] {

@@ -21,7 +21,7 @@ use super::{
     checkpoint_values::Lists,
     forget, kv, leases,
     open::Place,
-    read, search, stale, tallies,
+    postings, read, search, stale, tallies,
     threads::{Sender, Threads},
     vectors::Blocks,
     write,
@@ -42,6 +42,8 @@ use crate::{
 
 /// Time between two purges of what has expired.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
+/// Changes of records after which the index of words is put together; many more where there are many.
+const MERGE_AFTER: i64 = 1_000;
 /// Memory for vectors, in bytes, unless told otherwise.
 const DEFAULT_VECTOR_BYTES: u64 = 512 * 1024 * 1024;
 
@@ -62,6 +64,8 @@ struct Inner {
     watch: kv::Watch,
     /// Monotonic time of the last purge, in milliseconds.
     purged_ms: AtomicI64,
+    /// The last change that searches had seen when the index of words was put together; 0 before that.
+    merged_up_to: AtomicI64,
     suspended: watch::Sender<bool>,
 }
 
@@ -104,6 +108,7 @@ impl SqliteBuilder {
             lists: Arc::new(Lists::new()),
             retention: Arc::new(self.retention),
             purged_ms: AtomicI64::new(i64::MIN),
+            merged_up_to: AtomicI64::new(0),
             place: self.place,
             suspended: watch::Sender::new(false),
         }))
@@ -237,6 +242,14 @@ impl SqliteStore {
         let due = now >= last.saturating_add(PURGE_EVERY.as_millis() as i64);
         due && self.0.purged_ms.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
+
+    /// Returns whether so much was written that the index of words lies in many pieces.
+    fn is_time_to_merge(&self) -> bool {
+        let seen = self.0.vectors.seen();
+        let last = self.0.merged_up_to.load(Ordering::Relaxed);
+        let due = seen - last > MERGE_AFTER.max(seen / 10);
+        due && self.0.merged_up_to.compare_exchange(last, seen, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
 }
 
 #[async_trait]
@@ -267,6 +280,16 @@ impl MemoryStore for SqliteStore {
         if let Some(key) = self.0.vectors.unsaved() {
             let vectors = self.0.vectors.clone();
             self.sender().await?.read_later(move || vectors.save(key));
+        }
+        if self.is_time_to_merge() {
+            let mut is_first = true;
+            self.sender().await?.write_later(move |connection| {
+                postings::merge(connection, std::mem::take(&mut is_first)).unwrap_or_else(|error| {
+                    // Another process may be writing: then it is done another time.
+                    tracing::debug!(%error, "the index of words stays as it is");
+                    false
+                })
+            });
         }
         Ok(found)
     }

@@ -215,6 +215,23 @@ impl Sender {
         }
     }
 
+    /// Runs `work` on the writing connection, between the writes of others, for as long as it says that there is more to do; not
+    /// where too much waits already, nor when the threads are to end.
+    pub(super) fn write_later(&self, work: impl FnMut(&Connection) -> bool + Send + 'static) {
+        fn queue(writer: &mpsc::Sender<Task>, mut work: impl FnMut(&Connection) -> bool + Send + 'static) {
+            // Not a hold on the thread: it ends when all others have let go of it.
+            let again = writer.downgrade();
+            let step = move |connection: Result<&Connection>| {
+                let has_more = connection.and_then(|connection| caught(|| Ok(work(connection))));
+                if let (Ok(true), Some(writer)) = (has_more, again.upgrade()) {
+                    queue(&writer, work);
+                }
+            };
+            let _ = writer.try_send(Task::Bare(Box::new(step)));
+        }
+        queue(&self.writer, work);
+    }
+
     /// Runs `work` on the writing connection, outside a transaction.
     pub(super) async fn bare<T, F>(&self, work: F) -> Result<T>
     where

@@ -3,7 +3,13 @@
 //! A block is read with the first search of its wall. After that, each search first takes in what the change log says
 //! was written since, by this process or another one.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
 
 use moka::sync::Cache;
 use parking_lot::{Mutex, RwLock};
@@ -12,7 +18,7 @@ use rusqlite::{Connection, OptionalExtension, Row as SqlRow};
 use super::{
     block_files::{self, BlockFiles},
     internal,
-    postings::FrequentWords,
+    postings::KnownWords,
 };
 use crate::{
     Result,
@@ -33,6 +39,8 @@ pub(super) struct Blocks {
     files: Option<BlockFiles>,
     /// Blocks that are worth a new file.
     due: Mutex<BTreeSet<Key>>,
+    /// The last change that any search has seen.
+    seen: AtomicI64,
 }
 
 /// Which block: the wall, and the model of its vectors.
@@ -50,7 +58,7 @@ pub(super) struct Block {
     pub segment: Segment,
     /// Words of messages that were read lately.
     pub lexicon: Mutex<Lexicon>,
-    pub frequent: FrequentWords,
+    pub words: KnownWords,
     /// Last change that it holds; -1 before it was read.
     change: i64,
     /// Rows that were read or changed since there was a file of it.
@@ -60,7 +68,7 @@ pub(super) struct Block {
 impl Blocks {
     pub(super) fn new(max_bytes: u64, files: Option<BlockFiles>) -> Blocks {
         let weigh = |_: &Key, block: &Shared| u32::try_from(block.read().segment.bytes()).unwrap_or(u32::MAX).max(1024);
-        Blocks { blocks: Cache::builder().weigher(weigh).max_capacity(max_bytes).build(), files, due: Mutex::default() }
+        Blocks { blocks: Cache::builder().weigher(weigh).max_capacity(max_bytes).build(), files, due: Mutex::default(), seen: AtomicI64::new(0) }
     }
 
     pub(super) fn clear(&self) {
@@ -74,7 +82,10 @@ impl Blocks {
         });
         if !block.read().is_current(connection, key.wall)? {
             let before = block.read().segment.bytes();
-            block.write().catch_up(connection, key, self.files.as_ref())?;
+            let mut catching_up = block.write();
+            catching_up.catch_up(connection, key, self.files.as_ref())?;
+            self.seen.fetch_max(catching_up.change, Ordering::Relaxed);
+            drop(catching_up);
             if self.files.is_some() && block.read().is_worth_a_file() {
                 self.due.lock().insert(key);
             }
@@ -84,6 +95,11 @@ impl Blocks {
             }
         }
         Ok(block)
+    }
+
+    /// Returns the last change that any search has seen.
+    pub(super) fn seen(&self) -> i64 {
+        self.seen.load(Ordering::Relaxed)
     }
 
     /// Returns a block that is worth a new file, if there is one.
@@ -163,7 +179,7 @@ impl Block {
                 for seq in changed {
                     // Places hold as long as all that comes is behind them.
                     if self.segment.places().checked_sub(1).is_some_and(|last| self.segment.row(last).seq >= seq) {
-                        self.frequent.clear();
+                        self.words.clear();
                     }
                     let found = statement.query_row((key.model, seq, key.wall), entry).optional().map_err(&failed)?;
                     if self.segment.find(seq).is_some() {
@@ -184,7 +200,7 @@ impl Block {
         let failed = internal("memory.search");
         self.segment = Segment::new(self.segment.dimensions());
         self.lexicon.get_mut().clear();
-        self.frequent.clear();
+        self.words.clear();
         let count: i64 = connection
             .prepare_cached("SELECT count(*) FROM records WHERE wall = ?1")
             .and_then(|mut statement| statement.query_row([key.wall], |row| row.get(0)))
@@ -263,11 +279,7 @@ pub(super) fn cosine(connection: &Connection, model: i64, seq: i64, query: &[f32
     connection
         .prepare_cached("SELECT data FROM vectors WHERE seq = ?1 AND model = ?2")
         .and_then(|mut statement| {
-            statement
-                .query_row((seq, model), |row| {
-                    Ok(half::values(row.get_ref(0)?.as_blob()?).zip(query).map(|(a, b)| a * b).sum())
-                })
-                .optional()
+            statement.query_row((seq, model), |row| Ok(half::dot(row.get_ref(0)?.as_blob()?, query))).optional()
         })
         .map_err(internal("memory.search"))
 }
