@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 pub(crate) use crate::vectors::Needle;
-use crate::vectors::{ByteVectors, Scan, pages};
+use crate::vectors::{Bits, ByteVectors, Scan, pages};
 
 /// Removed rows that are left in their places before the rest is moved together.
 const MIN_GONE_ROWS: usize = 1_024;
@@ -16,7 +16,7 @@ pub(crate) struct Segment {
     rows: Vec<Row>,
     /// The places of those that may be found at any time, a bit each: a scan asks for thousands, and none of them is a way to
     /// memory.
-    lasting: Vec<u64>,
+    lasting: Bits,
     vectors: ByteVectors,
     /// Places of the messages of each conversation.
     sessions: HashMap<u64, Vec<u32>>,
@@ -141,7 +141,7 @@ impl Segment {
     pub fn bytes(&self) -> usize {
         self.vectors.bytes()
             + self.rows.capacity() * size_of::<Row>()
-            + self.lasting.capacity() * size_of::<u64>()
+            + self.lasting.bytes()
             + self.sessions.values().map(|places| (places.capacity() + 12) * size_of::<u32>()).sum::<usize>()
     }
 
@@ -223,9 +223,8 @@ impl Segment {
 
     /// Returns whether the record at a place may be found.
     pub fn keeps(&self, keep: &Keep, place: u32) -> bool {
-        let lasts = || self.lasting[place as usize / 64] >> (place % 64) & 1 == 1;
         match keep {
-            Keep::Active(now) => lasts() || self.row(place).is_active(*now),
+            Keep::Active(now) => self.lasting.has(place as usize) || self.row(place).is_active(*now),
             Keep::Only(places) => places.binary_search(&place).is_ok(),
         }
     }
@@ -286,14 +285,12 @@ impl Segment {
         if session != 0 {
             self.sessions.entry(session).or_default().push(place as u32);
         }
-        self.lasting.resize(place / 64 + 1, 0);
         self.mark(place);
     }
 
     /// Marks whether a row may be found at any time.
     fn mark(&mut self, place: usize) {
-        let (word, bit) = (&mut self.lasting[place / 64], 1 << (place % 64));
-        if self.rows[place].is_lasting() { *word |= bit } else { *word &= !bit }
+        self.lasting.set(place, self.rows[place].is_lasting());
     }
 
     /// Closes the places that removed rows have left.

@@ -7,20 +7,22 @@
 
 use std::ops::Range;
 
-use super::{kernel, nearest::Near, pages};
+use super::{bits::Bits, kernel, nearest::Near, pages};
 
 /// What a byte is raised by before it is cut in two, so that both halves are 0 to 15.
 const RAISED: i32 = 128;
 /// What a lower half is on average.
 const MEAN_LOWER: f32 = 7.5;
+/// Its standard deviation: that of 0 to 15.
+const LOWER_DEVIATION: f32 = 4.61;
 /// What is left of [`RAISED`] where only the upper halves are compared.
 const RAISED_UPPER: f32 = RAISED as f32 - MEAN_LOWER;
 /// Scale of a row without a vector, and of one that is zero.
 const NO_VECTOR: f32 = 0.0;
 
 /// Parts that rows are kept in: the upper halves of the first dimensions, those of the rest, and the lower halves of all.
-const FRONT: usize = 0;
-const BACK: usize = 1;
+pub(super) const FRONT: usize = 0;
+pub(super) const BACK: usize = 1;
 const LOWER: usize = 2;
 pub(crate) const PLANES: usize = 3;
 
@@ -30,6 +32,8 @@ pub(crate) struct ByteVectors {
     dimensions: usize,
     scales: Vec<f32>,
     planes: [Vec<u8>; PLANES],
+    /// Rows of which the second half of the dimensions says more than the first one.
+    back_heavy: Bits,
 }
 
 /// A vector to compare with.
@@ -87,8 +91,11 @@ impl ByteVectors {
 
     /// Puts together what [`ByteVectors::scale`] and [`ByteVectors::parts`] gave.
     pub fn from_parts(dimensions: usize, scales: Vec<f32>, planes: [Vec<u8>; PLANES]) -> ByteVectors {
-        let vectors = ByteVectors { dimensions, scales, planes };
+        let mut vectors = ByteVectors { dimensions, scales, planes, back_heavy: Bits::default() };
         debug_assert!((0..PLANES).all(|plane| vectors.planes[plane].len() == vectors.len() * vectors.width(plane)));
+        for place in 0..vectors.len() {
+            vectors.back_heavy.set(place, is_back_heavy(vectors.parts(place)));
+        }
         vectors
     }
 
@@ -116,7 +123,9 @@ impl ByteVectors {
 
     /// Memory that they take, in bytes.
     pub fn bytes(&self) -> usize {
-        self.planes.iter().map(Vec::capacity).sum::<usize>() + self.scales.capacity() * size_of::<f32>()
+        self.planes.iter().map(Vec::capacity).sum::<usize>()
+            + self.scales.capacity() * size_of::<f32>()
+            + self.back_heavy.bytes()
     }
 
     /// Makes room for so many rows more.
@@ -146,6 +155,7 @@ impl ByteVectors {
     pub fn insert(&mut self, place: usize, vector: Option<&[f32]>) {
         let (parts, scale) = self.cut(vector);
         self.scales.insert(place, scale);
+        self.back_heavy.insert(place, is_back_heavy(parts.each_ref().map(Vec::as_slice)));
         for (plane, part) in self.planes.iter_mut().zip(parts) {
             let from = place * part.len();
             pages::grow(plane, part.len());
@@ -157,6 +167,7 @@ impl ByteVectors {
     pub fn replace(&mut self, place: usize, vector: Option<&[f32]>) {
         let (parts, scale) = self.cut(vector);
         self.scales[place] = scale;
+        self.back_heavy.set(place, is_back_heavy(parts.each_ref().map(Vec::as_slice)));
         for (plane, part) in self.planes.iter_mut().zip(parts) {
             plane[place * part.len()..][..part.len()].copy_from_slice(&part);
         }
@@ -165,6 +176,7 @@ impl ByteVectors {
     /// Copies a row to a place before it.
     pub fn copy(&mut self, from: usize, to: usize) {
         self.scales[to] = self.scales[from];
+        self.back_heavy.set(to, self.back_heavy.has(from));
         for (plane, width) in self.planes.iter_mut().zip(ByteVectors::widths(self.dimensions)) {
             plane.copy_within(from * width..(from + 1) * width, to * width);
         }
@@ -173,6 +185,7 @@ impl ByteVectors {
     /// Leaves the first rows only.
     pub fn truncate(&mut self, rows: usize) {
         self.scales.truncate(rows);
+        self.back_heavy.truncate(rows);
         for (plane, width) in self.planes.iter_mut().zip(ByteVectors::widths(self.dimensions)) {
             plane.truncate(rows * width);
         }
@@ -204,6 +217,12 @@ impl ByteVectors {
         });
     }
 
+    /// Returns how far whole cosines lie from rough ones: a standard deviation, for needles of length one, of rows like these.
+    pub fn rough_error(&self, near: &[Near]) -> f32 {
+        let scales: f32 = near.iter().map(|near| self.scales[near.place as usize]).sum();
+        LOWER_DEVIATION * scales / near.len().max(1) as f32
+    }
+
     /// Writes what the first dimensions give of the cosines, by the upper halves alone.
     pub fn front_cosines(&self, needle: &Needle, first: usize, out: &mut [f32]) {
         let raised = RAISED_UPPER * needle.sides[FRONT].sum as f32;
@@ -216,17 +235,27 @@ impl ByteVectors {
         });
     }
 
-    /// Adds what the rest gives to what [`ByteVectors::front_cosines`] gave of some rows.
-    pub fn add_back(&self, needle: &Needle, near: &mut [Near]) {
-        let raised = RAISED_UPPER * needle.sides[BACK].sum as f32;
+    /// Adds what the upper halves of a plane give to the cosines of some rows.
+    pub fn add_upper(&self, needle: &Needle, plane: usize, near: &mut [Near]) {
+        let raised = RAISED_UPPER * needle.sides[plane].sum as f32;
         let mut rows = Vec::new();
         for near in near.chunks_mut(CHUNK_ROWS) {
-            let mut back = [0; CHUNK_ROWS];
-            self.dots_of(needle, BACK, near.iter().map(|near| near.place), &mut rows, &mut back[..near.len()]);
-            for (near, back) in near.iter_mut().zip(back) {
-                near.cosine += ((16 * back) as f32 - raised) * self.scales[near.place as usize] * needle.scale;
+            let mut dots = [0; CHUNK_ROWS];
+            self.dots_of(needle, plane, near.iter().map(|near| near.place), &mut rows, &mut dots[..near.len()]);
+            for (near, dot) in near.iter_mut().zip(dots) {
+                near.cosine += ((16 * dot) as f32 - raised) * self.scales[near.place as usize] * needle.scale;
             }
         }
+    }
+
+    /// Returns whether there is a vector at a place of which the second half of the dimensions says more than the first one.
+    pub fn is_back_heavy(&self, place: usize) -> bool {
+        self.back_heavy.has(place)
+    }
+
+    /// Returns the places of such vectors, ascending.
+    pub fn back_heavy(&self) -> &Bits {
+        &self.back_heavy
     }
 
     /// Writes the cosines of some rows; 0 where there is no vector. Needs a needle of these dimensions.
@@ -244,7 +273,7 @@ impl ByteVectors {
         }
     }
 
-    /// Returns whether the first dimensions say so much that what they find near holds all that is.
+    /// Returns whether the first dimensions say so much, of nearly all rows, that what they find near holds nearly all that is.
     ///
     /// What they leave out of a cosine varies by about the lengths of what is left of both vectors, multiplied, over the root
     /// of the number of dimensions.
@@ -253,15 +282,18 @@ impl ByteVectors {
         const SAMPLE: usize = 64;
         /// Most that may be left of both, squared and multiplied: a half of the length of each.
         const MOST: f32 = 0.0625;
-        let rest = needle.rest();
+        /// Most rows of which they do not, one in so many: these are looked at one by one.
+        const EXCEPTIONS: usize = 16;
         let places = (0..SAMPLE).map(|number| number * self.len() / SAMPLE).filter(|place| self.has(*place));
-        let (mut all, mut left) = (f32::MIN_POSITIVE, 0.0);
+        let (mut all, mut left) = (0, 0);
         for place in places {
             let [front, back, _] = self.parts(place).map(energy);
             all += front + back;
             left += back;
         }
-        rest * left / all <= MOST
+        all > 0
+            && needle.rest() * left as f32 / all as f32 <= MOST
+            && self.back_heavy.count() <= self.len() / EXCEPTIONS
     }
 
     /// Writes the dot products of one plane from a row on.
@@ -276,13 +308,15 @@ impl ByteVectors {
         &self,
         needle: &Needle,
         plane: usize,
-        places: impl Iterator<Item = u32>,
+        places: impl Iterator<Item = u32> + Clone,
         rows: &mut Vec<u8>,
         out: &mut [i32],
     ) {
         let width = self.width(plane);
+        let row = |place: u32| &self.planes[plane][place as usize * width..][..width];
+        places.clone().for_each(|place| kernel::ask_for(row(place)));
         rows.clear();
-        places.for_each(|place| rows.extend_from_slice(&self.planes[plane][place as usize * width..][..width]));
+        places.for_each(|place| rows.extend_from_slice(row(place)));
         needle.sides[plane].dots(rows, out);
     }
 
@@ -323,10 +357,22 @@ fn each(out: &mut [f32], first: usize, mut of: impl FnMut(usize, &mut [f32])) {
     out.chunks_mut(CHUNK_ROWS).enumerate().for_each(|(number, out)| of(first + number * CHUNK_ROWS, out));
 }
 
-/// Returns about the sum of the squares of upper halves.
-fn energy(halves: &[u8]) -> f32 {
-    let square = |half: u8| (16.0 * f32::from(half) - RAISED_UPPER).powi(2);
-    halves.iter().map(|byte| square(byte & 0x0f) + square(byte >> 4)).sum()
+/// Returns about the sum of the squares of upper halves, in no unit.
+fn energy(halves: &[u8]) -> u32 {
+    /// Squares are at most 225: so many bytes fit 16 bits.
+    const FEW: usize = 64;
+    // Twice as far from the middle, so that it is a whole number.
+    let square = |half: u8| {
+        let distance = 2 * i16::from(half) - 15;
+        (distance * distance) as u16
+    };
+    let few = |bytes: &[u8]| bytes.iter().map(|byte| square(byte & 0x0f) + square(byte >> 4)).sum::<u16>();
+    halves.chunks(FEW).map(|bytes| u32::from(few(bytes))).sum()
+}
+
+fn is_back_heavy(parts: [&[u8]; PLANES]) -> bool {
+    let [front, back, _] = parts.map(energy);
+    back > front
 }
 
 /// Scales a vector to bytes; its values are the bytes times the scale, which is 0 for the vector of zeros.
@@ -373,7 +419,7 @@ mod tests {
                 prop_assert_eq!(exact[place], dot as f32 * scale * query_scale);
                 prop_assert!((rough[place] - exact[place]).abs() <= 8.0 * sum as f32 * scale * query_scale);
                 let mut near = [Near { cosine: front[place], place: place as u32 }];
-                kept.add_back(&needle, &mut near);
+                kept.add_upper(&needle, BACK, &mut near);
                 prop_assert!((near[0].cosine - rough[place]).abs() <= 1e-3 * sum as f32 * scale * query_scale + 1e-6);
                 kept.cosines_of(&needle, &mut near);
                 prop_assert_eq!(near[0].cosine, exact[place]);

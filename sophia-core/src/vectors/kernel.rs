@@ -25,6 +25,22 @@ pub(crate) fn dots(query: [&[i8]; 2], rows: &[u8], out: &mut [i32]) {
     BEST.get_or_init(|| kernels().pop().map_or(scalar as Kernel, |(_, kernel)| kernel))(query, rows, out);
 }
 
+/// Asks memory for bytes that are read soon: many ways to it then go side by side.
+pub(crate) fn ask_for(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        /// What comes from memory at once.
+        const LINE: usize = 64;
+        for line in bytes.chunks(LINE) {
+            // SAFETY: every processor of this architecture has SSE, and what is asked for is never read here.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
+}
+
 /// Returns the kernels that this processor can run, the fastest last.
 fn kernels() -> Vec<(&'static str, Kernel)> {
     #[allow(unused_mut, reason = "other processors have the scalar one only")]

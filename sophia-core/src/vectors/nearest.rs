@@ -1,9 +1,10 @@
 //! The nearest of many vectors, in two passes: all by the upper halves of their bytes, and the best of these by all. Of very
-//! many, there is one before them, by the first dimensions alone, where these say most.
+//! many, there is one before them, by the first dimensions alone, where these say most. A pass that turns out to have let go of
+//! what is near is done again without its short cut.
 
 use std::cmp::Ordering;
 
-use super::bytes::{ByteVectors, CHUNK_ROWS, Needle};
+use super::bytes::{BACK, ByteVectors, CHUNK_ROWS, FRONT, Needle};
 
 /// For each row that is wanted, so many of the nearest by half of their bytes are compared by all. So nothing that is among
 /// the nearest is missed in practice (measured by `benches/rust/search.rs`).
@@ -16,6 +17,8 @@ const FRONT_SAVES: usize = 24;
 /// many as are wanted are let through, so that there are enough.
 const GUESS_CHUNKS: usize = 16;
 const GUESS_MORE: usize = 2;
+/// Rows of these chunks that were let go of by the first dimensions and are among the nearest by all: so many are no accident.
+const MANY_LOST: usize = 2;
 /// Chunks with the least that was seen by the first dimensions, which are compared whole.
 const LEAST_CHUNKS: usize = 4;
 
@@ -57,12 +60,22 @@ impl ByteVectors {
             let compare = |first: usize, cosines: &mut [f32]| self.rough_cosines(needle, first, cosines);
             self.look_through(Best::new(enough), &may, compare, |_, _| {}).chosen()
         });
-        let near = self.nearest_of(needle, count, rough.kept.iter().map(|near| near.place)).near;
+        let mut whole = rough.kept.clone();
+        self.cosines_of(needle, &mut whole);
+        let is_all = whole.len() < enough;
+        let reach = lowest(&rough.kept) + mean(&whole) - mean(&rough.kept) + self.rough_error(&rough.kept);
+        let near = best_of(whole, count).into_scan().near;
+        // What was let go of may reach so far.
+        if !is_all && near.last().is_some_and(|last| last.cosine < reach) {
+            let compare = |first: usize, cosines: &mut [f32]| self.cosines(needle, first, cosines);
+            return self.look_through(Best::new(count), may, compare, |_, _| {}).into_scan();
+        }
         Scan { near, least: rough.least() }
     }
 
-    /// Finds about the `count` nearest by the upper halves, among the `enough` that are so by the first dimensions. `None` where
-    /// there are not enough, because most of those may not be found.
+    /// Finds about the `count` nearest by the upper halves, among the `enough` that are so by the first dimensions and those of
+    /// which these do not say most. `None` where there are not enough, because most of those may not be found, or where this
+    /// lets go of what is near.
     fn rough_by_front(&self, needle: &Needle, count: usize, enough: usize, may: impl Fn(u32) -> bool) -> Option<Best> {
         let mut chunks = [(0.0, None); LEAST_CHUNKS];
         let compare = |first: usize, cosines: &mut [f32]| self.front_cosines(needle, first, cosines);
@@ -73,15 +86,29 @@ impl ByteVectors {
                 chunks.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
             }
         };
-        let guess = Best { floor: self.guess_floor(enough * GUESS_MORE, compare), ..Best::new(enough) };
-        let mut front = self.look_through(guess, may, compare, note).kept;
-        if front.len() < enough {
+        let sample = self.sample(needle);
+        let guess = Best { floor: self.guess_floor(&sample, enough * GUESS_MORE), ..Best::new(enough) };
+        let says_most = |place: u32| !self.is_back_heavy(place as usize);
+        let mut kept = self.look_through(guess, |place| says_most(place) && may(place), compare, note).kept;
+        if kept.len() < enough {
             return None;
         }
-        leave_best(&mut front, enough);
-        self.add_back(needle, &mut front);
-        leave_best(&mut front, count);
-        let mut best = Best { kept: front, ..Best::new(count) };
+        leave_best(&mut kept, enough);
+        let front_floor = lowest(&kept);
+        let others = self.back_heavy().places().map(|place| Near { cosine: 0.0, place: place as u32 });
+        let mut others: Vec<Near> = others.filter(|near| self.has(near.place as usize) && may(near.place)).collect();
+        self.add_upper(needle, FRONT, &mut others);
+        kept.append(&mut others);
+        self.add_upper(needle, BACK, &mut kept);
+        leave_best(&mut kept, count);
+        let floor = lowest(&kept);
+        let is_lost =
+            |sampled: &&Sampled| sampled.front < front_floor && sampled.rough > floor && says_most(sampled.place);
+        let is_found = |sampled: &&Sampled| self.has(sampled.place as usize) && may(sampled.place);
+        if sample.iter().filter(is_lost).filter(is_found).count() >= MANY_LOST {
+            return None;
+        }
+        let mut best = Best { kept, ..Best::new(count) };
         let mut cosines = [0.0; CHUNK_ROWS];
         for first in chunks.into_iter().filter_map(|(_, first)| first) {
             let rows = CHUNK_ROWS.min(self.len() - first);
@@ -91,13 +118,23 @@ impl ByteVectors {
         Some(best)
     }
 
-    /// Guesses what about `count` of all rows are above.
-    fn guess_floor(&self, count: usize, compare: impl Fn(usize, &mut [f32])) -> f32 {
-        let mut seen = [0.0; GUESS_CHUNKS * CHUNK_ROWS];
-        let last = self.len() - CHUNK_ROWS;
-        for (number, cosines) in seen.as_chunks_mut::<CHUNK_ROWS>().0.iter_mut().enumerate() {
-            compare(number * last / (GUESS_CHUNKS - 1), cosines);
+    /// Compares some chunks, evenly over all, in both ways.
+    fn sample(&self, needle: &Needle) -> Vec<Sampled> {
+        let mut sample = Vec::with_capacity(GUESS_CHUNKS * CHUNK_ROWS);
+        let (mut front, mut rough) = ([0.0; CHUNK_ROWS], [0.0; CHUNK_ROWS]);
+        for number in 0..GUESS_CHUNKS {
+            let first = number * (self.len() - CHUNK_ROWS) / (GUESS_CHUNKS - 1);
+            self.front_cosines(needle, first, &mut front);
+            self.rough_cosines(needle, first, &mut rough);
+            let cosines = front.iter().zip(rough).zip(first as u32..);
+            sample.extend(cosines.map(|((front, rough), place)| Sampled { place, front: *front, rough }));
         }
+        sample
+    }
+
+    /// Guesses what about `count` of all rows are above.
+    fn guess_floor(&self, sample: &[Sampled], count: usize) -> f32 {
+        let mut seen: Vec<f32> = sample.iter().map(|sampled| sampled.front).collect();
         let rank = count * seen.len() / self.len();
         *seen.select_nth_unstable_by(rank, |a, b| b.total_cmp(a)).1
     }
@@ -110,12 +147,7 @@ impl ByteVectors {
         let with_vector = places.filter(|place| self.has(*place as usize));
         let mut near: Vec<Near> = with_vector.map(|place| Near { cosine: 0.0, place }).collect();
         self.cosines_of(needle, &mut near);
-        let mut best = Best::new(count);
-        for near in near {
-            best.least[0] = best.least[0].min(near.cosine);
-            best.take(near);
-        }
-        best.into_scan()
+        best_of(near, count).into_scan()
     }
 
     /// Returns the cosines of these rows; `None` where there is no vector to compare.
@@ -244,6 +276,31 @@ impl Best {
     }
 }
 
+/// A row that was compared by the first dimensions, and by all of them.
+struct Sampled {
+    place: u32,
+    front: f32,
+    rough: f32,
+}
+
+/// Takes the best `count` of what was compared.
+fn best_of(near: Vec<Near>, count: usize) -> Best {
+    let mut best = Best::new(count);
+    for near in near {
+        best.least[0] = best.least[0].min(near.cosine);
+        best.take(near);
+    }
+    best
+}
+
+fn mean(near: &[Near]) -> f32 {
+    near.iter().map(|near| near.cosine).sum::<f32>() / near.len().max(1) as f32
+}
+
+fn lowest(near: &[Near]) -> f32 {
+    near.iter().map(|near| near.cosine).fold(f32::INFINITY, f32::min)
+}
+
 /// Leaves about the best `count`, in the order in which they are: that of their places, in which they are read fastest.
 fn leave_best(near: &mut Vec<Near>, count: usize) {
     if near.len() > count {
@@ -323,5 +380,50 @@ mod tests {
         assert!(!kept.says_most_in_front(&needle));
         let found = kept.nearest(&needle, COUNT, |_| true);
         assert_eq!(found.near[0], kept.nearest_of(&needle, 1, 0..ROWS as u32).near[0]);
+    }
+
+    /// Returns how many of the `COUNT` nearest of all rows a scan finds.
+    fn found(rows: &[Vec<f32>], query: &[f32]) -> usize {
+        let (kept, needle) = (kept(rows), Needle::new(query));
+        let found = kept.nearest(&needle, COUNT, |_| true).near;
+        let exact = kept.nearest_of(&needle, COUNT, 0..rows.len() as u32).near;
+        found.iter().filter(|near| exact.contains(near)).count()
+    }
+
+    #[test]
+    fn the_few_that_the_first_dimensions_say_nothing_of_are_found() {
+        let mut rows = vectors(0.01, ROWS);
+        let mut query = vec![0.0; DIMENSIONS / 2];
+        query.extend(vec![1.0 / (DIMENSIONS as f32 / 2.0).sqrt(); DIMENSIONS / 2]);
+        for (number, row) in rows.iter_mut().step_by(ROWS / COUNT).enumerate() {
+            row.clone_from(&query);
+            row[0] += 0.01 * number as f32;
+        }
+        assert_eq!(found(&rows, &query), COUNT);
+    }
+
+    #[test]
+    fn where_the_first_dimensions_are_alike_the_others_decide() {
+        // One text with many pictures: what differs is in the second half, though it is the smaller part.
+        let mut rows = vectors(0.1, ROWS + 1);
+        let front = rows[0][..DIMENSIONS / 2].to_vec();
+        for (number, row) in rows.iter_mut().enumerate().take(ROWS / 2) {
+            row[..DIMENSIONS / 2].copy_from_slice(&front);
+            row[number % (DIMENSIONS / 2)] += 0.05;
+        }
+        let query = rows.remove(1);
+        assert!(kept(&rows).says_most_in_front(&Needle::new(&query)));
+        assert!(found(&rows, &query) >= COUNT - 1);
+    }
+
+    #[test]
+    fn one_great_value_does_not_hide_the_others() {
+        let mut rows = vectors(0.5, ROWS + 1);
+        for row in &mut rows {
+            row.iter_mut().for_each(|value| *value *= 0.2);
+            row[3] = 0.96_f32.sqrt();
+        }
+        let query = rows.remove(0);
+        assert_eq!(found(&rows, &query), COUNT);
     }
 }

@@ -164,6 +164,34 @@ async fn what_is_known_of_frequent_words_is_what_a_new_engine_reads() {
 }
 
 #[tokio::test]
+async fn what_changed_before_very_many_changes_of_others_is_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let sophia = engine(directory.path()).await;
+    let bob = || Scope::new().user("bob");
+    sophia.memory().store(NewRecord::new("the cat sleeps on the sofa").id("old").scope(ada())).await.unwrap();
+    sophia.memory().store(NewRecord::new("of another user").scope(bob())).await.unwrap();
+    let found = async |text: &str| {
+        let found = sophia.memory().search(Query::new(text).scope(ada())).await.unwrap();
+        found.hits.into_iter().map(|hit| hit.record.id).collect::<Vec<_>>()
+    };
+    assert_eq!(found("cat on the sofa").await, ["old"]);
+    sophia.memory().store(NewRecord::new("the passport is in the drawer").id("new").scope(ada())).await.unwrap();
+    sophia.memory().delete(Delete::new("old").scope(ada())).await.unwrap();
+    let file = rusqlite::Connection::open(directory.path().join("sophia.db")).unwrap();
+    file.execute(
+        "INSERT INTO changes (change, wall, seq) SELECT max(change) + 300000, wall, seq FROM changes WHERE seq = 2",
+        [],
+    )
+    .unwrap();
+    // The first write of an engine lets go of old changes.
+    engine(directory.path()).await.memory().store(NewRecord::new("one more").scope(bob())).await.unwrap();
+    let of_ada = "SELECT count(*) FROM changes WHERE change < (SELECT max(change) FROM changes) - 200000";
+    assert_eq!(file.query_row(of_ada, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+    assert_eq!(found("passport in the drawer").await, ["new"]);
+    assert_eq!(found("cat on the sofa").await, Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn a_file_of_an_older_format_is_brought_up_to_date() {
     let directory = tempfile::tempdir().unwrap();
     let sophia = engine(directory.path()).await;

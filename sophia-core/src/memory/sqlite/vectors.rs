@@ -19,6 +19,7 @@ use super::{
     block_files::{self, BlockFiles},
     internal,
     postings::KnownWords,
+    write,
 };
 use crate::{
     Result,
@@ -68,7 +69,12 @@ pub(super) struct Block {
 impl Blocks {
     pub(super) fn new(max_bytes: u64, files: Option<BlockFiles>) -> Blocks {
         let weigh = |_: &Key, block: &Shared| u32::try_from(block.read().segment.bytes()).unwrap_or(u32::MAX).max(1024);
-        Blocks { blocks: Cache::builder().weigher(weigh).max_capacity(max_bytes).build(), files, due: Mutex::default(), seen: AtomicI64::new(0) }
+        Blocks {
+            blocks: Cache::builder().weigher(weigh).max_capacity(max_bytes).build(),
+            files,
+            due: Mutex::default(),
+            seen: AtomicI64::new(0),
+        }
     }
 
     pub(super) fn clear(&self) {
@@ -122,11 +128,19 @@ impl Blocks {
 }
 
 impl Block {
+    /// Returns whether it holds all changes of its wall, and is not so far behind those of others that the log may have let go of
+    /// some of its own meanwhile.
     fn is_current(&self, connection: &Connection, wall: i64) -> Result<bool> {
+        let own_and_all =
+            |row: &SqlRow<'_>| -> rusqlite::Result<(Option<i64>, Option<i64>)> { Ok((row.get(0)?, row.get(1)?)) };
         connection
-            .prepare_cached("SELECT max(change) FROM changes WHERE wall = ?1")
-            .and_then(|mut statement| statement.query_row([wall], |row| row.get::<_, Option<i64>>(0)))
-            .map(|last| self.change >= last.unwrap_or(0))
+            .prepare_cached(
+                "SELECT (SELECT max(change) FROM changes WHERE wall = ?1), (SELECT max(change) FROM changes)",
+            )
+            .and_then(|mut statement| statement.query_row([wall], own_and_all))
+            .map(|(own, all)| {
+                self.change >= own.unwrap_or(0) && self.change > all.unwrap_or(0) - write::KEPT_CHANGES / 2
+            })
             .map_err(internal("memory.search"))
     }
 

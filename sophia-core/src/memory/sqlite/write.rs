@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Changes that are kept for the vectors that processes hold; who is further behind reads its vectors again.
-const KEPT_CHANGES: i64 = 200_000;
+pub(super) const KEPT_CHANGES: i64 = 200_000;
 /// Most expired records that one purge removes, so that no write waits long for it.
 const PURGE_BATCH: i64 = 1_000;
 
