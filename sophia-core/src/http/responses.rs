@@ -55,7 +55,7 @@ pub(super) async fn responses(call: Call) -> Result<Response, Failure> {
         return sse::answer(chat.stream(inbound.request), frames).await;
     }
     let answer = chat.complete(inbound.request).await.map_err(|error| inbound.names.tell(error))?;
-    let body = write_response(&answer, &inbound.repeated, Timestamp::now());
+    let body = write_response(&answer, &inbound.repeated, Timestamp::now())?;
     if let (false, Value::Object(response)) = (answer.envelope.dialect() == Dialect::Responses, &body) {
         given.keep(response).await;
     }
