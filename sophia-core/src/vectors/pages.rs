@@ -35,9 +35,7 @@ fn ask_for_large<T>(items: &Vec<T>) {
     let before = start.align_offset(SMALL_PAGE_BYTES);
     let length = (bytes - before) / SMALL_PAGE_BYTES * SMALL_PAGE_BYTES;
     // SAFETY: all of these pages lie within what `items` holds, and the advice leaves their contents alone.
-    let _ = unsafe {
-        rustix::mm::madvise(start.add(before).cast(), length, rustix::mm::Advice::LinuxHugepage)
-    };
+    let _ = unsafe { rustix::mm::madvise(start.add(before).cast(), length, rustix::mm::Advice::LinuxHugepage) };
 }
 
 #[cfg(test)]

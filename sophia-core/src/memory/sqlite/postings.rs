@@ -263,7 +263,11 @@ mod tests {
     fn words_are_found_as_before_where_the_index_is_put_together() {
         let connection = open_writer(&Place::Memory).unwrap();
         for seq in 1..=3_000_i64 {
-            let words = format!("{} {}", words::index_term(7, &words::terms("every")[0].stem), words::index_term(7, &words::terms(&format!("w{}", seq % 40))[0].stem));
+            let words = format!(
+                "{} {}",
+                words::index_term(7, &words::terms("every")[0].stem),
+                words::index_term(7, &words::terms(&format!("w{}", seq % 40))[0].stem)
+            );
             let sql = "INSERT INTO record_words (rowid, words) VALUES (?1, ?2)";
             connection.execute(sql, (seq, words)).unwrap();
         }

@@ -68,7 +68,12 @@ pub(super) struct Block {
 impl Blocks {
     pub(super) fn new(max_bytes: u64, files: Option<BlockFiles>) -> Blocks {
         let weigh = |_: &Key, block: &Shared| u32::try_from(block.read().segment.bytes()).unwrap_or(u32::MAX).max(1024);
-        Blocks { blocks: Cache::builder().weigher(weigh).max_capacity(max_bytes).build(), files, due: Mutex::default(), seen: AtomicI64::new(0) }
+        Blocks {
+            blocks: Cache::builder().weigher(weigh).max_capacity(max_bytes).build(),
+            files,
+            due: Mutex::default(),
+            seen: AtomicI64::new(0),
+        }
     }
 
     pub(super) fn clear(&self) {
