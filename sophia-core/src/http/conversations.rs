@@ -126,7 +126,8 @@ impl Conversations {
             turns.push(turn);
             if turns.len() == MAX_TURNS {
                 let message = format!(
-                    "goes on from more than {MAX_TURNS} responses, the most that are put together: send what was said as `input`"
+                    "goes on from more than {MAX_TURNS} responses, the most that are put together: send what was said as \
+                     `input`"
                 );
                 return Err(Error::invalid(OPERATION, PREVIOUS, message));
             }
