@@ -18,6 +18,7 @@ use serde_json::Value;
 use super::{
     accounting::{Account, Accounts},
     config::ChatConfig,
+    dialect::Dialect,
     key::Key,
     provider::Keeping,
     response::{Answer, value_weight},
@@ -123,6 +124,8 @@ struct Learned {
 #[derive(Debug, Clone)]
 struct Refusal {
     error: Error,
+    /// Whose words were refused: in those of another dialect, the same may be asked.
+    dialect: Dialect,
     at: Duration,
 }
 
@@ -336,15 +339,15 @@ impl AnswerCache {
         entry.refresh_at_us.fetch_update(Ordering::AcqRel, Ordering::Acquire, due).is_ok()
     }
 
-    /// Returns why a question was refused a moment ago.
-    pub fn refusal(&self, key: &Key) -> Option<Error> {
-        let refusal = self.0.refusals.get(key)?;
+    /// Returns why a question in this dialect was refused a moment ago.
+    pub fn refusal(&self, key: &Key, dialect: Dialect) -> Option<Error> {
+        let refusal = self.0.refusals.get(key).filter(|refusal| refusal.dialect == dialect)?;
         let age = self.0.clock.monotonic().saturating_sub(refusal.at);
         (age < self.0.config.cache.negative).then(|| refusal.error.with("refused_ms_ago", age.as_millis()))
     }
 
     /// Keeps why a question was refused, if that will not pass by itself.
-    pub fn put_refusal(&self, keeping: &Keeping, error: &Error) {
+    pub fn put_refusal(&self, keeping: &Keeping, dialect: Dialect, error: &Error) {
         let lasting = matches!(
             error.kind(),
             ErrorKind::InvalidInput | ErrorKind::NotFound | ErrorKind::Unauthorized | ErrorKind::Unsupported
@@ -353,7 +356,7 @@ impl AnswerCache {
         if !lasting || self.0.config.cache.negative.is_zero() || keeping.epoch != self.epoch() {
             return;
         }
-        self.0.refusals.insert(keeping.key, Refusal { error: error.clone(), at: self.0.clock.monotonic() });
+        self.0.refusals.insert(keeping.key, Refusal { error: error.clone(), dialect, at: self.0.clock.monotonic() });
     }
 
     /// Returns how long ago an entry was kept, in seconds.
@@ -566,23 +569,25 @@ mod tests {
 
     #[test]
     fn a_refusal_is_kept_for_moments_and_only_if_it_will_not_pass() {
+        const CHAT: Dialect = Dialect::Chat;
         let (cache, clock) = cache_with(|config| config.cache.negative = Duration::from_secs(5));
         let keeping = |text: &str| keeping(text, &Scope::new(), &cache);
         for kind in [ErrorKind::Unavailable, ErrorKind::RateLimited, ErrorKind::Timeout, ErrorKind::Cancelled] {
-            cache.put_refusal(&keeping("a"), &Error::new(kind, "t", "t"));
-            assert!(cache.refusal(&keeping("a").key).is_none(), "{kind:?}");
+            cache.put_refusal(&keeping("a"), CHAT, &Error::new(kind, "t", "t"));
+            assert!(cache.refusal(&keeping("a").key, CHAT).is_none(), "{kind:?}");
         }
-        let refuse = || cache.put_refusal(&keeping("a"), &Error::new(ErrorKind::InvalidInput, "t", "t"));
+        let refuse = || cache.put_refusal(&keeping("a"), CHAT, &Error::new(ErrorKind::InvalidInput, "t", "t"));
         refuse();
         clock.advance(Duration::from_millis(4999));
-        assert_eq!(cache.refusal(&keeping("a").key).unwrap().get("refused_ms_ago"), Some("4999"));
+        assert!(cache.refusal(&keeping("a").key, Dialect::Messages).is_none());
+        assert_eq!(cache.refusal(&keeping("a").key, CHAT).unwrap().get("refused_ms_ago"), Some("4999"));
         clock.advance(Duration::from_millis(1));
-        assert!(cache.refusal(&keeping("a").key).is_none());
+        assert!(cache.refusal(&keeping("a").key, CHAT).is_none());
         refuse();
         let before = keeping("b");
         invalidate(&cache, &Invalidate::tag("any"));
-        cache.put_refusal(&before, &Error::new(ErrorKind::InvalidInput, "t", "t"));
-        assert!(cache.refusal(&keeping("a").key).is_none() && cache.refusal(&before.key).is_none());
+        cache.put_refusal(&before, CHAT, &Error::new(ErrorKind::InvalidInput, "t", "t"));
+        assert!(cache.refusal(&keeping("a").key, CHAT).is_none() && cache.refusal(&before.key, CHAT).is_none());
     }
 
     #[test]

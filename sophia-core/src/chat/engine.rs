@@ -17,6 +17,7 @@ use super::{
     assist::Assistants,
     cache::{AnswerCache, Entry, Freshness, Invalidate, Payload},
     config::ChatConfig,
+    dialect::Dialect,
     endpoint::Endpoint,
     explain::Trace,
     flight::{self, FlightKey, Flights, Form, Rider, stopped},
@@ -727,7 +728,8 @@ impl Chat {
     ) -> Result<Rider> {
         let epoch = self.0.cache.epoch();
         let refresh = request.cache == CacheMode::Refresh;
-        let key = prepared.key.map(|key| FlightKey { key, epoch, refresh });
+        let dialect = request.dialect;
+        let key = prepared.key.map(|key| FlightKey { key, dialect, epoch, refresh });
         let scope = request.scope.clone().unwrap_or_default();
         let call = || self.call(operation, request, prepared, deadline, epoch);
         self.0.flights.join(key, &scope, deadline, &self.0.provider, form, call)
@@ -808,7 +810,7 @@ impl Chat {
         self.refuse_only(OPERATION, options.cache)?;
         let deadline = self.deadline(options.timeout);
         let epoch = self.0.cache.epoch();
-        let flight = FlightKey { key, epoch, refresh: options.cache == CacheMode::Refresh };
+        let flight = FlightKey { key, dialect: Dialect::Chat, epoch, refresh: options.cache == CacheMode::Refresh };
         let keeping = used.then(|| Keeping {
             key,
             scope: narrowed(options.share, options.scope.as_ref()),

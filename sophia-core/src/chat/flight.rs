@@ -29,6 +29,7 @@ use tokio::{
 
 use super::{
     accounting::is_over_limit,
+    dialect::Dialect,
     explain::{Explanation, Trace},
     key::Key,
     provider::{ChatProvider, Completion, ProviderCall, ProviderEvent},
@@ -44,6 +45,8 @@ use crate::{
 pub(crate) struct FlightKey {
     /// The question.
     pub key: Key,
+    /// Whose words it was asked in: what one dialect cannot say, another may.
+    pub dialect: Dialect,
     /// The last invalidation: none may lie between them.
     pub epoch: u64,
     /// Whether it was asked in spite of what is kept. Who wants that is not given what was asked before.

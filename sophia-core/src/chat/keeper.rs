@@ -56,14 +56,14 @@ impl Keep {
     }
 
     /// Returns why the same was refused a moment ago, if it was.
-    fn refused(&self, keeping: Option<&Keeping>) -> Option<Error> {
-        self.cache.refusal(&keeping.filter(|keeping| keeping.look)?.key)
+    fn refused(&self, call: &ProviderCall) -> Option<Error> {
+        self.cache.refusal(&call.keeping.as_ref().filter(|keeping| keeping.look)?.key, call.dialect)
     }
 
     /// Keeps a refusal that will not pass by itself, for a moment.
-    fn refuse<T>(&self, keeping: Option<&Keeping>, outcome: Result<T>) -> Result<T> {
-        if let (Some(keeping), Err(error)) = (keeping, &outcome) {
-            self.cache.put_refusal(keeping, error);
+    fn refuse<T>(&self, call: &ProviderCall, outcome: Result<T>) -> Result<T> {
+        if let (Some(keeping), Err(error)) = (&call.keeping, &outcome) {
+            self.cache.put_refusal(keeping, call.dialect, error);
         }
         outcome
     }
@@ -114,10 +114,10 @@ impl<P: ChatProvider> ChatProvider for Keeper<P> {
         if let Some(kept) = self.keep.kept(call.keeping.as_ref()) {
             return Ok(kept);
         }
-        if let Some(refused) = self.keep.refused(call.keeping.as_ref()) {
+        if let Some(refused) = self.keep.refused(call) {
             return Err(refused);
         }
-        let completion = self.keep.refuse(call.keeping.as_ref(), self.inner.complete(call).await)?;
+        let completion = self.keep.refuse(call, self.inner.complete(call).await)?;
         Ok(self.keep.keep_noted(call.keeping.as_ref(), completion, &call.trace))
     }
 
@@ -125,10 +125,10 @@ impl<P: ChatProvider> ChatProvider for Keeper<P> {
         if let Some(kept) = self.keep.kept(call.keeping.as_ref()) {
             return Ok(futures::stream::iter([Ok(ProviderEvent::Done(kept))]).boxed());
         }
-        if let Some(refused) = self.keep.refused(call.keeping.as_ref()) {
+        if let Some(refused) = self.keep.refused(call) {
             return Err(refused);
         }
-        let stream = self.keep.refuse(call.keeping.as_ref(), self.inner.stream(call).await)?;
+        let stream = self.keep.refuse(call, self.inner.stream(call).await)?;
         let (keep, keeping, trace) = (self.keep.clone(), call.keeping.clone(), call.trace.clone());
         let kept = stream.map(move |event| match event {
             Ok(ProviderEvent::Done(completion)) => {

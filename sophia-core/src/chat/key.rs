@@ -1,7 +1,7 @@
 //! The key of a question: what must be equal for one answer to serve both.
 //!
-//! BLAKE3-256 over version ‖ scope as far as it is shared ‖ providers ‖ dialect ‖ model ‖ canonical JSON of the whole body
-//! minus a short list. Listing what to leave out is safe where listing what to include is not: a new field of a provider
+//! BLAKE3-256 over version ‖ scope as far as it is shared ‖ providers ‖ model ‖ canonical JSON of the whole body minus a
+//! short list. The dialect is not in it: an answer serves all of them. A refusal does not, nor is a call under way joined. Listing what to leave out is safe where listing what to include is not: a new field of a provider
 //! makes another key instead of a wrong answer.
 
 use std::{fmt, str::FromStr, sync::Arc};

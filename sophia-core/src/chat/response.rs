@@ -210,9 +210,9 @@ impl Delta {
 }
 
 impl Answer {
-    /// Returns the provider's whole body, message included, as it came.
+    /// Returns the provider's whole body, message included, as it came; null where it cannot be read again.
     pub fn body(&self) -> Value {
-        super::dialect::body_of(self)
+        super::dialect::body_of(self).unwrap_or_default()
     }
 
     /// Returns what tells two answers to one question apart: what is said and which tools are called.

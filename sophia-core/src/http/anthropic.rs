@@ -33,7 +33,7 @@ pub(super) async fn messages(call: Call) -> Result<Response, Failure> {
         return sse::answer(chat.stream(inbound.request), frames).await;
     }
     let answer = chat.complete(inbound.request).await.map_err(|error| inbound.names.tell(error))?;
-    Ok(answered(&answer, &write_response(&answer)))
+    Ok(answered(&answer, &write_response(&answer)?))
 }
 
 /// Reads the names of what is not yet part of the protocol, in an order of their own.

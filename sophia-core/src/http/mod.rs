@@ -7,7 +7,7 @@
 //! | see who may call, and in which scope | `guard.rs`, `caller.rs`, `scopes.rs` |
 //! | add a route | `routes.rs`; `exposed.rs` lists the operations that HTTP offers |
 //! | see how an operation is called and answered | `call.rs`, `reply.rs`, `sse.rs` |
-//! | speak another dialect | `chat.rs`, `openai.rs`, `responses.rs`, `anthropic.rs` |
+//! | speak another dialect | `chat.rs`, `openai.rs`, `responses.rs` (what it keeps: `conversations.rs`), `anthropic.rs` |
 //! | feed dashboards | `live.rs`, `ai_memory.rs` |
 //! | describe it all | `openapi.rs` |
 //! | listen on a socket | `serve` (`host.rs`) |
@@ -26,6 +26,8 @@ mod call;
 mod caller;
 #[cfg(feature = "http-server")]
 mod chat;
+#[cfg(feature = "http-server")]
+mod conversations;
 #[cfg(feature = "http-server")]
 mod exposed;
 #[cfg(feature = "http-server")]

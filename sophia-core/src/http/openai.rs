@@ -41,7 +41,7 @@ pub(super) async fn completions(call: Call) -> Result<Response, Failure> {
         return sse::answer(chat.stream(inbound.request), frames).await;
     }
     let answer = chat.complete(inbound.request).await.map_err(|error| inbound.names.tell(error))?;
-    Ok(answered(&answer, &write_response(&answer, Timestamp::now())))
+    Ok(answered(&answer, &write_response(&answer, Timestamp::now())?))
 }
 
 /// `POST /v1/embeddings`

@@ -68,6 +68,7 @@ struct Inner {
     sophia: Sophia,
     guard: Guard,
     permits: Arc<Semaphore>,
+    keeping: Arc<Semaphore>,
     max_body_bytes: usize,
     openapi: OnceLock<Bytes>,
 }
@@ -97,6 +98,7 @@ impl Surface {
         Ok(Surface(Arc::new(Inner {
             guard: Guard::new(config),
             permits: Arc::new(Semaphore::new(config.max_concurrent)),
+            keeping: Arc::new(Semaphore::new(config.max_concurrent)),
             max_body_bytes: config.max_body_bytes,
             openapi: OnceLock::new(),
             sophia,
@@ -106,6 +108,11 @@ impl Surface {
     /// Returns the engine behind the surface.
     pub fn sophia(&self) -> &Sophia {
         &self.0.sophia
+    }
+
+    /// Returns how many answers may be being kept at once, beyond their requests.
+    pub(super) fn keeping(&self) -> &Arc<Semaphore> {
+        &self.0.keeping
     }
 
     /// Answers a request. Failures are answers as well.

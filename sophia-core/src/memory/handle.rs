@@ -20,7 +20,7 @@ use super::{
     forget::{AlsoForgets, ForgetReceipt, ForgetRequest, Whole},
     graph::{Graph, GraphStore},
     health::{EmbedderHealth, MemoryHealth, MemoryStats, RecentOperation, Session, TierHealth, TierStatus},
-    kv::{Alone, EMBEDDING_KEYS, Invalidation, Kv, KvIndex, KvKeys, KvTier, MokaTier, TieredKv},
+    kv::{Alone, EMBEDDING_KEYS, Invalidation, Kv, KvIndex, KvKeys, KvTier, MokaTier, TieredKv, narrow_tag},
     metrics::{Metrics, SharedMetrics},
     prepare::Prepared,
     query::{Hit, Query, SearchResult},
@@ -465,8 +465,8 @@ impl Memory {
 
     /// Removes all traces of a scope or a person, in every tier, and returns the receipt.
     ///
-    /// A scope with a session or an agent loses its records; facts, keys and checkpoints belong to tenant
-    /// and user.
+    /// A scope with a session or an agent loses its records, and what was said over `/v1/responses`; facts, keys and
+    /// checkpoints belong to tenant and user.
     ///
     /// # Errors
     /// `InvalidInput` where neither is given.
@@ -486,9 +486,10 @@ impl Memory {
             let mut walls = self.walls(whole.as_ref()).await?;
             let mut is_pending = !self.forget_shared(&walls).await;
             let durable = self.0.store.forget(request.clone()).await;
-            if let (None, Some(scope)) = (&whole, &request.scope) {
+            if let (None, (Some(scope), _)) = (&whole, request.whose()) {
                 // Of a part of a wall, the records are forgotten, and with them what was kept of their texts.
-                self.forget_kept_vectors(scope).await?;
+                self.forget_kept_vectors(&scope).await?;
+                self.0.kv.tiers().invalidate(&Invalidation::tags(&scope, [narrow_tag(&scope)])).await?;
             }
             let (mut answers, mut near_tier) = (0, None);
             if let Some(whole) = whole {

@@ -77,6 +77,8 @@ pub use handle::Memory;
 pub use health::{EmbedderHealth, MemoryHealth, MemoryStats, RecentOperation, Session, TierHealth, TierStatus};
 #[cfg(feature = "redis")]
 pub use kv::RedisTier;
+#[cfg(feature = "http-server")]
+pub(crate) use kv::{CONVERSATION_KEYS, narrow_name, narrow_tags};
 pub use kv::{
     Elsewhere, Invalidation, Kv, KvDelete, KvEntry, KvFound, KvGet, KvIndex, KvInvalidate, KvKey, KvKeyRef, KvKeys,
     KvLookUp, KvOptions, KvSet, KvTier, KvValue, Looked, MokaTier, Ticket, TieredKv, Truth,

@@ -563,7 +563,8 @@ class Memory:
     def _forget(self, *, scope: ScopeLike = None, subject: str | None = None) -> Request[ForgetReceipt]:
         """Removes every trace of a scope or a person, in every tier, and returns how much of what was removed.
 
-        A scope with a session or an agent loses its records; facts, keys and checkpoints belong to tenant and user.
+        A scope with a session or an agent loses its records, and what was said over `/v1/responses`; facts, keys and
+        checkpoints belong to tenant and user.
         """
         return Request("memory.forget", given(scope=scope, subject=subject), reader(ForgetReceipt))
 

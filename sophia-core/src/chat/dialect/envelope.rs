@@ -52,19 +52,27 @@ impl Envelope {
         self.choices
     }
 
-    /// Returns the fields, which have to be read where the body came whole.
+    /// Returns the fields, for who looks for one of them: none where they cannot be read.
     pub fn fields(&self) -> Cow<'_, Map<String, Value>> {
-        match &self.body {
+        self.read_fields().unwrap_or_default()
+    }
+
+    /// Returns the fields, which have to be read where the body came whole.
+    ///
+    /// # Errors
+    /// Where the body is none. It was read before, in another way: who has nothing else to give must say so.
+    pub fn read_fields(&self) -> serde_json::Result<Cow<'_, Map<String, Value>>> {
+        Ok(match &self.body {
             Body::Fields(fields) => Cow::Borrowed(fields),
             Body::Text(text) => {
-                let mut fields: Map<String, Value> = serde_json::from_slice(text).unwrap_or_default();
+                let mut fields: Map<String, Value> = serde_json::from_slice(text)?;
                 let choice = fields.get_mut("choices").and_then(|choices| choices.get_mut(0));
                 if let Some(message) = choice.and_then(|choice| choice.get_mut("message")) {
                     *message = Value::Null;
                 }
                 Cow::Owned(fields)
             }
-        }
+        })
     }
 
     /// Returns about how much memory it takes, in bytes.
@@ -91,7 +99,7 @@ impl PartialEq for Envelope {
 impl Serialize for Envelope {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         // Without the message, which is kept beside it.
-        self.fields().serialize(serializer)
+        self.read_fields().map_err(serde::ser::Error::custom)?.serialize(serializer)
     }
 }
 
@@ -157,10 +165,22 @@ object! {
     }
 }
 
-/// Name of a field.
-#[derive(Deserialize)]
-#[serde(transparent)]
-pub(super) struct Name<'a>(#[serde(borrow)] pub Cow<'a, str>);
+/// Name by which serde_json knows its own raw text: where it comes first in an object, a [`Value`] is read of the text behind it.
+const RAW: &str = "$serde_json::private::RawValue";
+
+/// Name of a field. One that means something else to the reader of values is refused.
+pub(super) struct Name<'a>(pub Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Name<'de>, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(transparent)]
+        struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+        let Text(name) = Text::deserialize(deserializer)?;
+        if name == RAW { Err(D::Error::custom("a name of serde_json's own")) } else { Ok(Name(name)) }
+    }
+}
 
 /// Sound JSON, of which nothing is kept.
 pub(super) struct Sound;
@@ -208,7 +228,7 @@ impl<'de> Visitor<'de> for Sound {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Sound, A::Error> {
-        while fields.next_entry::<Sound, Sound>()?.is_some() {}
+        while fields.next_entry::<Name<'de>, Sound>()?.is_some() {}
         Ok(Sound)
     }
 }

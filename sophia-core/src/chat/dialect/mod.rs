@@ -30,7 +30,7 @@ mod names;
 pub mod openai;
 pub mod responses;
 
-use std::fmt::Display;
+use std::{borrow::Cow, collections::HashSet, fmt::Display};
 
 use serde_json::{Map, Value, json};
 
@@ -39,7 +39,7 @@ pub(crate) use self::{
     names::{Names, PREVIOUS},
 };
 use super::response::{Answer, Delta};
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, Result};
 
 /// Field of a delta that holds the provider's own event.
 pub(crate) const NATIVE: &str = "native_event";
@@ -108,11 +108,24 @@ impl Target<'_> {
 }
 
 /// Returns the provider's whole body, as it came.
-pub(crate) fn body_of(answer: &Answer) -> Value {
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`] where it cannot be read again.
+pub(crate) fn body_of(answer: &Answer) -> Result<Value> {
     match answer.envelope.dialect() {
         Dialect::Chat => openai::body_of(answer),
-        Dialect::Messages | Dialect::Responses => Value::Object(answer.envelope.fields().into_owned()),
+        Dialect::Messages | Dialect::Responses => Ok(Value::Object(fields_of(answer)?.into_owned())),
     }
+}
+
+/// Returns the fields of the provider's body.
+fn fields_of(answer: &Answer) -> Result<Cow<'_, Map<String, Value>>> {
+    answer.envelope.read_fields().map_err(|error| {
+        let message = format!("provider `{}` answered with garbage: it cannot be read again", answer.provider);
+        Error::new(ErrorKind::Unavailable, "chat.complete", message)
+            .with("provider", &answer.provider)
+            .with_source(error)
+    })
 }
 
 /// Returns the parts in which an answer is given to someone who asked for a stream.
@@ -197,6 +210,28 @@ pub(crate) fn frame(event: &Value) -> String {
 /// Returns an identifier of ours.
 pub(crate) fn fresh_id(prefix: &str) -> String {
     format!("{prefix}_{}", uuid::Uuid::now_v7().simple())
+}
+
+/// Returns whether an identifier is one of ours, which no provider knows.
+pub(crate) fn is_fresh_id(id: &str) -> bool {
+    let Some((_, own)) = id.rsplit_once('_') else { return false };
+    own.len() == 32 && uuid::Uuid::try_parse(own).is_ok_and(|own| own.get_version_num() == 7)
+}
+
+/// Gives each call of a tool an identifier of its own where the provider gave none, or the same one twice.
+pub(crate) fn name_calls<'a>(calls: impl Iterator<Item = &'a mut Map<String, Value>>, prefix: &str) {
+    let mut known = HashSet::new();
+    for call in calls {
+        let is_its_own = name_of(call).is_some_and(|id| known.insert(id.to_owned()));
+        if !is_its_own {
+            call.insert("id".to_owned(), fresh_id(prefix).into());
+        }
+    }
+}
+
+/// Returns what names a call, if anything does.
+pub(crate) fn name_of(call: &Map<String, Value>) -> Option<&str> {
+    call.get("id")?.as_str().filter(|id| !id.is_empty())
 }
 
 /// Returns whether a field says nothing: most clients write out what they do not set.

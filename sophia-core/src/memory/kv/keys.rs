@@ -13,10 +13,40 @@ use crate::{Result, Scope, memory::record::or_default};
 const RESERVED: char = '\u{1}';
 /// What the keys of kept vectors begin with.
 pub(crate) const EMBEDDING_KEYS: &str = "\u{1}embedding/";
+/// What the keys begin with of what was said over OpenAI's Responses.
+#[cfg(feature = "http-server")]
+pub(crate) const CONVERSATION_KEYS: &str = "\u{1}responses/";
+/// What the tags begin with by which something is forgotten with a session or an agent.
+const NARROW: &str = "\u{1}narrow/";
+
+/// Digits of the hash of a session and an agent.
+const NAME_DIGITS: usize = 32;
 
 /// Returns whether a key is the engine's own.
 pub(crate) fn is_reserved(key: &str) -> bool {
     key.starts_with(RESERVED)
+}
+
+/// Returns a name of the session and the agent of a scope that no other pair shares.
+pub(crate) fn narrow_name(scope: &Scope) -> String {
+    let narrow = Scope { tenant: None, user: None, ..scope.clone() };
+    blake3::hash(narrow.key().as_bytes()).to_hex()[..NAME_DIGITS].to_owned()
+}
+
+/// Returns the tag by which all is forgotten that is kept for the session of a scope, its agent, or both.
+pub(crate) fn narrow_tag(scope: &Scope) -> String {
+    format!("{NARROW}{}", narrow_name(scope))
+}
+
+/// Returns the tags of what is kept for the session and the agent of a scope: it is forgotten with each of them.
+#[cfg(feature = "http-server")]
+pub(crate) fn narrow_tags(scope: &Scope) -> Vec<String> {
+    let parts = [Scope { agent: None, ..scope.clone() }, Scope { session: None, ..scope.clone() }, scope.clone()];
+    let mut tags: Vec<_> =
+        parts.iter().filter(|part| part.session.is_some() || part.agent.is_some()).map(narrow_tag).collect();
+    tags.sort_unstable();
+    tags.dedup();
+    tags
 }
 
 /// Which keys to list.

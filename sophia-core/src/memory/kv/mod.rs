@@ -28,7 +28,9 @@ mod wire;
 
 pub(crate) use alone::Alone;
 pub use handle::{Kv, KvDelete, KvFound, KvGet, KvInvalidate, KvLookUp, KvOptions, KvSet};
-pub(crate) use keys::{EMBEDDING_KEYS, is_reserved};
+#[cfg(feature = "http-server")]
+pub(crate) use keys::{CONVERSATION_KEYS, narrow_name, narrow_tags};
+pub(crate) use keys::{EMBEDDING_KEYS, is_reserved, narrow_tag};
 pub use keys::{KvIndex, KvKeys};
 pub use moka::MokaTier;
 #[cfg(feature = "redis")]

@@ -11,12 +11,15 @@ use super::{
 };
 use crate::{
     Result, Scope,
-    memory::forget::{ForgetReceipt, ForgetRequest},
+    memory::{
+        forget::{ForgetReceipt, ForgetRequest},
+        kv::EMBEDDING_KEYS,
+    },
 };
 
 /// Removes records, versions, vectors, facts, keys and checkpoints, in one transaction.
 ///
-/// A scope with a session or an agent covers records only: all else belongs to the wall.
+/// A scope with a session or an agent covers records only: all else belongs to the wall, or is removed by its tags.
 pub(super) async fn forget(link: &Link, ears: &Ears, request: &ForgetRequest) -> Result<ForgetReceipt> {
     let taken = link.begin("memory.forget").await?;
     let scope = request.scope.clone().unwrap_or_default();
@@ -29,7 +32,8 @@ pub(super) async fn forget(link: &Link, ears: &Ears, request: &ForgetRequest) ->
         receipt.versions += versions;
         receipt.embeddings += vectors;
         // Vectors that are kept may be of what was forgotten.
-        receipt.embeddings += taken.execute("DELETE FROM kv WHERE wall = $1 AND key < chr(2)", &[&wall]).await?;
+        let vectors = "DELETE FROM kv WHERE wall = $1 AND starts_with(key, $2)";
+        receipt.embeddings += taken.execute(vectors, &[&wall, &EMBEDDING_KEYS]).await?;
         if scope.session.is_some() || scope.agent.is_some() {
             continue;
         }

@@ -7,14 +7,14 @@ use crate::{
     Error, ErrorKind, Result, Scope,
     memory::{
         forget::{ForgetReceipt, ForgetRequest},
-        kv::is_reserved,
+        kv::EMBEDDING_KEYS,
         record::Record,
     },
 };
 
 /// Removes records, versions, vectors, facts, keys and checkpoints.
 ///
-/// A scope with a session or an agent covers records only: all else belongs to the wall.
+/// A scope with a session or an agent covers records only: all else belongs to the wall, or is removed by its tags.
 pub(super) fn forget(connection: &Connection, request: &ForgetRequest, origin: i64) -> Result<ForgetReceipt> {
     let failed = internal("memory.forget");
     let scope = request.scope.clone().unwrap_or_default();
@@ -41,7 +41,7 @@ pub(super) fn forget(connection: &Connection, request: &ForgetRequest, origin: i
         receipt.records += records.len() as u64;
         block_files::disown(connection, wall)?;
         // Vectors of texts are kept for the whole wall: whose text was forgotten is not told by them.
-        for key in keys(connection, wall)?.into_iter().filter(|key| is_reserved(key)) {
+        for key in keys(connection, wall)?.into_iter().filter(|key| key.starts_with(EMBEDDING_KEYS)) {
             kv::remove(connection, wall, &key, origin)?;
             receipt.embeddings += 1;
         }

@@ -1,11 +1,14 @@
 //! The dialects of other clients: each in its own words, over providers of each protocol.
 
-use super::{client, remote, send, serve};
+use std::time::Duration;
+
+use super::{SOON, client, remote, send, serve};
 use serde_json::{Value, json};
 use sophia_core::{
     Config, Scope, Sophia,
     chat::ProviderConfig,
     http::{ApiKey, Peer, Surface},
+    memory::{ForgetRequest, KvKeys},
     testing::{Fault, MockProvider},
 };
 
@@ -438,7 +441,7 @@ async fn a_client_of_responses_may_name_what_it_was_given() {
         unstored["store"] = json!(false);
         let (_, _, whole) = post(&surface, route, &unstored).await;
         let (status, _, answer) = post(&surface, route, &json!({"model": "small", "input": [named(id(&whole))]})).await;
-        assert_eq!((status, &answer["error"]["param"]), (400, &json!("input[0]")));
+        assert_eq!((status, &answer["error"]["param"]), (404, &json!("input[0]")));
     }
 }
 
@@ -469,7 +472,7 @@ async fn a_client_of_responses_goes_on_from_a_response() {
         let mut wrong = go_on(&one["id"], "");
         wrong["input"] = json!([{"role": "user", "content": "x"}, {"type": "item_reference", "id": "x"}]);
         let (status, _, refused) = post(&surface, route, &wrong).await;
-        assert_eq!((status, &refused["error"]["param"]), (400, &json!("input[1]")), "{refused}");
+        assert_eq!((status, &refused["error"]["param"]), (404, &json!("input[1]")), "{refused}");
         wrong["input"] = json!([{"content": "x"}]);
         let (status, _, refused) = post(&surface, route, &wrong).await;
         assert_eq!((status, &refused["error"]["param"]), (400, &json!("input[0].role")), "{refused}");
@@ -478,8 +481,305 @@ async fn a_client_of_responses_goes_on_from_a_response() {
         let (status, _, four) = post(&surface, route, &unstored).await;
         assert_eq!(status, 200);
         let (status, _, refused) = post(&surface, route, &go_on(&four["id"], "five")).await;
-        assert_eq!((status, &refused["error"]["param"]), (400, &json!("previous_response_id")));
+        assert_eq!((status, &refused["error"]["param"]), (404, &json!("previous_response_id")));
     }
+}
+
+const TURN: &str = "/v1/responses";
+
+/// Asks in a session, of an agent, or in neither.
+async fn turn(surface: &Surface, headers: &[(&str, &str)], body: &Value) -> (u16, Value) {
+    let (status, _, answer) = send(surface, &format!("POST {TURN}"), headers, body.to_string(), Peer::Local).await;
+    (status, answer)
+}
+
+fn go_on(id: &Value, text: &str) -> Value {
+    json!({"model": "small", "input": text, "previous_response_id": id})
+}
+
+#[tokio::test]
+async fn what_can_be_named_belongs_to_its_session_and_agent_and_is_forgotten_with_them() {
+    let (surface, _mock) = over(ProviderConfig::openai).await;
+    let memory = surface.sophia().memory().clone();
+    let (user, one, two) = (("x-sophia-user", "ada"), ("x-sophia-session", "1"), ("x-sophia-session", "2"));
+    let scopes: [&[(&str, &str)]; 5] =
+        [&[user], &[user, one], &[user, two], &[user, one, ("x-sophia-agent", "a")], &[user, ("x-sophia-agent", "a")]];
+    let mut given = Vec::new();
+    for headers in scopes {
+        given.push(turn(&surface, headers, &json!({"model": "small", "input": "a secret"})).await.1);
+    }
+    let known = async |headers: &[(&str, &str)], given: &Value, text: &str| {
+        let by_item =
+            json!([{"type": "item_reference", "id": given["output"][0]["id"]}, {"role": "user", "content": text}]);
+        let (status, _) = turn(&surface, headers, &json!({"model": "small", "input": by_item, "store": false})).await;
+        let mut by_response = go_on(&given["id"], text);
+        by_response["store"] = json!(false);
+        assert_eq!(turn(&surface, headers, &by_response).await.0, status);
+        status == 200
+    };
+    for (place, headers) in scopes.iter().enumerate() {
+        for (owner, given) in given.iter().enumerate() {
+            assert_eq!(known(headers, given, "what was said?").await, place == owner, "{headers:?} {owner}");
+        }
+    }
+    assert!(!known(&[("x-sophia-user", "bob"), one], &given[1], "what was said?").await);
+    let ada = || Scope::new().user("ada");
+    assert_eq!(memory.kv_keys(KvKeys::prefix("").scope(ada())).await.unwrap(), Vec::<String>::new());
+    for (scope, left) in [
+        (ada().session("1"), [true, false, true, false, true]),
+        (ada().agent("a"), [true, false, true, false, false]),
+        (Scope::new().session("2"), [true, false, true, false, false]),
+        (ada(), [false; 5]),
+    ] {
+        memory.forget(ForgetRequest::scope(&scope)).await.unwrap();
+        for ((headers, given), left) in scopes.iter().zip(&given).zip(left) {
+            assert_eq!(known(headers, given, &format!("after {scope:?}")).await, left, "{headers:?} {scope:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn names_stand_for_no_more_than_a_request_may_hold() {
+    let mock = MockProvider::start().await.unwrap();
+    let mut config = Config::default();
+    config.chat.providers.push(ProviderConfig::openai("mock", mock.base_url()).models(["small"]));
+    config.chat.max_request_bytes = 20_000;
+    let surface = Surface::new(Sophia::new(config).unwrap()).unwrap();
+    let (_, given) = turn(&surface, &[], &json!({"model": "small", "input": "x".repeat(6_000)})).await;
+    let named = |count: usize| vec![json!({"type": "item_reference", "id": given["output"][0]["id"]}); count];
+    let asked = mock.calls();
+    let (status, refused) = turn(&surface, &[], &json!({"model": "small", "input": named(1_000)})).await;
+    assert_eq!((status, &refused["error"]["param"]), (400, &json!("input[3]")), "{refused}");
+    assert!(refused["error"]["message"].as_str().unwrap().contains("20000 bytes"), "{refused}");
+    let (status, further) = turn(&surface, &[], &go_on(&given["id"], "more")).await;
+    assert_eq!((status, mock.calls()), (200, asked + 1), "{further}");
+    let mut again = go_on(&further["id"], "");
+    again["input"] = named(2).into();
+    let (status, refused) = turn(&surface, &[], &again).await;
+    assert_eq!((status, &refused["error"]["param"]), (400, &json!("previous_response_id")), "{refused}");
+    assert_eq!(mock.calls(), asked + 1);
+}
+
+#[tokio::test]
+async fn an_answer_does_not_wait_for_long_until_it_is_kept() {
+    let mock = MockProvider::start().await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = Config::default();
+    config.data_dir = Some(directory.path().into());
+    config.chat.providers.push(ProviderConfig::openai("mock", mock.base_url()).models(["small"]));
+    let sophia = Sophia::builder().config(config).start().await.unwrap();
+    let surface = Surface::new(sophia.clone()).unwrap();
+    let input: Vec<_> = (0..200).map(|number| json!({"role": "user", "content": format!("{number}")})).collect();
+    let mut ids = Vec::new();
+    for streamed in [false, true] {
+        let other = rusqlite::Connection::open(directory.path().join("sophia.db")).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let began = std::time::Instant::now();
+        let asked = json!({"model": "small", "input": input, "stream": streamed});
+        let (_, answer) = turn(&surface, &[], &asked).await;
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+        other.execute_batch("COMMIT").unwrap();
+        ids.push(match streamed {
+            false => answer["id"].clone(),
+            true => events(answer.as_str().unwrap()).pop().unwrap()["response"]["id"].clone(),
+        });
+    }
+    // It was kept once that was possible.
+    for id in ids {
+        let began = std::time::Instant::now();
+        while turn(&surface, &[], &go_on(&id, "and?")).await.0 != 200 {
+            assert!(began.elapsed() < SOON, "it is not kept");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(mock.bodies().pop().unwrap().to_string().contains("\"199\""));
+    }
+    sophia.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_sent_again_in_each_turn_is_kept_once() {
+    let (surface, _mock) = over(ProviderConfig::openai).await;
+    let size = async || surface.sophia().memory().stats().await.unwrap().bytes;
+    let (before, mut said) = (size().await, Vec::new());
+    for number in 0..30 {
+        said.push(json!({"role": "user", "content": format!("{number} {}", "q".repeat(4_000))}));
+        let (status, answer) = turn(&surface, &[], &json!({"model": "small", "input": said})).await;
+        assert_eq!(status, 200, "{answer}");
+        said.push(json!({"role": "assistant", "content": answer["output"][0]["content"][0]["text"]}));
+    }
+    let (kept, once) = (size().await - before, 30 * 2 * 4_000);
+    assert!(kept < 3 * once, "{kept} bytes of {once}");
+}
+
+#[tokio::test]
+async fn what_is_larger_than_a_value_can_be_named_as_well() {
+    let (surface, mock) = over(ProviderConfig::openai).await;
+    let image = format!("data:image/png;base64,{}", "A".repeat(1_500_000));
+    let content = json!([{"type": "input_text", "text": "q"}, {"type": "input_image", "image_url": image}]);
+    let asked = json!({"model": "small", "input": [{"role": "user", "content": content}]});
+    let (status, answer) = turn(&surface, &[], &asked).await;
+    assert_eq!((status, &answer["store"]), (200, &json!(true)));
+    assert_eq!(turn(&surface, &[], &go_on(&answer["id"], "and?")).await.0, 200);
+    assert!(mock.bodies().pop().unwrap().to_string().contains(&image));
+}
+
+#[tokio::test]
+async fn a_response_says_whether_it_can_be_named_whatever_the_provider_speaks() {
+    for speak in [ProviderConfig::openai as Speak, ProviderConfig::anthropic] {
+        let (surface, mock) = over(speak).await;
+        for (store, expected) in [(Value::Null, true), (json!(true), true), (json!(false), false)] {
+            let mut body = question(TURN, &format!("store {store}"));
+            body["store"] = store.clone();
+            let (status, answer) = turn(&surface, &[], &body).await;
+            assert_eq!((status, &answer["store"]), (200, &json!(expected)), "{answer}");
+            assert_ne!(mock.bodies().pop().unwrap()["store"], true);
+            let status = turn(&surface, &[], &go_on(&answer["id"], &format!("after {store}"))).await.0;
+            assert_eq!(status == 200, expected);
+            let (_, heard) = stream(&surface, TURN, body).await;
+            assert_eq!(heard.last().unwrap()["response"]["store"], expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_nobody_knows_is_not_found() {
+    for speak in [ProviderConfig::openai as Speak, ProviderConfig::anthropic] {
+        let (surface, mock) = over(speak).await;
+        let long = "x".repeat(3_000);
+        for id in ["resp_forged", "", "a\0b", long.as_str()] {
+            for streamed in [false, true] {
+                let mut body = go_on(&json!(id), "x");
+                body["stream"] = streamed.into();
+                let (status, refused) = turn(&surface, &[], &body).await;
+                let told = (status, &refused["error"]["code"], &refused["error"]["param"]);
+                assert_eq!(told, (404, &json!("NOT_FOUND"), &json!("previous_response_id")), "{refused}");
+                let input = json!([{"role": "user", "content": "x"}, {"type": "item_reference", "id": id}]);
+                body = json!({"model": "small", "input": input, "stream": streamed});
+                let (status, refused) = turn(&surface, &[], &body).await;
+                let told = (status, &refused["error"]["code"], &refused["error"]["param"]);
+                assert_eq!(told, (404, &json!("NOT_FOUND"), &json!("input[1]")), "{refused}");
+                assert!(refused["error"]["message"].as_str().unwrap().contains("not known"), "{refused}");
+            }
+        }
+        let (status, refused) = turn(&surface, &[], &go_on(&json!(5), "x")).await;
+        assert_eq!((status, &refused["error"]["param"]), (400, &json!("previous_response_id")));
+        assert_eq!(mock.calls(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_provider_of_responses_is_not_sent_what_only_we_know() {
+    let (chat, own) = (MockProvider::start().await.unwrap(), MockProvider::start().await.unwrap());
+    let mut config = Config::default();
+    config.chat.providers.push(ProviderConfig::openai("chat", chat.base_url()).models(["small"]));
+    config.chat.providers.push(ProviderConfig::responses("own", own.base_url()).models(["large"]));
+    let surface = Surface::new(Sophia::new(config).unwrap()).unwrap();
+    let (_, given) = turn(&surface, &[], &json!({"model": "small", "input": "fault:reasoning"})).await;
+    let thought = given["output"][0].clone();
+    assert_eq!(thought["type"], "reasoning");
+    let sealed = json!({"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "E"});
+    let mut input = given["output"].as_array().unwrap().clone();
+    input.extend([sealed.clone(), json!({"role": "user", "content": "and?"})]);
+    let further = json!({"model": "large", "input": input});
+    let named = json!({"model": "large", "input": [sealed, {"role": "user", "content": "and?"}], "previous_response_id": given["id"]});
+    for body in [further, named] {
+        let (status, answer) = turn(&surface, &[], &body).await;
+        assert_eq!(status, 200, "{answer}");
+        let asked = own.bodies().pop().unwrap().to_string();
+        assert!(asked.contains("You asked:") && asked.contains("rs_1"), "{asked}");
+        for unknown in [&thought["id"], &thought["summary"][0]["text"], &given["output"][1]["id"]] {
+            assert!(!asked.contains(unknown.as_str().unwrap()), "{unknown} {asked}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_call_of_a_tool_has_a_name_of_its_own() {
+    let call = |id: Option<Value>, index: usize| {
+        let mut call =
+            json!({"index": index, "type": "function", "function": {"name": format!("f{index}"), "arguments": "{}"}});
+        if let Some(id) = id {
+            call["id"] = id;
+        }
+        call
+    };
+    let ids = [None, Some(Value::Null), Some(json!("")), Some(json!("same")), Some(json!("same"))];
+    let calls: Vec<_> = ids.into_iter().enumerate().map(|(index, id)| call(id, index)).collect();
+    let message = json!({"role": "assistant", "content": null, "tool_calls": calls});
+    let whole = json!({"id": "1", "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]});
+    let mut parts: Vec<_> = calls.iter().map(|call| part(json!({"tool_calls": [call]}))).collect();
+    parts.push(json!({"index": 0, "delta": {}, "finish_reason": "tool_calls"}));
+    let names = |route: &str, body: &Value| -> Vec<String> {
+        let (list, field) = match route {
+            "/v1/responses" => (&body["output"], "call_id"),
+            "/v1/messages" => (&body["content"], "id"),
+            _ => (&body["choices"][0]["message"]["tool_calls"], "id"),
+        };
+        list.as_array().unwrap().iter().map(|call| call[field].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    let heard_names = |route: &str, events: &[Value]| -> Vec<String> {
+        let name = |event: &Value| match route {
+            "/v1/responses" if event["type"] == "response.output_item.done" => Some(event["item"]["call_id"].clone()),
+            "/v1/messages" if event["type"] == "content_block_start" => Some(event["content_block"]["id"].clone()),
+            "/v1/chat/completions" => event["choices"][0]["delta"]["tool_calls"].get(0).map(|call| call["id"].clone()),
+            _ => None,
+        };
+        events.iter().filter_map(name).map(|id| id.as_str().unwrap_or_default().to_owned()).collect()
+    };
+    for route in ROUTES {
+        let (surface, mock) = over(ProviderConfig::openai).await;
+        mock.script([Fault::Body(whole.clone()), chat_events(&parts)]);
+        let (_, _, first) = post(&surface, route, &question(route, "whole")).await;
+        let (_, _, kept) = post(&surface, route, &question(route, "whole")).await;
+        let (_, live) = stream(&surface, route, question(route, "parts")).await;
+        let (_, again) = stream(&surface, route, question(route, "parts")).await;
+        let told = [names(route, &first), names(route, &kept), heard_names(route, &live), heard_names(route, &again)];
+        for names in &told {
+            let distinct: std::collections::HashSet<_> = names.iter().filter(|name| !name.is_empty()).collect();
+            assert_eq!((names.len(), distinct.len()), (5, 5), "{route} {names:?}");
+            assert!(names.contains(&"same".to_owned()), "{route} {names:?}");
+        }
+        assert_eq!((&told[0], &told[2]), (&told[1], &told[3]), "what was kept has the same names");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_two_readers_read_apart_is_never_an_empty_answer() {
+    let private = "$serde_json::private::RawValue";
+    for (place, odd) in
+        [json!({private: "{bad"}), json!({private: "[1]"}), json!({"x": {private: 5}})].into_iter().enumerate()
+    {
+        let (surface, mock) = over(ProviderConfig::openai).await;
+        let message = json!({"role": "assistant", "content": "Hi"});
+        let body =
+            json!({"id": "1", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "odd": odd});
+        for route in ROUTES {
+            mock.script([0; 8].map(|_| Fault::Body(body.clone())));
+            for _ in 0..2 {
+                let (status, _, answer) = post(&surface, route, &question(route, "odd")).await;
+                match place {
+                    1 => assert_eq!((status, text_of(route, &answer).as_str()), (200, "Hi"), "{answer}"),
+                    _ => assert_eq!((status, &answer["error"]["type"]), (503, &json!("api_error")), "{answer}"),
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_one_dialect_cannot_say_is_not_refused_to_another() {
+    let (surface, mock) = over(ProviderConfig::openai).await;
+    let with = |route: &str| {
+        let mut body = question(route, "x");
+        body["logit_bias"] = json!({"1": 1});
+        body
+    };
+    for route in ["/v1/messages", "/v1/responses"] {
+        let (status, _, refused) = post(&surface, route, &with(route)).await;
+        assert_eq!((status, &refused["error"]["param"]), (400, &json!("logit_bias")), "{refused}");
+    }
+    let (status, _, answer) = post(&surface, ROUTES[0], &with(ROUTES[0])).await;
+    assert_eq!((status, mock.calls()), (200, 1), "{answer}");
 }
 
 #[tokio::test]
@@ -640,9 +940,9 @@ async fn every_dialect_has_its_own_errors_and_keys_work_in_both_headers() {
         ),
         ("/v1/responses", json!({"model": "small"}), "input"),
         ("/v1/responses", json!({"model": "small", "input": "x", "prompt": {"id": "p"}}), "prompt"),
-        ("/v1/responses", json!({"model": "small", "input": "x", "previous_response_id": "r"}), "previous_response_id"),
+        ("/v1/responses", json!({"model": "small", "input": "x", "conversation": "c"}), "conversation"),
         ("/v1/responses", json!({"model": "small", "input": "x", "tools": [{"type": "web_search"}]}), "tools[0].type"),
-        ("/v1/responses", json!({"model": "small", "input": [{"type": "item_reference", "id": "x"}]}), "input[0]"),
+        ("/v1/responses", json!({"model": "small", "input": [{"type": "odd", "id": "x"}]}), "input[0]"),
     ] {
         let (status, _, answer) = ask(route, &key, &body).await;
         assert_eq!((status, &answer["error"]["param"]), (400, &json!(field)), "{answer}");
@@ -651,16 +951,16 @@ async fn every_dialect_has_its_own_errors_and_keys_work_in_both_headers() {
 
 #[tokio::test]
 async fn what_is_wrong_has_the_name_that_the_client_gave_it() {
-    let reference = json!({"type": "item_reference", "id": "x"});
+    let call = json!({"type": "mcp_approval_response", "approval_request_id": "x", "approve": true});
     let user = |content: Value| json!({"role": "user", "content": content});
     let odd = json!({"type": "input_odd"});
     let result = |id: &str| json!({"type": "tool_result", "tool_use_id": id, "content": "found"});
     let found = json!({"type": "search_result"});
-    let cases: [(Speak, &str, Value, &str); 11] = [
+    let cases: [(Speak, &str, Value, &str); 13] = [
         (
             ProviderConfig::openai,
             "/v1/responses",
-            json!({"instructions": "Hi", "input": [user(json!("a")), reference]}),
+            json!({"instructions": "Hi", "input": [user(json!("a")), call]}),
             "input[1]",
         ),
         (
@@ -731,6 +1031,13 @@ async fn what_is_wrong_has_the_name_that_the_client_gave_it() {
             json!({"messages": [user(json!("a"))], "prompt": "x"}),
             "prompt",
         ),
+        (ProviderConfig::openai, "/v1/chat/completions", json!({"messages": [user(json!("a")), 5]}), "messages[1]"),
+        (
+            ProviderConfig::openai,
+            "/v1/messages",
+            json!({"max_tokens": 9, "messages": [user(json!("a"))], "tools": [{"name": "f"}, 5]}),
+            "tools[1]",
+        ),
     ];
     for (speak, route, mut body, field) in cases {
         let (surface, _mock) = over(speak).await;
@@ -740,7 +1047,7 @@ async fn what_is_wrong_has_the_name_that_the_client_gave_it() {
             let (status, _, answer) = post(&surface, route, &body).await;
             assert_eq!((status, &answer["error"]["param"]), (400, &json!(field)), "{body} {answer}");
             let message = answer["error"]["message"].as_str().unwrap();
-            assert!(message.contains(&format!("`{field}`")), "{message}");
+            assert!(message.contains(&format!("`{field}`")) && !message.contains("has its own argument"), "{message}");
         }
     }
 }

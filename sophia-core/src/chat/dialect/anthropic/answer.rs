@@ -4,14 +4,16 @@ use serde_json::{Map, Value, json};
 
 use super::{Assembler, inbound::Said};
 use crate::chat::{
-    dialect::{CONTENT_BLOCKS, Envelope},
+    dialect::{CONTENT_BLOCKS, Envelope, name_calls},
     request::content_text,
     response::{Answer, Delta, Usage},
 };
 
 /// Reads the body of an answer. `None` if it is none.
 pub(crate) fn answer(mut body: Map<String, Value>, provider: &str, model: &str) -> Option<Answer> {
-    let blocks = body.get("content")?.as_array()?;
+    let blocks = body.get_mut("content")?.as_array_mut()?;
+    let calls = blocks.iter_mut().filter_map(Value::as_object_mut);
+    name_calls(calls.filter(|block| block.get("type").is_some_and(|kind| kind == "tool_use")), "toolu");
     let said = Said::of(blocks);
     let text = content_text(&Value::Array(said.texts)).into_owned();
     let mut message = Map::new();

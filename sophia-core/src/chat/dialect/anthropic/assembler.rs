@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::answer;
 use crate::chat::{
-    dialect::{carry, tool_part},
+    dialect::{carry, fresh_id, name_of, tool_part},
     response::{Answer, Delta},
 };
 
@@ -50,8 +50,13 @@ impl Assembler {
         Ok(delta)
     }
 
-    fn start(&mut self, event: Map<String, Value>) -> Result<Delta, ()> {
-        let fields = event.get("content_block").and_then(Value::as_object).ok_or(())?.clone();
+    fn start(&mut self, mut event: Map<String, Value>) -> Result<Delta, ()> {
+        let block = event.get_mut("content_block").and_then(Value::as_object_mut).ok_or(())?;
+        let is_taken = |id: &str| self.blocks.iter().any(|block| name_of(&block.fields) == Some(id));
+        if block.get("type").is_some_and(|kind| kind == "tool_use") && name_of(block).is_none_or(is_taken) {
+            block.insert("id".to_owned(), fresh_id("toolu").into());
+        }
+        let fields = block.clone();
         if index(&event) != Some(self.blocks.len()) {
             return Err(());
         }

@@ -3,20 +3,23 @@
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Error, ErrorKind,
+    Error, ErrorKind, Result,
     chat::{
         ChatChunk, ChatResponse,
-        dialect::{Dialect, calls::Calls, frame, fresh_id, named_model, native},
+        dialect::{Dialect, body_of, calls::Calls, frame, fresh_id, named_model, native},
         response::{Answer, Usage},
     },
 };
 
 /// Writes an answer for a client: the provider's own body, or what it amounts to in this protocol.
-pub fn write_response(response: &ChatResponse) -> Value {
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) where the provider's body cannot be read again.
+pub fn write_response(response: &ChatResponse) -> Result<Value> {
     let answer = &response.answer;
     match answer.envelope.dialect() {
-        Dialect::Messages => Value::Object(answer.envelope.fields().into_owned()),
-        Dialect::Chat | Dialect::Responses => translate(answer),
+        Dialect::Messages => body_of(answer),
+        Dialect::Chat | Dialect::Responses => Ok(translate(answer)),
     }
 }
 

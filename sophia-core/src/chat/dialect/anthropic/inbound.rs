@@ -66,7 +66,7 @@ pub fn read_request(body: Value, scope: &Scope, betas: &[String]) -> Result<Inbo
             ("stream", _) => return Err(wrong("stream", "must be true or false")),
             ("stop_sequences", value) => put(&mut kept, "stop", value),
             ("tools", Value::Array(tools)) => {
-                put(&mut kept, "tools", tools.into_iter().map(tool).collect::<Result<_>>()?);
+                put(&mut kept, "tools", tools.into_iter().enumerate().map(tool).collect::<Result<_>>()?);
             }
             ("tool_choice", value) => tool_choice(value, &mut kept)?,
             ("metadata", value) => metadata(value, &mut kept),
@@ -108,8 +108,8 @@ fn put(kept: &mut Map<String, Value>, name: &str, value: Value) {
 }
 
 /// A tool that is no more than a function becomes one; any other stays as it is.
-fn tool(tool: Value) -> Result<Value> {
-    let Value::Object(mut fields) = tool else { return Err(wrong("tools", "must be a list of objects")) };
+fn tool((index, tool): (usize, Value)) -> Result<Value> {
+    let Value::Object(mut fields) = tool else { return Err(wrong(&format!("tools[{index}]"), "must be an object")) };
     let plain = fields.get("type").is_none_or(|kind| kind.is_null() || kind == "custom");
     if !plain || !fields.keys().all(|name| FUNCTION.contains(&name.as_str())) {
         return Ok(Value::Object(fields));

@@ -125,6 +125,8 @@ impl Writer<'_> {
             ("betas", Value::Array(betas)) => {
                 self.betas = betas.iter().filter_map(|beta| beta.as_str().map(str::to_owned)).collect();
             }
+            // Whoever asks for it in Responses means a response that can be named, which is kept by ourselves.
+            ("store", Value::Bool(_)) if self.from == Dialect::Responses => {}
             (name, value) if FOREIGN.contains(&name) => {
                 if !is_default(name, value) {
                     return Err(self.target.refuse(name));

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Result,
     chat::{
-        dialect::{ENVELOPE, Envelope, carry, is_unset},
+        dialect::{ENVELOPE, Envelope, carry, fields_of, fresh_id, is_unset, name_calls, name_of},
         request::{content_text, field},
         response::{Answer, Delta, Usage},
     },
@@ -32,13 +32,16 @@ pub(crate) fn answer(mut body: Map<String, Value>, provider: &str, model: &str) 
 
 /// Returns the answer that a message is, taken as whole.
 pub(super) fn of_message(
-    message: Map<String, Value>,
+    mut message: Map<String, Value>,
     finish_reason: Option<String>,
     model: String,
     provider: &str,
     usage: Usage,
     envelope: Envelope,
 ) -> Answer {
+    if let Some(Value::Array(calls)) = message.get_mut("tool_calls") {
+        name_calls(calls.iter_mut().filter_map(Value::as_object_mut), "call");
+    }
     Answer {
         text: field(&message, "content").map(|content| content_text(content).into_owned()).unwrap_or_default(),
         tool_calls: field(&message, "tool_calls").and_then(Value::as_array).cloned().unwrap_or_default(),
@@ -72,14 +75,23 @@ const PADDING: &str = "obfuscation";
 #[derive(Debug, Default)]
 pub(crate) struct Assembler {
     message: Map<String, Value>,
-    /// The index that the provider gave it, and what is known of it.
-    tool_calls: Vec<(Option<u64>, Map<String, Value>)>,
+    tool_calls: Vec<Call>,
     deltas: Vec<Delta>,
     envelope: Map<String, Value>,
     /// What is new in it since the last delta.
     news: Map<String, Value>,
     usage: Option<Value>,
     finish_reason: Option<String>,
+}
+
+/// A call of a tool, as far as it has come.
+#[derive(Debug, Default)]
+struct Call {
+    /// The index that the provider gave it.
+    index: Option<u64>,
+    /// How the provider names it, if it does.
+    id: Option<Value>,
+    fields: Map<String, Value>,
 }
 
 impl Assembler {
@@ -103,8 +115,12 @@ impl Assembler {
             self.envelope.insert(name, value);
         }
         let mut delta = self.take_choices(choices)?;
-        if let Some(event) = native {
-            delta = Some(carry(delta.unwrap_or_default(), event));
+        if let Some(mut event) = native {
+            let known = delta.unwrap_or_default();
+            if !known.tool_calls.is_empty() {
+                name_in_event(&mut event, &known.tool_calls);
+            }
+            delta = Some(carry(known, event));
         }
         if let Some(delta) = delta.as_mut().filter(|_| !self.news.is_empty()) {
             delta.extra.insert(ENVELOPE.to_owned(), std::mem::take(&mut self.news).into());
@@ -158,27 +174,32 @@ impl Assembler {
     }
 
     /// Joins the parts of one tool call by its index, and returns the part with the number of its call: some providers give
-    /// several calls the same index, or none.
+    /// several calls the same index, or none. A call that has no name of its own is given one with its first part.
     fn take_tool_call(&mut self, part: Value) -> Value {
         let Value::Object(mut part) = part else { return part };
         let index = part.get("index").and_then(Value::as_u64);
-        let id = part.get("id").filter(|id| id.as_str().is_some_and(|id| !id.is_empty())).cloned();
-        let is_its_own =
-            |call: &Map<String, Value>| id.is_none() || call.get("id").is_none_or(|own| Some(own) == id.as_ref());
-        let known =
-            self.tool_calls.iter().rposition(|(own, call)| index.is_some() && *own == index && is_its_own(call));
+        let id = name_of(&part).map(Value::from);
+        let is_its_own = |call: &Call| id.is_none() || call.id.is_none() || call.id == id;
+        let known = self.tool_calls.iter().rposition(|call| index.is_some() && call.index == index && is_its_own(call));
         let number = known.unwrap_or(self.tool_calls.len());
         if number == self.tool_calls.len() {
-            self.tool_calls.push((index, Map::new()));
+            let is_taken = |id: &Value| self.tool_calls.iter().any(|call| call.fields.get("id") == Some(id));
+            if id.as_ref().is_none_or(is_taken) {
+                part.insert("id".to_owned(), fresh_id("call").into());
+            }
+            self.tool_calls.push(Call { index, ..Call::default() });
+        } else if self.tool_calls[number].fields.get("id") != id.as_ref() {
+            // It has a name already.
+            part.shift_remove("id");
         }
         part.insert("index".to_owned(), number.into());
-        let call = &mut self.tool_calls[number].1;
+        let call = &mut self.tool_calls[number];
+        call.id = call.id.take().or(id);
         for (name, value) in &part {
             match (name.as_str(), value) {
-                ("function", Value::Object(_)) => append(call, name, value),
-                ("id", _) if id.is_none() => {}
+                ("function", Value::Object(_)) => append(&mut call.fields, name, value),
                 _ => {
-                    call.insert(name.clone(), value.clone());
+                    call.fields.insert(name.clone(), value.clone());
                 }
             }
         }
@@ -201,9 +222,9 @@ impl Assembler {
         let tool_calls: Vec<Value> = self
             .tool_calls
             .into_iter()
-            .map(|(_, mut call)| {
-                call.shift_remove("index");
-                Value::Object(call)
+            .map(|Call { mut fields, .. }| {
+                fields.shift_remove("index");
+                Value::Object(fields)
             })
             .collect();
         if !tool_calls.is_empty() {
@@ -229,13 +250,16 @@ impl Assembler {
 }
 
 /// Returns the provider's whole body, message included, as it came.
-pub(crate) fn body_of(answer: &Answer) -> Value {
-    let mut body = answer.envelope.fields().into_owned();
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) where it cannot be read again.
+pub(crate) fn body_of(answer: &Answer) -> Result<Value> {
+    let mut body = fields_of(answer)?.into_owned();
     if let Some(choice) = body.get_mut("choices").and_then(|choices| choices.get_mut(0)).and_then(Value::as_object_mut)
     {
         choice.insert("message".to_owned(), Value::Object(answer.message.clone()));
     }
-    Value::Object(body)
+    Ok(Value::Object(body))
 }
 
 /// Returns whether the common form does not hold all of these choices.
@@ -247,6 +271,15 @@ fn is_more(choices: &Value) -> bool {
         fields.any(|(name, value)| !known.contains(&name.as_str()) && !is_unset(value))
     };
     choices.iter().any(|choice| number_of(choice) != 0 || says_more(choice))
+}
+
+/// Puts calls that were given a name into the provider's own event.
+fn name_in_event(event: &mut Map<String, Value>, calls: &[Value]) {
+    let choices = event.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten();
+    let first = choices.into_iter().find(|choice| number_of(choice) == 0);
+    if let Some(own) = first.and_then(|choice| choice.pointer_mut("/delta/tool_calls")) {
+        *own = calls.to_vec().into();
+    }
 }
 
 fn number_of(choice: &Value) -> u64 {
@@ -424,6 +457,30 @@ pub(super) mod tests {
         assert_eq!(calls, [function("f", "{\"x\":1}"), function("g", "{}"), function("h", "{}")]);
         let numbers: Vec<_> = deltas.iter().map(|delta| delta.tool_calls[0]["index"].as_u64().unwrap()).collect();
         assert_eq!(numbers, [0, 0, 1, 2]);
+    }
+
+    #[test]
+    fn a_call_without_a_name_is_given_one_with_its_first_part() {
+        let call = |call: Value| choice(json!({"tool_calls": [call]}));
+        let mut native = call(json!({"index": 1, "id": null, "function": {"name": "g", "arguments": "{}"}}));
+        native["choices"][0]["logprobs"] = json!({"content": []});
+        let (deltas, answer) = assemble(&[
+            call(json!({"index": 0, "function": {"name": "f", "arguments": "{"}})),
+            native,
+            // Named when it has a name already.
+            call(json!({"index": 0, "id": "late", "function": {"arguments": "}"}})),
+            call(json!({"index": 2, "id": "late", "function": {"name": "h", "arguments": ""}})),
+        ]);
+        let id = |delta: &Delta| delta.tool_calls[0].get("id").cloned();
+        let named: Vec<_> = answer.tool_calls.iter().map(|call| call["id"].clone()).collect();
+        assert_eq!(named.len(), 3, "{named:?}");
+        assert_eq!(named[2], "late");
+        assert!(named[..2].iter().all(|id| id.as_str().unwrap().starts_with("call_")) && named[0] != named[1]);
+        let told: Vec<_> = deltas.iter().map(id).collect();
+        assert_eq!(told, [Some(named[0].clone()), Some(named[1].clone()), None, Some(named[2].clone())]);
+        let event = crate::chat::dialect::native(&deltas[1].extra).unwrap();
+        assert_eq!(event["choices"][0]["delta"]["tool_calls"][0]["id"], named[1]);
+        assert_eq!(answer.tool_calls[0]["function"]["arguments"], "{}");
     }
 
     #[test]

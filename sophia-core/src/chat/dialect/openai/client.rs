@@ -48,11 +48,14 @@ pub fn read_request(body: Value, scope: &Scope) -> Result<Inbound> {
     let Some(Value::Array(messages)) = fields.shift_remove("messages") else {
         return wrong("messages", "must be a list");
     };
-    for message in messages {
+    for (index, message) in messages.into_iter().enumerate() {
         match serde_json::from_value::<Message>(message) {
             Ok(message) => request.messages.push(message),
-            Err(_) => return wrong("messages", "must be a list of objects"),
+            Err(_) => return wrong(&format!("messages[{index}]"), "must be an object with a role and a content"),
         }
+    }
+    if fields.contains_key("prompt") {
+        return wrong("prompt", "is no field of chat completions: say it in `messages`");
     }
     let stream = match fields.shift_remove("stream") {
         Some(Value::Bool(stream)) => stream,
@@ -67,7 +70,10 @@ pub fn read_request(body: Value, scope: &Scope) -> Result<Inbound> {
 }
 
 /// Writes an answer for a client: the provider's own body, or what it amounts to in this protocol.
-pub fn write_response(response: &ChatResponse, now: Timestamp) -> Value {
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) where the provider's body cannot be read again.
+pub fn write_response(response: &ChatResponse, now: Timestamp) -> Result<Value> {
     let answer = &response.answer;
     if answer.envelope.dialect() == Dialect::Chat {
         return body_of(answer);
@@ -84,7 +90,7 @@ pub fn write_response(response: &ChatResponse, now: Timestamp) -> Value {
     if let Some(usage) = counts(&answer.usage) {
         body["usage"] = usage;
     }
-    body
+    Ok(body)
 }
 
 /// Writes token counts, where they are known.

@@ -71,11 +71,13 @@ pub(crate) fn write_request<'a>(call: &'a ProviderCall, provider: &str) -> Resul
         return Ok(Cow::Borrowed(&call.body));
     }
     let is_foreign = |name: &str| !OWN.contains(&name) || (name == "service_tier" && call.dialect == Dialect::Messages);
-    if let Some((name, _)) = call.body.iter().find(|(name, value)| is_foreign(name) && !says_nothing(name, value)) {
+    if let Some((name, _)) =
+        call.body.iter().find(|(name, value)| is_foreign(name) && !says_nothing(name, value, call.dialect))
+    {
         return Err(target.refuse(name));
     }
     let mut body = call.body.clone();
-    body.retain(|name, value| name != "cache_control" && !says_nothing(name, value));
+    body.retain(|name, value| name != "cache_control" && !says_nothing(name, value, call.dialect));
     if let Some(Value::Array(messages)) = body.get_mut("messages") {
         for (index, message) in messages.iter_mut().enumerate() {
             clean(message, &format!("messages[{index}]"), target)?;
@@ -95,7 +97,7 @@ pub(crate) fn write_request<'a>(call: &'a ProviderCall, provider: &str) -> Resul
 }
 
 /// Returns whether a field asks for no more than what happens anyway.
-fn says_nothing(name: &str, value: &Value) -> bool {
+fn says_nothing(name: &str, value: &Value, from: Dialect) -> bool {
     let is_hint =
         |beta: &Value| beta.as_str().is_some_and(|beta| CACHE_BETAS.iter().any(|hint| beta.starts_with(hint)));
     is_unset(value)
@@ -103,6 +105,8 @@ fn says_nothing(name: &str, value: &Value) -> bool {
             "thinking" => value["type"] == "disabled",
             "service_tier" => value == "auto",
             "include" => asks_for_sealed_reasoning(value),
+            // Whoever asks for it in Responses means a response that can be named, which is kept by ourselves.
+            "store" => from == Dialect::Responses && value == &Value::Bool(true),
             "betas" => value.as_array().is_some_and(|betas| betas.iter().all(is_hint)),
             _ => false,
         }

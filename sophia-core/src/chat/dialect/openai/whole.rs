@@ -130,6 +130,9 @@ mod tests {
             r#"{"choices": [{"message": {}}], "usage": "x"}"#,
             r#"{"choices": [{"message": {}}], "x": 1e999}"#,
             r#"{"choices": [{"message": {}}], "x": "\ud800"}"#,
+            r#"{"choices": [{"message": {}}], "x": {"$serde_json::private::RawValue": "[1]"}}"#,
+            r#"{"choices": [{"message": {}}], "x": [{"$serde_json::private::\u0052awValue": "{"}]}"#,
+            r#"{"choices": [{"$serde_json::private::RawValue": "[1]", "message": {}}]}"#,
             r#"{"choices": [{"message": {}}]} x"#,
             r#"{"choices": [{"message": {}}]"#,
         ] {
@@ -139,5 +142,16 @@ mod tests {
         assert!(both(&deep).0.is_none());
         let wrong = [br#"{"choices": [{"message": {}}], "x": ""#.as_slice(), &[0xff], br#""}"#].concat();
         assert!(read(&Bytes::from(wrong), "p", "m").is_none());
+    }
+
+    #[test]
+    fn a_body_that_cannot_be_read_again_is_a_failure_of_its_provider() {
+        let message = json!({"content": "Hi"}).as_object().unwrap().clone();
+        let envelope = Envelope::unread(Bytes::from_static(b"{"), 1);
+        let answer = of_message(message, None, "m".into(), "p", Usage::default(), envelope);
+        let error = openai::body_of(&answer).unwrap_err();
+        assert_eq!((error.code(), error.get("provider")), ("UNAVAILABLE", Some("p")));
+        assert_eq!(answer.body(), serde_json::Value::Null);
+        assert!(serde_json::to_value(&answer.envelope).is_err());
     }
 }

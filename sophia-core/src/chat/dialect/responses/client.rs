@@ -4,24 +4,27 @@ use serde_json::{Map, Value, json};
 
 use super::assembler::{Place, SUMMARY};
 use crate::{
-    Error, Timestamp,
+    Error, Result, Timestamp,
     chat::{
         ChatChunk, ChatResponse,
-        dialect::{Dialect, calls::Calls, frame, fresh_id, named_model, native},
+        dialect::{Dialect, body_of, calls::Calls, frame, fresh_id, named_model, native},
         response::{Answer, Usage},
     },
 };
 
 /// Writes an answer for a client: the provider's own body, or what it amounts to in this protocol. `repeated` is what the
 /// request said.
-pub fn write_response(response: &ChatResponse, repeated: &Map<String, Value>, now: Timestamp) -> Value {
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) where the provider's body cannot be read again.
+pub fn write_response(response: &ChatResponse, repeated: &Map<String, Value>, now: Timestamp) -> Result<Value> {
     let answer = &response.answer;
     match answer.envelope.dialect() {
-        Dialect::Responses => Value::Object(answer.envelope.fields().into_owned()),
+        Dialect::Responses => body_of(answer),
         Dialect::Chat | Dialect::Messages => {
             let mut body = skeleton(&answer.model, repeated, now);
             complete(&mut body, answer, items(answer));
-            Value::Object(body)
+            Ok(Value::Object(body))
         }
     }
 }

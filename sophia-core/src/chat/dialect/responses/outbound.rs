@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Error, Result,
     chat::{
-        dialect::{Dialect, INPUT_ITEMS, OUTPUT_ITEMS, Target, is_unset},
+        dialect::{Dialect, INPUT_ITEMS, OUTPUT_ITEMS, Target, is_fresh_id, is_unset},
         provider::ProviderCall,
     },
 };
@@ -118,6 +118,22 @@ pub(crate) fn write_request(call: &ProviderCall, provider: &str) -> Result<Map<S
     Ok(body)
 }
 
+/// Returns an item as a provider may know it: our names mean nothing to it, nor does reasoning that we wrote down of another
+/// provider's, which nobody has sealed.
+fn known_there(item: &Value) -> Option<Value> {
+    let mut item = item.clone();
+    let kind = item.get("type").and_then(Value::as_str).unwrap_or_default();
+    // A reference is nothing but a name.
+    if kind == "item_reference" || !item.get("id").and_then(Value::as_str).is_some_and(is_fresh_id) {
+        return Some(item);
+    }
+    if kind == "reasoning" && item.get("encrypted_content").is_none_or(is_unset) {
+        return None;
+    }
+    item.as_object_mut()?.shift_remove("id");
+    Some(item)
+}
+
 fn nested<'a>(body: &'a mut Map<String, Value>, name: &str) -> Entries<'a> {
     Entries(body.entry(name).or_insert_with(|| json!({})))
 }
@@ -205,7 +221,7 @@ impl At<'_> {
     fn items(&self, message: &Map<String, Value>, items: &mut Vec<Value>) -> Result<()> {
         for native in [OUTPUT_ITEMS, INPUT_ITEMS] {
             if let Some(Value::Array(own)) = message.get(native) {
-                items.extend(own.iter().cloned());
+                items.extend(own.iter().filter_map(known_there));
                 return Ok(());
             }
         }
