@@ -1,6 +1,9 @@
 //! A Python function that Rust calls: on the event loop it belongs to, or on a thread of its own.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use parking_lot::Mutex;
 use pyo3::{IntoPyObjectExt, intern, prelude::*, sync::PyOnceLock, types::PyTuple};
@@ -22,6 +25,28 @@ impl Home {
 
     fn event_loop(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.0.lock().as_ref().map(|event_loop| event_loop.clone_ref(py))
+    }
+}
+
+/// Operation of functions that embed.
+pub const EMBED: &str = "memory.embed";
+
+/// Calls of such functions under way.
+static EMBEDDING: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts one of them, until it is dropped.
+struct Embedding;
+
+impl Embedding {
+    fn begin() -> Embedding {
+        EMBEDDING.fetch_add(1, Ordering::Relaxed);
+        Embedding
+    }
+}
+
+impl Drop for Embedding {
+    fn drop(&mut self) {
+        EMBEDDING.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -57,6 +82,7 @@ impl Callback {
         A: for<'py> IntoPyObject<'py>,
         T: DeserializeOwned,
     {
+        let _counted = (self.operation == EMBED).then(Embedding::begin);
         let (answer, _cancel) =
             Python::attach(|py| self.begin(py, argument)).map_err(|raised| Raised::wrap(self.operation, raised))?;
         match answer.await {
@@ -105,6 +131,15 @@ impl Callback {
 pub fn held_up(py: Python<'_>) -> PyResult<()> {
     static HELD_UP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     HELD_UP.import(py, "sophia._callbacks", "held_up")?.call0().map(drop)
+}
+
+/// Whether something embeds on the event loop of this thread: a synchronous call that waits for it would wait in vain.
+pub fn holds_up_embedding(py: Python<'_>) -> PyResult<bool> {
+    static HOLDS_UP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    if EMBEDDING.load(Ordering::Relaxed) == 0 {
+        return Ok(false);
+    }
+    HOLDS_UP.import(py, "sophia._callbacks", "holds_up_embedding")?.call0()?.is_truthy()
 }
 
 /// Cancels the Python side when the Rust side is dropped; does nothing once it has ended.

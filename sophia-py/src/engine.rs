@@ -18,7 +18,7 @@ use sophia_core::{
 };
 
 use crate::{
-    callback::{Callback, Home},
+    callback::{self, Callback, Home},
     convert::{self, Reader},
     error,
     http::HttpSurface,
@@ -205,7 +205,7 @@ impl Engine {
         dimensions: usize,
         timeout: Option<f64>,
     ) -> PyResult<()> {
-        let callback = Arc::new(Callback::new("memory.embed", function, &self.home)?);
+        let callback = Arc::new(Callback::new(callback::EMBED, function, &self.home)?);
         let embed = move |texts: Vec<String>| {
             let callback = callback.clone();
             async move { callback.call::<_, Vec<Vec<f32>>>(Some(texts)).await }.boxed()

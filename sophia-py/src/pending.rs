@@ -15,10 +15,10 @@ use std::{
 use futures::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use pyo3::{intern, prelude::*, sync::PyOnceLock, types::PyCFunction};
-use sophia_core::{Result, operations::Reply};
+use sophia_core::{Result, memory::embed::without_waiting, operations::Reply};
 use tokio::task::AbortHandle;
 
-use crate::{convert, error, runtime};
+use crate::{callback, convert, error, runtime};
 
 /// What an engine call ends with.
 pub type Outcome = Result<Reply>;
@@ -42,6 +42,9 @@ pub fn run<'py>(py: Python<'py>, mut future: BoxFuture<'static, Outcome>) -> PyR
 /// Blocks until a call ends.
 pub fn run_sync<'py>(py: Python<'py>, mut future: BoxFuture<'static, Outcome>) -> PyResult<Bound<'py, PyAny>> {
     let runtime = runtime::get()?;
+    if callback::holds_up_embedding(py)? {
+        future = without_waiting(future).boxed();
+    }
     let polled = py.detach(|| runtime::poll_once(runtime, &mut future));
     let outcome = match polled {
         Poll::Ready(outcome) => outcome,

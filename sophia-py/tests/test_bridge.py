@@ -386,6 +386,39 @@ async def test_probes_and_healing_that_block_hold_up_no_loop() -> None:
         assert ran_on["heal"] != loop_thread
 
 
+def test_a_look_that_hangs_is_not_joined_by_others() -> None:
+    with Sophia() as s:
+        end = threading.Event()
+
+        def hang() -> bool:
+            return end.wait(30)
+
+        s.health.register("hung", probe=Probe.callback(hang), timeout=0.05)
+        threads = threading.active_count()
+        assert "no answer" in (s.health.check_sync("hung").detail or "")
+        checks = [s.health.check_sync("hung") for _ in range(10)]
+        assert {check.observed for check in checks} == {"unhealthy"} and threading.active_count() <= threads + 2
+        assert all("has not ended" in (check.detail or "") for check in checks), checks
+        end.set()
+        deadline = time.monotonic() + 10
+        while s.health.check_sync("hung").observed != "healthy" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert s.health.check_sync("hung").observed == "healthy"
+
+
+async def test_a_synchronous_look_from_the_loop_of_the_probe_blames_nobody() -> None:
+    async with Sophia() as s:
+
+        async def look() -> str:
+            return "ok"
+
+        s.health.register("web", probe=Probe.callback(look), fail_after=1)
+        check = s.health.check_sync("web")
+        assert check.observed == "unknown" and "await the asynchronous method" in (check.detail or "")
+        assert s.health.alerts() == []
+        assert (await s.health.check("web")).observed == "healthy"
+
+
 async def test_healing_that_takes_too_long_is_taken_back_and_none_is_no_verdict() -> None:
     async with Sophia() as s:
         back: list[str] = []

@@ -82,6 +82,31 @@ async def test_a_synchronous_call_does_not_wait_for_the_loop_that_it_holds_up() 
         assert time.monotonic() - began < 20
 
 
+async def test_a_synchronous_call_does_not_wait_for_what_is_embedded_on_the_loop_that_it_holds_up() -> None:
+    async with Sophia() as s:
+        go_on = asyncio.Event()
+
+        async def embed(texts: list[str]) -> list[list[float]]:
+            await go_on.wait()
+            return [vector(text) for text in texts]
+
+        s.memory.set_embedder(embed, model="meanings", dimensions=4)
+        same = asyncio.create_task(s.memory.store("a black cat", scope=ADA))
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        s.memory.store_sync("a black cat", scope=ADA)
+        found = s.memory.search_sync("a black cat", scope=ADA)
+        assert any("await the asynchronous method" in warning for warning in found.warnings), found.warnings
+        others = [asyncio.create_task(s.memory.store(f"cat number {number}", scope=ADA)) for number in range(8)]
+        await asyncio.sleep(0.1)
+        s.memory.store_sync("an old car", scope=ADA)
+        assert time.monotonic() - began < 10, "the embedder has 30 s"
+        go_on.set()
+        await asyncio.gather(same, *others)
+        await s.memory.reembed(timeout=20)
+        assert "an old car" in await find(s, "which automobile?")
+
+
 async def test_what_a_function_does_wrong_is_said_and_made_good_later() -> None:
     wrong = [float("nan")] * 4
     answers = {"nan": [wrong], "short": [[1.0]], "none": [None]}

@@ -23,7 +23,7 @@ from haystack.testing.document_store import (
     GetMetadataFieldUniqueValuesTest,
 )
 
-from sophia import InvalidInputError, Scope, Sophia
+from sophia import ConflictError, InvalidInputError, Scope, Sophia
 from sophia.haystack import SophiaDocumentStore, SophiaRetriever
 
 ADA = Scope(tenant="acme", user="ada")
@@ -161,6 +161,29 @@ def test_an_update_by_filter_makes_nothing_anew(monkeypatch: pytest.MonkeyPatch)
         meanwhile(monkeypatch, s, "_update", lambda: other.write_documents([changed], DuplicatePolicy.OVERWRITE))
         assert store.update_by_filter(filters, {"m": 4}) == 1
         assert store.filter_documents()[0].meta == {"n": 2}
+
+
+def test_a_conflict_that_stays_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Sophia() as s:
+        scope = replace(ADA, session="1")
+        store, other = SophiaDocumentStore(s, scope=scope), SophiaDocumentStore(s, scope=scope)
+        taken, free = Document(id="taken", content="tea"), Document(id="free", content="tea")
+        s.memory.store_sync("of another", id=store._id("taken"), scope=replace(ADA, session="2"))
+        with pytest.raises(ConflictError, match="another session"):
+            store.write_documents([taken, free])
+        assert store.count_documents() == 0
+
+        # Another is always quicker.
+        store.write_documents([free])
+        update = s.memory._update
+
+        def overtaken(*arguments: Any, **options: Any) -> Any:
+            other.write_documents([free], DuplicatePolicy.OVERWRITE)
+            return update(*arguments, **options)
+
+        monkeypatch.setattr(s.memory, "_update", overtaken)
+        with pytest.raises(ConflictError, match="changed meanwhile"):
+            store.update_by_filter({}, {"n": 1})
 
 
 def test_datetimes_come_back_as_they_were() -> None:

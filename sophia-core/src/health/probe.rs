@@ -16,7 +16,8 @@ use crate::{Error, Result, Secret, http_client::HttpClient, resilience::Deadline
 
 /// Asks one service how it is.
 ///
-/// An error counts as a service that does not work. A probe need not keep time: it is dropped at its deadline.
+/// An error counts as a service that does not work, but for [`Unsupported`](crate::ErrorKind::Unsupported): nobody could look, and
+/// nothing is known. A probe need not keep time: it is dropped at its deadline.
 #[async_trait]
 pub trait Probe: fmt::Debug + Send + Sync + 'static {
     /// Returns what kind of probe it is, such as `"http"`.

@@ -18,7 +18,7 @@ use super::{
     service::{Look, Service},
     stall::{BEAT, StallWatch},
 };
-use crate::{Direction, resilience::Deadline};
+use crate::{Direction, ErrorKind, resilience::Deadline};
 
 /// Time between two rounds of housekeeping.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
@@ -70,6 +70,8 @@ async fn look(service: &Service, deadline: Deadline, watch: &StallWatch) -> Look
     let probing = AssertUnwindSafe(service.probe.probe(own)).catch_unwind();
     let (outcome, latency_ms) = match timeout_at(own.instant(), probing).await {
         Ok(Ok(Ok(outcome))) => (outcome, Some(began.elapsed().as_secs_f64() * 1_000.0)),
+        // It could not be looked at from there, which says nothing of the service.
+        Ok(Ok(Err(error))) if error.kind() == ErrorKind::Unsupported => return unknown(&explain(&error)),
         Ok(Ok(Err(error))) => (ProbeOutcome::new(Status::Unhealthy).detail(explain(&error)), None),
         Ok(Err(_)) => (ProbeOutcome::new(Status::Unhealthy).detail("the probe panicked"), None),
         Err(_) => {

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    future::Future,
     sync::Arc,
     time::Duration,
 };
@@ -46,6 +47,16 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 const LOOK_UPS: usize = 16;
 /// How long a vector is kept to be looked up: a text that did not come again within a month is not worth its place.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+tokio::task_local! {
+    static WITHOUT_WAITING: ();
+}
+
+/// Runs a call that waits for no vector which is being made, and for no turn: it goes on as if the embedder were down. For a
+/// call that holds up what the embedder runs on.
+pub async fn without_waiting<F: Future>(call: F) -> F::Output {
+    WITHOUT_WAITING.scope((), call).await
+}
 
 /// A text, and whose it is.
 #[derive(Debug, Clone, Copy)]
@@ -189,7 +200,13 @@ impl Embeddings {
     }
 
     /// Makes vectors that are not kept; who asks for the same at the same time waits for the same call.
-    async fn make(&self, source: &Arc<Source>, missing: Vec<(KvKey, &str)>) -> Vec<(KvKey, Made)> {
+    async fn make(&self, source: &Arc<Source>, mut missing: Vec<(KvKey, &str)>) -> Vec<(KvKey, Made)> {
+        let mut given_up = Vec::new();
+        if WITHOUT_WAITING.try_with(|()| ()).is_ok() {
+            let is_busy = self.0.limiter.in_flight() >= MAX_CALLS;
+            let waits = |(key, _): &mut (KvKey, &str)| is_busy || self.0.flights.is_under_way(key);
+            given_up.extend(missing.extract_if(.., waits).map(|(key, _)| (key, Err(held_up()))));
+        }
         let fresh: Vec<Fresh> = missing
             .iter()
             .filter(|(key, _)| !self.0.flights.is_under_way(key))
@@ -214,7 +231,8 @@ impl Embeddings {
                 (key, made)
             }
         });
-        future::join_all(flights).await
+        given_up.extend(future::join_all(flights).await);
+        given_up
     }
 
     /// Sets up one call; it begins when somebody waits for it.
@@ -294,6 +312,11 @@ pub(crate) fn told(error: &Error) -> String {
 /// Returns whether an error says that the embedder is down, and not that it did not like a text.
 fn is_away(error: &Error) -> bool {
     error.kind() != ErrorKind::InvalidInput
+}
+
+fn held_up() -> Error {
+    let message = "the embedder is busy with what this call holds up: await the asynchronous method";
+    Error::new(ErrorKind::Unsupported, OPERATION, message)
 }
 
 fn each(count: usize, made: Result<Vec<Vec<f32>>>) -> Vec<Made> {

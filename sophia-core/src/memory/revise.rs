@@ -76,21 +76,21 @@ fn expiry(old: &Record, importance: f64, ttl: Duration, now: Timestamp) -> Optio
     }
 }
 
-/// Lets a record be the first of its id. `Conflict` where the caller knows of one that is not there.
-pub(crate) fn first(new: &Record, if_version: Option<i64>) -> Result<()> {
-    check_version("memory.store", &new.id, if_version, NO_VERSION)
-}
-
-/// Puts a record that is stored under the id of an existing one in its place. `Conflict` where that is of another session or
-/// agent, or of another version than the caller knows of. What is hidden or has expired is no version that anybody knows of.
-pub(crate) fn replace(existing: &Record, mut new: Record, if_version: Option<i64>) -> Result<Record> {
-    if !new.scope.covers(&existing.scope) {
+/// Lets a record be stored under its id. `Conflict` where one is there of another session or agent, or where the caller knows
+/// of another version. What is hidden or has expired is no version that anybody knows of.
+pub(crate) fn check(existing: Option<&Record>, new: &Record, if_version: Option<i64>) -> Result<()> {
+    if existing.is_some_and(|existing| !new.scope.covers(&existing.scope)) {
         let message = "the id belongs to a record of another session or agent of this user";
         return Err(Error::new(ErrorKind::Conflict, "memory.store", message).with("id", &new.id));
     }
-    let has_ended = existing.expires_at.is_some_and(|expires_at| expires_at <= new.updated_at);
-    let is_found = existing.status == Status::Active && !has_ended;
-    check_version("memory.store", &new.id, if_version, if is_found { existing.version } else { NO_VERSION })?;
+    let has_ended = |record: &&Record| record.expires_at.is_some_and(|expires_at| expires_at <= new.updated_at);
+    let found = existing.filter(|record| record.status == Status::Active && !has_ended(record));
+    check_version("memory.store", &new.id, if_version, found.map_or(NO_VERSION, |record| record.version))
+}
+
+/// Puts a record that is stored under the id of an existing one in its place. `Conflict` as in [`check`].
+pub(crate) fn replace(existing: &Record, mut new: Record, if_version: Option<i64>) -> Result<Record> {
+    check(Some(existing), &new, if_version)?;
     new.seq = existing.seq;
     new.version = next_version("memory.store", existing)?;
     new.created_at = existing.created_at;

@@ -9,6 +9,7 @@ use reqwest::Url;
 
 use super::{
     exposure,
+    import::load,
     live::Live,
     server::{Server, key},
     variables,
@@ -22,7 +23,7 @@ pub(crate) struct Entry {
     pub live: Arc<Live>,
 }
 
-/// What one source says about where a server is.
+/// What one source says about a server.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Claim {
     /// The server's id, without case, `-` and `_`.
@@ -35,6 +36,8 @@ pub(crate) struct Claim {
     pub command: Option<String>,
     /// Hashes of the values of its environment, to find sources that disagree.
     pub env: BTreeMap<String, [u8; 32]>,
+    /// All that it says, for when another source takes back what it said. Nothing where code has replaced it since.
+    pub server: Option<Arc<Server>>,
 }
 
 /// An endpoint in a form that can be compared.
@@ -60,6 +63,7 @@ impl Claim {
             place: place(server, bare_port),
             command: exposure::command(server),
             env,
+            server: Some(Arc::new(server.clone())),
         }
     }
 }
@@ -134,8 +138,10 @@ impl Directory {
     /// Takes an entry out, with its aliases and claims.
     pub(crate) fn remove(&mut self, id: &str) -> Option<Entry> {
         let own = key(&self.find(id)?.server.id);
+        let mut claims = std::mem::take(&mut self.claims);
+        claims.retain(|claim| self.owner(&claim.key) != own);
+        self.claims = claims;
         self.aliases.retain(|_, target| *target != own);
-        self.claims.retain(|claim| claim.key != own);
         self.entries.remove(&own)
     }
 
@@ -161,25 +167,67 @@ impl Directory {
                     && old.env == claim.env
             };
             // A mapping that is loaded again and again, each time without a name, stays one claim.
-            let again = claim.source.starts_with("inline-")
-                && self.claims.iter().any(|old| same(old) && old.source.starts_with("inline-"));
-            if !again {
-                self.claims.push(claim);
+            let is_inline = |claim: &Claim| claim.source.starts_with("inline-");
+            match self.claims.iter().position(|old| is_inline(&claim) && is_inline(old) && same(old)) {
+                Some(at) => {
+                    let Claim { source, server, .. } = self.claims.remove(at);
+                    let server = match (server, &claim.server) {
+                        (Some(old), Some(new)) => Some(Arc::new(load::merge(&old, (**new).clone()))),
+                        (_, new) => new.clone(),
+                    };
+                    self.claims.push(Claim { source, server, ..claim });
+                }
+                None => self.claims.push(claim),
             }
         }
         gone.into_iter().collect()
     }
 
-    /// Replaces what code claims of one server.
+    /// Replaces what code claims of one server; what others said of it holds no more.
     pub(crate) fn claim_one(&mut self, claim: Claim) {
-        self.claims.retain(|old| !(old.source == claim.source && old.key == claim.key));
-        self.claims.push(claim);
+        let mut claims = std::mem::take(&mut self.claims);
+        claims.retain(|old| !(old.source == claim.source && old.key == claim.key));
+        for old in claims.iter_mut().filter(|old| old.key == claim.key || self.owner(&old.key) == claim.key) {
+            old.server = None;
+        }
+        claims.push(claim);
+        self.claims = claims;
+    }
+
+    /// Returns what the sources say of the servers that `source` names, now by `names` or before, by their keys. What `source`
+    /// itself said before is left out, but for its entries in `failed`.
+    pub(crate) fn said_without<'a>(
+        &'a self,
+        source: &str,
+        failed: &BTreeSet<String>,
+        names: impl Iterator<Item = &'a str>,
+    ) -> BTreeMap<String, Server> {
+        let before = self.claims.iter().filter(|claim| claim.source == source).map(|claim| claim.key.as_str());
+        let wanted: BTreeSet<String> = names.chain(before).map(|name| self.owner(name)).collect();
+        let mut said: BTreeMap<String, Server> = BTreeMap::new();
+        for claim in self.claims.iter().filter(|claim| claim.source != source || failed.contains(&claim.key)) {
+            let own = self.owner(&claim.key);
+            let (true, Some(server)) = (wanted.contains(&own), &claim.server) else { continue };
+            let server = (**server).clone();
+            let server = match (said.get(&own), self.entries.get(&own)) {
+                (Some(known), _) => load::merge(known, server),
+                (None, Some(entry)) => server.known_as(&entry.server),
+                (None, None) => continue,
+            };
+            said.insert(own, Server { transport: server.transport(), ..server });
+        }
+        said
     }
 
     /// Returns whether any source names a server.
-    pub(crate) fn is_claimed(&self, entry: &Entry) -> bool {
-        let own = key(&entry.server.id);
-        self.claims.iter().any(|claim| self.find(&claim.key).is_some_and(|claimed| key(&claimed.server.id) == own))
+    pub(crate) fn is_claimed(&self, server: &Server) -> bool {
+        let own = key(&server.id);
+        self.claims.iter().any(|claim| self.owner(&claim.key) == own)
+    }
+
+    /// Returns the key of the server that has a name, or would have it.
+    pub(crate) fn owner(&self, name: &str) -> String {
+        key(self.find(name).map_or(name, |entry| entry.server.id.as_str()))
     }
 
     pub(crate) fn claims(&self) -> &[Claim] {

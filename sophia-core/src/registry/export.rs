@@ -148,6 +148,9 @@ fn url(server: &Server, inputs: &mut Inputs) -> String {
     if let Some(range) = exposure::user_info(&url).filter(|_| exposure::is_credential(&url)) {
         url.replace_range(range, &inputs.placeholder(&exposure::variable(&server.id, "userinfo")));
     }
+    while let Some(range) = exposure::in_path(&url) {
+        url.replace_range(range, &inputs.placeholder(&exposure::variable(&server.id, "path")));
+    }
     let secret = exposure::in_query(&url);
     let Some((base, query)) = url.split_once('?').filter(|_| !secret.is_empty()) else { return url };
     let pairs = query.split('&').map(|pair| match pair.split_once('=') {
@@ -172,6 +175,7 @@ mod tests {
                 .env("LOG_LEVEL", "debug")
                 .env("OTHER_TOKEN", "${OTHER_TOKEN}"),
             Server::new("remote").url("https://x.example/mcp?api_key=s3cret&page=2").auth("s3cret"),
+            Server::new("hook").url("https://x.example/sk-s3cret-s3cret/mcp"),
             Server::new("rest").url("http://127.0.0.1:1").rest("*", "/{tool}"),
         ]
     }
@@ -255,6 +259,6 @@ mod tests {
         assert_eq!(config["servers"]["github"]["env"]["GITHUB_TOKEN"], "${input:github-token}");
         let ids: Vec<_> =
             config["inputs"].as_array().unwrap().iter().map(|input| input["id"].as_str().unwrap()).collect();
-        assert_eq!(ids, ["github-token", "remote-api-key", "remote-token"]);
+        assert_eq!(ids, ["github-token", "remote-api-key", "remote-token", "hook-path"]);
     }
 }

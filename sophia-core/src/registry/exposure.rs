@@ -196,6 +196,20 @@ pub(crate) fn user_info(url: &str) -> Option<std::ops::Range<usize>> {
     (!user.is_empty() && !variables::is_reference(user)).then_some(start..start + length)
 }
 
+/// Returns where in the path of a URL something looks like a credential.
+pub(crate) fn in_path(url: &str) -> Option<std::ops::Range<usize>> {
+    let host = url.find("://")? + 3;
+    let end = url.find(['?', '#']).unwrap_or(url.len());
+    let mut start = host + url.get(host..end)?.find('/')? + 1;
+    for part in url[start..end].split('/') {
+        if is_credential(part) {
+            return Some(start..start + part.len());
+        }
+        start += part.len() + 1;
+    }
+    None
+}
+
 /// Returns the name and value of an argument such as `--token=x`, or of a pair such as `TOKEN=x`.
 fn pair(arg: &str) -> Option<(&str, &str)> {
     let (name, value) = arg.split_once('=')?;
@@ -243,6 +257,9 @@ pub(crate) fn find(server: &Server) -> Vec<Exposed> {
     if let Some(url) = &server.url {
         for name in in_query(url) {
             add(format!("url?{name}"), variable(&server.id, &name));
+        }
+        if in_path(url).is_some() {
+            add("url/".to_owned(), variable(&server.id, "path"));
         }
         if has_credentials(url) {
             add("url".to_owned(), variable(&server.id, "userinfo"));
@@ -360,6 +377,11 @@ mod tests {
         let url = Server::new("acme").url("https://abc@x.example/mcp?sig=abc&code=abc&key=${KEY}");
         let places: Vec<_> = find(&url).into_iter().map(|exposed| exposed.place).collect();
         assert_eq!(places, ["url?sig", "url?code", "url"]);
+        let url = "https://x.example/v1/sk-0123456789abcdef/mcp?page=/sk-0123456789abcdef";
+        assert_eq!(&url[in_path(url).unwrap()], "sk-0123456789abcdef");
+        let places: Vec<_> = find(&Server::new("acme").url(url)).into_iter().map(|exposed| exposed.place).collect();
+        assert_eq!(places, ["url/"]);
+        assert_eq!(in_path("https://sk-0123456789abcdef.example/sk-short/${KEY}"), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The handle: the list of servers, what is asked of it, and who is told.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -147,7 +147,7 @@ impl Registry {
 
     /// Loads servers from a document or a file, in any of the forms that people use. What is known already is merged, and
     /// what the sources disagree about is for [`Registry::lint`]. A source that is loaded again takes out what it no longer
-    /// names, unless another source or [`Registry::register`] names it.
+    /// says, whether a server or a header of one, unless another source or [`Registry::register`] says it.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] where the document has no known form: the message says what it has. [`ErrorKind::NotFound`]
@@ -179,14 +179,25 @@ impl Registry {
             warnings: parsed.warnings,
             ..LoadReport::default()
         };
+        // An entry that is wrong is still named.
+        let failed = |report: &LoadReport| -> BTreeSet<String> {
+            report.errors.iter().filter_map(|error| Some(server::key(error.server.as_deref()?))).collect()
+        };
+        // What this source alone has said before is not to outlive what it says now.
+        let mut said = {
+            let names = parsed.entries.iter().map(|entry| entry.server.id.as_str());
+            directory.said_without(&report.source, &failed(&report), names)
+        };
         let mut claims = Vec::new();
         let mut changes = Vec::new();
         for entry in parsed.entries {
             let (name, claim) = (entry.server.id.clone(), Claim::new(&entry.server, &report.source, entry.bare_port));
             let known = directory.find(&name).map(|known| known.server.clone());
-            let merged = match &known {
-                Some(known) => load::merge(known, entry.server),
-                None => entry.server,
+            let own = directory.owner(&name);
+            let merged = match (&known, said.get(&own)) {
+                (_, Some(said)) => load::merge(said, entry.server),
+                (Some(known), None) => entry.server.known_as(known),
+                (None, None) => entry.server,
             };
             let merged = merged.checked(LOAD).and_then(|server| {
                 self.room(LOAD, &directory, &server)?;
@@ -201,6 +212,7 @@ impl Registry {
                 }
             };
             claims.push(claim);
+            said.insert(own, server.clone());
             let id = server.id.clone();
             let (list, kind) = match &known {
                 None => (&mut report.loaded, ChangeKind::Registered),
@@ -213,18 +225,25 @@ impl Registry {
             }
             self.place(&mut directory, server);
         }
+        let failed = failed(&report);
+        let mut removed = Vec::new();
+        for key in directory.claim(&report.source, claims, &failed) {
+            let Some(known) = directory.find(&key).map(|entry| entry.server.clone()) else { continue };
+            // What the others say of it holds on.
+            let left = said.get(&server::key(&known.id)).and_then(|server| server.clone().checked(LOAD).ok());
+            match left {
+                _ if !directory.is_claimed(&known) => removed.extend(directory.remove(&known.id)),
+                Some(server) if server != *known => {
+                    report.updated.push(known.id.clone());
+                    changes.push((ChangeKind::Updated, known.id.clone()));
+                    self.place(&mut directory, server);
+                }
+                _ => {}
+            }
+        }
         // What is new in this load and named twice in it is new, not updated.
         let loaded = &report.loaded;
         report.updated.retain(|id| !loaded.contains(id));
-        // An entry that is wrong is still named.
-        let failed = report.errors.iter().filter_map(|error| Some(server::key(error.server.as_deref()?))).collect();
-        let mut removed = Vec::new();
-        for key in directory.claim(&report.source, claims, &failed) {
-            let unclaimed = directory.find(&key).filter(|entry| !directory.is_claimed(entry));
-            if let Some(id) = unclaimed.map(|entry| entry.server.id.clone()) {
-                removed.extend(directory.remove(&id));
-            }
-        }
         report.removed = removed.iter().map(|entry| entry.server.id.clone()).collect();
         drop(directory);
         removed.iter().for_each(|entry| self.forget(entry));

@@ -288,6 +288,16 @@ impl Server {
         })
     }
 
+    /// Gives it the name, with its other spellings, by which a server is known already.
+    pub(crate) fn known_as(mut self, known: &Server) -> Server {
+        let spelled = std::mem::replace(&mut self.id, known.id.clone());
+        self.aliases.clone_from(&known.aliases);
+        if spelled != self.id && !self.aliases.contains(&spelled) {
+            self.aliases.push(spelled);
+        }
+        self
+    }
+
     /// Returns the last part of its id, which is a name for it where no other has the same.
     pub(crate) fn short_id(&self) -> &str {
         self.id.rsplit('/').next().unwrap_or(&self.id)

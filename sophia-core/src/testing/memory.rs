@@ -170,6 +170,14 @@ async fn what_is_stored_for_a_version_is_stored_over_no_other(store: &impl Memor
     put(store, brief).await;
     clock.advance(Duration::from_secs(1));
     stored(draft(record(&ada(), "e", "later", clock.now()), 0)).await;
+    // Also where the same content is there.
+    let same = |id, version| Draft { same_content: SameContent::ReturnExisting, ..of(id, "z", version) };
+    assert_eq!(refused(same("three", 0)).await, ErrorKind::Conflict);
+    assert_eq!(refused(same("three", 2)).await, ErrorKind::Conflict);
+    assert_eq!(refused(same("four", 1)).await, ErrorKind::Conflict);
+    for found in [stored(same("three", 1)).await, stored(same("four", 0)).await] {
+        assert_eq!((found.id.as_str(), found.version, found.created), ("three", 1, false));
+    }
 }
 
 async fn a_batch_is_stored_as_a_whole_or_item_by_item(store: &impl MemoryStore, clock: &ManualClock) {

@@ -15,7 +15,9 @@ use sophia_core::{
     Config, Error, ErrorKind, ManualClock, Result, Scope, Sophia,
     memory::{
         EmbedderConfig, EmbedderKind, ForgetRequest, KvInvalidate, KvKeys, KvOptions, Mode, NewRecord, Query, Reembed,
-        Reembedded, SearchResult, TierStatus, embed::CallbackEmbedder, store::Atomicity,
+        Reembedded, SearchResult, TierStatus,
+        embed::{CallbackEmbedder, without_waiting},
+        store::Atomicity,
     },
 };
 use tokio::sync::Semaphore;
@@ -253,6 +255,32 @@ async fn texts_that_are_asked_for_at_once_are_embedded_once() {
         assert_eq!(search.await.unwrap(), Vec::<String>::new());
     }
     assert_eq!(model.texts(), 1);
+}
+
+#[tokio::test]
+async fn a_call_that_holds_up_the_embedder_does_not_wait_for_it() {
+    let (model, directory) = (Model::new(0), tempfile::tempdir().unwrap());
+    let sophia = engine(directory.path(), &model, "m").await;
+    let begin = |text: &'static str| {
+        let sophia = sophia.clone();
+        tokio::spawn(async move { store(&sophia, text).await })
+    };
+    let mut begun = vec![begin("a kitten")];
+    until("it is embedded", async || model.calls() == 1).await;
+    let found =
+        tokio::time::timeout(Duration::from_secs(20), without_waiting(find(&sophia, "a kitten"))).await.unwrap();
+    assert!(found.warnings[0].contains("await the asynchronous method"), "{:?}", found.warnings);
+
+    // All who may embed at once do.
+    begun.extend(["bread", "a physician", "nothing"].map(begin));
+    until("they are embedded", async || model.calls() == 4).await;
+    tokio::time::timeout(Duration::from_secs(20), without_waiting(store(&sophia, "a car"))).await.unwrap();
+    model.answers.add_permits(MANY);
+    for begun in begun {
+        begun.await.unwrap();
+    }
+    assert_eq!(reembed(&sophia, Duration::from_secs(20)).await.left, 0);
+    assert_eq!(contents(&find(&sophia, "an automobile").await)[0], "a car");
 }
 
 #[tokio::test]

@@ -286,6 +286,18 @@ async fn a_probe_that_panics_is_a_failure_of_that_service_alone() {
     assert_eq!((checks["bad"].status, checks["good"].status), (Status::Unhealthy, Status::Healthy));
 }
 
+#[tokio::test]
+async fn a_probe_that_cannot_look_says_nothing_of_its_service() {
+    let sophia = engine();
+    let health = sophia.health();
+    let cannot = || Err(Error::new(ErrorKind::Unsupported, "health.probe", "await the asynchronous method"));
+    health.register(Registration::new("unseen").fail_after(1), says(cannot)).unwrap();
+    let check = health.check("unseen").await.unwrap();
+    assert_eq!((check.status, check.observed), (Status::Unknown, Status::Unknown));
+    assert!(check.detail.as_ref().unwrap().contains("await the asynchronous method"), "{check:?}");
+    assert!(health.alerts(None).is_empty());
+}
+
 #[test]
 fn the_same_history_gives_the_same_verdicts() {
     let replay = || {
@@ -1037,8 +1049,12 @@ async fn what_an_http_service_says_of_itself_is_not_talked_away() {
         ("/without", r#"{"version": "1.2"}"#, Status::Healthy),
         ("/null", r#"{"status": null}"#, Status::Healthy),
     ];
+    let long = format!(r#"{{"status": "down", "checks": ["{}"]}}"#, "x".repeat(100_000));
+    let long_and_mute = format!(r#"{{"checks": ["{}"], "status": "down"}}"#, "x".repeat(100_000));
+    let long = [("/long", long.as_str(), Status::Unhealthy), ("/long-and-mute", &long_and_mute, Status::Healthy)];
+    let answers: Vec<_> = answers.into_iter().chain(long).collect();
     let sophia = engine();
-    for (route, body, _) in answers {
+    for (route, body, _) in answers.clone() {
         Mock::given(path(route)).respond_with(ResponseTemplate::new(200).set_body_string(body)).mount(&server).await;
         let probe = Arc::new(HttpProbe::new(format!("{}{route}", server.uri())).unwrap());
         sophia.health().register(Registration::new(route).fail_after(1), probe).unwrap();

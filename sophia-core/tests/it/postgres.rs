@@ -454,6 +454,35 @@ async fn imports_and_writes_at_once_give_no_number_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_waits_for_one_that_waits_for_it_is_stored_all_the_same() {
+    let server = PostgresServer::start();
+    let sophia = engine(&server, "shared").await;
+    let record = |id: &str, content: &str| NewRecord::new(content).id(id).scope(ada());
+    let first = ["a", "b"].map(|id| record(id, "first"));
+    sophia.memory().store_many(first.to_vec(), Atomicity::Together).await.unwrap();
+
+    let (other, connection) = tokio_postgres::connect(&server.url(), tokio_postgres::NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    other.batch_execute("BEGIN; SELECT 1 FROM shared.records WHERE id = 'b' FOR UPDATE").await.unwrap();
+    let second = ["a", "b"].map(|id| record(id, "second"));
+    let batch = sophia.memory().store_many(second.to_vec(), Atomicity::Together);
+    let against = async {
+        until("the batch waits", async || {
+            let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+            server.run("postgres", waiting) == "1"
+        })
+        .await;
+        // Whoever began to wait first is ended first: the batch.
+        other.batch_execute("UPDATE shared.records SET importance = 0.6 WHERE id = 'a'; COMMIT").await.unwrap();
+    };
+    let (stored, ()) = futures::join!(batch, against);
+    let versions: Vec<_> = stored.unwrap().into_iter().map(|stored| stored.into_result().unwrap().version).collect();
+    assert_eq!(versions, [2, 2]);
+    drop(other);
+    connection.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_derived_is_checked_and_made_anew() {
     let server = PostgresServer::start();
     let (directory, [_, sophia]) = both(&server, "checked").await;

@@ -15,11 +15,15 @@ from .errors import UnsupportedError
 
 Report = Callable[[Any, BaseException | None], None]
 
-WAITED_FOR = ("memory.embed", "health.probe", "health.action")
+EMBED = "memory.embed"
+WAITED_FOR = (EMBED, "health.probe", "health.action")
 """Operations of functions that a synchronous call may wait for."""
 
 _waiting: set[Call] = set()
 """What is to run on a loop and has not begun, of those. Without a lock, which a fork might leave closed: each step is atomic."""
+
+_embedding: set[Call] = set()
+"""What embeds on a loop and is awaited there. Without a lock, as above."""
 
 _blocked: contextvars.ContextVar[asyncio.AbstractEventLoop | None] = contextvars.ContextVar("sophia_blocked", default=None)
 
@@ -48,6 +52,15 @@ def held_up() -> None:
         if call.is_on(loop):
             _waiting.discard(call)
             call.leave_loop()
+
+
+def holds_up_embedding() -> bool:
+    """Whether something embeds on the loop of this thread: a synchronous call that waits for it would wait in vain."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return any(call.is_on(loop) for call in list(_embedding))
 
 
 class MayBlock:
@@ -82,6 +95,19 @@ class OneAtATime(MayBlock):
         finally:
             with self._lock:
                 self._running.discard(arguments)
+
+
+class OneLook(MayBlock):
+    """A look at a service. While one goes on for which nobody waits any more, no other begins: a thread cannot be stopped."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self.late: set[Call] = set()
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.late:
+            raise RuntimeError("the look before, which took too long, has not ended")
+        return self.function(*arguments)
 
 
 class Call:
@@ -134,6 +160,10 @@ class Call:
     def cancel(self) -> None:
         """Cancels the task, if it has begun and not ended; called from any thread."""
         _waiting.discard(self)
+        if self._loop is None and isinstance(self._function, OneLook):
+            self._function.late.add(self)
+            if self._ended:
+                self._function.late.discard(self)
         if self._awaited is not None:
             self._awaited.cancel()
         if self._loop is not None and not self._ended and not self._loop.is_closed():
@@ -147,6 +177,8 @@ class Call:
             value = self._function(*self._arguments)
             if inspect.isawaitable(value):
                 self._task = asyncio.ensure_future(value)
+                if self._operation == EMBED:
+                    _embedding.add(self)
                 self._task.add_done_callback(self._done)
                 return
         except BaseException as raised:  # noqa: BLE001 - whatever it raises belongs to who awaits the answer
@@ -155,6 +187,7 @@ class Call:
             self._end(value, None)
 
     def _done(self, task: asyncio.Future[Any]) -> None:
+        _embedding.discard(self)
         if task.cancelled():
             self._end(None, asyncio.CancelledError())
         elif (raised := task.exception()) is not None:
@@ -187,6 +220,8 @@ class Call:
 
     def _end(self, value: Any, raised: BaseException | None) -> None:
         self._ended = True
+        if isinstance(self._function, OneLook):
+            self._function.late.discard(self)
         self._report(value, raised)
 
 

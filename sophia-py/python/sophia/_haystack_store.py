@@ -31,6 +31,8 @@ FIELD = "haystack"
 TIMES: dict[str, type[date]] = {"$datetime": datetime, "$date": date}
 """What an object stands for that has one of these names alone."""
 DEFAULT_TOP_K = 10
+TRIES = 16
+"""How often a write is tried that others come before."""
 
 Filters = dict[str, Any]
 
@@ -223,12 +225,17 @@ class SophiaDocumentStore:
 
     def _write_new(self, documents: list[Document], policy: DuplicatePolicy) -> Steps[int]:
         """Writes documents that were not there, all or none; looks again where another has written one of them since."""
+        tries = TRIES
         while True:
             items = [{**self._item(document), "if_version": 0} for document in documents]
             try:
                 yield from store_all(self._memory, items, scope=self._scope)
-            except ConflictError:
-                documents = yield from self._new(documents, policy)
+            except ConflictError as error:
+                new = yield from self._new(documents, policy)
+                tries -= len(new) == len(documents)
+                if not _has_changed(error) or tries == 0:
+                    raise
+                documents = new
             else:
                 return len(documents)
 
@@ -260,6 +267,7 @@ class SophiaDocumentStore:
 
     def _update(self, found: Record | None, filters: Filters, meta: dict[str, Any]) -> Steps[bool]:
         """Merges `meta` into one document, if it is there and passes the filters when that is done."""
+        tries = TRIES
         while found is not None:
             document = _document(found)
             if filters and not document_matches_filter(filters, document):
@@ -269,7 +277,10 @@ class SophiaDocumentStore:
             request = self._memory._update(found.id, scope=self._scope, metadata=metadata, if_version=found.version)
             try:
                 yield from call(request)
-            except (ConflictError, NotFoundError):
+            except (ConflictError, NotFoundError) as error:
+                tries -= 1
+                if isinstance(error, ConflictError) and not _has_changed(error) or tries == 0:
+                    raise
                 found = yield from call(self._memory._get(found.id, scope=self._scope))
             else:
                 return True
@@ -344,6 +355,11 @@ def _document(record: Record) -> Document:
 
 def _duplicate(document: Document) -> DuplicateDocumentError:
     return DuplicateDocumentError(f"a document with the id `{document.id}` is there already")
+
+
+def _has_changed(error: ConflictError) -> bool:
+    """Returns whether another has changed a record meanwhile; any other conflict stays."""
+    return "found" in error.context
 
 
 def _written(document: Document) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ._callbacks import MayBlock, OneAtATime
+from ._callbacks import MayBlock, OneAtATime, OneLook
 from ._sophia import Engine, Stream
 from ._wire import Reading, Request, awaited, blocking, given, reader
 from .memory import Seconds, Time
@@ -38,8 +38,11 @@ class Probe:
 
     @staticmethod
     def callback(function: Callable[[], Outcome | Awaitable[Outcome]]) -> Probe:
-        """Calls a function, sync or async. A sync one runs on a thread, so it may block."""
-        return Probe("callback", function=MayBlock(function))
+        """Calls a function, sync or async. A sync one runs on a thread, so it may block.
+
+        A thread cannot be stopped: while a look that took too long goes on there, each further one fails and says so.
+        """
+        return Probe("callback", function=OneLook(function))
 
 
 class HealthEvents:

@@ -8,7 +8,11 @@ use reqwest::{
     Url,
     header::{ACCEPT, HeaderMap, HeaderName, HeaderValue},
 };
-use serde_json::Value;
+use serde::{
+    Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::{Map, Value};
 
 use crate::{
     Error, ErrorKind, Result, Secret,
@@ -17,7 +21,7 @@ use crate::{
     resilience::Deadline,
 };
 
-/// Most of an answer's body that is read: a health document is small.
+/// Most of an answer's body that is read: a health document is small, and says how it is at its beginning.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 const OPERATION: &str = "health.register";
 
@@ -122,7 +126,8 @@ impl Probe for HttpProbe {
                 while let Some(chunk) = chunks.next().await {
                     body.extend_from_slice(&chunk.map_err(unreachable)?);
                     if body.len() > MAX_BODY_BYTES {
-                        return Ok(by_code);
+                        body.truncate(MAX_BODY_BYTES);
+                        break;
                     }
                 }
                 Ok(match said(&body) {
@@ -140,8 +145,9 @@ impl Probe for HttpProbe {
 /// Reads what a body says about the service; `None` where it says nothing.
 fn said(body: &[u8]) -> Option<ProbeOutcome> {
     const MARK: &[u8] = b"\xef\xbb\xbf";
+    let is_whole = body.len() < MAX_BODY_BYTES;
     let body = body.strip_prefix(MARK).unwrap_or(body);
-    let mut document: Value = serde_json::from_slice(body).ok()?;
+    let mut document = if is_whole { serde_json::from_slice(body).ok()? } else { beginning(body) };
     let fields = document.as_object_mut()?;
     ["status", "state", "health"].iter().find_map(|name| fields.get(*name)).filter(|said| !said.is_null())?;
     let outcome = ProbeOutcome::read(&document).or_else(|_| {
@@ -155,6 +161,31 @@ fn said(body: &[u8]) -> Option<ProbeOutcome> {
         outcome
             .unwrap_or_else(|why| ProbeOutcome::new(Status::Unknown).detail(format!("what it says of itself: {why}"))),
     )
+}
+
+/// Reads the fields of an object that are whole, where its end may be missing.
+fn beginning(body: &[u8]) -> Value {
+    struct Fields<'a>(&'a mut Map<String, Value>);
+
+    impl<'de> Visitor<'de> for Fields<'_> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+            while let Some((name, value)) = map.next_entry()? {
+                self.0.insert(name, value);
+            }
+            Ok(())
+        }
+    }
+
+    let mut fields = Map::new();
+    // It fails at the end of what there is.
+    let _ = serde_json::Deserializer::from_slice(body).deserialize_map(Fields(&mut fields));
+    Value::Object(fields)
 }
 
 fn unreachable(error: reqwest::Error) -> Error {

@@ -4,6 +4,7 @@
 //! - `static_model`: [`StaticEmbedder`], the default; needs no download, no key and no network.
 //! - `minilm`: [`MiniLmEmbedder`], the transformer in this process.
 //! - `callback`: [`CallbackEmbedder`], a function. A server's `/embeddings` is spoken by `chat/embedder.rs`.
+//! - [`without_waiting`]: for a call that holds up what the embedder runs on.
 //! - `batch`: how texts are cut into calls, and what an answer must be.
 //! - [`EmbedderConfig`] (`config.rs`): which of them.
 //! - [`WordVectors`]: what gives the vector of a single word, for searches of conversations.
@@ -28,6 +29,8 @@ pub use static_model::{ModelFileError, StaticEmbedder};
 pub use wordpiece::{VocabularyError, WordPiece};
 
 use async_trait::async_trait;
+
+pub use super::embeddings::without_waiting;
 
 /// Cosine below which a text has nothing to do with a question. With the bundled model, 99 of 100 texts that answer a
 /// question lie above it (measured on LoCoMo's development half), and most texts of another subject below. MiniLM's recall was

@@ -29,6 +29,8 @@ use crate::{Error, ErrorKind, Result, Signal, Signals};
 
 /// Service that signals are about.
 pub(super) const SERVICE: &str = "postgres";
+/// Times that a transaction is tried which waits for another that waits for it. Each such pair loses one, so one goes on.
+const TANGLED_TRIES: usize = 4;
 /// Statements that a connection keeps prepared.
 const PREPARED_STATEMENTS: usize = 256;
 /// What every connection is set to, beside its schema. A search by meaning looks at as many vectors as it ranks, and goes on
@@ -404,6 +406,18 @@ impl Session {
         statements.insert(sql.to_owned(), statement.clone());
         Ok(statement)
     }
+}
+
+/// Runs a transaction, and again where Postgres has ended it because it and another waited for each other.
+pub(super) async fn untangled<T, F: Future<Output = Result<T>>>(transaction: impl Fn() -> F) -> Result<T> {
+    let is_tangled = |error: &Error| error.get("postgres") == Some(SqlState::T_R_DEADLOCK_DETECTED.code());
+    for _ in 1..TANGLED_TRIES {
+        match transaction().await {
+            Err(error) if is_tangled(&error) => {}
+            outcome => return outcome,
+        }
+    }
+    transaction().await
 }
 
 /// Reads a column of a row.

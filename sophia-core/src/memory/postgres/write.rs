@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{
     filter::{self, Condition},
     json,
-    link::{Link, Taken, Value, column},
+    link::{Link, Taken, Value, column, untangled},
     micros,
     read::{self, Hold},
     vectors::{Model, Values},
@@ -54,6 +54,14 @@ fn insert_with_vector() -> String {
 pub(super) type Counts = BTreeMap<i64, (i64, i64)>;
 
 pub(super) async fn insert_all(link: &Link, drafts: Vec<Draft>, atomicity: Atomicity) -> Result<Vec<Result<Inserted>>> {
+    if drafts.len() < 2 {
+        return insert_once(link, drafts, atomicity).await;
+    }
+    // Others may hold the same ids in another order.
+    untangled(|| insert_once(link, drafts.clone(), atomicity)).await
+}
+
+async fn insert_once(link: &Link, drafts: Vec<Draft>, atomicity: Atomicity) -> Result<Vec<Result<Inserted>>> {
     const OPERATION: &str = "memory.store";
     let mut models = HashMap::new();
     for vector in drafts.iter().filter_map(|draft| draft.vector.as_ref()) {
@@ -182,13 +190,18 @@ impl Insertion<'_> {
 
     /// Inserts one record, or replaces the one of its id, or finds the same content.
     async fn insert_one(&mut self, wall: i64, draft: Draft) -> Result<Inserted> {
-        if draft.same_content == SameContent::ReturnExisting
-            && let Some(existing) = find_same(self.taken, wall, &draft.record).await?
-        {
-            return Ok(inserted(&existing, false));
+        let key = Key::Id(draft.record.id.clone());
+        if draft.same_content == SameContent::ReturnExisting {
+            hold_content(self.taken, wall, &draft.record).await?;
+            if draft.if_version.is_some() {
+                let existing = read::in_wall(self.taken, &draft.record.scope, &key, Hold::Yes).await?;
+                revise::check(existing.as_ref(), &draft.record, draft.if_version)?;
+            }
+            if let Some(existing) = find_same(self.taken, wall, &draft.record).await? {
+                return Ok(inserted(&existing, false));
+            }
         }
         loop {
-            let key = Key::Id(draft.record.id.clone());
             if let Some(existing) = read::in_wall(self.taken, &draft.record.scope, &key, Hold::Yes).await? {
                 let record = revise::replace(&existing, draft.record, draft.if_version)?;
                 replace(self.taken, wall, &existing, &record, &mut self.counts).await?;
@@ -196,7 +209,7 @@ impl Insertion<'_> {
                 set_vector(self.taken, record.seq, record.scope.tenant.as_deref(), vector).await?;
                 return Ok(inserted(&record, false));
             }
-            revise::first(&draft.record, draft.if_version)?;
+            revise::check(None, &draft.record, draft.if_version)?;
             if let Some((seq, length)) = self.send(wall, &draft).await? {
                 count(&mut self.counts, wall, 1, length);
                 return Ok(inserted(&Record { seq, version: 1, ..draft.record }, true));
@@ -273,11 +286,15 @@ fn inserted(record: &Record, created: bool) -> Inserted {
     Inserted { id: record.id.clone(), seq: record.seq, version: record.version, created, expires_at: record.expires_at }
 }
 
+/// Lets whoever stores the same content at the same time wait, so that they find it.
+async fn hold_content(taken: &Taken, wall: i64, record: &Record) -> Result<()> {
+    let hash = content_hash(&record.content);
+    let place = i64::from_le_bytes(hash[..8].try_into().unwrap_or_default()) ^ wall;
+    taken.query("SELECT pg_advisory_xact_lock($1)", &[&place]).await.map(drop)
+}
+
 async fn find_same(taken: &Taken, wall: i64, record: &Record) -> Result<Option<Record>> {
     let hash = content_hash(&record.content);
-    // Who stores the same content at the same time waits, and finds it.
-    let place = i64::from_le_bytes(hash[..8].try_into().unwrap_or_default()) ^ wall;
-    taken.query("SELECT pg_advisory_xact_lock($1)", &[&place]).await?;
     let sql = format!(
         "SELECT {} FROM {} WHERE r.wall = $1 AND r.hash = $2 AND r.kind = $3 AND r.session IS NOT DISTINCT FROM $4 \
          AND r.agent IS NOT DISTINCT FROM $5 AND NOT r.archived AND (r.expires_at IS NULL OR r.expires_at > $6) \
@@ -370,6 +387,10 @@ pub(super) async fn replace(taken: &Taken, wall: i64, old: &Record, new: &Record
 }
 
 pub(super) async fn delete(link: &Link, filter: &Filter, depth: Depth) -> Result<u64> {
+    untangled(|| delete_once(link, filter, depth)).await
+}
+
+async fn delete_once(link: &Link, filter: &Filter, depth: Depth) -> Result<u64> {
     let taken = link.begin("memory.delete").await?;
     let condition = filter::condition(&taken, filter).await?;
     if condition.is_empty() {

@@ -50,18 +50,22 @@ fn in_savepoint<T>(connection: &Connection, work: impl FnOnce() -> Result<T>) ->
 fn insert(connection: &Connection, draft: Draft) -> Result<Inserted> {
     let mut record = draft.record;
     let wall = filter::make_wall(connection, &record.scope)?;
-    if draft.same_content == SameContent::ReturnExisting
-        && let Some(existing) = find_same(connection, wall, &record)?
-    {
-        return Ok(inserted(&existing, false));
+    let of_its_id = |record: &Record| read::in_wall(connection, &record.scope, &Key::Id(record.id.clone()));
+    if draft.same_content == SameContent::ReturnExisting {
+        if draft.if_version.is_some() {
+            revise::check(of_its_id(&record)?.as_ref(), &record, draft.if_version)?;
+        }
+        if let Some(existing) = find_same(connection, wall, &record)? {
+            return Ok(inserted(&existing, false));
+        }
     }
-    if let Some(existing) = read::in_wall(connection, &record.scope, &Key::Id(record.id.clone()))? {
+    if let Some(existing) = of_its_id(&record)? {
         let record = revise::replace(&existing, record, draft.if_version)?;
         replace(connection, wall, &existing, &record)?;
         set_vector(connection, wall, record.seq, draft.vector.as_ref())?;
         return Ok(inserted(&record, false));
     }
-    revise::first(&record, draft.if_version)?;
+    revise::check(None, &record, draft.if_version)?;
     record.version = 1;
     record.seq = insert_row(connection, wall, &record, None)?;
     index(connection, wall, &record)?;

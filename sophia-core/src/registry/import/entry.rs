@@ -154,10 +154,18 @@ impl Entry {
         }
         let most = take(&["max_connections", "maxConnections", "max_concurrent"]).and_then(|most| most.as_u64());
         server.max_connections = most.and_then(|most| usize::try_from(most).ok());
-        let milliseconds = take(&["timeout_ms", "timeoutMs"]).and_then(|value| timeout(&value, Unit::Milliseconds));
-        let seconds = take(&["timeout_seconds", "timeoutSeconds"]).and_then(|value| timeout(&value, Unit::Seconds));
-        let guessed = take(&["timeout"]).and_then(|value| timeout(&value, Unit::Guessed));
-        server.timeout = milliseconds.or(seconds).or(guessed);
+        let times = [
+            (Unit::Milliseconds, &["timeout_ms", "timeoutMs"][..]),
+            (Unit::Seconds, &["timeout_seconds", "timeoutSeconds"]),
+            (Unit::Guessed, &["timeout"]),
+        ];
+        for (unit, names) in times {
+            let Some(value) = take(names) else { continue };
+            match timeout(&value, unit) {
+                Some(time) => server.timeout = server.timeout.or(Some(time)),
+                None => self.warnings.push(format!("`{}`: `{}` is no time: not used", server.id, names[0])),
+            }
+        }
         let off = |value: Option<Value>, meaning: bool| value.and_then(|value| value.as_bool()) == Some(meaning);
         self.disabled = off(take(&["disabled"]), true) || off(take(&["enabled", "active"]), false);
         take(&["description", "purpose"]);
@@ -174,40 +182,64 @@ impl Entry {
     /// `server.json` of the public registry, schema 2025-12-11: the first remote, else the first package.
     fn official(&mut self, object: &Map<String, Value>) -> Result<(), String> {
         self.server.name = object.get("title").and_then(word);
-        if let Some(remote) = object.get("remotes").and_then(|remotes| remotes.get(0)) {
-            self.server.url = remote.get("url").and_then(word);
-            self.server.transport = remote.get("type").and_then(Value::as_str).map(transport).transpose()?;
-            for header in remote.get("headers").and_then(Value::as_array).into_iter().flatten() {
-                let Some(name) = header.get("name").and_then(Value::as_str) else { continue };
-                let value = header.get("value").and_then(word).unwrap_or_else(|| placeholder(name));
-                self.server.headers.insert(name.to_owned(), Secret::new(value));
-            }
-        } else if let Some(package) = object.get("packages").and_then(|packages| packages.get(0)) {
-            let field = |name: &str| package.get(name).and_then(Value::as_str);
-            let identifier = field("identifier").ok_or("`packages[0].identifier` is required")?;
-            let version = field("version");
-            let at = |separator: &str| version.map_or(identifier.to_owned(), |v| format!("{identifier}{separator}{v}"));
-            let (command, args) = match field("registryType") {
-                Some("npm") => ("npx", vec!["-y".to_owned(), at("@")]),
-                Some("pypi") => ("uvx", vec![at("==")]),
-                Some("oci") => {
-                    ("docker", ["run", "-i", "--rm"].map(str::to_owned).into_iter().chain([at(":")]).collect())
-                }
-                other => return Err(format!("packages of type `{}` cannot be started", other.unwrap_or("?"))),
-            };
-            (self.server.command, self.server.args) = (Some(command.to_owned()), args);
-            for argument in package.get("packageArguments").and_then(Value::as_array).into_iter().flatten() {
-                self.server.args.extend(argument.get("name").and_then(word));
-                self.server.args.extend(argument.get("value").and_then(word));
-            }
-            for variable in package.get("environmentVariables").and_then(Value::as_array).into_iter().flatten() {
-                let Some(name) = variable.get("name").and_then(Value::as_str) else { continue };
-                let value = ["value", "default"].iter().find_map(|field| word(variable.get(*field)?));
-                self.server.env.insert(name.to_owned(), Secret::new(value.unwrap_or_else(|| placeholder(name))));
-            }
+        let first = |field: &str| object.get(field).and_then(|list| list.get(0));
+        match (first("remotes"), first("packages")) {
+            (Some(remote), _) => self.remote(remote)?,
+            (None, Some(package)) => self.package(package)?,
+            (None, None) => {}
         }
         if self.server.transport().is_none() {
             return Err("has neither a remote nor a package".to_owned());
+        }
+        Ok(())
+    }
+
+    fn remote(&mut self, remote: &Value) -> Result<(), String> {
+        self.server.url = remote.get("url").and_then(word).map(|url| filled(&url, remote));
+        self.server.transport = remote.get("type").and_then(Value::as_str).map(transport).transpose()?;
+        for header in inputs(remote, "headers") {
+            let Some(name) = header.get("name").and_then(Value::as_str) else { continue };
+            let value = given(header).unwrap_or_else(|| placeholder(name));
+            self.server.headers.insert(name.to_owned(), Secret::new(value));
+        }
+        Ok(())
+    }
+
+    fn package(&mut self, package: &Value) -> Result<(), String> {
+        let spoken = package.get("transport").filter(|spoken| {
+            spoken.get("type").and_then(Value::as_str).is_some_and(|word| transport(word) != Ok(Transport::Stdio))
+        });
+        if let Some(spoken) = spoken {
+            self.remote(spoken)?;
+            if self.server.url.is_none() {
+                return Err("a package that does not speak over stdio needs `transport.url`".to_owned());
+            }
+            self.warnings.push(format!(
+                "`{}`: its package speaks over HTTP and is not started here; it must be running at its URL",
+                self.server.id
+            ));
+            return Ok(());
+        }
+        let field = |name: &str| package.get(name).and_then(Value::as_str);
+        let identifier = field("identifier").ok_or("`packages[0].identifier` is required")?;
+        let version = field("version");
+        let at = |separator: &str| version.map_or(identifier.to_owned(), |v| format!("{identifier}{separator}{v}"));
+        let (command, own, place): (_, &[&str], _) = match field("registryType") {
+            Some("npm") => ("npx", &["-y"], at("@")),
+            Some("pypi") => ("uvx", &[], at("==")),
+            Some("oci") => ("docker", &["run", "-i", "--rm"], at(":")),
+            other => return Err(format!("packages of type `{}` cannot be started", other.unwrap_or("?"))),
+        };
+        let mut args: Vec<String> = own.iter().map(|arg| (*arg).to_owned()).collect();
+        // What is given to each is given once.
+        args.extend(arguments(package, "runtimeArguments").filter(|arg| !own.contains(&arg.as_str())));
+        args.push(place);
+        args.extend(arguments(package, "packageArguments"));
+        (self.server.command, self.server.args) = (Some(command.to_owned()), args);
+        for variable in inputs(package, "environmentVariables") {
+            let Some(name) = variable.get("name").and_then(Value::as_str) else { continue };
+            let value = given(variable).unwrap_or_else(|| placeholder(name));
+            self.server.env.insert(name.to_owned(), Secret::new(value));
         }
         Ok(())
     }
@@ -225,6 +257,31 @@ impl Entry {
                 .push(format!("`{}`: the variable `{names}` is not set; calls will fail until it is", server.id));
         }
     }
+}
+
+/// Returns the inputs that a part of a `server.json` lists.
+fn inputs<'a>(part: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
+    part.get(field).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// Returns the words of a list of arguments.
+fn arguments(package: &Value, field: &str) -> impl Iterator<Item = String> {
+    inputs(package, field).flat_map(|argument| [argument.get("name").and_then(word), given(argument)]).flatten()
+}
+
+/// Returns what an input of a `server.json` is set to, or its default.
+fn given(input: &Value) -> Option<String> {
+    let value = ["value", "default"].iter().find_map(|field| word(input.get(*field)?))?;
+    Some(filled(&value, input))
+}
+
+/// Puts the variables of an input in their places: `{name}`.
+fn filled(text: &str, input: &Value) -> String {
+    let variables = input.get("variables").and_then(Value::as_object);
+    variables.into_iter().flatten().fold(text.to_owned(), |text, (name, variable)| {
+        let value = ["value", "default"].iter().find_map(|field| word(variable.get(*field)?));
+        text.replace(&format!("{{{name}}}"), &value.unwrap_or_else(|| placeholder(name)))
+    })
 }
 
 fn port(value: &Value) -> Result<u16, String> {
@@ -405,5 +462,43 @@ mod tests {
         assert_eq!(server.env["ACME_TOKEN"].expose(), "${ACME_TOKEN}");
         let remote = json!({"remotes": [{"type": "streamable-http", "url": "https://x.example/mcp"}]});
         assert_eq!(entry(remote).unwrap().server.transport, Some(Transport::Http));
+    }
+
+    #[test]
+    fn the_official_form_is_filled_with_its_defaults() {
+        let package = json!({"registryType": "oci", "identifier": "acme/x", "version": "1", "transport": {"type": "stdio"},
+            "runtimeArguments": [{"type": "named", "name": "--rm"}, {"type": "named", "name": "--mount",
+                "value": "src={dir},dst=/data", "variables": {"dir": {"default": "/tmp/x"}}}],
+            "packageArguments": [{"type": "positional", "default": "serve"}, {"type": "named", "name": "--port",
+                "value": 1, "default": 2}]});
+        let server = entry(json!({"packages": [package]})).unwrap().server;
+        let expected = "run -i --rm --mount src=/tmp/x,dst=/data acme/x:1 serve --port 1";
+        assert_eq!((server.command.as_deref(), server.args.join(" ")), (Some("docker"), expected.to_owned()));
+
+        let variables = json!({"tenant": {"default": "acme"}, "zone": {}});
+        let url = "https://{tenant}.example/{zone}/{other}";
+        let remote = json!({"type": "streamable-http", "url": url, "variables": variables,
+            "headers": [{"name": "X-Tier", "default": "free"}]});
+        let server = entry(json!({"remotes": [remote.clone()]})).unwrap().server;
+        assert_eq!(server.url.as_deref(), Some("https://acme.example/${ZONE}/{other}"));
+        assert_eq!(server.headers["X-Tier"].expose(), "free");
+
+        // What speaks over HTTP is not started as if it spoke over its streams.
+        let package = json!({"registryType": "npm", "identifier": "@acme/x", "transport": remote});
+        let read = entry(json!({"packages": [package]})).unwrap();
+        assert_eq!((read.server.command, read.server.transport), (None, Some(Transport::Http)));
+        assert_eq!(read.server.url.as_deref(), Some("https://acme.example/${ZONE}/{other}"));
+        assert!(read.warnings[0].contains("must be running"), "{:?}", read.warnings);
+        let package = json!({"registryType": "npm", "identifier": "@acme/x", "transport": {"type": "sse"}});
+        assert!(entry(json!({"packages": [package]})).unwrap_err().contains("`transport.url`"));
+    }
+
+    #[test]
+    fn a_timeout_that_is_none_is_told() {
+        for (name, value) in [("timeout", json!(-5)), ("timeout", json!("abc")), ("timeout_ms", json!([1]))] {
+            let read = entry(json!({"port": 1, name: value})).unwrap();
+            let told = read.warnings.iter().any(|warning| warning.contains(&format!("`{name}` is no time")));
+            assert!(told && read.server.timeout.is_none(), "{:?}", read.warnings);
+        }
     }
 }

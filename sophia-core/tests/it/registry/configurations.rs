@@ -76,6 +76,59 @@ async fn a_source_that_is_loaded_again_takes_out_what_it_alone_has_named() {
 }
 
 #[tokio::test]
+async fn a_source_that_is_loaded_again_takes_back_what_it_alone_has_said() {
+    let sophia = sophia();
+    let registry = sophia.registry();
+    let load = async |source: &str, server: Value| {
+        let config = json!({"mcpServers": {"x": server}});
+        registry.load(Load::value(config).source(source)).await.unwrap()
+    };
+    let headers = || -> Vec<String> {
+        let headers = registry.get("x").unwrap().headers;
+        headers.iter().map(|(name, value)| format!("{name}: {}", value.expose())).collect()
+    };
+    let url = "http://127.0.0.1:1";
+    let much = json!({"url": url, "headers": {"Authorization": "Bearer OLD"}, "capabilities": ["c"], "timeout": 3});
+    load("a", much.clone()).await;
+    let report = load("a", json!({"url": url})).await;
+    assert_eq!((report.updated, report.removed), (vec!["x".to_owned()], vec![]));
+    let x = registry.get("x").unwrap();
+    assert!(headers().is_empty() && x.capabilities.is_empty() && x.timeout.is_none(), "{x:?}");
+
+    // What another source says stays, before and after.
+    load("b", json!({"url": url, "headers": {"X-Team": "b"}, "capabilities": ["d"]})).await;
+    load("a", much.clone()).await;
+    assert_eq!(headers(), ["Authorization: Bearer OLD", "X-Team: b"]);
+    load("a", json!({"url": url})).await;
+    assert_eq!(
+        (headers(), registry.get("x").unwrap().capabilities),
+        (vec!["X-Team: b".to_owned()], vec!["d".to_owned()])
+    );
+
+    // Where another source still names a server that this one no longer does.
+    load("a", much.clone()).await;
+    let report = registry.load(Load::value(json!({"mcpServers": {}})).source("a")).await.unwrap();
+    assert_eq!((report.updated, report.removed), (vec!["x".to_owned()], vec![]));
+    assert_eq!(headers(), ["X-Team: b"]);
+
+    // An entry that is wrong takes nothing back.
+    load("a", much.clone()).await;
+    assert_eq!(load("a", json!({"url": 5})).await.errors.len(), 1);
+    assert_eq!(headers(), ["Authorization: Bearer OLD", "X-Team: b"]);
+
+    // What was set by hand stays, and takes the place of all that was said before.
+    let mut mine = Server::new("x").url(url);
+    mine.headers.insert("X-Mine".to_owned(), sophia_core::Secret::new("1"));
+    registry.register(mine).unwrap();
+    load("a", json!({"url": url})).await;
+    assert_eq!(headers(), ["X-Mine: 1"]);
+    load("a", much).await;
+    assert_eq!(headers(), ["Authorization: Bearer OLD", "X-Mine: 1"]);
+    load("a", json!({"url": url})).await;
+    assert_eq!(headers(), ["X-Mine: 1"]);
+}
+
+#[tokio::test]
 async fn files_are_read_as_json_with_comments_and_as_yaml() {
     let (dir, sophia) = (tempfile::tempdir().unwrap(), sophia());
     let file = |name: &str, text: &str| {
