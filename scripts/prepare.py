@@ -122,7 +122,8 @@ def python_packages(requirements: Iterable[str], *, no_deps: bool = False) -> No
     wanted = {f"{requirement} @ {hash_of(pins)}": requirement for requirement in requirements}
     if set(wanted) <= set(known):
         return
-    options = ["--quiet", "--disable-pip-version-check", *(["--no-deps"] if no_deps else [])]
+    # What is imported is compiled then: most of it never is.
+    options = ["--quiet", "--disable-pip-version-check", "--no-compile", *(["--no-deps"] if no_deps else [])]
     pip = [str(VENV_BIN / "python"), "-m", "pip", "install", *options, "--constraint", str(CONSTRAINTS)]
     install([*pip, *wanted.values()])
     note.write_text("\n".join(sorted(set(known) | set(wanted))) + "\n")
