@@ -223,14 +223,14 @@ impl ByteVectors {
         LOWER_DEVIATION * scales / near.len().max(1) as f32
     }
 
-    /// Writes what the first dimensions give of the cosines, by the upper halves alone.
-    pub fn front_cosines(&self, needle: &Needle, first: usize, out: &mut [f32]) {
-        let raised = RAISED_UPPER * needle.sides[FRONT].sum as f32;
+    /// Writes what the upper halves of a plane give of the cosines.
+    pub fn upper_cosines(&self, needle: &Needle, plane: usize, first: usize, out: &mut [f32]) {
+        let raised = RAISED_UPPER * needle.sides[plane].sum as f32;
         each(out, first, |at, out| {
-            let mut front = [0; CHUNK_ROWS];
-            self.dots(needle, FRONT, at, &mut front[..out.len()]);
-            for ((out, front), scale) in out.iter_mut().zip(front).zip(&self.scales[at..]) {
-                *out = ((16 * front) as f32 - raised) * scale * needle.scale;
+            let mut dots = [0; CHUNK_ROWS];
+            self.dots(needle, plane, at, &mut dots[..out.len()]);
+            for ((out, dot), scale) in out.iter_mut().zip(dots).zip(&self.scales[at..]) {
+                *out = ((16 * dot) as f32 - raised) * scale * needle.scale;
             }
         });
     }
@@ -248,12 +248,7 @@ impl ByteVectors {
         }
     }
 
-    /// Returns whether there is a vector at a place of which the second half of the dimensions says more than the first one.
-    pub fn is_back_heavy(&self, place: usize) -> bool {
-        self.back_heavy.has(place)
-    }
-
-    /// Returns the places of such vectors, ascending.
+    /// Returns the places of vectors of which the second half of the dimensions says more than the first one.
     pub fn back_heavy(&self) -> &Bits {
         &self.back_heavy
     }
@@ -410,7 +405,7 @@ mod tests {
             let (mut exact, mut rough, mut front) = ([9.0; 5], [9.0; 5], [9.0; 5]);
             kept.cosines(&needle, 0, &mut exact);
             kept.rough_cosines(&needle, 0, &mut rough);
-            kept.front_cosines(&needle, 0, &mut front);
+            kept.upper_cosines(&needle, FRONT, 0, &mut front);
             let (query, query_scale) = quantize(query);
             for (place, row) in rows.iter().enumerate() {
                 let (row, scale) = quantize(row);

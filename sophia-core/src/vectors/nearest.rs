@@ -78,7 +78,7 @@ impl ByteVectors {
     /// lets go of what is near.
     fn rough_by_front(&self, needle: &Needle, count: usize, enough: usize, may: impl Fn(u32) -> bool) -> Option<Best> {
         let mut chunks = [(0.0, None); LEAST_CHUNKS];
-        let compare = |first: usize, cosines: &mut [f32]| self.front_cosines(needle, first, cosines);
+        let compare = |first: usize, cosines: &mut [f32]| self.upper_cosines(needle, FRONT, first, cosines);
         let note = |first: usize, least: f32| {
             // The greatest of them stands last.
             if least < chunks[LEAST_CHUNKS - 1].0 {
@@ -88,7 +88,7 @@ impl ByteVectors {
         };
         let sample = self.sample(needle);
         let guess = Best { floor: self.guess_floor(&sample, enough * GUESS_MORE), ..Best::new(enough) };
-        let says_most = |place: u32| !self.is_back_heavy(place as usize);
+        let says_most = |place: u32| !self.back_heavy().has(place as usize);
         let mut kept = self.look_through(guess, |place| says_most(place) && may(place), compare, note).kept;
         if kept.len() < enough {
             return None;
@@ -121,13 +121,13 @@ impl ByteVectors {
     /// Compares some chunks, evenly over all, in both ways.
     fn sample(&self, needle: &Needle) -> Vec<Sampled> {
         let mut sample = Vec::with_capacity(GUESS_CHUNKS * CHUNK_ROWS);
-        let (mut front, mut rough) = ([0.0; CHUNK_ROWS], [0.0; CHUNK_ROWS]);
+        let (mut front, mut back) = ([0.0; CHUNK_ROWS], [0.0; CHUNK_ROWS]);
         for number in 0..GUESS_CHUNKS {
             let first = number * (self.len() - CHUNK_ROWS) / (GUESS_CHUNKS - 1);
-            self.front_cosines(needle, first, &mut front);
-            self.rough_cosines(needle, first, &mut rough);
-            let cosines = front.iter().zip(rough).zip(first as u32..);
-            sample.extend(cosines.map(|((front, rough), place)| Sampled { place, front: *front, rough }));
+            self.upper_cosines(needle, FRONT, first, &mut front);
+            self.upper_cosines(needle, BACK, first, &mut back);
+            let cosines = front.iter().zip(back).zip(first as u32..);
+            sample.extend(cosines.map(|((front, back), place)| Sampled { place, front: *front, rough: front + back }));
         }
         sample
     }
