@@ -8,7 +8,7 @@ help:
 	@echo 'make demo ONCE=1      the same, and end after the walk'
 	@echo 'make demo PORT=8123   on another port'
 	@echo 'make test             everything that must hold before a change is merged'
-	@echo 'make test ONLY="clippy pytest"   some of its steps; `make test ONLY=list` names them'
+	@echo 'make test ONLY="rust pytest"   some of its steps; `make test ONLY=list` names them'
 
 demo:
 	@PORT="$(PORT)" ONCE="$(ONCE)" MODEL="$(MODEL)" $(PYTHON) scripts/demo.py
