@@ -4,7 +4,7 @@
 //! |---|---|
 //! | the tables | `schema.sql`, `derived.sql` |
 //! | how a file is opened, and which are refused | `open.rs` |
-//! | who runs the statements | `threads.rs` |
+//! | who runs the statements, and with which connections | `threads.rs`, `readers.rs` |
 //! | records: write, read, search | `write.rs`, `read.rs`, `search.rs`, `filter.rs`, `postings.rs` |
 //! | vectors in memory, kept up to date, and as files | `vectors.rs`, `block_files.rs` |
 //! | records that are to be embedded anew, and who does it | `stale.rs`, `leases.rs` |
@@ -33,6 +33,7 @@ mod nodes;
 mod open;
 mod postings;
 mod read;
+mod readers;
 mod search;
 mod stale;
 mod store;

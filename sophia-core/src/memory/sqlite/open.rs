@@ -28,7 +28,7 @@ const LATER_TABLES: [(&str, &str); 3] = [
 ];
 
 /// How long to wait for another process that holds the write lock.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often, and after what pause, a file that looks foreign is looked at again.
 const SETTLE_TRIES: usize = 5;
 const SETTLE_DELAY: Duration = Duration::from_millis(20);

@@ -1,21 +1,35 @@
-//! The threads that own the connections: one writes, several read.
+//! Who runs the statements: a thread that writes, threads that read, and calls that are alone.
 //!
 //! The writer takes all jobs that wait and commits them together: under load, many calls share one commit. Each job runs
 //! in a savepoint, so that one that fails takes back only what is its own. Nothing is reported before the commit.
+//!
+//! A call beside which there is no other runs where it was made, if it may hold up that thread: to wake another one, and to be
+//! woken by it, takes longer than most calls do.
 
 use std::{
+    future, mem,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
     thread,
+    time::Duration,
 };
 
 use parking_lot::{Condvar, Mutex};
-use rusqlite::{Connection, TransactionBehavior};
-use tokio::sync::{mpsc, oneshot};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tokio::{
+    runtime::{self, Handle, RuntimeFlavor},
+    sync::{mpsc, oneshot},
+    task,
+};
 
 use super::{
     internal,
     open::{self, Place},
+    readers::Readers,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -33,7 +47,20 @@ pub(super) struct Threads {
     readers: Option<mpsc::Sender<Read>>,
     writing: thread::JoinHandle<()>,
     reading: Vec<thread::JoinHandle<()>>,
-    opened: Arc<Opened>,
+    shared: Arc<Shared>,
+}
+
+/// What the threads, and calls that run by themselves, have in common.
+#[derive(Debug)]
+struct Shared {
+    opened: Opened,
+    /// The connection that writes; `None` before it is open, and when it is closed.
+    writer: Mutex<Option<Connection>>,
+    /// `None` where the one that writes is the only one.
+    readers: Option<Readers>,
+    /// Calls that write, and calls that read, from their beginning to their end.
+    writes: AtomicUsize,
+    reads: AtomicUsize,
 }
 
 type Read = Box<dyn FnOnce(Result<&Connection>) + Send>;
@@ -108,66 +135,60 @@ impl Opened {
 impl Threads {
     /// Starts the threads; the file is opened by the writer, so that the caller does not wait for the disk.
     pub(super) fn start(place: &Place) -> Result<Threads> {
+        let count = thread::available_parallelism().map_or(2, |count| count.get().clamp(2, READERS));
+        let shared = Arc::new(Shared {
+            opened: Opened::default(),
+            writer: Mutex::default(),
+            readers: place.file().map(|path| Readers::new(path, count)),
+            writes: AtomicUsize::new(0),
+            reads: AtomicUsize::new(0),
+        });
         let (writer, tasks) = mpsc::channel(QUEUE);
-        let opened = Arc::new(Opened::default());
         let writing = spawn("sophia-memory-writer", {
-            let (place, opened) = (place.clone(), opened.clone());
-            move || write_all(&place, tasks, &opened)
+            let (place, shared) = (place.clone(), shared.clone());
+            move || write_all(&place, tasks, &shared)
         })?;
-        let mut reading = Vec::new();
-        let readers = match place.file() {
-            None => None,
-            Some(path) => {
-                let (readers, reads) = mpsc::channel(QUEUE);
-                let reads: Arc<Mutex<mpsc::Receiver<Read>>> = Arc::new(Mutex::new(reads));
-                let count = thread::available_parallelism().map_or(2, |count| count.get().clamp(2, READERS));
-                for _ in 0..count {
-                    let (path, opened, reads) = (path.clone(), opened.clone(), reads.clone());
-                    reading.push(spawn("sophia-memory-reader", move || {
-                        let open = || opened.wait().and_then(|()| open::open_reader(&path));
-                        let mut connection = open();
-                        while let Some(read) = next(&reads) {
-                            // Most often there were no file descriptors left, and there are again.
-                            if connection.is_err() {
-                                connection = open();
-                            }
-                            read(connection.as_ref().map_err(Error::clone));
-                        }
-                    })?);
-                }
-                Some(readers)
+        let (mut reading, mut readers) = (Vec::new(), None);
+        if shared.readers.is_some() {
+            let (sender, reads) = mpsc::channel(QUEUE);
+            let reads: Arc<Mutex<mpsc::Receiver<Read>>> = Arc::new(Mutex::new(reads));
+            for _ in 0..count {
+                let (shared, reads) = (shared.clone(), reads.clone());
+                reading.push(spawn("sophia-memory-reader", move || read_all(&reads, &shared))?);
             }
-        };
-        Ok(Threads { writer, readers, writing, reading, opened })
+            readers = Some(sender);
+        }
+        Ok(Threads { writer, readers, writing, reading, shared })
     }
 
     /// Returns whether these threads can still be used: not so after a failure to open.
     pub(super) fn is_usable(&self) -> bool {
-        !self.writer.is_closed() && !matches!(&*self.opened.outcome.lock(), Some(Err(_)))
+        !self.writer.is_closed() && !matches!(&*self.shared.opened.outcome.lock(), Some(Err(_)))
     }
 
     pub(super) fn sender(&self) -> Sender {
-        Sender { writer: self.writer.clone(), readers: self.readers.clone(), opened: self.opened.clone() }
+        Sender { writer: self.writer.clone(), readers: self.readers.clone(), shared: self.shared.clone() }
     }
 
     /// Lets the threads finish what is queued, and waits for them. The one that writes ends last: only the last connection
     /// removes the log.
     pub(super) fn join(self) {
-        let Threads { writer, readers, writing, reading, .. } = self;
+        let Threads { writer, readers, writing, reading, shared } = self;
         drop(readers);
         // A thread that panicked has nothing left to flush.
         reading.into_iter().for_each(|thread| drop(thread.join()));
+        shared.readers.iter().for_each(Readers::close);
         drop(writer);
         drop(writing.join());
     }
 }
 
-/// Hands jobs to the threads.
+/// Runs jobs, or hands them to the threads.
 #[derive(Debug, Clone)]
 pub(super) struct Sender {
     writer: mpsc::Sender<Task>,
     readers: Option<mpsc::Sender<Read>>,
-    opened: Arc<Opened>,
+    shared: Arc<Shared>,
 }
 
 impl Sender {
@@ -180,6 +201,12 @@ impl Sender {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
+        let call = Call::begin(&self.shared.writes);
+        let work = if call.may_run_here().await { self.write_here(work) } else { Err(work) };
+        let work = match work {
+            Ok(outcome) => return outcome,
+            Err(work) => work,
+        };
         let (reply, outcome) = oneshot::channel();
         let job = WriteJob { work: Some(work), outcome: None, reply };
         self.writer.send(Task::Write(Box::new(job))).await.map_err(|_| self.closed())?;
@@ -192,19 +219,59 @@ impl Sender {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
+        let call = Call::begin(&self.shared.reads);
+        let work = if call.may_run_here().await { self.read_here(work) } else { Err(work) };
+        let work = match work {
+            Ok(outcome) => return outcome,
+            Err(work) => work,
+        };
         let (reply, outcome) = oneshot::channel();
         let read: Read = Box::new(move |connection| {
-            let result = connection.and_then(|connection| {
-                let snapshot = connection.unchecked_transaction().map_err(internal("memory.read"))?;
-                caught(|| work(&snapshot))
-            });
-            let _ = reply.send(result);
+            let _ = reply.send(connection.and_then(|connection| in_snapshot(connection, work)));
         });
         match &self.readers {
             Some(readers) => readers.send(read).await.map_err(|_| self.closed())?,
             None => self.writer.send(Task::Read(read)).await.map_err(|_| self.closed())?,
         }
         outcome.await.map_err(|_| self.closed())?
+    }
+
+    /// Commits `work` by itself, before this returns; hands it back where the writer has something to do.
+    fn write_here<T, F>(&self, work: F) -> Result<Result<T>, F>
+    where
+        F: FnOnce(&Connection) -> Result<T>,
+    {
+        let Some(writer) = self.shared.writer.try_lock() else { return Err(work) };
+        match writer.as_ref().filter(|_| self.has_nothing_to_write()) {
+            Some(connection) => task::block_in_place(|| match begin_at_once(connection) {
+                Ok(transaction) => Ok(commit_one(transaction, work)),
+                // Another process writes: the thread waits for it. Whatever else it is, it will meet as well.
+                Err(_) => Err(work),
+            }),
+            None => Err(work),
+        }
+    }
+
+    /// Reads before this returns; hands `work` back where no connection is free.
+    fn read_here<T, F>(&self, work: F) -> Result<Result<T>, F>
+    where
+        F: FnOnce(&Connection) -> Result<T>,
+    {
+        let Some(readers) = &self.shared.readers else {
+            let Some(writer) = self.shared.writer.try_lock() else { return Err(work) };
+            return match writer.as_ref().filter(|_| self.has_nothing_to_write()) {
+                Some(connection) => Ok(task::block_in_place(|| in_snapshot(connection, work))),
+                None => Err(work),
+            };
+        };
+        let Some(connection) = readers.try_take() else { return Err(work) };
+        let outcome = task::block_in_place(|| in_snapshot(&connection, work));
+        readers.give_back(connection);
+        Ok(outcome)
+    }
+
+    fn has_nothing_to_write(&self) -> bool {
+        self.writer.capacity() == QUEUE
     }
 
     /// Runs `work` on a reading thread when one has time; not at all where too much waits already.
@@ -248,7 +315,7 @@ impl Sender {
 
     /// Says why the threads take no job: the file could not be opened, or was closed.
     fn closed(&self) -> Error {
-        match &*self.opened.outcome.lock() {
+        match &*self.shared.opened.outcome.lock() {
             Some(Err(error)) => error.clone(),
             _ => closed(),
         }
@@ -261,9 +328,68 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::Joi
     })
 }
 
+/// One call, from its beginning to its end.
+struct Call<'a>(&'a AtomicUsize);
+
+impl Call<'_> {
+    /// Begins one of the calls that are counted there.
+    fn begin(calls: &AtomicUsize) -> Call<'_> {
+        calls.fetch_add(1, Ordering::Relaxed);
+        Call(calls)
+    }
+
+    /// Returns whether this call is the only one, and made where it may hold up the thread. Those that are made in one go are
+    /// begun before the first of them is answered.
+    async fn may_run_here(&self) -> bool {
+        let is_in = |runtime: &Handle| runtime.runtime_flavor() == RuntimeFlavor::MultiThread;
+        if !Handle::try_current().as_ref().is_ok_and(is_in) {
+            return false;
+        }
+        let mut is_first = true;
+        future::poll_fn(|context| match mem::take(&mut is_first) {
+            true => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            false => Poll::Ready(()),
+        })
+        .await;
+        self.0.load(Ordering::Relaxed) == 1 && runtime::worker_index().is_some()
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn read_all(reads: &Mutex<mpsc::Receiver<Read>>, shared: &Shared) {
+    // Only threads of a store that has readers read.
+    let Some(readers) = &shared.readers else { return };
+    let opened = shared.opened.wait();
+    if opened.is_ok() {
+        readers.open_ahead();
+    }
+    while let Some(read) = next(reads) {
+        match opened.clone().and_then(|()| readers.take()) {
+            Ok(connection) => {
+                read(Ok(&connection));
+                readers.give_back(connection);
+            }
+            Err(error) => read(Err(error)),
+        }
+    }
+}
+
 /// Waits for the next read. One reader waits for it, the others wait for their turn to wait.
 fn next(reads: &Mutex<mpsc::Receiver<Read>>) -> Option<Read> {
     reads.lock().blocking_recv()
+}
+
+fn in_snapshot<T>(connection: &Connection, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+    let snapshot = connection.unchecked_transaction().map_err(internal("memory.read"))?;
+    caught(|| work(&snapshot))
 }
 
 /// Runs what a caller handed over. Where it panics, that is the failure of this call alone: the thread, and with it all that is
@@ -278,27 +404,31 @@ fn closed() -> Error {
     Error::new(ErrorKind::Cancelled, "memory", "the data file was closed meanwhile")
 }
 
-fn write_all(place: &Place, mut tasks: mpsc::Receiver<Task>, opened: &Opened) {
-    let mut connection = match open::open_writer(place) {
-        Ok(connection) => connection,
+fn write_all(place: &Place, mut tasks: mpsc::Receiver<Task>, shared: &Shared) {
+    match open::open_writer(place) {
+        Ok(connection) => *shared.writer.lock() = Some(connection),
         Err(error) => {
-            opened.set(Err(error.clone()));
+            shared.opened.set(Err(error.clone()));
             tasks.close();
             while let Some(task) = tasks.blocking_recv() {
                 refuse(task, &error);
             }
             return;
         }
-    };
-    opened.set(Ok(()));
+    }
+    shared.opened.set(Ok(()));
     let mut next = None;
     while let Some(task) = next.take().or_else(|| tasks.blocking_recv()) {
+        let mut writer = shared.writer.lock();
+        // Only this thread closes it.
+        let Some(connection) = writer.as_mut() else { break };
         match task {
-            Task::Write(job) => next = commit(&mut connection, job, &mut tasks),
-            Task::Read(work) | Task::Bare(work) => work(Ok(&connection)),
+            Task::Write(job) => next = commit(connection, job, &mut tasks),
+            Task::Read(work) | Task::Bare(work) => work(Ok(connection)),
         }
     }
-    if *place != Place::Memory {
+    let connection = shared.writer.lock().take();
+    if let Some(connection) = connection.filter(|_| *place != Place::Memory) {
         // Merges the log, so that the directory holds one file; a failure loses nothing.
         let _ = connection.execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(PASSIVE)");
     }
@@ -322,10 +452,7 @@ fn commit(connection: &mut Connection, first: Box<dyn Write>, tasks: &mut mpsc::
             transaction.execute_batch("SAVEPOINT job")?;
             let keep = jobs[done].run(&transaction);
             done += 1;
-            // A full disk, for one, ends the transaction by itself: then nothing of the batch is kept.
-            if transaction.is_autocommit() {
-                return Err(rusqlite::Error::QueryReturnedNoRows);
-            }
+            still_open(&transaction)?;
             transaction.execute_batch(if keep { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" })?;
             if done == jobs.len() && done < BATCH {
                 match tasks.try_recv() {
@@ -337,7 +464,35 @@ fn commit(connection: &mut Connection, first: Box<dyn Write>, tasks: &mut mpsc::
         }
         transaction.commit()
     })()
-    .map_err(|error: rusqlite::Error| match error {
+    .map_err(not_committed);
+    for job in jobs {
+        job.report(&committed);
+    }
+    next
+}
+
+/// Begins to write, unless another process does.
+fn begin_at_once(connection: &Connection) -> rusqlite::Result<Transaction<'_>> {
+    connection.busy_timeout(Duration::ZERO)?;
+    let begun = Transaction::new_unchecked(connection, TransactionBehavior::Immediate);
+    connection.busy_timeout(open::BUSY_TIMEOUT)?;
+    begun
+}
+
+/// Commits one job, or nothing of it.
+fn commit_one<T>(transaction: Transaction<'_>, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+    let value = caught(|| work(&transaction))?;
+    still_open(&transaction).and_then(|()| transaction.commit()).map_err(not_committed)?;
+    Ok(value)
+}
+
+/// Fails where a transaction has ended by itself, as a full disk, for one, ends it: then nothing of it is kept.
+fn still_open(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    if transaction.is_autocommit() { Err(rusqlite::Error::QueryReturnedNoRows) } else { Ok(()) }
+}
+
+fn not_committed(error: rusqlite::Error) -> Error {
+    match error {
         error if open::is_busy(&error) => {
             Error::new(ErrorKind::Unavailable, "memory.write", "another process holds the write lock")
                 .with_source(error)
@@ -346,11 +501,7 @@ fn commit(connection: &mut Connection, first: Box<dyn Write>, tasks: &mut mpsc::
             Error::new(ErrorKind::Unavailable, "memory.write", "another write of the same commit broke it; try again")
         }
         error => internal("memory.write")(error),
-    });
-    for job in jobs {
-        job.report(&committed);
     }
-    next
 }
 
 #[cfg(test)]
@@ -381,5 +532,124 @@ mod tests {
             count.map_err(internal("memory.write"))
         });
         assert_eq!(count.await.unwrap(), 1);
+    }
+
+    const WORKERS: [usize; 2] = [1, 2];
+
+    fn on_workers<T: Send + 'static>(workers: usize, work: impl Future<Output = T> + Send + 'static) -> T {
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build().unwrap();
+        runtime.block_on(async { runtime.spawn(work).await.unwrap() })
+    }
+
+    fn thread_name() -> String {
+        thread::current().name().unwrap_or_default().to_owned()
+    }
+
+    fn in_a_file() -> (tempfile::TempDir, Place) {
+        let directory = tempfile::tempdir().unwrap();
+        let place = Place::Directory(directory.path().to_owned());
+        (directory, place)
+    }
+
+    #[test]
+    fn a_call_that_is_alone_runs_where_it_was_made() {
+        for workers in WORKERS {
+            let (_directory, place) = in_a_file();
+            for place in [place, Place::Memory] {
+                let names = on_workers(workers, async move {
+                    let threads = Threads::start(&place).unwrap();
+                    let sender = threads.sender();
+                    // Opened by the threads.
+                    sender
+                        .write(|connection| Ok(connection.execute_batch("CREATE TABLE kept (x)").unwrap()))
+                        .await
+                        .unwrap();
+                    sender.read(|_| Ok(())).await.unwrap();
+                    let insert = |connection: &Connection| {
+                        connection.execute_batch("INSERT INTO kept VALUES (1)").unwrap();
+                        Ok(thread_name())
+                    };
+                    let wrote = sender.write(insert).await.unwrap();
+                    let refused =
+                        sender.write(move |connection| insert(connection).and_then(|_| Err::<(), _>(closed())));
+                    assert_eq!(refused.await.unwrap_err().kind(), ErrorKind::Cancelled);
+                    let panicked = sender.write(move |connection| insert(connection).map(|_| panic!("a defect")));
+                    assert_eq!(panicked.await.map(|()| ()).unwrap_err().kind(), ErrorKind::Internal);
+                    let read = sender.read(|connection| {
+                        let kept = connection.query_row("SELECT count(*) FROM kept", [], |row| row.get::<_, i64>(0));
+                        Ok((thread_name(), kept.unwrap()))
+                    });
+                    let (read, kept) = read.await.unwrap();
+                    assert_eq!(kept, 1);
+                    [wrote, read]
+                });
+                assert!(names.iter().all(|name| !name.starts_with("sophia-memory")), "{names:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn calls_that_are_made_together_share_a_commit_and_the_readers() {
+        let (_directory, place) = in_a_file();
+        let (wrote, read) = on_workers(2, async move {
+            let threads = Threads::start(&place).unwrap();
+            let sender = threads.sender();
+            sender.write(|_| Ok(())).await.unwrap();
+            let wrote = futures::future::join_all((0..20).map(|_| sender.write(|_| Ok(thread_name())))).await;
+            let read = futures::future::join_all((0..20).map(|_| sender.read(|_| Ok(thread_name())))).await;
+            (wrote, read)
+        });
+        let all = |names: Vec<Result<String>>, name: &str| names.into_iter().all(|found| found.unwrap() == name);
+        assert!(all(wrote, "sophia-memory-writer"));
+        assert!(all(read, "sophia-memory-reader"));
+    }
+
+    #[test]
+    fn a_write_waits_for_another_process_in_the_thread() {
+        let (directory, place) = in_a_file();
+        let name = on_workers(2, async move {
+            let threads = Threads::start(&place).unwrap();
+            let sender = threads.sender();
+            sender.write(|_| Ok(())).await.unwrap();
+            let other = Connection::open(directory.path().join(open::FILE_NAME)).unwrap();
+            other.execute_batch("BEGIN IMMEDIATE").unwrap();
+            let write = tokio::spawn(async move { sender.write(|_| Ok(thread_name())).await });
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert!(!write.is_finished());
+            other.execute_batch("COMMIT").unwrap();
+            write.await.unwrap().unwrap()
+        });
+        assert_eq!(name, "sophia-memory-writer");
+    }
+
+    #[test]
+    fn a_call_of_a_local_task_leaves_its_thread_alone() {
+        let (_directory, place) = in_a_file();
+        let runtime = runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let local = task::LocalSet::new();
+        let name = local.block_on(&runtime, async move {
+            let threads = Threads::start(&place).unwrap();
+            let sender = threads.sender();
+            sender.write(|_| Ok(())).await.unwrap();
+            task::spawn_local(async move { sender.write(|_| Ok(thread_name())).await.unwrap() }).await.unwrap()
+        });
+        assert_eq!(name, "sophia-memory-writer");
+    }
+
+    #[test]
+    fn the_log_is_gone_when_the_store_is_closed() {
+        let (directory, place) = in_a_file();
+        on_workers(2, async move {
+            let threads = Threads::start(&place).unwrap();
+            let sender = threads.sender();
+            for _ in 0..20 {
+                sender.write(|_| Ok(())).await.unwrap();
+                sender.read(|connection| Ok(connection.query_row("SELECT 1", [], |_| Ok(())).unwrap())).await.unwrap();
+            }
+            drop(sender);
+            task::spawn_blocking(|| threads.join()).await.unwrap();
+        });
+        let files = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(files.collect::<Vec<_>>(), [open::FILE_NAME]);
     }
 }

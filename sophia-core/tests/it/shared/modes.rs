@@ -1,33 +1,48 @@
 //! The ways to a server: TLS, a password, Sentinel.
 
-use std::{net::TcpListener, path::PathBuf};
+use std::sync::Arc;
+
+use rcgen::{CertifiedKey, KeyPair};
+use rustls::{ServerConfig, crypto::ring, pki_types::PrivatePkcs8KeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 use super::*;
+
+/// Ends TLS in front of a server, since not every Redis is built with it. Returns the port that it listens on.
+async fn behind_tls(server: &RedisServer, made: &CertifiedKey<KeyPair>) -> u16 {
+    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .unwrap();
+    let (acceptor, redis) = (TlsAcceptor::from(Arc::new(config)), server.port());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                // Fails where the client does not trust the certificate.
+                let Ok(mut secret) = acceptor.accept(stream).await else { return };
+                let mut plain = TcpStream::connect(("127.0.0.1", redis)).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut secret, &mut plain).await;
+            });
+        }
+    });
+    port
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_tls_and_with_a_password() {
     let directory = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let file = |name: &str, text: String| -> PathBuf {
-        let path = directory.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    };
-    let (certificate, key) = (file("cert.pem", made.cert.pem()), file("key.pem", made.signing_key.serialize_pem()));
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-    let (certificate_text, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
-    let server = RedisServer::start_with(&[
-        "--tls-port",
-        &port,
-        "--tls-cert-file",
-        certificate_text,
-        "--tls-key-file",
-        key,
-        "--tls-ca-cert-file",
-        certificate_text,
-        "--tls-auth-clients",
-        "no",
-    ]);
+    let certificate = directory.path().join("cert.pem");
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    let server = RedisServer::start();
+    let port = behind_tls(&server, &made).await;
     server.ask("CONFIG SET requirepass hunter2");
     let redis = |password: &str| {
         let mut redis = RedisConfig::url(format!("rediss://:{password}@localhost:{port}"));
