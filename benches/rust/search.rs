@@ -2,7 +2,7 @@
 //! that is there, as a new process does, and measures again.
 //!
 //! The records are made: words by Zipf's law, half of them of one of many subjects. One user has nearly all of them, another
-//! one a thousand. Every figure is of calls that users make, one after the other, of one thread.
+//! one a thousand. Every figure is of calls that users make, one after the other, of one task.
 
 #![expect(clippy::print_stdout, reason = "a command-line program answers there")]
 
@@ -27,15 +27,24 @@ const SINGLE_STORES: u64 = 1_000;
 /// Questions whose answers are compared with those of an exact scan.
 const COMPARED: u64 = 20;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn Error>> {
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+#[tokio::main]
+async fn main() -> Outcome<()> {
     let mut arguments = std::env::args().skip(1);
     let directory = PathBuf::from(arguments.next().ok_or("usage: search DIRECTORY [ROWS]")?);
+    let rows = arguments.next().map(|rows| rows.parse()).transpose()?;
+    // In a task, as those of a server are.
+    tokio::spawn(run(directory, rows)).await?
+}
+
+/// Makes a store of so many rows, or opens one that is there, and measures it.
+async fn run(directory: PathBuf, rows: Option<usize>) -> Outcome<()> {
     let start = Instant::now();
     let sophia = Sophia::builder().config(Config::default().with_data_dir(&directory)).start().await?;
     let texts = Texts::new();
-    match arguments.next() {
-        Some(rows) => make(&sophia, &texts, rows.parse()?).await?,
+    match rows {
+        Some(rows) => make(&sophia, &texts, rows).await?,
         None => {
             ask(&sophia, &texts, 0, large(), Mode::Hybrid).await?;
             println!("{:<44}{:>10.2} s", "opened, until the first answer", start.elapsed().as_secs_f64());
@@ -56,7 +65,7 @@ fn small() -> Scope {
     Scope::new().user("small")
 }
 
-async fn make(sophia: &Sophia, texts: &Texts, rows: usize) -> Result<(), Box<dyn Error>> {
+async fn make(sophia: &Sophia, texts: &Texts, rows: usize) -> Outcome<()> {
     let start = Instant::now();
     for first in (0..rows).step_by(BATCH) {
         let batch = (first..rows.min(first + BATCH)).map(|row| NewRecord::new(texts.record(row as u64)).scope(large()));
@@ -80,7 +89,7 @@ async fn make(sophia: &Sophia, texts: &Texts, rows: usize) -> Result<(), Box<dyn
     Ok(())
 }
 
-async fn measure(sophia: &Sophia, texts: &Texts) -> Result<(), Box<dyn Error>> {
+async fn measure(sophia: &Sophia, texts: &Texts) -> Outcome<()> {
     let rows = sophia.memory().stats().await?.records;
     println!("{rows} records, 256 dimensions, limit 10");
     for (name, scope) in [("all but a thousand", large()), ("a thousand of them", small())] {
@@ -98,20 +107,14 @@ async fn measure(sophia: &Sophia, texts: &Texts) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn ask(
-    sophia: &Sophia,
-    texts: &Texts,
-    query: u64,
-    scope: Scope,
-    mode: Mode,
-) -> Result<Vec<String>, Box<dyn Error>> {
+async fn ask(sophia: &Sophia, texts: &Texts, query: u64, scope: Scope, mode: Mode) -> Outcome<Vec<String>> {
     let query = Query::new(texts.question(query)).scope(scope).mode(mode).limit(10);
     let found = sophia.memory().search(query).await?;
     Ok(found.hits.into_iter().map(|hit| hit.record.content).collect())
 }
 
 /// Compares what is found by meaning with the ten nearest of all, by cosine in full precision.
-async fn recall(sophia: &Sophia, texts: &Texts, rows: u64) -> Result<f64, Box<dyn Error>> {
+async fn recall(sophia: &Sophia, texts: &Texts, rows: u64) -> Outcome<f64> {
     let embedder = StaticEmbedder::bundled();
     let questions: Vec<_> = (0..COMPARED).map(|query| embedder.embed_one(&texts.question(query))).collect();
     let mut best: Vec<Vec<(f32, u64)>> = vec![Vec::new(); questions.len()];

@@ -560,10 +560,10 @@ mod tests {
                     let threads = Threads::start(&place).unwrap();
                     let sender = threads.sender();
                     // Opened by the threads.
-                    sender
-                        .write(|connection| Ok(connection.execute_batch("CREATE TABLE kept (x)").unwrap()))
-                        .await
-                        .unwrap();
+                    let make = |connection: &Connection| {
+                        connection.execute_batch("CREATE TABLE kept (x)").map_err(internal("memory.write"))
+                    };
+                    sender.write(make).await.unwrap();
                     sender.read(|_| Ok(())).await.unwrap();
                     let insert = |connection: &Connection| {
                         connection.execute_batch("INSERT INTO kept VALUES (1)").unwrap();
@@ -573,8 +573,9 @@ mod tests {
                     let refused =
                         sender.write(move |connection| insert(connection).and_then(|_| Err::<(), _>(closed())));
                     assert_eq!(refused.await.unwrap_err().kind(), ErrorKind::Cancelled);
-                    let panicked = sender.write(move |connection| insert(connection).map(|_| panic!("a defect")));
-                    assert_eq!(panicked.await.map(|()| ()).unwrap_err().kind(), ErrorKind::Internal);
+                    let panicked =
+                        sender.write(move |connection| insert(connection).map(|_| -> () { panic!("a defect") }));
+                    assert_eq!(panicked.await.unwrap_err().kind(), ErrorKind::Internal);
                     let read = sender.read(|connection| {
                         let kept = connection.query_row("SELECT count(*) FROM kept", [], |row| row.get::<_, i64>(0));
                         Ok((thread_name(), kept.unwrap()))
@@ -644,7 +645,7 @@ mod tests {
             let sender = threads.sender();
             for _ in 0..20 {
                 sender.write(|_| Ok(())).await.unwrap();
-                sender.read(|connection| Ok(connection.query_row("SELECT 1", [], |_| Ok(())).unwrap())).await.unwrap();
+                sender.read(|connection| Ok(connection.is_autocommit())).await.unwrap();
             }
             drop(sender);
             task::spawn_blocking(|| threads.join()).await.unwrap();
