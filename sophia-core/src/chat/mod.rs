@@ -25,7 +25,7 @@
 //! | the memory's embedder over HTTP | `embedder.rs` |
 //! | protocols, inward and outward | [`dialect`] |
 //! | memory and tools around a question | [`UseMemory`], [`ToolBox`]: `assist/` |
-//! | any other coroutine | [`Chat::run`]: `run.rs` |
+//! | any other coroutine | [`Chat::run`]: `run.rs`, `engine/run.rs` |
 //! | what each stage did | [`Explanation`]: `explain.rs` |
 //! | what was measured | [`ChatMetrics`]: `metrics.rs` |
 //!

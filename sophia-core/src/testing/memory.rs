@@ -54,7 +54,7 @@ fn bob() -> Scope {
     Scope::new().tenant("acme").user("bob")
 }
 
-fn record(scope: &Scope, id: &str, content: &str, now: Timestamp) -> Record {
+pub(crate) fn record(scope: &Scope, id: &str, content: &str, now: Timestamp) -> Record {
     Record {
         id: id.to_owned(),
         seq: 0,

@@ -2,10 +2,10 @@
 
 use std::{collections::HashMap, mem, sync::Arc};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 
-use super::{internal, vectors::Block};
+use super::{internal, read, vectors::Block};
 use crate::{
     Result,
     memory::{
@@ -20,6 +20,9 @@ const MAX_RECORDS_OF_A_WORD: usize = 16_384;
 /// Records of words that are kept between searches, and what a word takes beside them, counted in records: 4 MB a wall.
 const MAX_KEPT: usize = 1 << 20;
 const WORD: usize = 32;
+/// Records of a wall that tell which words are frequent in it, and in how many of them such a word stands.
+const SAMPLE: u32 = 512;
+const FREQUENT: usize = 8;
 /// Most records that are looked at for all words of one question together.
 const MAX_RECORDS: usize = 65_536;
 
@@ -200,6 +203,36 @@ impl Postings {
     }
 }
 
+/// Reads where the most frequent words of a wall stand, so that no question waits for them.
+pub(super) fn read_ahead(connection: &Connection, wall: i64, block: &RwLock<Block>) -> Result<()> {
+    let seqs: Vec<i64> = {
+        let segment = &block.read().segment;
+        let all = u64::from(segment.places());
+        (0..u64::from(SAMPLE)).map(|number| segment.row((number * all / u64::from(SAMPLE)) as u32).seq).collect()
+    };
+    let mut counts: HashMap<String, (usize, Term)> = HashMap::new();
+    for seq in seqs {
+        if let Some(record) = read::text_by_seq(connection, seq)? {
+            for term in words::terms(&record.content) {
+                counts.entry(term.stem.clone()).or_insert((0, term)).0 += 1;
+            }
+        }
+    }
+    let mut frequent: Vec<(usize, Term)> = counts.into_values().filter(|(count, _)| *count >= FREQUENT).collect();
+    frequent.sort_unstable_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.stem.cmp(&b.1.stem)));
+    let mut room = MAX_KEPT / 2;
+    for (_, term) in frequent {
+        // Questions come first: each word takes the block anew.
+        let block = block.read();
+        let standing = block.words.standing(connection, wall, &term, &block.segment, block.last_change())?;
+        match room.checked_sub(standing.places.len() + WORD) {
+            Some(left) => room = left,
+            None => break,
+        }
+    }
+    Ok(())
+}
+
 /// Puts the index of words together, a few pages at a time, so that a word is looked up in one place instead of many. `is_first`
 /// begins it. Returns whether there is more to do.
 pub(super) fn merge(connection: &Connection, is_first: bool) -> rusqlite::Result<bool> {
@@ -256,8 +289,22 @@ fn records_of(connection: &Connection, wall: i64, term: &Term, after: i64, most:
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
-    use crate::memory::sqlite::open::{Place, open_writer};
+    use crate::{
+        Scope,
+        memory::{
+            sqlite::{
+                filter,
+                open::{Place, open_writer},
+                vectors::{Blocks, Key},
+                write,
+            },
+            store::{Atomicity, Draft},
+        },
+        testing::memory::record,
+    };
 
     #[test]
     fn words_are_found_as_before_where_the_index_is_put_together() {
@@ -283,6 +330,23 @@ mod tests {
         assert!(steps > 0);
         assert_eq!(found(), before);
         assert!(!merge(&connection, true).unwrap(), "there is one piece");
+    }
+
+    #[test]
+    fn the_words_of_most_records_are_read_ahead() {
+        let connection = open_writer(&Place::Memory).unwrap();
+        let wall = filter::make_wall(&connection, &Scope::default()).unwrap();
+        for number in 0..1_000 {
+            let text = format!("every {} w{number}", if number % 10 == 0 { "tenth" } else { "the" });
+            let draft = Draft::new(record(&Scope::default(), &number.to_string(), &text, Timestamp::UNIX_EPOCH));
+            write::insert_all(&connection, vec![draft], Atomicity::Together).unwrap();
+        }
+        let blocks = Blocks::new(1 << 20, None);
+        let block = blocks.current(&connection, Key { wall, model: -1 }, 0).unwrap();
+        read_ahead(&connection, wall, &block).unwrap();
+        let known =
+            |word: &str| block.read().words.0.lock().get(&words::terms(word)[0].stem).map(|known| known.places.len());
+        assert_eq!((known("every"), known("tenth"), known("w7"), known("the")), (Some(1_000), Some(100), None, None));
     }
 
     #[test]

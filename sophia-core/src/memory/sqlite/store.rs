@@ -279,7 +279,14 @@ impl MemoryStore for SqliteStore {
         let found = self.read(move |connection| search::search(connection, &vectors, &plan)).await?;
         if let Some(key) = self.0.vectors.unsaved() {
             let vectors = self.0.vectors.clone();
-            self.sender().await?.read_later(move || vectors.save(key));
+            self.sender().await?.read_later(move |_| {
+                vectors.save(key);
+                Ok(())
+            });
+        }
+        if let Some(key) = self.0.vectors.unread() {
+            let vectors = self.0.vectors.clone();
+            self.sender().await?.read_later(move |connection| vectors.read_ahead(connection, key));
         }
         if self.is_time_to_merge() {
             let mut is_first = true;

@@ -275,10 +275,14 @@ impl Sender {
     }
 
     /// Runs `work` on a reading thread when one has time; not at all where too much waits already.
-    pub(super) fn read_later(&self, work: impl FnOnce() + Send + 'static) {
+    pub(super) fn read_later(&self, work: impl FnOnce(&Connection) -> Result<()> + Send + 'static) {
         if let Some(readers) = &self.readers {
             // A queue that is full, or closed, is a good reason to do less.
-            let _ = readers.try_send(Box::new(move |_| work()));
+            let _ = readers.try_send(Box::new(move |connection| {
+                if let Err(error) = connection.and_then(|connection| caught(|| work(connection))) {
+                    tracing::debug!(%error, "nobody waits for what failed");
+                }
+            }));
         }
     }
 
@@ -423,7 +427,12 @@ fn write_all(place: &Place, mut tasks: mpsc::Receiver<Task>, shared: &Shared) {
         // Only this thread closes it.
         let Some(connection) = writer.as_mut() else { break };
         match task {
-            Task::Write(job) => next = commit(connection, job, &mut tasks),
+            Task::Write(job) => {
+                let batch = commit(connection, job, &mut tasks);
+                // Free before anyone hears of it: whoever goes on at once finds nobody there.
+                drop(writer);
+                next = batch.report();
+            }
             Task::Read(work) | Task::Bare(work) => work(Ok(connection)),
         }
     }
@@ -441,8 +450,8 @@ fn refuse(task: Task, error: &Error) {
     }
 }
 
-/// Commits `first` and the write jobs that wait behind it; returns the task that ended the row, if one did.
-fn commit(connection: &mut Connection, first: Box<dyn Write>, tasks: &mut mpsc::Receiver<Task>) -> Option<Task> {
+/// Commits `first` and the write jobs that wait behind it.
+fn commit(connection: &mut Connection, first: Box<dyn Write>, tasks: &mut mpsc::Receiver<Task>) -> Batch {
     let mut jobs = vec![first];
     let mut next = None;
     let committed = (|| {
@@ -465,10 +474,25 @@ fn commit(connection: &mut Connection, first: Box<dyn Write>, tasks: &mut mpsc::
         transaction.commit()
     })()
     .map_err(not_committed);
-    for job in jobs {
-        job.report(&committed);
+    Batch { jobs, committed, next }
+}
+
+/// Jobs of one commit, of which nobody has heard.
+struct Batch {
+    jobs: Vec<Box<dyn Write>>,
+    committed: Result<()>,
+    /// The task that ended the row, if one did.
+    next: Option<Task>,
+}
+
+impl Batch {
+    /// Tells all who wait, and returns the task that comes next.
+    fn report(self) -> Option<Task> {
+        for job in self.jobs {
+            job.report(&self.committed);
+        }
+        self.next
     }
-    next
 }
 
 /// Begins to write, unless another process does.
@@ -506,6 +530,8 @@ fn not_committed(error: rusqlite::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeSet, sync::atomic::AtomicBool};
+
     use super::*;
 
     #[tokio::test]
@@ -545,6 +571,29 @@ mod tests {
         thread::current().name().unwrap_or_default().to_owned()
     }
 
+    /// Makes many calls, of which none ends before all have begun, and returns which threads did them.
+    async fn together<F: Future<Output = Result<String>>>(
+        call: impl Fn(Box<dyn Fn() -> String + Send>) -> F,
+    ) -> Vec<Result<String>> {
+        let have_begun = Arc::new(AtomicBool::new(false));
+        let job = || {
+            let have_begun = have_begun.clone();
+            move || {
+                while !have_begun.load(Ordering::Relaxed) {
+                    thread::yield_now();
+                }
+                thread_name()
+            }
+        };
+        let begin = async {
+            for _ in 0..3 {
+                task::yield_now().await;
+            }
+            have_begun.store(true, Ordering::Relaxed);
+        };
+        futures::future::join(futures::future::join_all((0..20).map(|_| call(Box::new(job())))), begin).await.0
+    }
+
     fn in_a_file() -> (tempfile::TempDir, Place) {
         let directory = tempfile::tempdir().unwrap();
         let place = Place::Directory(directory.path().to_owned());
@@ -556,35 +605,41 @@ mod tests {
         for workers in WORKERS {
             let (_directory, place) = in_a_file();
             for place in [place, Place::Memory] {
-                let names = on_workers(workers, async move {
+                on_workers(workers, async move {
                     let threads = Threads::start(&place).unwrap();
                     let sender = threads.sender();
-                    // Opened by the threads.
                     let make = |connection: &Connection| {
                         connection.execute_batch("CREATE TABLE kept (x)").map_err(internal("memory.write"))
                     };
                     sender.write(make).await.unwrap();
-                    sender.read(|_| Ok(())).await.unwrap();
+                    // Until the threads have opened all connections, and let go of them.
+                    let is_elsewhere = async |which: &str| {
+                        let name = match which {
+                            "write" => sender.write(|_| Ok(thread_name())).await,
+                            _ => sender.read(|_| Ok(thread_name())).await,
+                        };
+                        name.unwrap().starts_with("sophia-memory")
+                    };
+                    while is_elsewhere("write").await || is_elsewhere("read").await {
+                        thread::sleep(Duration::from_millis(1));
+                    }
                     let insert = |connection: &Connection| {
                         connection.execute_batch("INSERT INTO kept VALUES (1)").unwrap();
-                        Ok(thread_name())
+                        Ok(())
                     };
-                    let wrote = sender.write(insert).await.unwrap();
+                    sender.write(insert).await.unwrap();
                     let refused =
-                        sender.write(move |connection| insert(connection).and_then(|_| Err::<(), _>(closed())));
+                        sender.write(move |connection| insert(connection).and_then(|()| Err::<(), _>(closed())));
                     assert_eq!(refused.await.unwrap_err().kind(), ErrorKind::Cancelled);
                     let panicked =
-                        sender.write(move |connection| insert(connection).map(|_| -> () { panic!("a defect") }));
+                        sender.write(move |connection| insert(connection).map(|()| -> () { panic!("a defect") }));
                     assert_eq!(panicked.await.unwrap_err().kind(), ErrorKind::Internal);
-                    let read = sender.read(|connection| {
-                        let kept = connection.query_row("SELECT count(*) FROM kept", [], |row| row.get::<_, i64>(0));
-                        Ok((thread_name(), kept.unwrap()))
+                    let kept = sender.read(|connection| {
+                        let count = connection.query_row("SELECT count(*) FROM kept", [], |row| row.get::<_, i64>(0));
+                        count.map_err(internal("memory.read"))
                     });
-                    let (read, kept) = read.await.unwrap();
-                    assert_eq!(kept, 1);
-                    [wrote, read]
+                    assert_eq!(kept.await.unwrap(), 1);
                 });
-                assert!(names.iter().all(|name| !name.starts_with("sophia-memory")), "{names:?}");
             }
         }
     }
@@ -596,13 +651,13 @@ mod tests {
             let threads = Threads::start(&place).unwrap();
             let sender = threads.sender();
             sender.write(|_| Ok(())).await.unwrap();
-            let wrote = futures::future::join_all((0..20).map(|_| sender.write(|_| Ok(thread_name())))).await;
-            let read = futures::future::join_all((0..20).map(|_| sender.read(|_| Ok(thread_name())))).await;
+            let wrote = together(|job| sender.write(move |_| Ok(job()))).await;
+            let read = together(|job| sender.read(move |_| Ok(job()))).await;
             (wrote, read)
         });
-        let all = |names: Vec<Result<String>>, name: &str| names.into_iter().all(|found| found.unwrap() == name);
-        assert!(all(wrote, "sophia-memory-writer"));
-        assert!(all(read, "sophia-memory-reader"));
+        let all = |names: Vec<Result<String>>| BTreeSet::from_iter(names.into_iter().map(|name| name.unwrap()));
+        assert_eq!(all(wrote), BTreeSet::from(["sophia-memory-writer".to_owned()]));
+        assert_eq!(all(read), BTreeSet::from(["sophia-memory-reader".to_owned()]));
     }
 
     #[test]

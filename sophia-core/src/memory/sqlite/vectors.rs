@@ -18,7 +18,7 @@ use rusqlite::{Connection, OptionalExtension, Row as SqlRow};
 use super::{
     block_files::{self, BlockFiles},
     internal,
-    postings::KnownWords,
+    postings::{self, KnownWords},
     write,
 };
 use crate::{
@@ -40,6 +40,8 @@ pub(super) struct Blocks {
     files: Option<BlockFiles>,
     /// Blocks that are worth a new file.
     due: Mutex<BTreeSet<Key>>,
+    /// Large blocks of which no words are known.
+    new: Mutex<BTreeSet<Key>>,
     /// The last change that any search has seen.
     seen: AtomicI64,
 }
@@ -73,6 +75,7 @@ impl Blocks {
             blocks: Cache::builder().weigher(weigh).max_capacity(max_bytes).build(),
             files,
             due: Mutex::default(),
+            new: Mutex::default(),
             seen: AtomicI64::new(0),
         }
     }
@@ -89,8 +92,12 @@ impl Blocks {
         if !block.read().is_current(connection, key.wall)? {
             let before = block.read().segment.bytes();
             let mut catching_up = block.write();
+            let is_new = catching_up.change < 0;
             catching_up.catch_up(connection, key, self.files.as_ref())?;
             self.seen.fetch_max(catching_up.change, Ordering::Relaxed);
+            if is_new && catching_up.segment.len() >= block_files::MIN_ROWS {
+                self.new.lock().insert(key);
+            }
             drop(catching_up);
             if self.files.is_some() && block.read().is_worth_a_file() {
                 self.due.lock().insert(key);
@@ -111,6 +118,16 @@ impl Blocks {
     /// Returns a block that is worth a new file, if there is one.
     pub(super) fn unsaved(&self) -> Option<Key> {
         self.due.lock().pop_first()
+    }
+
+    /// Returns a large block of which no words are known, if there is one.
+    pub(super) fn unread(&self) -> Option<Key> {
+        self.new.lock().pop_first()
+    }
+
+    /// Reads where the most frequent words of a block stand.
+    pub(super) fn read_ahead(&self, connection: &Connection, key: Key) -> Result<()> {
+        self.blocks.get(&key).map_or(Ok(()), |block| postings::read_ahead(connection, key.wall, &block))
     }
 
     /// Writes a block to its file. What fails is tried again after the next changes.
