@@ -102,7 +102,8 @@ fn confirm(scope: Option<&Scope>, subject: Option<&str>) -> Result<()> {
         return Err(Error::invalid(FORGET, "yes", "is needed: nothing brings it back (--yes)"));
     }
     let whom = match (scope, subject) {
-        (_, Some(subject)) => format!("`{subject}`"),
+        (None, Some(subject)) => format!("`{subject}`"),
+        (Some(scope), Some(subject)) => format!("`{subject}` in the scope {}", json!(scope)),
         (Some(scope), None) => format!("the scope {}", json!(scope)),
         (None, None) => return Err(Error::invalid(FORGET, "scope", "or --subject must say what to forget")),
     };

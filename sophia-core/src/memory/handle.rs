@@ -479,6 +479,14 @@ impl Memory {
                 (None, Some(_)) => {}
             }
             validate::optional_name(OPERATION, "subject", request.subject.as_ref())?;
+            let user = request.scope.as_ref().and_then(|scope| scope.user.as_ref());
+            if user.is_some() && request.subject.is_some() && user != request.subject.as_ref() {
+                return Err(Error::invalid(
+                    OPERATION,
+                    "subject",
+                    "is another user than `scope.user`; give one of the two",
+                ));
+            }
             let whole = request.whole();
             let is_shared = whole.is_some() && self.0.kv.tiers().has_shared();
             // What is shared goes before what alone knows whose it is, and after: a crash in between leaves nothing that the

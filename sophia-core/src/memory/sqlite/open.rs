@@ -1,13 +1,14 @@
 //! Opening the data file: its mark, its format, and what every connection is set to.
 
 use std::{
+    io::Read,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 
-use super::{block_files, check, read};
+use super::{block_files, check, internal, read};
 use crate::{Error, ErrorKind, Result, memory::words};
 
 /// Name of the data file inside the data directory.
@@ -83,12 +84,12 @@ pub(super) fn open_writer(place: &Place) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Opens one more connection to a file that [`open_writer`] has opened.
+/// Opens one more connection to a file that [`open_writer`] has opened: nothing is wrong with it, so what fails may pass.
 pub(super) fn open_reader(path: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(|error| cannot_open(path.display(), error))?;
-    prepare(&connection).map_err(|error| cannot_open(path.display(), error))?;
-    Ok(connection)
+    Connection::open_with_flags(path, flags)
+        .and_then(|connection| prepare(&connection).map(|()| connection))
+        .map_err(internal("memory.read"))
 }
 
 pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
@@ -106,19 +107,19 @@ pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
 /// Refuses a file that is not ours. One that another process is making at this moment looks foreign until it is made, so a
 /// verdict against a file is heard only when it stands.
 fn check_format(path: &Path) -> Result<()> {
-    let mut verdict = read_marks(path);
+    let mut verdict = check_marks(path);
     for _ in 0..SETTLE_TRIES {
         if verdict.is_ok() {
             break;
         }
         std::thread::sleep(SETTLE_DELAY);
-        verdict = read_marks(path);
+        verdict = check_marks(path);
     }
     verdict
 }
 
-/// Reads the marks of an existing file without opening it for writing, locking it, or making files beside it.
-fn read_marks(path: &Path) -> Result<()> {
+/// Looks at the marks of an existing file without opening it for writing, locking it, or making files beside it.
+fn check_marks(path: &Path) -> Result<()> {
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.len() > 0 => {}
         _ => return Ok(()),
@@ -129,16 +130,15 @@ fn read_marks(path: &Path) -> Result<()> {
             format!("holds `{shown}`, which is not a data file of Sophia: {why}. If it was: {}", check::RESTORE);
         Error::invalid_config("data_dir", message).with("path", shown.to_string())
     };
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-    let (application, format) = Connection::open_with_flags(immutable_uri(path), flags)
-        .and_then(|connection| {
-            let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-            Ok((pragma("application_id")?, pragma("user_version")?))
-        })
-        .map_err(|error| match error.sqlite_error_code() {
-            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => foreign(error.to_string()),
-            _ => cannot_open(shown.to_string(), error),
-        })?;
+    let (application, format) = match read_marks(path) {
+        Ok(Some(marks)) => marks,
+        Ok(None) => return Err(foreign("it is no database of SQLite".to_owned())),
+        Err(error) => {
+            return Err(Error::invalid_config("data_dir", format!("holds `{shown}`, which cannot be read: {error}"))
+                .with("path", shown.to_string())
+                .with_source(error));
+        }
+    };
     // A newer build that is at work, or was killed, has its own format in the log only.
     let format = if application == APPLICATION_ID { format_in_log(path).unwrap_or(format) } else { format };
     match (application, format) {
@@ -147,6 +147,21 @@ fn read_marks(path: &Path) -> Result<()> {
         // The first process has made the file and is about to mark it.
         (0, 0) if is_blank(path) => Ok(()),
         (found, _) => Err(foreign(format!("its application id is {found}, expected {APPLICATION_ID}"))),
+    }
+}
+
+/// Returns `application_id` and `user_version` as the head of a file has them, <https://sqlite.org/fileformat2.html>; `None` where
+/// it is no database. SQLite itself would look at the whole file, and without its log one whose log was being merged is damaged.
+fn read_marks(path: &Path) -> std::io::Result<Option<(i64, i64)>> {
+    let mut head = [0; 100];
+    match std::fs::File::open(path)?.read_exact(&mut head) {
+        Ok(()) if head.starts_with(b"SQLite format 3\0") => {
+            let number =
+                |at: usize| i64::from(i32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]));
+            Ok(Some((number(68), number(60))))
+        }
+        Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => Err(error),
+        _ => Ok(None),
     }
 }
 
@@ -310,4 +325,32 @@ fn cannot_open(shown: impl std::fmt::Display, error: rusqlite::Error) -> Error {
     }
     .with("path", shown)
     .with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_opened_whose_log_was_being_merged() {
+        let (merged, cut_short) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let open = |directory: &Path| open_writer(&Place::Directory(directory.to_owned())).unwrap();
+        let connection = open(merged.path());
+        let many = "PRAGMA wal_autocheckpoint = 0; CREATE TABLE kept (x);
+            WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
+            INSERT INTO kept SELECT randomblob(500) FROM n";
+        connection.execute_batch(many).unwrap();
+        for name in [FILE_NAME.to_owned(), format!("{FILE_NAME}-wal")] {
+            std::fs::copy(merged.path().join(&name), cut_short.path().join(name)).unwrap();
+        }
+        connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(())).unwrap();
+        // The first page comes first, and says how long the file will be.
+        let whole = std::fs::read(merged.path().join(FILE_NAME)).unwrap();
+        let mut file = std::fs::read(cut_short.path().join(FILE_NAME)).unwrap();
+        assert!(file.len() < whole.len());
+        file[..4096].copy_from_slice(&whole[..4096]);
+        std::fs::write(cut_short.path().join(FILE_NAME), file).unwrap();
+        let kept = open(cut_short.path()).query_row("SELECT count(*) FROM kept", [], |row| row.get::<_, i64>(0));
+        assert_eq!(kept.unwrap(), 2_000);
+    }
 }

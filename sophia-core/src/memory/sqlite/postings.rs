@@ -99,7 +99,9 @@ impl KnownWords {
             return Ok(known.clone());
         }
         let after = known.as_ref().map_or(0, |known| known.newest);
-        let seqs = records_of(connection, wall, term, after, MAX_RECORDS_OF_A_WORD + 1)?;
+        // A connection may see more than the block holds: that is read when the block has caught up.
+        let last = segment.places().checked_sub(1).map_or(0, |last| segment.row(last).seq);
+        let seqs = records_of(connection, wall, term, (after, last), MAX_RECORDS_OF_A_WORD + 1)?;
         let newest = seqs.first().copied().unwrap_or(after);
         let mut below = segment.places();
         let mut places: Vec<u32> = Vec::with_capacity(seqs.len());
@@ -208,7 +210,8 @@ pub(super) fn read_ahead(connection: &Connection, wall: i64, block: &RwLock<Bloc
     let seqs: Vec<i64> = {
         let segment = &block.read().segment;
         let all = u64::from(segment.places());
-        (0..u64::from(SAMPLE)).map(|number| segment.row((number * all / u64::from(SAMPLE)) as u32).seq).collect()
+        let samples = u64::from(SAMPLE).min(all);
+        (0..samples).map(|number| segment.row((number * all / samples) as u32).seq).collect()
     };
     let mut counts: HashMap<String, (usize, Term)> = HashMap::new();
     for seq in seqs {
@@ -274,16 +277,23 @@ pub(super) fn vocabulary(connection: &Connection, wall: i64) -> Result<(Vec<Stri
 /// Bits for the number of a term in a key that is sorted; a set of terms has 64.
 const TERM_BITS: u32 = 6;
 
-/// Returns the newest records after one in which a word stands.
-fn records_of(connection: &Connection, wall: i64, term: &Term, after: i64, most: usize) -> Result<Vec<i64>> {
+/// Returns the newest records after one, up to another one, in which a word stands.
+fn records_of(
+    connection: &Connection,
+    wall: i64,
+    term: &Term,
+    (after, last): (i64, i64),
+    most: usize,
+) -> Result<Vec<i64>> {
     // Quoted, so that nothing in it is a command.
     let quoted = |stem: &String| format!("\"{}\"", words::index_term(wall, stem));
     let query = std::iter::once(&term.stem).chain(&term.meant).map(quoted).collect::<Vec<_>>().join(" OR ");
     connection
         .prepare_cached(
-            "SELECT rowid FROM record_words WHERE record_words MATCH ?1 AND rowid > ?2 ORDER BY rowid DESC LIMIT ?3",
+            "SELECT rowid FROM record_words WHERE record_words MATCH ?1 AND rowid > ?2 AND rowid <= ?3 ORDER BY rowid DESC \
+             LIMIT ?4",
         )
-        .and_then(|mut statement| statement.query_map((query, after, most as i64), |row| row.get(0))?.collect())
+        .and_then(|mut statement| statement.query_map((query, after, last, most as i64), |row| row.get(0))?.collect())
         .map_err(internal("memory.search"))
 }
 
@@ -319,7 +329,8 @@ mod tests {
             connection.execute(sql, (seq, words)).unwrap();
         }
         let term = |word: &str| words::terms(word).remove(0);
-        let found = || ["w3", "every", "none"].map(|word| records_of(&connection, 7, &term(word), 0, 2_000).unwrap());
+        let found =
+            || ["w3", "every", "none"].map(|word| records_of(&connection, 7, &term(word), (0, 3_000), 2_000).unwrap());
         let before = found();
         let count = |word: usize| before[word].len();
         assert_eq!((count(0), count(1), count(2)), (75, 2_000, 0));
@@ -336,17 +347,27 @@ mod tests {
     fn the_words_of_most_records_are_read_ahead() {
         let connection = open_writer(&Place::Memory).unwrap();
         let wall = filter::make_wall(&connection, &Scope::default()).unwrap();
-        for number in 0..1_000 {
-            let text = format!("every {} w{number}", if number % 10 == 0 { "tenth" } else { "the" });
+        let store = |number: usize| {
+            let text = format!("every {} w{number}", if number.is_multiple_of(10) { "tenth" } else { "the" });
             let draft = Draft::new(record(&Scope::default(), &number.to_string(), &text, Timestamp::UNIX_EPOCH));
             write::insert_all(&connection, vec![draft], Atomicity::Together).unwrap();
-        }
+        };
         let blocks = Blocks::new(1 << 20, None);
-        let block = blocks.current(&connection, Key { wall, model: -1 }, 0).unwrap();
+        let current = || blocks.current(&connection, Key { wall, model: -1 }, 0).unwrap();
+        read_ahead(&connection, wall, &current()).unwrap();
+        (0..1_000).for_each(store);
+        let block = current();
+        // Written meanwhile: the block does not hold it yet.
+        store(1_000);
         read_ahead(&connection, wall, &block).unwrap();
         let known =
             |word: &str| block.read().words.0.lock().get(&words::terms(word)[0].stem).map(|known| known.places.len());
         assert_eq!((known("every"), known("tenth"), known("w7"), known("the")), (Some(1_000), Some(100), None, None));
+        let block = current();
+        let block = block.read();
+        let every = &words::terms("every")[0];
+        let standing = block.words.standing(&connection, wall, every, &block.segment, block.last_change());
+        assert_eq!(standing.unwrap().places.len(), 1_001);
     }
 
     #[test]
