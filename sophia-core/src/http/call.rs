@@ -146,7 +146,7 @@ fn is_null(result: &crate::operations::Reply) -> bool {
 pub(super) const ADMIN_NEEDED: &str = "this concerns everyone: it needs a key with `admin = true`";
 
 /// A caller that is known and asks for more than it may have is forbidden, not unknown.
-fn refuse(error: Error) -> Failure {
+pub(super) fn refuse(error: Error) -> Failure {
     let mut failure = Failure::from(error);
     if failure.error.kind() == ErrorKind::Unauthorized {
         failure.status = StatusCode::FORBIDDEN;

@@ -1,4 +1,5 @@
-//! What was said over OpenAI's Responses, kept so that a client can name it instead of sending it back.
+//! What was said over OpenAI's Responses, kept so that a client can name it instead of sending it back. Of what a provider keeps
+//! itself, only the names are kept: whose they are.
 //!
 //! It is kept for one session and agent of one user, under keys of the engine's own: nobody else finds it, no user of the
 //! key-value store sees it, and it is forgotten with each of them. What a client sends again in each turn is kept once, by
@@ -180,6 +181,20 @@ impl Conversations {
         writes.buffer_unordered(WRITES).try_collect().await
     }
 
+    /// Keeps the names in a response that the provider keeps.
+    ///
+    /// # Errors
+    /// What the durable tier says. A part may be kept.
+    pub async fn keep_names(&self, ids: Vec<String>) -> Result<()> {
+        let write = |id: String| self.write(given_name(&id), Keep::Anew, KvValue::new(Value::Bool(true)));
+        stream::iter(ids).map(write).buffer_unordered(WRITES).try_collect().await
+    }
+
+    /// Returns whether a name of the provider's was given here.
+    pub async fn has_name(&self, id: &str) -> Result<bool> {
+        Ok(self.read(&given_name(id)).await?.is_some())
+    }
+
     async fn write(&self, name: String, keep: Keep, value: KvValue) -> Result<()> {
         let (key, tiers) = (self.key(&name), self.kv.tiers());
         let until = |time: Duration| tiers.clock().now().checked_add(time).ok();
@@ -230,6 +245,10 @@ fn turn_name(id: &str) -> String {
     format!("turn/{}", digest(id))
 }
 
+fn given_name(id: &str) -> String {
+    format!("given/{}", digest(id))
+}
+
 /// A client may name anything, at any length.
 fn digest(text: &str) -> String {
     blake3::hash(text.as_bytes()).to_hex()[..DIGITS].to_owned()
@@ -239,6 +258,12 @@ fn digest(text: &str) -> String {
 pub(super) fn lost(id: &str) -> Error {
     let message = format!("`{PREVIOUS}` `{id}` is not known here, or not kept any more: send what was said as `input`");
     Error::new(ErrorKind::NotFound, OPERATION, message).with("field", PREVIOUS)
+}
+
+/// Says that what the provider keeps for all who have its credential is not named by each of them.
+pub(super) fn not_yours(field: &str) -> Error {
+    let message = format!("`{field}` is the provider's, for all keys alike: only a key with `admin` may name it");
+    Error::new(ErrorKind::Unauthorized, OPERATION, message).with("field", field)
 }
 
 /// Says that an item is not known.

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Live, Peer, ServerConfig, Surface};
+use super::{Live, Peer, ServerConfig, Surface, patience::Patient};
 use crate::{Error, ErrorKind, Result};
 
 /// Longest wait for the head of a request: whoever sends slower keeps a connection from others.
@@ -27,7 +27,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often a WebSocket is pinged: below the 60 s after which most proxies close a silent connection.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
-/// Longest wait for a client of a WebSocket to take a message: whoever reads slower keeps a place from others.
+/// Longest wait for a client to take anything of an answer, or a message of a WebSocket: whoever reads slower keeps a place from
+/// others.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest message that a client of a WebSocket may send, in bytes: what it sends means nothing.
 const MAX_MESSAGE_BYTES: usize = 4096;
@@ -100,7 +101,8 @@ async fn serve_connection(
         let (surface, until) = (surface.clone(), until.clone());
         async move { Ok::<_, Infallible>(respond(&surface, request.map(axum::body::Body::new), peer, until).await) }
     });
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let mut connection =
+        pin!(http.serve_connection(TokioIo::new(Patient::new(stream, SEND_TIMEOUT)), service).with_upgrades());
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = closing.cancelled() => {

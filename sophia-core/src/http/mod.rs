@@ -10,7 +10,7 @@
 //! | speak another dialect | `chat.rs`, `openai.rs`, `responses.rs` (what it keeps: `conversations.rs`), `anthropic.rs` |
 //! | feed dashboards | `live.rs`, `ai_memory.rs` |
 //! | describe it all | `openapi.rs` |
-//! | listen on a socket | `serve` (`host.rs`) |
+//! | listen on a socket | `serve` (`host.rs`, `patience.rs`) |
 
 mod config;
 
@@ -40,6 +40,8 @@ mod live;
 mod openai;
 #[cfg(feature = "http-server")]
 mod openapi;
+#[cfg(feature = "http-server")]
+mod patience;
 #[cfg(feature = "http-server")]
 mod peer;
 #[cfg(feature = "http-server")]

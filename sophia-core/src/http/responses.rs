@@ -2,7 +2,8 @@
 //!
 //! A client may name an item that it was given (`item_reference`), or the response that it goes on from
 //! (`previous_response_id`), instead of sending back what was said. Where the provider speaks another protocol and has neither,
-//! they are kept here (`conversations.rs`), unless the request says `store: false`.
+//! they are kept here (`conversations.rs`), unless the request says `store: false`. Where the provider has them, it has them for all
+//! keys alike, and which of them were given to whom is kept here.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,8 +11,8 @@ use serde_json::{Map, Value, json};
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
-    call::Call,
-    conversations::{Conversations, Said, lost, lost_item, referenced},
+    call::{Call, refuse},
+    conversations::{Conversations, Said, lost, lost_item, not_yours, referenced},
     openai::{answered, read_headers},
     reply::{Failure, message_of},
     sse::{self, Frames},
@@ -32,6 +33,8 @@ use crate::{
 const KEEP_WAIT: Duration = Duration::from_secs(1);
 /// Longest time in which an answer is kept.
 const KEEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Field of a request that names a conversation of the provider.
+const CONVERSATION: &str = "conversation";
 /// Field of a response that says whether it can be named.
 const STORE: &str = "store";
 
@@ -45,12 +48,13 @@ pub(super) async fn responses(call: Call) -> Result<Response, Failure> {
         conversations: Conversations::new(sophia.memory().kv().clone(), scope.clone(), max_bytes),
         keeping: call.surface.keeping().clone(),
         is_kept: body.get(STORE) != Some(&Value::Bool(false)),
+        may_name_all: call.caller.admin,
         previous: Previous::None,
         said: 0,
         input: Vec::new(),
         names: Names::default(),
     };
-    given.recall(&mut body).await?;
+    given.recall(&mut body).await.map_err(refuse)?;
     let mut inbound = read_further_request(Value::Object(body), &scope, given.said)?;
     given.names = inbound.names;
     if let Previous::Known(id) = &given.previous {
@@ -67,8 +71,11 @@ pub(super) async fn responses(call: Call) -> Result<Response, Failure> {
     }
     let answer = chat.complete(inbound.request).await.map_err(|error| given.tell(error))?;
     let mut body = write_response(&answer, &inbound.repeated, Timestamp::now())?;
-    if let (false, Value::Object(response)) = (answer.envelope.dialect() == Dialect::Responses, &body) {
-        body[STORE] = given.keep(response).await.into();
+    if let Value::Object(response) = &body {
+        match answer.envelope.dialect() {
+            Dialect::Responses => given.keep_names(response).await,
+            _ => body[STORE] = given.keep(response).await.into(),
+        }
     }
     Ok(answered(&answer, &body))
 }
@@ -79,6 +86,8 @@ struct Given {
     /// Answers that may be being kept at once.
     keeping: Arc<Semaphore>,
     is_kept: bool,
+    /// Whether the caller may also name what the provider gave to others.
+    may_name_all: bool,
     previous: Previous,
     /// How many items were said before.
     said: usize,
@@ -95,24 +104,38 @@ enum Previous {
 }
 
 impl Given {
-    /// Puts what was said in place of its names. A name that is not known here may be known to the provider.
+    /// Puts what was said in place of its names. A name that is not known here may be known to the provider, and must have been
+    /// given to who names it.
     async fn recall(&mut self, body: &mut Map<String, Value>) -> crate::Result<()> {
         let mut room = self.conversations.room();
         self.input = match body.get_mut("input") {
             Some(Value::Array(items)) => {
                 self.conversations.put_items(items, &mut room).await?;
+                for (index, item) in items.iter().enumerate() {
+                    if let Some(id) = referenced(item)
+                        && !self.may_name(id).await?
+                    {
+                        return Err(lost_item(&format!("input[{index}]")));
+                    }
+                }
                 items.clone()
             }
             Some(Value::String(text)) => vec![json!({"role": "user", "content": text})],
             // Refused by who reads it.
             _ => return Ok(()),
         };
+        if !self.may_name_all && body.get(CONVERSATION).is_some_and(|named| !named.is_null()) {
+            return Err(not_yours(CONVERSATION));
+        }
         let id = match body.get(PREVIOUS) {
             Some(Value::String(id)) => id.clone(),
             None | Some(Value::Null) => return Ok(()),
             Some(_) => return Err(Error::invalid("chat.complete", PREVIOUS, "must be the id of a response")),
         };
         let Some(mut said) = self.conversations.said(&id, &mut room).await? else {
+            if !self.may_name(&id).await? {
+                return Err(lost(&id));
+            }
             self.previous = Previous::Unknown(id);
             return Ok(());
         };
@@ -142,14 +165,13 @@ impl Given {
         }
     }
 
-    /// Keeps a response that is no provider's; returns whether it can be named. It is waited for a moment, and goes on by
-    /// itself.
+    async fn may_name(&self, id: &str) -> crate::Result<bool> {
+        Ok(self.may_name_all || self.conversations.has_name(id).await?)
+    }
+
+    /// Keeps a response that is no provider's; returns whether it can be named.
     async fn keep(&self, response: &Map<String, Value>) -> bool {
         let (Some(id), true) = (response.get("id").and_then(Value::as_str), self.is_kept) else { return false };
-        let Ok(permit) = self.keeping.clone().try_acquire_owned() else {
-            tracing::warn!("what was answered cannot be named later: too much is being kept already");
-            return false;
-        };
         let previous = match &self.previous {
             Previous::Known(id) => Some(id.clone()),
             Previous::None | Previous::Unknown(_) => None,
@@ -157,10 +179,31 @@ impl Given {
         let output = response.get("output").and_then(Value::as_array).cloned().unwrap_or_default();
         let said = Said { id: id.to_owned(), previous, input: self.input.clone(), output };
         let conversations = self.conversations.clone();
+        self.wait_for(async move { conversations.keep(said).await }).await
+    }
+
+    /// Keeps the names that a provider gave with a response.
+    async fn keep_names(&self, response: &Map<String, Value>) {
+        if self.may_name_all || !self.is_kept {
+            return;
+        }
+        let output = response.get("output").and_then(Value::as_array).into_iter().flatten();
+        let ids = response.get("id").into_iter().chain(output.filter_map(|item| item.get("id")));
+        let ids: Vec<_> = ids.filter_map(Value::as_str).map(str::to_owned).collect();
+        let conversations = self.conversations.clone();
+        self.wait_for(async move { conversations.keep_names(ids).await }).await;
+    }
+
+    /// Waits a moment for what is being kept, which goes on by itself. Returns whether it is kept, as far as is known.
+    async fn wait_for(&self, keep: impl Future<Output = crate::Result<()>> + Send + 'static) -> bool {
+        let Ok(permit) = self.keeping.clone().try_acquire_owned() else {
+            tracing::warn!("what was answered cannot be named later: too much is being kept already");
+            return false;
+        };
         // Ends in time, and there are as many at once as there are permits.
         let keeping = tokio::spawn(async move {
             let _permit = permit;
-            let code = match timeout(KEEP_TIMEOUT, conversations.keep(said)).await {
+            let code = match timeout(KEEP_TIMEOUT, keep).await {
                 Ok(Ok(())) => return true,
                 Ok(Err(error)) => error.code(),
                 Err(_) => ErrorKind::Timeout.code(),
@@ -195,8 +238,10 @@ impl Frames for Items {
     }
 
     async fn settle(&mut self) {
-        if let Some(response) = self.writer.take_given() {
-            self.given.keep(&response).await;
+        match self.writer.take_given() {
+            Some((response, true)) => self.given.keep_names(&response).await,
+            Some((response, false)) => drop(self.given.keep(&response).await),
+            None => {}
         }
     }
 }

@@ -57,7 +57,7 @@ impl ScopePlaces {
         let mut default = asked.clone();
         for place in &self.0 {
             let at_top = matches!(place.as_slice(), [Step::Field(name)] if name == "scope");
-            visit(&mut root, place, &mut |value| {
+            let is_whole = visit(&mut root, place, &mut |value| {
                 if value.is_null() && at_top && several {
                     return Ok(());
                 }
@@ -72,6 +72,17 @@ impl ScopePlaces {
                 }
                 Ok(())
             })?;
+            if !is_whole {
+                let field = match place.first() {
+                    Some(Step::Field(name)) => name.as_str(),
+                    _ => "arguments",
+                };
+                return Err(Error::invalid(
+                    operation,
+                    field,
+                    "must name each value: a list does not stand for an object",
+                ));
+            }
         }
         if let Value::Object(filled) = root {
             *arguments = filled;
@@ -117,9 +128,12 @@ fn walk(root: &Value, node: &Value, path: &mut Vec<Step>, depth: usize, places: 
     }
 }
 
-fn visit(value: &mut Value, place: &[Step], check: &mut impl FnMut(&mut Value) -> Result<()>) -> Result<()> {
+/// Checks what stands at a place. Returns whether there is no list where an object with a scope is meant: read by position, it
+/// would hold a scope that nobody has checked.
+fn visit(value: &mut Value, place: &[Step], check: &mut impl FnMut(&mut Value) -> Result<()>) -> Result<bool> {
     match (place, value) {
-        ([], value) => check(value),
+        ([], value) => check(value).map(|()| true),
+        ([Step::Field(_), ..], Value::Array(_)) => Ok(false),
         ([Step::Field(name)], Value::Object(fields)) => {
             let absent = !fields.contains_key(name);
             let value = fields.entry(name.as_str()).or_insert(Value::Null);
@@ -127,17 +141,17 @@ fn visit(value: &mut Value, place: &[Step], check: &mut impl FnMut(&mut Value) -
             if absent && value.is_null() {
                 fields.shift_remove(name);
             }
-            Ok(())
+            Ok(true)
         }
         ([Step::Field(name), rest @ ..], Value::Object(fields)) => match fields.get_mut(name) {
             Some(value) => visit(value, rest, check),
-            None => Ok(()),
+            None => Ok(true),
         },
         ([Step::Items, rest @ ..], Value::Array(items)) => {
-            items.iter_mut().try_for_each(|item| visit(item, rest, check))
+            items.iter_mut().try_fold(true, |is_whole, item| Ok(is_whole & visit(item, rest, check)?))
         }
         // Of another type than the schema says: the operation refuses it.
-        _ => Ok(()),
+        _ => Ok(true),
     }
 }
 
@@ -204,7 +218,12 @@ mod tests {
         ] {
             assert_eq!(fill(&acme(), arguments.clone()).unwrap_err().code(), "UNAUTHORIZED", "{arguments}");
         }
-        for arguments in [json!({"scope": "globex"}), json!({"scope": {"tennant": "acme"}}), json!({"scopes": ["x"]})] {
+        for arguments in [
+            json!({"scope": "globex"}),
+            json!({"scope": {"tennant": "acme"}}),
+            json!({"scopes": ["x"]}),
+            json!({"items": [{"content": "x"}, ["x", {"tenant": "globex"}]]}),
+        ] {
             assert_eq!(fill(&acme(), arguments.clone()).unwrap_err().code(), "INVALID_INPUT", "{arguments}");
         }
     }

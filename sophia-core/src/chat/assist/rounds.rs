@@ -169,9 +169,10 @@ impl Rounds {
         let scope = self.scope();
         let round = self.assistance.rounds;
         let mut calls: Vec<BoxFuture<'_, ToolStep>> = Vec::with_capacity(answer.tool_calls.len());
-        for call in &answer.tool_calls {
+        for (number, call) in answer.tool_calls.iter().enumerate() {
             let tool_box = match self.boxes.get(tools::function_name(call)) {
                 _ if self.is_spent() => Err(tools::spent()),
+                _ if number >= tools::MAX_CALLS => Err(tools::too_many()),
                 Some(tool_box) => Ok(tool_box.as_ref()),
                 None => Err(tools::unknown(call)),
             };

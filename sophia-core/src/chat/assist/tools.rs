@@ -20,6 +20,8 @@ use crate::{
 
 /// Stands among the `tools` of a request for all tools of the registry.
 pub(in crate::chat) const REGISTRY: &str = "registry";
+/// Most calls of one round: what a model asks for beyond is told, and not done.
+pub(super) const MAX_CALLS: usize = 128;
 /// Longest result that a model is shown, in bytes: some 16,000 tokens.
 const MAX_RESULT_BYTES: usize = 64 << 10;
 
@@ -126,6 +128,12 @@ pub(super) fn function_name(of: &Value) -> &str {
 /// Says that nobody has the tool that a model calls.
 pub(super) fn unknown(call: &Value) -> Error {
     Error::new(ErrorKind::NotFound, "chat.complete", format!("there is no tool `{}`", function_name(call)))
+}
+
+/// Says that a round has had its calls.
+pub(super) fn too_many() -> Error {
+    let message = format!("one round has at most {MAX_CALLS} calls: ask for the others in the next one");
+    Error::new(ErrorKind::RateLimited, "chat.complete", message)
 }
 
 /// Says that no more tools are called for this question.

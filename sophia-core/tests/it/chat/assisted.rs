@@ -148,6 +148,23 @@ async fn no_tool_is_called_once_the_question_has_cost_its_limit() {
 }
 
 #[tokio::test]
+async fn one_round_has_so_many_calls_and_the_model_is_told_of_the_others() {
+    let (mock, sophia) = start_engine().await;
+    let mut wants_many = wants_weather();
+    if let Fault::Body(body) = &mut wants_many {
+        let calls = body["choices"][0]["message"]["tool_calls"].as_array_mut().unwrap();
+        *calls = vec![calls[0].clone(); 500];
+    }
+    mock.script([wants_many]);
+    let tools = Arc::new(Weather::default());
+    let response = sophia.chat().complete_with(coat(), tools.clone()).await.unwrap();
+    assert_eq!(tools.calls.load(Ordering::Relaxed), 128);
+    let steps = &response.assistance.as_ref().unwrap().steps;
+    assert_eq!((steps.len(), steps[127].error_code, steps[128].error_code), (500, None, Some("RATE_LIMITED")));
+    assert!(mock.bodies()[1]["messages"].to_string().contains("one round has at most 128 calls"));
+}
+
+#[tokio::test]
 async fn a_call_of_a_tool_that_only_the_caller_has_is_the_callers() {
     let (mock, sophia) = start_engine().await;
     let mut wants_mine = wants_weather();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{SOON, client, remote, send, serve};
+use super::{SOON, as_key, client, keys, remote, send, serve};
 use serde_json::{Value, json};
 use sophia_core::{
     Config, Scope, Sophia,
@@ -663,6 +663,9 @@ async fn a_name_that_nobody_knows_is_not_found() {
         }
         let (status, refused) = turn(&surface, &[], &go_on(&json!(5), "x")).await;
         assert_eq!((status, &refused["error"]["param"]), (400, &json!("previous_response_id")));
+        let conversation = json!({"model": "small", "input": "x", "conversation": "c"});
+        let (status, refused) = turn(&surface, &[], &conversation).await;
+        assert_eq!((status, &refused["error"]["param"]), (400, &json!("conversation")));
         assert_eq!(mock.calls(), 0);
     }
 }
@@ -689,6 +692,41 @@ async fn a_provider_of_responses_is_not_sent_what_only_we_know() {
         assert!(asked.contains("You asked:") && asked.contains("rs_1"), "{asked}");
         for unknown in [&thought["id"], &thought["summary"][0]["text"], &given["output"][1]["id"]] {
             assert!(!asked.contains(unknown.as_str().unwrap()), "{unknown} {asked}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_provider_of_responses_keeps_is_named_by_whom_it_was_given_to() {
+    let mock = MockProvider::start().await.unwrap();
+    let mut config = Config::default();
+    config.chat.providers.push(ProviderConfig::responses("own", mock.base_url()).models(["small"]));
+    config.server.keys = keys();
+    config.server.keys.push(ApiKey::new("bob-key", Scope::new().tenant("globex").user("bob")));
+    let surface = Surface::new(Sophia::new(config).unwrap()).unwrap();
+    let ask = async |key: &str, mut body: Value, streamed: bool| {
+        body["stream"] = streamed.into();
+        let (status, answer) = as_key(&surface, key, "POST /v1/responses", body).await;
+        match answer.as_str().map(events) {
+            Some(events) => (status, events.last().unwrap()["response"].clone()),
+            None => (status, answer),
+        }
+    };
+    for (number, streamed) in [false, true].into_iter().enumerate() {
+        let (status, given) = ask("ada-key", question("/v1/responses", &format!("secret {number}")), streamed).await;
+        assert_eq!(status, 200, "{given}");
+        let item = json!({"type": "item_reference", "id": given["output"][0]["id"]});
+        let named = json!({"model": "small", "input": [item, {"role": "user", "content": format!("and {number}?")}]});
+        let conversation = json!({"model": "small", "input": "and?", "conversation": "conv_1"});
+        for (key, is_allowed) in [("ada-key", true), ("admin-key", true), ("bob-key", false), ("acme-key", false)] {
+            let before = mock.calls();
+            let (further, _) = ask(key, go_on(&given["id"], &format!("{key} {number}")), streamed).await;
+            let (by_item, _) = ask(key, named.clone(), streamed).await;
+            let told = if is_allowed { (200, 200, 2) } else { (404, 404, 0) };
+            assert_eq!((further, by_item, mock.calls() - before), told, "{key}");
+            let (status, answer) = ask(key, conversation.clone(), streamed).await;
+            let told = if key == "admin-key" { 200 } else { 403 };
+            assert_eq!(status, told, "{key}: {answer}");
         }
     }
 }
@@ -940,7 +978,6 @@ async fn every_dialect_has_its_own_errors_and_keys_work_in_both_headers() {
         ),
         ("/v1/responses", json!({"model": "small"}), "input"),
         ("/v1/responses", json!({"model": "small", "input": "x", "prompt": {"id": "p"}}), "prompt"),
-        ("/v1/responses", json!({"model": "small", "input": "x", "conversation": "c"}), "conversation"),
         ("/v1/responses", json!({"model": "small", "input": "x", "tools": [{"type": "web_search"}]}), "tools[0].type"),
         ("/v1/responses", json!({"model": "small", "input": [{"type": "odd", "id": "x"}]}), "input[0]"),
     ] {

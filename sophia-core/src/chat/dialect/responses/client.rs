@@ -149,8 +149,8 @@ pub struct FrameWriter {
     place: Place,
     /// Whether the provider's own events are given on.
     native: bool,
-    /// What was written, once it is whole.
-    given: Option<Map<String, Value>>,
+    /// What was written, once it is whole, and whether it is the provider's own.
+    given: Option<(Map<String, Value>, bool)>,
 }
 
 /// The item under way, as we write it.
@@ -207,8 +207,8 @@ impl FrameWriter {
         out
     }
 
-    /// Takes the response that was written, once it is whole; `None` where it is the provider's own.
-    pub fn take_given(&mut self) -> Option<Map<String, Value>> {
+    /// Takes the response that was written, once it is whole, and whether it is the provider's own.
+    pub fn take_given(&mut self) -> Option<(Map<String, Value>, bool)> {
         self.given.take()
     }
 
@@ -392,7 +392,8 @@ impl FrameWriter {
     }
 
     fn end(&mut self, answer: &Answer, out: &mut String) {
-        let response = if answer.envelope.dialect() == Dialect::Responses {
+        let is_providers = answer.envelope.dialect() == Dialect::Responses;
+        let response = if is_providers {
             answer.envelope.fields().into_owned()
         } else {
             self.begin(out);
@@ -401,9 +402,9 @@ impl FrameWriter {
             self.refusal(answer, out);
             let mut response = self.response.clone();
             complete(&mut response, answer, std::mem::take(&mut self.output));
-            self.given = Some(response.clone());
             response
         };
+        self.given = Some((response.clone(), is_providers));
         let kind = match response.get("status").and_then(Value::as_str) {
             Some("incomplete") => "response.incomplete",
             _ => "response.completed",
