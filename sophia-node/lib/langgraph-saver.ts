@@ -68,22 +68,23 @@ export class SophiaSaver extends BaseCheckpointSaver<string> {
 
   /** Returns the checkpoint that the config names, or the last one of its thread. */
   async getTuple(config: RunnableConfig): Promise<CheckpointTuple | undefined> {
-    const thread = config.configurable?.['thread_id']
-    if (thread === undefined) return undefined
-    const { namespace, id } = place(config)
-    const found = await this.#checkpoints.get(String(thread), { id: id ?? null, namespace, scope: this.#scopeOf(config) })
+    if (config.configurable?.['thread_id'] === undefined) return undefined
+    const { thread, namespace, id } = place(config, 'read a checkpoint')
+    const found = await this.#checkpoints.get(thread, { id: id ?? null, namespace, scope: this.#scopeOf(config) })
     return found ? this.#tuple(found, config) : undefined
   }
 
   /** Yields the checkpoints that match, the last one first; they are read a page at a time. */
   async *list(config: RunnableConfig, options: CheckpointListOptions = {}): AsyncGenerator<CheckpointTuple> {
-    const { thread_id: thread, checkpoint_ns: namespace, checkpoint_id: id } = config.configurable ?? {}
+    const { checkpoint_ns: namespace, checkpoint_id: id } = config.configurable ?? {}
+    // All threads only where none is named: one that is not known yet is not all of them.
+    const thread = config.configurable?.['thread_id'] === undefined ? undefined : place(config, 'list checkpoints').thread
     const before = options.before?.configurable?.['checkpoint_id']
     let { limit } = options
     let after: string | null | undefined
     while (limit === undefined || limit > 0) {
       const { checkpoints, next } = await this.#checkpoints.list({
-        thread: thread == null ? undefined : String(thread),
+        thread,
         namespace,
         id,
         before,
@@ -270,8 +271,8 @@ function ofTenantAndUser(scope: Scope | null | undefined): Scope | null | undefi
   throw invalidInput('memory.checkpoints', `scope.${name}`, 'is set: checkpoints belong to a tenant and user')
 }
 
-function place(config: RunnableConfig, purpose?: string): Place {
+function place(config: RunnableConfig, purpose: string): Place {
   const { thread_id: thread, checkpoint_ns: namespace, checkpoint_id: id } = config.configurable ?? {}
-  if (purpose !== undefined && thread === undefined) throw new Error(`cannot ${purpose}: \`configurable.thread_id\` is missing`)
+  if (thread == null) throw new Error(`cannot ${purpose}: \`configurable.thread_id\` is missing, or null`)
   return { thread: String(thread), namespace: namespace ?? '', id: id || undefined }
 }

@@ -85,6 +85,19 @@ test('what is given no config needs a saver with the scope itself', async () => 
   await assert.rejects(new SophiaSaver(s, { scope: () => ({ session: '1' }) }).getTuple(config), narrow)
 })
 
+test('a thread that is null is not all threads', async () => {
+  const saver = new SophiaSaver(new Sophia())
+  const graph = chat(saver)
+  for (const thread_id of ['alice', 'bob']) {
+    await graph.invoke({ messages: [{ role: 'user', content: 'x' }] }, { configurable: { thread_id } })
+  }
+  const threads = (await all(saver.list({}))).map((found) => found.config.configurable.thread_id)
+  assert.deepEqual([...new Set(threads)].sort(), ['alice', 'bob'])
+  const unknown = { configurable: { thread_id: null } }
+  await assert.rejects(all(saver.list(unknown)), /thread_id. is missing, or null/)
+  await assert.rejects(saver.getTuple(unknown), /thread_id. is missing, or null/)
+})
+
 test('a thread may be named by a number', async () => {
   const s = new Sophia()
   const saver = new SophiaSaver(s)

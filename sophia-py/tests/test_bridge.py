@@ -386,24 +386,74 @@ async def test_probes_and_healing_that_block_hold_up_no_loop() -> None:
         assert ran_on["heal"] != loop_thread
 
 
-def test_a_look_that_hangs_is_not_joined_by_others() -> None:
+def test_looks_at_what_hangs_wait_for_one_thread() -> None:
     with Sophia() as s:
         end = threading.Event()
+        looks: list[None] = []
 
         def hang() -> bool:
+            looks.append(None)
             return end.wait(30)
 
-        s.health.register("hung", probe=Probe.callback(hang), timeout=0.05)
         threads = threading.active_count()
-        assert "no answer" in (s.health.check_sync("hung").detail or "")
-        checks = [s.health.check_sync("hung") for _ in range(10)]
-        assert {check.observed for check in checks} == {"unhealthy"} and threading.active_count() <= threads + 2
-        assert all("has not ended" in (check.detail or "") for check in checks), checks
+        for _ in range(10):
+            s.health.register("hung", probe=Probe.callback(hang), timeout=0.05)
+            check = s.health.check_sync("hung")
+            assert check.observed == "unhealthy" and "no answer" in (check.detail or ""), check
+        assert len(looks) == 1 and threading.active_count() <= threads + 2
         end.set()
         deadline = time.monotonic() + 10
         while s.health.check_sync("hung").observed != "healthy" and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert s.health.check_sync("hung").observed == "healthy"
+        assert s.health.check_sync("hung").observed == "healthy" and len(looks) > 1
+
+
+async def test_who_looks_at_a_service_at_once_shares_a_look_and_what_it_raises() -> None:
+    async with Sophia() as s:
+        looks: list[None] = []
+        begun, go_on = threading.Event(), threading.Event()
+
+        class Service:
+            def look(self) -> bool:
+                looks.append(None)
+                begun.set()
+                go_on.wait(30)
+                if len(looks) == 2:
+                    raise OSError("refused")
+                return True
+
+        service = Service()
+        for name in ("a", "b"):
+            s.health.register(name, probe=Probe.callback(service.look), timeout=20, fail_after=1)
+        for verdict, detail in (("healthy", None), ("unhealthy", "refused")):
+            begun.clear()
+            go_on.clear()
+            checks = [asyncio.ensure_future(s.health.check(name)) for name in ("a", "b", "a", "b")]
+            assert await asyncio.to_thread(begun.wait, 10)
+            # Who leaves takes the look from nobody.
+            checks[0].cancel()
+            await asyncio.sleep(0.05)
+            go_on.set()
+            for check in checks[1:]:
+                found = await check
+                assert found.observed == verdict and (detail or "") in (found.detail or ""), found
+        assert len(looks) == 2
+
+
+def test_a_look_that_was_cut_short_says_nothing_of_its_service() -> None:
+    with Sophia() as s:
+        go_on = threading.Event()
+
+        def look() -> bool:
+            return go_on.wait(30)
+
+        s.health.register("db", probe=Probe.callback(look), timeout=20, fail_after=1)
+        for _ in range(5):
+            check = s.health.check_all_sync(deadline=0.1)["db"]
+            assert check.observed == "unknown" and "cut short" in (check.detail or ""), check
+        assert s.health.alerts() == []
+        go_on.set()
+        assert s.health.check_sync("db").observed == "healthy"
 
 
 async def test_a_synchronous_look_from_the_loop_of_the_probe_blames_nobody() -> None:

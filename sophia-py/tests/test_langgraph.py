@@ -174,6 +174,21 @@ async def test_what_is_given_no_config_needs_a_saver_with_the_scope_itself() -> 
             assert raised.value.context["field"] == "scope.session"
 
 
+def test_a_thread_that_is_not_known_is_not_all_threads() -> None:
+    with Sophia() as s:
+        saver = SophiaSaver(s)
+        graph = chat(saver)
+        for thread in ("alice", "bob"):
+            graph.invoke({"messages": [("user", "x")]}, {"configurable": {"thread_id": thread}})
+        assert {found.config["configurable"]["thread_id"] for found in saver.list(None)} == {"alice", "bob"}
+        unknown: list[Any] = [{"configurable": {"thread_id": None}}, {"configurable": {"checkpoint_ns": ""}}, {"tags": ["x"]}]
+        for config in unknown:
+            for act in (lambda: list(saver.list(config)), lambda: saver.get_tuple(config)):
+                with pytest.raises(InvalidInputError) as raised:
+                    act()
+                assert raised.value.context["field"] == "configurable.thread_id"
+
+
 def test_a_thread_may_be_named_by_a_number() -> None:
     with Sophia() as s:
         saver = SophiaSaver(s)

@@ -98,16 +98,62 @@ class OneAtATime(MayBlock):
 
 
 class OneLook(MayBlock):
-    """A look at a service. While one goes on for which nobody waits any more, no other begins: a thread cannot be stopped."""
+    """A look at a service. While one goes on in a thread, no other begins, since a thread cannot be stopped: who looks meanwhile
+    waits for that one."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__(function)
-        self.late: set[Call] = set()
+    def is_taken_by(self, call: Call) -> bool:
+        """Whether the call is to take a look; else it waits for the one that goes on."""
+        look = Look(self.function, call)
+        call.look = _looks.setdefault(look.key, look)
+        call.look.add(call)
+        return call.look is look
 
-    def __call__(self, *arguments: Any) -> Any:
-        if self.late:
-            raise RuntimeError("the look before, which took too long, has not ended")
-        return self.function(*arguments)
+
+class Look:
+    """A look that goes on in a thread, and who waits for it. Without a lock, as above: whoever is told is taken out once."""
+
+    def __init__(self, function: Callable[..., Any], taker: Call) -> None:
+        own = getattr(function, "__self__", function)
+        self.key = (id(own), getattr(function, "__name__", None))
+        self._function = function
+        """Kept, so that its number is not given to another one meanwhile."""
+        self._taker = taker
+        self._waiting: set[Call] = set()
+        self._outcome: tuple[Any, BaseException | None] | None = None
+
+    def add(self, call: Call) -> None:
+        self._waiting.add(call)
+        if self._outcome is not None:
+            self._tell(call, *self._outcome)
+
+    def leave(self, call: Call) -> Call | None:
+        """Takes out a call that is cancelled; returns the one to end where nobody waits any more and it can be ended."""
+        self._waiting.discard(call)
+        if self._waiting or not self._taker.is_awaited():
+            return None
+        self._make_room()
+        return self._taker
+
+    def end(self, value: Any, raised: BaseException | None) -> None:
+        self._make_room()
+        self._outcome = value, raised
+        for call in list(self._waiting):
+            self._tell(call, value, raised)
+
+    def _make_room(self) -> None:
+        if _looks.get(self.key) is self:
+            _looks.pop(self.key, None)
+
+    def _tell(self, call: Call, value: Any, raised: BaseException | None) -> None:
+        try:
+            self._waiting.remove(call)
+        except KeyError:
+            return
+        call.tell(value, raised)
+
+
+_looks: dict[tuple[int, str | None], Look] = {}
+"""Looks that go on, by what looks, whatever it is registered as and how often."""
 
 
 class Call:
@@ -139,14 +185,20 @@ class Call:
         self._task: asyncio.Future[Any] | None = None
         self._awaited: concurrent.futures.Future[Any] | None = None
         self._ended = False
+        self.look: Look | None = None
+        """The look that it takes, or waits for."""
 
     def start(self) -> None:
-        if self._loop is None:
-            threading.Thread(target=self._context.copy().run, args=(self._on_thread,), daemon=True).start()
-        else:
+        function = self._function
+        if self._loop is not None:
             if self._operation in WAITED_FOR:
                 _waiting.add(self)
             self._loop.call_soon_threadsafe(self._on_loop, context=self._context.copy())
+        elif not (isinstance(function, OneLook) and function.blocks()) or function.is_taken_by(self):
+            try:
+                threading.Thread(target=self._context.copy().run, args=(self._on_thread,), daemon=True).start()
+            except RuntimeError as refused:
+                self._end(None, refused)
 
     def is_on(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether it runs on this loop."""
@@ -160,14 +212,15 @@ class Call:
     def cancel(self) -> None:
         """Cancels the task, if it has begun and not ended; called from any thread."""
         _waiting.discard(self)
-        if self._loop is None and isinstance(self._function, OneLook):
-            self._function.late.add(self)
-            if self._ended:
-                self._function.late.discard(self)
-        if self._awaited is not None:
-            self._awaited.cancel()
+        ended = self if self.look is None else self.look.leave(self)
+        if ended is not None and ended._awaited is not None:
+            ended._awaited.cancel()
         if self._loop is not None and not self._ended and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._cancel_on_loop)
+
+    def is_awaited(self) -> bool:
+        """Whether what it called is awaited, and can be cancelled."""
+        return self._awaited is not None
 
     def _on_loop(self) -> None:
         _waiting.discard(self)
@@ -219,9 +272,14 @@ class Call:
             self._end(value, None)
 
     def _end(self, value: Any, raised: BaseException | None) -> None:
+        if self.look is None:
+            self.tell(value, raised)
+        else:
+            self.look.end(value, raised)
+
+    def tell(self, value: Any, raised: BaseException | None) -> None:
+        """Reports the value or the exception."""
         self._ended = True
-        if isinstance(self._function, OneLook):
-            self._function.late.discard(self)
         self._report(value, raised)
 
 

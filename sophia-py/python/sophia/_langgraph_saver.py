@@ -122,16 +122,17 @@ class SophiaSaver(BaseCheckpointSaver[str]):
         after: str | None,
     ) -> Steps[CheckpointPage]:
         place = _configurable(config)
-        thread = place.get("thread_id")
+        # All threads only where no thread is asked for: one that is not known yet is not all of them.
+        is_all = not config or (callable(self._scope) and "thread_id" not in place)
         request = self._checkpoints._list(
-            None if thread is None else str(thread),
+            None if is_all else _place(config)[0],
             namespace=place.get("checkpoint_ns"),
             id=place.get("checkpoint_id"),
             before=_configurable(before).get("checkpoint_id"),
             metadata=metadata,
             limit=PAGE if limit is None else min(limit, PAGE),
             after=after,
-            scope=self._scope_of(config) if config and place else self._fixed_scope("list"),
+            scope=self._scope_of(config) if config else self._fixed_scope("list"),
         )
         return (yield from call(request))
 
@@ -343,9 +344,11 @@ def _configurable(config: RunnableConfig | None) -> Configurable:
     return config.get("configurable", {}) if config else {}
 
 
-def _place(config: RunnableConfig) -> tuple[str, str]:
+def _place(config: RunnableConfig | None) -> tuple[str, str]:
     place = _configurable(config)
-    return str(place["thread_id"]), place.get("checkpoint_ns") or ""
+    if (thread := place.get("thread_id")) is None:
+        raise refused("memory.checkpoints", "configurable.thread_id", "must name the thread: it is missing, or None")
+    return str(thread), place.get("checkpoint_ns") or ""
 
 
 def _strategy(strategy: str) -> Literal["keep_latest", "delete"]:
