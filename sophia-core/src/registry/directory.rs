@@ -126,6 +126,8 @@ impl Directory {
     /// Puts an entry in its place; returns what stood there.
     pub(crate) fn put(&mut self, entry: Entry) -> Option<Entry> {
         let own = key(&entry.server.id);
+        // An alias that it had, and has no more, is free for others.
+        self.aliases.retain(|_, target| *target != own);
         let short = Some(entry.server.short_id().to_owned()).filter(|short| *short != entry.server.id);
         for alias in entry.server.aliases.iter().chain(&short).map(|alias| key(alias)) {
             if alias != own {

@@ -47,16 +47,21 @@ pub(crate) fn find(operation: &'static str, document: Value) -> Result<Found> {
     }
 }
 
-fn in_object(mut object: Map<String, Value>) -> Option<Found> {
-    if object.get("name").is_some_and(Value::is_string)
-        && ["remotes", "packages"].iter().any(|f| object.contains_key(*f))
-    {
+fn in_object(object: Map<String, Value>) -> Option<Found> {
+    let mut object = unwrapped(object);
+    if is_official(&object) {
         return Some(official(object));
     }
     let rules = object.get_mut("routing").and_then(|routing| routing.get_mut("rules")).map(Value::take);
     let mut found: Option<Found> = None;
+    let mut is_understood = true;
     for field in SERVER_FIELDS {
-        let Some(value) = object.remove(field) else { continue };
+        // A server may have that name.
+        let Some(value) =
+            object.get(field).is_some_and(|value| !is_port(value)).then(|| object.remove(field)).flatten()
+        else {
+            continue;
+        };
         let inner = match (field, value) {
             ("mcpServers", Value::Object(servers)) => Some(named("mcpServers", servers, None)),
             ("mcp", Value::Object(inner)) => in_object(inner),
@@ -64,6 +69,7 @@ fn in_object(mut object: Map<String, Value>) -> Option<Found> {
             (_, Value::Object(servers)) => named_or_grouped(field, servers),
             _ => None,
         };
+        is_understood &= inner.is_some();
         match (&mut found, inner) {
             (Some(found), Some(inner)) => {
                 found.items.extend(inner.items);
@@ -73,11 +79,23 @@ fn in_object(mut object: Map<String, Value>) -> Option<Found> {
             (_, None) => {}
         }
     }
-    let mut found = found.or_else(|| bare(object))?;
+    let mut found = found.or_else(|| if is_understood { bare(object) } else { None })?;
     if let Some(rules) = rules {
         add_rules(&mut found.items, &rules);
     }
     Some(found)
+}
+
+/// Takes a `server.json` out of what the API of the public registry puts around it.
+fn unwrapped(mut object: Map<String, Value>) -> Map<String, Value> {
+    match object.get_mut("server") {
+        Some(Value::Object(server)) if is_official(server) => std::mem::take(server),
+        _ => object,
+    }
+}
+
+fn is_official(object: &Map<String, Value>) -> bool {
+    object.get("name").is_some_and(Value::is_string) && ["remotes", "packages"].iter().any(|f| object.contains_key(*f))
 }
 
 /// `{name: entry}` without a field around it.
@@ -144,9 +162,11 @@ fn named(dialect: &'static str, object: Map<String, Value>, group: Option<&str>)
 
 /// `[{name, url | port | command}]`
 fn list_of(list: Vec<Value>) -> Option<Found> {
-    if list.is_empty() || !list.iter().all(Value::is_object) {
-        return None;
-    }
+    let is_object = |value| match value {
+        Value::Object(object) => Some(Value::Object(unwrapped(object))),
+        _ => None,
+    };
+    let list = list.into_iter().map(is_object).collect::<Option<Vec<_>>>().filter(|list| !list.is_empty())?;
     let mut found = Found { dialect: "[{name, url | port}]", items: Vec::new(), unnamed: Vec::new() };
     for value in list {
         let name = ["id", "name", "server", "server_name"].iter().find_map(|field| value.get(*field)?.as_str());
@@ -268,6 +288,17 @@ mod tests {
             assert_eq!(names(document.clone()), (dialect, vec!["a".to_owned(), "b".to_owned()]), "{document}");
         }
         assert_eq!(names(json!({"name": "io.x/y", "remotes": []})), ("server.json", vec!["io.x/y".to_owned()]));
+    }
+
+    #[test]
+    fn pages_of_the_public_registry_are_read() {
+        let wrapped = |name: &str| json!({"server": {"name": name, "remotes": []}, "_meta": {"status": "active"}});
+        let page = json!({"servers": [wrapped("io.x/a"), wrapped("io.x/b")], "metadata": {"count": 2}});
+        assert_eq!(names(page).1, ["io.x/a", "io.x/b"]);
+        assert_eq!(names(wrapped("io.x/a")), ("server.json", vec!["io.x/a".to_owned()]));
+        let unknown = json!({"servers": [{"record": {}}], "metadata": {"count": 1}});
+        assert_eq!(find("test", unknown).unwrap_err().code(), "INVALID_INPUT");
+        assert_eq!(names(json!({"mcp": 9001, "ports": 9002})).1, ["mcp", "ports"]);
     }
 
     #[test]

@@ -179,19 +179,25 @@ impl Entry {
         Ok(())
     }
 
-    /// `server.json` of the public registry, schema 2025-12-11: the first remote, else the first package.
+    /// `server.json` of the public registry, schema 2025-12-11: the first remote, or else package, that can be used.
     fn official(&mut self, object: &Map<String, Value>) -> Result<(), String> {
         self.server.name = object.get("title").and_then(word);
-        let first = |field: &str| object.get(field).and_then(|list| list.get(0));
-        match (first("remotes"), first("packages")) {
-            (Some(remote), _) => self.remote(remote)?,
-            (None, Some(package)) => self.package(package)?,
-            (None, None) => {}
+        let listed = |field: &str| object.get(field).and_then(Value::as_array).into_iter().flatten();
+        let remotes = listed("remotes").map(|remote| (Entry::remote as fn(&mut Entry, &Value) -> _, remote));
+        let mut refused = None;
+        for (take, place) in
+            remotes.chain(listed("packages").map(|package| (Entry::package as fn(&mut Entry, &Value) -> _, package)))
+        {
+            let before = self.server.clone();
+            match take(self, place) {
+                Ok(()) if self.server.transport().is_some() => return Ok(()),
+                outcome => {
+                    self.server = before;
+                    refused = refused.or(outcome.err());
+                }
+            }
         }
-        if self.server.transport().is_none() {
-            return Err("has neither a remote nor a package".to_owned());
-        }
-        Ok(())
+        Err(refused.unwrap_or_else(|| "has neither a remote nor a package".to_owned()))
     }
 
     fn remote(&mut self, remote: &Value) -> Result<(), String> {
@@ -199,8 +205,9 @@ impl Entry {
         self.server.transport = remote.get("type").and_then(Value::as_str).map(transport).transpose()?;
         for header in inputs(remote, "headers") {
             let Some(name) = header.get("name").and_then(Value::as_str) else { continue };
-            let value = given(header).unwrap_or_else(|| placeholder(name));
-            self.server.headers.insert(name.to_owned(), Secret::new(value));
+            if let Some(value) = given_or_asked(header, name) {
+                self.server.headers.insert(name.to_owned(), Secret::new(value));
+            }
         }
         Ok(())
     }
@@ -221,7 +228,7 @@ impl Entry {
             return Ok(());
         }
         let field = |name: &str| package.get(name).and_then(Value::as_str);
-        let identifier = field("identifier").ok_or("`packages[0].identifier` is required")?;
+        let identifier = field("identifier").ok_or("`identifier` of a package is required")?;
         let version = field("version");
         let at = |separator: &str| version.map_or(identifier.to_owned(), |v| format!("{identifier}{separator}{v}"));
         let (command, own, place): (_, &[&str], _) = match field("registryType") {
@@ -238,8 +245,9 @@ impl Entry {
         (self.server.command, self.server.args) = (Some(command.to_owned()), args);
         for variable in inputs(package, "environmentVariables") {
             let Some(name) = variable.get("name").and_then(Value::as_str) else { continue };
-            let value = given(variable).unwrap_or_else(|| placeholder(name));
-            self.server.env.insert(name.to_owned(), Secret::new(value));
+            if let Some(value) = given_or_asked(variable, name) {
+                self.server.env.insert(name.to_owned(), Secret::new(value));
+            }
         }
         Ok(())
     }
@@ -266,7 +274,24 @@ fn inputs<'a>(part: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
 
 /// Returns the words of a list of arguments.
 fn arguments(package: &Value, field: &str) -> impl Iterator<Item = String> {
-    inputs(package, field).flat_map(|argument| [argument.get("name").and_then(word), given(argument)]).flatten()
+    inputs(package, field).flat_map(|argument| {
+        let name = argument.get("name").and_then(word);
+        let hint = name.clone().or_else(|| argument.get("valueHint").and_then(word));
+        // A flag has no value.
+        let is_asked = is_required(argument) && argument.get("format").is_none_or(|format| format != "boolean");
+        let value = given(argument).or_else(|| hint.filter(|_| is_asked).map(|hint| placeholder(&hint)));
+        [name, value].into_iter().flatten()
+    })
+}
+
+fn is_required(input: &Value) -> bool {
+    input.get("isRequired") == Some(&Value::Bool(true))
+}
+
+/// Returns what an input is set to, or the variable that it is asked of: an optional one only where that is set.
+fn given_or_asked(input: &Value, name: &str) -> Option<String> {
+    let asked = || Some(placeholder(name)).filter(|asked| is_required(input) || variables::unset(asked).is_empty());
+    given(input).or_else(asked)
 }
 
 /// Returns what an input of a `server.json` is set to, or its default.
@@ -345,7 +370,8 @@ fn secrets(value: Option<Value>, field: &str) -> Result<BTreeMap<String, Secret>
 }
 
 fn placeholder(name: &str) -> String {
-    format!("${{{}}}", name.to_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_"))
+    let name = name.trim_start_matches('-').to_uppercase();
+    format!("${{{}}}", name.replace(|c: char| !c.is_ascii_alphanumeric(), "_"))
 }
 
 /// The unit of a number, as the name of its field says it.
@@ -456,12 +482,41 @@ mod tests {
     #[test]
     fn the_official_form_becomes_a_command_or_a_url() {
         let package = json!({"registryType": "npm", "identifier": "@acme/x", "version": "1.2.3",
-            "environmentVariables": [{"name": "ACME_TOKEN", "isSecret": true}]});
+            "environmentVariables": [{"name": "ACME_TOKEN", "isSecret": true, "isRequired": true},
+                {"name": "ACME_LOG_LEVEL"}, {"name": "PATH", "isRequired": false}],
+            "packageArguments": [{"type": "named", "name": "--path", "isRequired": true},
+                {"type": "positional", "valueHint": "data dir", "isRequired": true}, {"type": "positional", "valueHint": "more"},
+                {"type": "named", "name": "--quick", "isRequired": true, "format": "boolean"}]});
         let server = entry(json!({"packages": [package]})).unwrap().server;
-        assert_eq!((server.command.as_deref(), server.args.join(" ")), (Some("npx"), "-y @acme/x@1.2.3".to_owned()));
-        assert_eq!(server.env["ACME_TOKEN"].expose(), "${ACME_TOKEN}");
+        assert_eq!(
+            (server.command.as_deref(), server.args.join(" ")),
+            (Some("npx"), "-y @acme/x@1.2.3 --path ${PATH} ${DATA_DIR} --quick".to_owned())
+        );
+        let env: Vec<_> = server.env.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
+        assert_eq!(env, [("ACME_TOKEN", "${ACME_TOKEN}"), ("PATH", "${PATH}")]);
         let remote = json!({"remotes": [{"type": "streamable-http", "url": "https://x.example/mcp"}]});
         assert_eq!(entry(remote).unwrap().server.transport, Some(Transport::Http));
+        let header = json!([{"name": "X-Trace-Tag"}, {"name": "X-Key", "isRequired": true}]);
+        let remote = json!({"remotes": [{"type": "sse", "url": "https://x.example/sse", "headers": header}]});
+        assert_eq!(entry(remote).unwrap().server.headers.into_keys().collect::<Vec<_>>(), ["X-Key"]);
+    }
+
+    #[test]
+    fn the_first_place_that_can_be_used_is_taken() {
+        let npm = json!({"registryType": "npm", "identifier": "@acme/x", "transport": {"type": "stdio"}});
+        let over_http =
+            json!({"registryType": "npm", "identifier": "@acme/y", "transport": {"type": "streamable-http"}});
+        let bundle = json!({"registryType": "mcpb", "identifier": "https://x.example/x.mcpb"});
+        for packages in [json!([bundle, npm]), json!([over_http, npm])] {
+            assert_eq!(entry(json!({"packages": packages})).unwrap().server.args, ["-y", "@acme/x"]);
+        }
+        let socket = json!({"type": "ws", "url": "wss://x.example"});
+        let remotes = json!([socket, {"type": "sse", "url": "https://x.example/sse"}]);
+        let server = entry(json!({"remotes": remotes})).unwrap().server;
+        assert_eq!((server.transport, server.url.as_deref()), (Some(Transport::Sse), Some("https://x.example/sse")));
+        let server = entry(json!({"remotes": [socket], "packages": [npm]})).unwrap().server;
+        assert_eq!((server.command.as_deref(), server.url), (Some("npx"), None));
+        assert!(entry(json!({"remotes": [socket], "packages": [bundle]})).unwrap_err().contains("`ws`"));
     }
 
     #[test]

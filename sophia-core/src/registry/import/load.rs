@@ -140,6 +140,9 @@ pub(crate) fn merge(known: &Server, new: Server) -> Server {
             // What one server is known by is not for another.
             (merged.headers, merged.auth) = Default::default();
         }
+        if merged.command.is_some() {
+            (merged.args, merged.env, merged.cwd) = Default::default();
+        }
         merged.transport = new.transport.or(merged.transport.filter(|_| merged.url.is_some()));
         (merged.url, merged.command) = (new.url, None);
     }
@@ -209,6 +212,15 @@ mod tests {
         // Another spelling only adds.
         let spelled = with(Server::new("A_").url("https://b.example/mcp"), "authorization", "Bearer THEIRS");
         assert_eq!(headers(spelled), ["Bearer MINE"]);
+    }
+
+    #[test]
+    fn a_url_takes_nothing_of_the_command_in_whose_place_it_comes() {
+        let mut known = Server::new("a").command("npx", ["--token=x"]);
+        known.cwd = Some("/tmp".to_owned());
+        known.env.insert("TOKEN".to_owned(), Secret::new("x"));
+        let merged = merge(&known.checked("test").unwrap(), Server::new("a").url("https://a.example/mcp"));
+        assert_eq!((merged.command, merged.args, merged.env, merged.cwd), Default::default());
     }
 
     #[test]

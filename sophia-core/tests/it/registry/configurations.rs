@@ -30,6 +30,20 @@ async fn two_files_that_disagree_are_merged_and_reported() {
 }
 
 #[tokio::test]
+async fn an_alias_that_is_taken_back_is_free_for_others() {
+    let sophia = sophia();
+    let registry = sophia.registry();
+    let mut server = Server::new("a").url("http://127.0.0.1:1");
+    server.aliases = vec!["b".to_owned()];
+    registry.register(server.clone()).unwrap();
+    assert_eq!(registry.get("b").unwrap().id, "a");
+    server.aliases.clear();
+    registry.register(server).unwrap();
+    registry.load_json(r#"{"b": 2}"#, "x.json").await.unwrap();
+    assert_eq!((registry.get("b").unwrap().id, registry.list().len()), ("b".to_owned(), 2));
+}
+
+#[tokio::test]
 async fn a_source_that_is_loaded_again_replaces_what_it_claimed() {
     let sophia = sophia();
     let registry = sophia.registry();
