@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import pickle
 import signal
@@ -10,14 +11,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import uvloop
 
-from sophia import Probe, Scope, Sophia, SophiaError, errors
+from sophia import Probe, Scope, Sophia, SophiaError, _callbacks, errors
 from sophia._sophia import Pending, error_codes
 
 from .conftest import Model, Program, engine
@@ -386,74 +387,121 @@ async def test_probes_and_healing_that_block_hold_up_no_loop() -> None:
         assert ran_on["heal"] != loop_thread
 
 
-def test_looks_at_what_hangs_wait_for_one_thread() -> None:
+def test_a_look_that_hangs_holds_one_thread() -> None:
     with Sophia() as s:
         end = threading.Event()
-        looks: list[None] = []
 
         def hang() -> bool:
-            looks.append(None)
             return end.wait(30)
 
         threads = threading.active_count()
         for _ in range(10):
             s.health.register("hung", probe=Probe.callback(hang), timeout=0.05)
             check = s.health.check_sync("hung")
-            assert check.observed == "unhealthy" and "no answer" in (check.detail or ""), check
-        assert len(looks) == 1 and threading.active_count() <= threads + 2
+            assert check.observed == "unhealthy" and "no answer" in (check.detail or "")
+        with ThreadPoolExecutor(10) as pool:
+            checks = list(pool.map(s.health.check_sync, ["hung"] * 10))
+        assert {check.observed for check in checks} == {"unhealthy"} and threading.active_count() <= threads + 1
         end.set()
-        deadline = time.monotonic() + 10
-        while s.health.check_sync("hung").observed != "healthy" and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert s.health.check_sync("hung").observed == "healthy" and len(looks) > 1
+        assert s.health.check_sync("hung").observed == "healthy"
+    assert not _callbacks._looks
 
 
-async def test_who_looks_at_a_service_at_once_shares_a_look_and_what_it_raises() -> None:
+class Slow:
+    """Probes that take longer than a caller waits, and how often each was begun."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+
+    def block(self) -> bool:
+        self.begun += 1
+        time.sleep(0.8)
+        return True
+
+    async def wait(self) -> bool:
+        self.begun += 1
+        await asyncio.sleep(0.8)
+        return True
+
+    def make(self) -> Awaitable[bool]:
+        return self.wait()
+
+
+@pytest.mark.parametrize(("name", "most"), [("block", 1), ("wait", 5), ("make", 5)])
+async def test_a_look_that_the_caller_cuts_short_says_nothing(name: str, most: int) -> None:
     async with Sophia() as s:
-        looks: list[None] = []
-        begun, go_on = threading.Event(), threading.Event()
-
-        class Service:
-            def look(self) -> bool:
-                looks.append(None)
-                begun.set()
-                go_on.wait(30)
-                if len(looks) == 2:
-                    raise OSError("refused")
-                return True
-
-        service = Service()
-        for name in ("a", "b"):
-            s.health.register(name, probe=Probe.callback(service.look), timeout=20, fail_after=1)
-        for verdict, detail in (("healthy", None), ("unhealthy", "refused")):
-            begun.clear()
-            go_on.clear()
-            checks = [asyncio.ensure_future(s.health.check(name)) for name in ("a", "b", "a", "b")]
-            assert await asyncio.to_thread(begun.wait, 10)
-            # Who leaves takes the look from nobody.
-            checks[0].cancel()
-            await asyncio.sleep(0.05)
-            go_on.set()
-            for check in checks[1:]:
-                found = await check
-                assert found.observed == verdict and (detail or "") in (found.detail or ""), found
-        assert len(looks) == 2
+        slow = Slow()
+        s.health.register("db", probe=Probe.callback(getattr(slow, name)), fail_after=1, critical=True)
+        checks = [(await s.health.check_all(deadline=0.1))["db"] for _ in range(3)]
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(s.health.check("db"), 0.1)
+        assert {check.observed for check in checks} == {"unknown"} and s.health.alerts() == []
+        assert (await s.health.check("db")).observed == "healthy" and slow.begun <= most
 
 
-def test_a_look_that_was_cut_short_says_nothing_of_its_service() -> None:
+def test_what_a_look_raises_reaches_all_who_wait_for_it_and_who_leaves_does_not_end_it() -> None:
+    began, end = threading.Event(), threading.Event()
+
+    def look() -> bool:
+        began.set()
+        end.wait(10)
+        raise ValueError("disk full")
+
+    async def first_leaves(s: Sophia) -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(s.health.check("db"), 0.1)
+
+    with Sophia() as s, Sophia() as other:
+        for engine in (s, other):
+            engine.health.register("db", probe=Probe.callback(look), timeout=10)
+        asyncio.run(first_leaves(s))
+        assert began.is_set()
+        with ThreadPoolExecutor(2) as pool:
+            checks = [pool.submit(engine.health.check_sync, "db") for engine in (s, other)]
+            time.sleep(0.1)
+            began.clear()
+            end.set()
+            assert all("disk full" in (check.result().detail or "") for check in checks) and not began.is_set()
+
+
+def test_looks_that_read_other_context_variables_do_not_join() -> None:
+    tenant = contextvars.ContextVar[str]("tenant")
+
+    def look() -> dict[str, str]:
+        time.sleep(0.2)
+        return {"status": "ok", "detail": tenant.get()}
+
     with Sophia() as s:
-        go_on = threading.Event()
+        for name in ("ada", "bob"):
+            tenant.set(name)
+            s.health.register(name, probe=Probe.callback(look))
+        checks = s.health.check_all_sync()
+        assert {name: check.detail for name, check in checks.items()} == {"ada": "ada", "bob": "bob"}
 
-        def look() -> bool:
-            return go_on.wait(30)
 
-        s.health.register("db", probe=Probe.callback(look), timeout=20, fail_after=1)
-        for _ in range(5):
-            check = s.health.check_all_sync(deadline=0.1)["db"]
-            assert check.observed == "unknown" and "cut short" in (check.detail or ""), check
-        assert s.health.alerts() == []
-        go_on.set()
-        assert s.health.check_sync("db").observed == "healthy"
+LOOK_IN_A_CHILD = """
+import os, threading
+from sophia import Probe, Sophia
+
+parent = os.getpid()
+
+def look():
+    return os.getpid() != parent or threading.Event().wait(60)
+
+def check():
+    s.health.register("db", probe=Probe.callback(look), timeout=0.5)
+    return s.health.check_sync("db").observed
+
+s = Sophia()
+check()
+if (child := os.fork()) == 0:
+    os._exit(check() != "healthy")
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_child_of_a_fork_does_not_wait_for_a_look_of_its_parent(program: Program) -> None:
+    assert program(LOOK_IN_A_CHILD).stdout.split() == ["0"]
 
 
 async def test_a_synchronous_look_from_the_loop_of_the_probe_blames_nobody() -> None:

@@ -6,8 +6,9 @@ import asyncio
 import concurrent.futures
 import contextvars
 import inspect
+import os
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -98,62 +99,64 @@ class OneAtATime(MayBlock):
 
 
 class OneLook(MayBlock):
-    """A look at a service. While one goes on in a thread, no other begins, since a thread cannot be stopped: who looks meanwhile
-    waits for that one."""
+    """A look at a service. While one goes on that holds a thread, which cannot be stopped, further ones join it."""
 
-    def is_taken_by(self, call: Call) -> bool:
-        """Whether the call is to take a look; else it waits for the one that goes on."""
-        look = Look(self.function, call)
-        call.look = _looks.setdefault(look.key, look)
-        call.look.add(call)
-        return call.look is look
+    def key(self, context: contextvars.Context) -> Hashable:
+        """What two looks share that see the same: the function, however often it was given, and the variables it reads."""
+        # By identity, which is safe while one goes on: its call holds them. A bound method is made anew by each access.
+        function = self.function if inspect.isroutine(self.function) else id(self.function)
+        return function, frozenset((id(variable), id(value)) for variable, value in context.items())
+
+
+_looks: dict[Hashable, Look] = {}
+"""Looks on threads that have not ended. Without a lock, as above."""
+
+if hasattr(os, "register_at_fork"):
+    # The threads of a parent do not go on in its child.
+    os.register_at_fork(after_in_child=_looks.clear)
 
 
 class Look:
-    """A look that goes on in a thread, and who waits for it. Without a lock, as above: whoever is told is taken out once."""
+    """A look on the thread of one call, and the calls that wait for what it sees."""
 
-    def __init__(self, function: Callable[..., Any], taker: Call) -> None:
-        own = getattr(function, "__self__", function)
-        self.key = (id(own), getattr(function, "__name__", None))
-        self._function = function
-        """Kept, so that its number is not given to another one meanwhile."""
-        self._taker = taker
+    def __init__(self, leader: Call, key: Hashable) -> None:
+        self.leader = leader
+        self._key = key
         self._waiting: set[Call] = set()
         self._outcome: tuple[Any, BaseException | None] | None = None
+        self._is_given_up = False
 
-    def add(self, call: Call) -> None:
+    def join(self, call: Call) -> None:
+        """Tells the call what is seen, once."""
         self._waiting.add(call)
         if self._outcome is not None:
-            self._tell(call, *self._outcome)
+            self._tell(*self._outcome)
 
-    def leave(self, call: Call) -> Call | None:
-        """Takes out a call that is cancelled; returns the one to end where nobody waits any more and it can be ended."""
+    def leave(self, call: Call) -> None:
+        """Tells the call nothing any more; what nobody waits for ends, where it can be stopped."""
         self._waiting.discard(call)
-        if self._waiting or not self._taker.is_awaited():
-            return None
-        self._make_room()
-        return self._taker
+        awaited = self.leader.awaited
+        if awaited is not None and self._outcome is None and not self._waiting:
+            self._is_given_up = True
+            awaited.cancel()
 
     def end(self, value: Any, raised: BaseException | None) -> None:
-        self._make_room()
+        """Tells all what was seen."""
+        _looks.pop(self._key, None)
         self._outcome = value, raised
-        for call in list(self._waiting):
-            self._tell(call, value, raised)
+        self._tell(value, raised)
 
-    def _make_room(self) -> None:
-        if _looks.get(self.key) is self:
-            _looks.pop(self.key, None)
-
-    def _tell(self, call: Call, value: Any, raised: BaseException | None) -> None:
-        try:
-            self._waiting.remove(call)
-        except KeyError:
-            return
-        call.tell(value, raised)
-
-
-_looks: dict[tuple[int, str | None], Look] = {}
-"""Looks that go on, by what looks, whatever it is registered as and how often."""
+    def _tell(self, value: Any, raised: BaseException | None) -> None:
+        while self._waiting:
+            try:
+                call = self._waiting.pop()
+            except KeyError:
+                return
+            if self._is_given_up:
+                # Joined while it was being stopped.
+                call.start()
+            else:
+                call.report(value, raised)
 
 
 class Call:
@@ -179,26 +182,31 @@ class Call:
         self._context = context
         self._function = function
         self._arguments = arguments
-        self._report = report
+        self.report = report
         self._operation = operation
         self._has_left = False
         self._task: asyncio.Future[Any] | None = None
-        self._awaited: concurrent.futures.Future[Any] | None = None
+        self.awaited: concurrent.futures.Future[Any] | None = None
+        self._look: Look | None = None
         self._ended = False
-        self.look: Look | None = None
-        """The look that it takes, or waits for."""
 
     def start(self) -> None:
-        function = self._function
-        if self._loop is not None:
+        if self._loop is None:
+            if self._begins_look():
+                self._begin_thread()
+        else:
             if self._operation in WAITED_FOR:
                 _waiting.add(self)
             self._loop.call_soon_threadsafe(self._on_loop, context=self._context.copy())
-        elif not (isinstance(function, OneLook) and function.blocks()) or function.is_taken_by(self):
-            try:
-                threading.Thread(target=self._context.copy().run, args=(self._on_thread,), daemon=True).start()
-            except RuntimeError as refused:
-                self._end(None, refused)
+
+    def _begins_look(self) -> bool:
+        """Whether no other call looks already for this one. What has left its loop is no look, and joins none."""
+        if not isinstance(self._function, OneLook) or self._has_left:
+            return True
+        key = self._function.key(self._context)
+        self._look = _looks.setdefault(key, Look(self, key))
+        self._look.join(self)
+        return self._look.leader is self
 
     def is_on(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether it runs on this loop."""
@@ -212,15 +220,19 @@ class Call:
     def cancel(self) -> None:
         """Cancels the task, if it has begun and not ended; called from any thread."""
         _waiting.discard(self)
-        ended = self if self.look is None else self.look.leave(self)
-        if ended is not None and ended._awaited is not None:
-            ended._awaited.cancel()
+        if self._look is not None:
+            self._look.leave(self)
+        elif self.awaited is not None:
+            self.awaited.cancel()
         if self._loop is not None and not self._ended and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._cancel_on_loop)
 
-    def is_awaited(self) -> bool:
-        """Whether what it called is awaited, and can be cancelled."""
-        return self._awaited is not None
+    def _begin_thread(self) -> None:
+        try:
+            threading.Thread(target=self._context.copy().run, args=(self._on_thread,), daemon=True).start()
+        except RuntimeError as no_thread:
+            # Told as any other end, also to who joined already.
+            self._end(None, no_thread)
 
     def _on_loop(self) -> None:
         _waiting.discard(self)
@@ -262,8 +274,8 @@ class Call:
                 raise UnsupportedError(f"{self._operation}: {problem}", operation=self._operation)
             if inspect.isawaitable(value) and self._home is not None:
                 # What it made to be awaited belongs to the loop.
-                self._awaited = asyncio.run_coroutine_threadsafe(_await(value), self._home)
-                value = self._awaited.result()
+                self.awaited = asyncio.run_coroutine_threadsafe(_await(value), self._home)
+                value = self.awaited.result()
             elif inspect.isawaitable(value):
                 value = asyncio.run(_await(value))
         except BaseException as raised:  # noqa: BLE001 - as above
@@ -272,15 +284,11 @@ class Call:
             self._end(value, None)
 
     def _end(self, value: Any, raised: BaseException | None) -> None:
-        if self.look is None:
-            self.tell(value, raised)
-        else:
-            self.look.end(value, raised)
-
-    def tell(self, value: Any, raised: BaseException | None) -> None:
-        """Reports the value or the exception."""
         self._ended = True
-        self._report(value, raised)
+        if self._look is None:
+            self.report(value, raised)
+        else:
+            self._look.end(value, raised)
 
 
 def _close(value: Awaitable[Any]) -> None:

@@ -40,7 +40,8 @@ class Probe:
     def callback(function: Callable[[], Outcome | Awaitable[Outcome]]) -> Probe:
         """Calls a function, sync or async. A sync one runs on a thread, so it may block.
 
-        A thread cannot be stopped: while a look that took too long goes on there, each further one fails and says so.
+        A thread cannot be stopped: while a look goes on there, further ones of the same function wait for what it sees, each
+        for its own time.
         """
         return Probe("callback", function=OneLook(function))
 
