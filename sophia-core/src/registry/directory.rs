@@ -143,8 +143,7 @@ impl Directory {
         let mut claims = std::mem::take(&mut self.claims);
         claims.retain(|claim| self.owner(&claim.key) != own);
         self.claims = claims;
-        self.aliases.retain(|_, target| *target != own);
-        self.entries.remove(&own)
+        self.take(id)
     }
 
     /// Returns a name for a source that has none.
@@ -194,6 +193,36 @@ impl Directory {
         }
         claims.push(claim);
         self.claims = claims;
+    }
+
+    /// Returns the servers whose ids only `source` has said, and says no more, each with what the others say of it and call it, if
+    /// they do. Its entries in `failed` are still said.
+    pub(crate) fn nameless_without(
+        &self,
+        source: &str,
+        failed: &BTreeSet<String>,
+        names: &BTreeSet<&str>,
+    ) -> Vec<(Arc<Server>, Option<Server>)> {
+        let is_left = |claim: &Claim| claim.source != source || failed.contains(&claim.key);
+        let named = self.claims.iter().filter(|claim| !is_left(claim) && !names.contains(claim.spelled.as_str()));
+        let servers =
+            named.filter_map(|claim| Some(&self.find(&claim.spelled)?.server).filter(|s| s.id == claim.spelled));
+        let without_name = servers.filter_map(|server| {
+            let own = key(&server.id);
+            let left: Vec<_> =
+                self.claims.iter().filter(|claim| is_left(claim) && self.owner(&claim.key) == own).collect();
+            let is_named = left.iter().any(|claim| claim.spelled == server.id || claim.server.is_none());
+            let said = left.iter().filter_map(|claim| claim.server.as_deref().cloned());
+            (!is_named).then(|| (server.clone(), said.reduce(|known, more| load::merge(&known, more))))
+        });
+        without_name.collect()
+    }
+
+    /// Takes an entry out, and leaves its claims.
+    pub(crate) fn take(&mut self, id: &str) -> Option<Entry> {
+        let own = key(&self.find(id)?.server.id);
+        self.aliases.retain(|_, target| *target != own);
+        self.entries.remove(&own)
     }
 
     /// Returns what the sources say of the servers that `source` names, now by `names` or before, by their keys. What `source`

@@ -183,13 +183,18 @@ impl Registry {
         let failed = |report: &LoadReport| -> BTreeSet<String> {
             report.errors.iter().filter_map(|error| Some(server::key(error.server.as_deref()?))).collect()
         };
-        // What this source alone has said before is not to outlive what it says now.
-        let mut said = {
-            let names = parsed.entries.iter().map(|entry| entry.server.id.as_str());
-            directory.said_without(&report.source, &failed(&report), names)
-        };
-        let mut claims = Vec::new();
-        let mut changes = Vec::new();
+        let (mut claims, mut changes, mut removed) = (Vec::new(), Vec::new(), Vec::new());
+        // What this source alone has said before is not to outlive what it says now: a name neither.
+        let names: BTreeSet<_> = parsed.entries.iter().map(|entry| entry.server.id.as_str()).collect();
+        for (known, left) in directory.nameless_without(&report.source, &failed(&report), &names) {
+            removed.extend(directory.take(&known.id));
+            if let Some(server) = left.and_then(|server| server.checked(LOAD).ok()) {
+                report.loaded.push(server.id.clone());
+                changes.push((ChangeKind::Registered, server.id.clone()));
+                self.place(&mut directory, server);
+            }
+        }
+        let mut said = directory.said_without(&report.source, &failed(&report), names.into_iter());
         for entry in parsed.entries {
             let (name, claim) = (entry.server.id.clone(), Claim::new(&entry.server, &report.source, entry.bare_port));
             let known = directory.find(&name).map(|known| known.server.clone());
@@ -226,7 +231,6 @@ impl Registry {
             self.place(&mut directory, server);
         }
         let failed = failed(&report);
-        let mut removed = Vec::new();
         for key in directory.claim(&report.source, claims, &failed) {
             let Some(known) = directory.find(&key).map(|entry| entry.server.clone()) else { continue };
             // What the others say of it holds on.
@@ -244,6 +248,7 @@ impl Registry {
         // What is new in this load and named twice in it is new, not updated.
         let loaded = &report.loaded;
         report.updated.retain(|id| !loaded.contains(id));
+        removed.sort_by_key(|entry| server::key(&entry.server.id));
         report.removed = removed.iter().map(|entry| entry.server.id.clone()).collect();
         drop(directory);
         removed.iter().for_each(|entry| self.forget(entry));

@@ -30,6 +30,31 @@ async fn two_files_that_disagree_are_merged_and_reported() {
 }
 
 #[tokio::test]
+async fn a_name_that_its_source_takes_back_names_no_other_server() {
+    let url = |name: &str, host: &str| json!({name: {"url": format!("http://{host}.example/mcp")}}).to_string();
+    let listed = |registry: &Registry| {
+        let places = registry.list().into_iter().map(|server| (server.id, server.url.unwrap()));
+        places.collect::<Vec<_>>()
+    };
+    let is = |name: &str, host: &str| vec![(name.to_owned(), format!("http://{host}.example/mcp"))];
+    let sophia = sophia();
+    let registry = sophia.registry();
+    // What only another source calls so is not called by a name of this one.
+    registry.load_json(&url("com.acme/x", "acme"), "a").await.unwrap();
+    registry.load_json(&url("x", "other"), "b").await.unwrap();
+    assert_eq!(listed(registry), is("com.acme/x", "acme"));
+    let report = registry.load_json("{\"mcpServers\": {}}", "a").await.unwrap();
+    assert_eq!((report.removed, report.loaded), (vec!["com.acme/x".to_owned()], vec!["x".to_owned()]));
+    assert_eq!(listed(registry), is("x", "other"));
+    registry.get("com.acme/x").unwrap_err();
+    // A source that calls its server otherwise is heard.
+    registry.load_json(&url("com.other/x", "moved"), "b").await.unwrap();
+    assert_eq!(listed(registry), is("com.other/x", "moved"));
+    registry.load_json(&url("com.Other/x", "again"), "b").await.unwrap();
+    assert_eq!(listed(registry), is("com.Other/x", "again"));
+}
+
+#[tokio::test]
 async fn an_alias_that_is_taken_back_is_free_for_others() {
     let sophia = sophia();
     let registry = sophia.registry();
