@@ -23,7 +23,8 @@ def main(built: Path) -> None:
     shutil.copyfile(next(built / name for name in NAMES if (built / name).exists()), unnamed)
     unnamed.replace(module)
     site_packages = next(VENV.glob("lib*/python*/site-packages"))
-    (site_packages / "sophia_ai.pth").write_text(f"{PACKAGE}\n")
+    path = site_packages / "sophia_ai.pth"
+    path.write_text(f"{PACKAGE}\n")
     # What the package says of itself, and that pyproject.toml can be packed.
     metadata = subprocess.run(
         [str(VENV_BIN / "maturin"), "pep517", "write-dist-info", "--metadata-directory", str(site_packages)],
@@ -32,7 +33,12 @@ def main(built: Path) -> None:
         capture_output=True,
         text=True,
     )
-    print(f"{module.relative_to(ROOT)}, {metadata.stdout.strip()}")
+    # What to take out again: without it, pip installs nothing in its place.
+    about = site_packages / metadata.stdout.strip()
+    installed = [path, about / "RECORD", *(file for file in about.rglob("*") if file.is_file())]
+    lines = {f"{file.relative_to(site_packages).as_posix()},,\n" for file in installed}
+    (about / "RECORD").write_text("".join(sorted(lines)))
+    print(f"{module.relative_to(ROOT)}, {about.name}")
 
 
 if __name__ == "__main__":
