@@ -288,10 +288,9 @@ impl Server {
         })
     }
 
-    /// Gives it the name, with its other spellings, by which a server is known already.
+    /// Gives it the name by which a server is known already; its own is another spelling.
     pub(crate) fn known_as(mut self, known: &Server) -> Server {
         let spelled = std::mem::replace(&mut self.id, known.id.clone());
-        self.aliases.clone_from(&known.aliases);
         if spelled != self.id && !self.aliases.contains(&spelled) {
             self.aliases.push(spelled);
         }

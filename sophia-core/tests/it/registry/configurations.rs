@@ -55,6 +55,33 @@ async fn a_name_that_its_source_takes_back_names_no_other_server() {
 }
 
 #[tokio::test]
+async fn a_spelling_that_its_source_takes_back_is_no_alias() {
+    let sophia = sophia();
+    let registry = sophia.registry();
+    let aliases = || registry.get("gh").unwrap().aliases;
+    registry.load_json(r#"{"gh": 1}"#, "a").await.unwrap();
+    registry.load_json(r#"{"g-h": 1}"#, "b").await.unwrap();
+    assert_eq!(aliases(), ["g-h"]);
+    // The others' spellings hold on.
+    registry.load_json(r#"{"gh": 2}"#, "a").await.unwrap();
+    assert_eq!(aliases(), ["g-h"]);
+    let report = registry.load_json("{\"mcpServers\": {}}", "b").await.unwrap();
+    assert_eq!((aliases(), report.updated), (vec![], vec!["gh".to_owned()]));
+    registry.load_json(r#"{"gh": 2, "G_H": 2}"#, "a").await.unwrap();
+    assert_eq!(aliases(), ["G_H"]);
+    registry.load_json(r#"{"gh": 2}"#, "a").await.unwrap();
+    assert!(aliases().is_empty());
+    // What code gave is not taken back by a source.
+    let mut server = Server::new("gh").url("http://127.0.0.1:1");
+    server.aliases = vec!["hub".to_owned()];
+    registry.register(server).unwrap();
+    registry.load_json(r#"{"g-h": 3}"#, "b").await.unwrap();
+    assert_eq!(aliases(), ["hub", "g-h"]);
+    registry.load_json("{\"mcpServers\": {}}", "b").await.unwrap();
+    assert_eq!(aliases(), ["hub"]);
+}
+
+#[tokio::test]
 async fn an_alias_that_is_taken_back_is_free_for_others() {
     let sophia = sophia();
     let registry = sophia.registry();
