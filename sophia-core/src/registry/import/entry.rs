@@ -237,11 +237,12 @@ impl Entry {
             Some("oci") => ("docker", &["run", "-i", "--rm"], at(":")),
             other => return Err(format!("packages of type `{}` cannot be started", other.unwrap_or("?"))),
         };
+        let asker = self.server.short_id().to_owned();
         let mut args: Vec<String> = own.iter().map(|arg| (*arg).to_owned()).collect();
         // What is given to each is given once.
-        args.extend(arguments(package, "runtimeArguments").filter(|arg| !own.contains(&arg.as_str())));
+        args.extend(arguments(package, "runtimeArguments", &asker).filter(|arg| !own.contains(&arg.as_str())));
         args.push(place);
-        args.extend(arguments(package, "packageArguments"));
+        args.extend(arguments(package, "packageArguments", &asker));
         (self.server.command, self.server.args) = (Some(command.to_owned()), args);
         for variable in inputs(package, "environmentVariables") {
             let Some(name) = variable.get("name").and_then(Value::as_str) else { continue };
@@ -272,14 +273,16 @@ fn inputs<'a>(part: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
     part.get(field).and_then(Value::as_array).into_iter().flatten()
 }
 
-/// Returns the words of a list of arguments.
-fn arguments(package: &Value, field: &str) -> impl Iterator<Item = String> {
-    inputs(package, field).flat_map(|argument| {
+/// Returns the words of a list of arguments. The variable of a required one has the name of `asker` before its own: that of
+/// `--path` is not this machine's `PATH`.
+fn arguments(package: &Value, field: &str, asker: &str) -> impl Iterator<Item = String> {
+    inputs(package, field).flat_map(move |argument| {
         let name = argument.get("name").and_then(word);
         let hint = name.clone().or_else(|| argument.get("valueHint").and_then(word));
         // A flag has no value.
         let is_asked = is_required(argument) && argument.get("format").is_none_or(|format| format != "boolean");
-        let value = given(argument).or_else(|| hint.filter(|_| is_asked).map(|hint| placeholder(&hint)));
+        let asked = |hint: String| placeholder(&format!("{asker}_{}", hint.trim_start_matches('-')));
+        let value = given(argument).or_else(|| hint.filter(|_| is_asked).map(asked));
         [name, value].into_iter().flatten()
     })
 }
@@ -370,8 +373,7 @@ fn secrets(value: Option<Value>, field: &str) -> Result<BTreeMap<String, Secret>
 }
 
 fn placeholder(name: &str) -> String {
-    let name = name.trim_start_matches('-').to_uppercase();
-    format!("${{{}}}", name.replace(|c: char| !c.is_ascii_alphanumeric(), "_"))
+    format!("${{{}}}", name.to_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_"))
 }
 
 /// The unit of a number, as the name of its field says it.
@@ -487,10 +489,12 @@ mod tests {
             "packageArguments": [{"type": "named", "name": "--path", "isRequired": true},
                 {"type": "positional", "valueHint": "data dir", "isRequired": true}, {"type": "positional", "valueHint": "more"},
                 {"type": "named", "name": "--quick", "isRequired": true, "format": "boolean"}]});
-        let server = entry(json!({"packages": [package]})).unwrap().server;
+        let read = entry(json!({"packages": [package]})).unwrap();
+        assert!(read.warnings.iter().any(|warning| warning.contains("A_PATH")), "{:?}", read.warnings);
+        let server = read.server;
         assert_eq!(
             (server.command.as_deref(), server.args.join(" ")),
-            (Some("npx"), "-y @acme/x@1.2.3 --path ${PATH} ${DATA_DIR} --quick".to_owned())
+            (Some("npx"), "-y @acme/x@1.2.3 --path ${A_PATH} ${A_DATA_DIR} --quick".to_owned())
         );
         let env: Vec<_> = server.env.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
         assert_eq!(env, [("ACME_TOKEN", "${ACME_TOKEN}"), ("PATH", "${PATH}")]);
