@@ -99,8 +99,15 @@ pub(crate) async fn document(config: Value) -> Result<Value> {
 
 /// Reads every entry of a document; one that is wrong does not keep the others out.
 pub(crate) fn parse(document: Value) -> Result<Parsed> {
+    let has_more =
+        document.pointer("/metadata/nextCursor").and_then(Value::as_str).is_some_and(|next| !next.is_empty());
     let found = dialect::find(LOAD, document)?;
     let mut parsed = Parsed { dialect: found.dialect, entries: Vec::new(), errors: Vec::new(), warnings: Vec::new() };
+    if has_more {
+        parsed
+            .warnings
+            .push("this is one page of several (`nextCursor`): the servers of the others are not in it".to_owned());
+    }
     let error = |server, message| LoadError { server, message };
     for unnamed in found.unnamed {
         parsed.errors.push(error(None, format!("an entry has no `name` or `id`: it is {unnamed}")));
@@ -191,6 +198,8 @@ fn is_same_origin(known: Option<&str>, new: Option<&str>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::Secret;
 
@@ -221,6 +230,16 @@ mod tests {
         known.env.insert("TOKEN".to_owned(), Secret::new("x"));
         let merged = merge(&known.checked("test").unwrap(), Server::new("a").url("https://a.example/mcp"));
         assert_eq!((merged.command, merged.args, merged.env, merged.cwd), Default::default());
+    }
+
+    #[test]
+    fn a_page_that_others_follow_says_so() {
+        let warnings = |metadata: Value| {
+            let server = json!({"name": "io.x/a", "remotes": [{"type": "sse", "url": "https://x.example/sse"}]});
+            parse(json!({"servers": [{"server": server, "_meta": {}}], "metadata": metadata})).unwrap().warnings
+        };
+        assert!(warnings(json!({"count": 1})).is_empty() && warnings(json!({"nextCursor": ""})).is_empty());
+        assert!(warnings(json!({"nextCursor": "io.x/a:1"}))[0].contains("nextCursor"));
     }
 
     #[test]
