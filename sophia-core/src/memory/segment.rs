@@ -137,6 +137,12 @@ impl Segment {
         self.rows.len() as u32
     }
 
+    /// Returns some places, evenly over all: `most`, or each where there are fewer.
+    pub fn spread(&self, most: u32) -> impl Iterator<Item = u32> {
+        let (all, count) = (u64::from(self.places()), self.places().min(most));
+        (0..count).map(move |number| (u64::from(number) * all / u64::from(count)) as u32)
+    }
+
     /// Memory that it takes, in bytes.
     pub fn bytes(&self) -> usize {
         self.vectors.bytes()

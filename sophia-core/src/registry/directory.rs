@@ -204,13 +204,15 @@ impl Directory {
         names: &BTreeSet<&str>,
     ) -> Vec<(Arc<Server>, Option<Server>)> {
         let is_left = |claim: &Claim| claim.source != source || failed.contains(&claim.key);
+        let mut left: BTreeMap<String, Vec<&Claim>> = BTreeMap::new();
+        for claim in self.claims.iter().filter(|claim| is_left(claim)) {
+            left.entry(self.owner(&claim.key)).or_default().push(claim);
+        }
         let named = self.claims.iter().filter(|claim| !is_left(claim) && !names.contains(claim.spelled.as_str()));
         let servers =
             named.filter_map(|claim| Some(&self.find(&claim.spelled)?.server).filter(|s| s.id == claim.spelled));
         let without_name = servers.filter_map(|server| {
-            let own = key(&server.id);
-            let left: Vec<_> =
-                self.claims.iter().filter(|claim| is_left(claim) && self.owner(&claim.key) == own).collect();
+            let left = left.get(&key(&server.id)).map(Vec::as_slice).unwrap_or_default();
             let is_named = left.iter().any(|claim| claim.spelled == server.id || claim.server.is_none());
             let said = left.iter().filter_map(|claim| claim.server.as_deref().cloned());
             (!is_named).then(|| (server.clone(), said.reduce(|known, more| load::merge(&known, more))))

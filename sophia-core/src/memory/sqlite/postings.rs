@@ -209,9 +209,7 @@ impl Postings {
 pub(super) fn read_ahead(connection: &Connection, wall: i64, block: &RwLock<Block>) -> Result<()> {
     let seqs: Vec<i64> = {
         let segment = &block.read().segment;
-        let all = u64::from(segment.places());
-        let samples = u64::from(SAMPLE).min(all);
-        (0..samples).map(|number| segment.row((number * all / samples) as u32).seq).collect()
+        segment.spread(SAMPLE).map(|place| segment.row(place).seq).collect()
     };
     let mut counts: HashMap<String, (usize, Term)> = HashMap::new();
     for seq in seqs {

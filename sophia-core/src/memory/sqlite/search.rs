@@ -140,9 +140,7 @@ impl SearchPart for Part<'_> {
 
     fn sample(&self) -> Vec<u32> {
         let segment = self.segment();
-        let all = segment.places();
-        let count = all.min(turns::SAMPLE);
-        let places = (0..count).map(|number| (u64::from(number) * u64::from(all) / u64::from(count)) as u32);
+        let places = segment.spread(turns::SAMPLE);
         places.filter(|place| segment.row(*place).session != 0 && segment.keeps(&self.keep, *place)).collect()
     }
 

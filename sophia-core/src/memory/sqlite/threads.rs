@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, MappedMutexGuard, Mutex, MutexGuard};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::{
     runtime::{self, Handle, RuntimeFlavor},
@@ -202,8 +202,7 @@ impl Sender {
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
         let call = Call::begin(&self.shared.writes);
-        let work = if call.may_run_here().await { self.write_here(work) } else { Err(work) };
-        let work = match work {
+        let work = match self.write_here(&call, work).await {
             Ok(outcome) => return outcome,
             Err(work) => work,
         };
@@ -220,8 +219,7 @@ impl Sender {
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
         let call = Call::begin(&self.shared.reads);
-        let work = if call.may_run_here().await { self.read_here(work) } else { Err(work) };
-        let work = match work {
+        let work = match self.read_here(&call, work).await {
             Ok(outcome) => return outcome,
             Err(work) => work,
         };
@@ -236,33 +234,33 @@ impl Sender {
         outcome.await.map_err(|_| self.closed())?
     }
 
-    /// Commits `work` by itself, before this returns; hands it back where the writer has something to do.
-    fn write_here<T, F>(&self, work: F) -> Result<Result<T>, F>
+    /// Commits `work` by itself, where the call may; hands it back where it may not, or somebody writes.
+    async fn write_here<T, F>(&self, call: &Call<'_>, work: F) -> Result<Result<T>, F>
     where
         F: FnOnce(&Connection) -> Result<T>,
     {
-        let Some(writer) = self.shared.writer.try_lock() else { return Err(work) };
-        match writer.as_ref().filter(|_| self.has_nothing_to_write()) {
-            Some(connection) => task::block_in_place(|| match begin_at_once(connection) {
-                Ok(transaction) => Ok(commit_one(transaction, work)),
-                // Another process writes: the thread waits for it. Whatever else it is, it will meet as well.
-                Err(_) => Err(work),
-            }),
-            None => Err(work),
+        if !call.may_run_here().await {
+            return Err(work);
         }
+        let Some(connection) = self.idle_writer() else { return Err(work) };
+        task::block_in_place(|| match begin_at_once(&connection) {
+            Ok(transaction) => Ok(commit_one(transaction, work)),
+            // Another process writes: the thread waits for it. Whatever else it is, it will meet as well.
+            Err(_) => Err(work),
+        })
     }
 
-    /// Reads before this returns; hands `work` back where no connection is free.
-    fn read_here<T, F>(&self, work: F) -> Result<Result<T>, F>
+    /// Reads by itself, where the call may; hands `work` back where it may not, or no connection is free.
+    async fn read_here<T, F>(&self, call: &Call<'_>, work: F) -> Result<Result<T>, F>
     where
         F: FnOnce(&Connection) -> Result<T>,
     {
+        if !call.may_run_here().await {
+            return Err(work);
+        }
         let Some(readers) = &self.shared.readers else {
-            let Some(writer) = self.shared.writer.try_lock() else { return Err(work) };
-            return match writer.as_ref().filter(|_| self.has_nothing_to_write()) {
-                Some(connection) => Ok(task::block_in_place(|| in_snapshot(connection, work))),
-                None => Err(work),
-            };
+            let Some(connection) = self.idle_writer() else { return Err(work) };
+            return Ok(task::block_in_place(|| in_snapshot(&connection, work)));
         };
         let Some(connection) = readers.try_take() else { return Err(work) };
         let outcome = task::block_in_place(|| in_snapshot(&connection, work));
@@ -270,8 +268,10 @@ impl Sender {
         Ok(outcome)
     }
 
-    fn has_nothing_to_write(&self) -> bool {
-        self.writer.capacity() == QUEUE
+    /// Returns the connection that writes, where nobody uses it or waits for it.
+    fn idle_writer(&self) -> Option<MappedMutexGuard<'_, Connection>> {
+        let writer = self.shared.writer.try_lock().filter(|_| self.writer.capacity() == QUEUE)?;
+        MutexGuard::try_map(writer, Option::as_mut).ok()
     }
 
     /// Runs `work` on a reading thread when one has time; not at all where too much waits already.
@@ -613,14 +613,12 @@ mod tests {
                     };
                     sender.write(make).await.unwrap();
                     // Until the threads have opened all connections, and let go of them.
-                    let is_elsewhere = async |which: &str| {
-                        let name = match which {
-                            "write" => sender.write(|_| Ok(thread_name())).await,
-                            _ => sender.read(|_| Ok(thread_name())).await,
-                        };
-                        name.unwrap().starts_with("sophia-memory")
-                    };
-                    while is_elsewhere("write").await || is_elsewhere("read").await {
+                    loop {
+                        let wrote = sender.write(|_| Ok(thread_name())).await.unwrap();
+                        let read = sender.read(|_| Ok(thread_name())).await.unwrap();
+                        if ![wrote, read].iter().any(|name| name.starts_with("sophia-memory")) {
+                            break;
+                        }
                         thread::sleep(Duration::from_millis(1));
                     }
                     let insert = |connection: &Connection| {

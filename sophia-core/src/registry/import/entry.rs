@@ -182,14 +182,12 @@ impl Entry {
     /// `server.json` of the public registry, schema 2025-12-11: the first remote, or else package, that can be used.
     fn official(&mut self, object: &Map<String, Value>) -> Result<(), String> {
         self.server.name = object.get("title").and_then(word);
-        let listed = |field: &str| object.get(field).and_then(Value::as_array).into_iter().flatten();
-        let remotes = listed("remotes").map(|remote| (Entry::remote as fn(&mut Entry, &Value) -> _, remote));
+        let remotes = listed(object.get("remotes")).map(|remote| (true, remote));
+        let packages = listed(object.get("packages")).map(|package| (false, package));
         let mut refused = None;
-        for (take, place) in
-            remotes.chain(listed("packages").map(|package| (Entry::package as fn(&mut Entry, &Value) -> _, package)))
-        {
+        for (is_remote, place) in remotes.chain(packages) {
             let before = self.server.clone();
-            match take(self, place) {
+            match if is_remote { self.remote(place) } else { self.package(place) } {
                 Ok(()) if self.server.transport().is_some() => return Ok(()),
                 outcome => {
                     self.server = before;
@@ -203,7 +201,7 @@ impl Entry {
     fn remote(&mut self, remote: &Value) -> Result<(), String> {
         self.server.url = remote.get("url").and_then(word).map(|url| filled(&url, remote));
         self.server.transport = remote.get("type").and_then(Value::as_str).map(transport).transpose()?;
-        for header in inputs(remote, "headers") {
+        for header in listed(remote.get("headers")) {
             let Some(name) = header.get("name").and_then(Value::as_str) else { continue };
             if let Some(value) = given_or_asked(header, name) {
                 self.server.headers.insert(name.to_owned(), Secret::new(value));
@@ -244,7 +242,7 @@ impl Entry {
         args.push(place);
         args.extend(arguments(package, "packageArguments", &asker));
         (self.server.command, self.server.args) = (Some(command.to_owned()), args);
-        for variable in inputs(package, "environmentVariables") {
+        for variable in listed(package.get("environmentVariables")) {
             let Some(name) = variable.get("name").and_then(Value::as_str) else { continue };
             if let Some(value) = given_or_asked(variable, name) {
                 self.server.env.insert(name.to_owned(), Secret::new(value));
@@ -268,15 +266,15 @@ impl Entry {
     }
 }
 
-/// Returns the inputs that a part of a `server.json` lists.
-fn inputs<'a>(part: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
-    part.get(field).and_then(Value::as_array).into_iter().flatten()
+/// Returns the items of a list of a `server.json`, where it is there.
+fn listed(list: Option<&Value>) -> impl Iterator<Item = &Value> {
+    list.and_then(Value::as_array).into_iter().flatten()
 }
 
 /// Returns the words of a list of arguments. The variable of a required one has the name of `asker` before its own: that of
 /// `--path` is not this machine's `PATH`.
 fn arguments(package: &Value, field: &str, asker: &str) -> impl Iterator<Item = String> {
-    inputs(package, field).flat_map(move |argument| {
+    listed(package.get(field)).flat_map(move |argument| {
         let name = argument.get("name").and_then(word);
         let hint = name.clone().or_else(|| argument.get("valueHint").and_then(word));
         // A flag has no value.
