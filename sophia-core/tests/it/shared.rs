@@ -86,7 +86,8 @@ async fn what_one_engine_sets_another_reads_from_redis_and_hears_of_its_changes(
     set(&one, "plan", json!("free")).await;
     let found = two.memory().kv().look_up("plan", &ada()).await.unwrap();
     assert_eq!((found.tier, found.value.unwrap().json(), found.degraded), (Some("l2"), "\"free\"", false));
-    assert_eq!(found_in(&two, "plan").await, Some("l1"));
+    // That it was set may be heard after it was read: then the near copy is dropped once, and made again.
+    until("there is a near copy", async || found_in(&two, "plan").await == Some("l1")).await;
     set(&one, "plan", json!("pro")).await;
     until("the near copy is dropped", async || near(&two, "plan") != Some(Some(json!("free")))).await;
     assert_eq!(read(&two, "plan").await, Some(json!("pro")));
