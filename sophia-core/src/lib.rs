@@ -17,6 +17,7 @@ mod config;
 mod context;
 mod duration;
 mod error;
+mod here;
 mod http_client;
 #[cfg(all(feature = "mcp", feature = "cli"))]
 mod mcp_server;

@@ -23,6 +23,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{Error, ErrorKind, Result, Sophia, wire};
 
+pub use crate::here::poll_here;
+
 /// The result of an operation, ready to be written in the caller's form.
 pub type Reply = Box<dyn erased_serde::Serialize + Send>;
 

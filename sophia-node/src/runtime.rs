@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{Arc, LazyLock},
-    task::{Context, Poll, Waker},
+    task::Poll,
     thread,
 };
 
@@ -14,7 +14,7 @@ use futures::FutureExt;
 use napi::bindgen_prelude::Either3;
 use napi_derive::napi;
 use parking_lot::Mutex;
-use sophia_core::{Error, ErrorKind, Result};
+use sophia_core::{Error, ErrorKind, Result, operations::poll_here};
 use tokio::{
     runtime::{Builder, Runtime},
     task::AbortHandle,
@@ -130,9 +130,7 @@ pub fn run_here(operation: &str, mut work: Work) -> Result<String> {
 }
 
 fn poll_once(operation: &str, work: &mut Work) -> Option<Result<String>> {
-    // Whoever polls it next brings a waker of its own.
-    let mut context = Context::from_waker(Waker::noop());
-    match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut context))) {
+    match catch_unwind(AssertUnwindSafe(|| poll_here(work.as_mut()))) {
         Ok(Poll::Ready(outcome)) => Some(outcome),
         Ok(Poll::Pending) => None,
         Err(payload) => Some(Err(panicked(operation, payload.as_ref()))),

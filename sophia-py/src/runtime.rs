@@ -5,11 +5,12 @@ use std::{
     pin::pin,
     ptr,
     sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering},
-    task::{Context, Poll, Waker},
+    task::Poll,
     time::Duration,
 };
 
 use pyo3::{exceptions::PyRuntimeError, prelude::*};
+use sophia_core::operations::poll_here;
 use tokio::{
     runtime::{Builder, Runtime},
     task::JoinHandle,
@@ -108,7 +109,7 @@ pub fn get() -> PyResult<&'static Runtime> {
 /// Polls a future once, in place, inside the runtime's context.
 pub fn poll_once<F: Future + Unpin>(runtime: &Runtime, future: &mut F) -> Poll<F::Output> {
     let _entered = runtime.enter();
-    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+    poll_here(pin!(future))
 }
 
 /// Spawns a task.

@@ -37,6 +37,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Result, Scope,
     context::Context,
+    here::elsewhere,
     memory::{AlsoForgets, AlsoForgotten},
     otlp::{Otel, SpanContext},
     resilience::{Deadline, Limiter, Role, SingleFlight},
@@ -182,6 +183,7 @@ impl Chat {
                 Some(hit) => Ok(hit),
                 None => {
                     let prepared = prepared.detached();
+                    elsewhere().await;
                     match self.depart(request, prepared) {
                         // In a box, so that a hit does not move what only a call needs.
                         Ok(journey) => Box::pin(self.arrive(journey, start)).await,

@@ -1,14 +1,14 @@
 //! The shared cache in Redis.
 //!
-//! An answer is stored with the time of the server and its labels, and listed under its user, so that it can be found when
-//! the user is forgotten. Invalidations are a short log beside it: an answer that
-//! is older than an invalidation that means it is not there any more. Every process hears of changes of the log, and takes
-//! them over into its own cache. What this process could not write into the log, because Redis was away, keeps it from
-//! reading answers until it is written.
+//! An answer is stored with its labels and the time of the server at which it was asked for, and listed under its user, so
+//! that it can be found when the user is forgotten. Invalidations are a short log beside it: an answer that was asked for
+//! before an invalidation that means it is not there any more. Every process hears of changes of the log, and takes them over
+//! into its own cache, however long Redis takes to tell them. What this process could not write into the log, because Redis
+//! was away, keeps it from reading answers until it is written.
 
 use std::{
     sync::{Arc, LazyLock, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -22,6 +22,7 @@ use super::{
     cache::{AnswerCache, Filter, Invalidate, Payload},
     config::ChatConfig,
     dialect::Envelope,
+    key::Key,
     provider::Keeping,
     response::{Answer, Delta, Found, Usage},
     shared::{Kept, Turn},
@@ -37,8 +38,8 @@ use crate::{
 const TIER: &str = "l2";
 /// Invalidations that the log holds; the oldest become one of everything before them.
 const LOG_LENGTH: i64 = 256;
-/// How long the log outlives the last answer that it speaks of, in seconds.
-const LOG_SLACK_S: u64 = 60;
+/// How long the log outlives the last answer that it speaks of, in seconds: what takes longer to answer is not shared.
+const LOG_SLACK_S: u64 = 600;
 /// Digits of the hash of a user in the name of a list.
 const LIST_DIGITS: usize = 32;
 /// Answers of a list that are looked at together.
@@ -49,21 +50,21 @@ const STAMP_BYTES: usize = 24;
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// KEYS answer, lease; ARGV owner, how long a lease lasts, how an answer begins that does not count. Gives the answer and how
-/// long it is there yet; or else takes the lease, or says who holds it.
+/// long it is there yet in milliseconds; or else takes the lease, or says who holds it, and the time in microseconds.
 static TURN: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "local answer = redis.call('GET', KEYS[1]) \
-         if answer and (ARGV[3] == '' or string.sub(answer, 1, #ARGV[3]) ~= ARGV[3]) then return {1, answer, redis.call('PTTL', KEYS[1])} end \
-         if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return {0, '', 0} end \
-         return {2, redis.call('GET', KEYS[2]), 0}",
+        "local answer = redis.call('GET', KEYS[1]) or '' \
+         if answer ~= '' and (ARGV[3] == '' or string.sub(answer, 1, #ARGV[3]) ~= ARGV[3]) then return {1, answer, redis.call('PTTL', KEYS[1])} end \
+         local now = redis.call('TIME') \
+         local us = now[1] * 1000000 + now[2] \
+         if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return {0, '', us} end \
+         return {2, redis.call('GET', KEYS[2]), us}",
     )
 });
 /// KEYS answer, and the lease if there is one; ARGV answer, ttl, and the owner of the lease. Gives the lease up as well.
 static KEEP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "local now = redis.call('TIME') \
-         local us = string.format('%.0f', now[1] * 1000000 + now[2]) \
-         redis.call('SET', KEYS[1], us .. '\\n' .. ARGV[1], 'EX', ARGV[2]) \
+        "redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) \
          if KEYS[2] and redis.call('GET', KEYS[2]) == ARGV[3] then redis.call('DEL', KEYS[2]) end return 1",
     )
 });
@@ -121,6 +122,7 @@ struct Log {
     changes: u64,
     /// Time of the last one of others that was taken over.
     taken_over_us: u64,
+    is_taking_over: bool,
 }
 
 #[derive(Debug)]
@@ -174,16 +176,23 @@ impl Unwritten {
 /// What a look comes to.
 enum Looked {
     Kept(Kept),
-    Turn(Taken),
+    /// And the time of the server.
+    Turn(Taken, u64),
 }
 
-/// Our turn to ask, while it lasts.
+/// Our turn to ask.
 #[derive(Debug, Default)]
-pub(super) struct Held(Option<Lease>);
+pub(super) struct Held {
+    /// While it lasts.
+    lease: Option<Lease>,
+    /// When it began, by the time of the server and by ours. Not known where Redis was stepped over: what is asked then is
+    /// not shared.
+    asked: Option<(u64, Instant)>,
+}
 
 impl Held {
     pub async fn end(self, operation: &'static str) {
-        if let Some(lease) = self.0 {
+        if let Some(lease) = self.lease {
             lease.end(operation).await;
         }
     }
@@ -271,20 +280,18 @@ impl SharedCache {
         let waiter = self.0.leases.wait(&turn);
         let mut former: Option<String> = None;
         loop {
-            let taken = match self.look(operation, keeping, &answer, &turn).await {
+            let (taken, asked_us) = match self.look(operation, keeping, &answer, &turn).await {
                 Some(Looked::Kept(kept)) => return Turn::Kept(kept),
-                Some(Looked::Turn(taken)) => taken,
+                Some(Looked::Turn(taken, at_us)) => (taken, at_us),
                 None => return away(),
             };
+            let asked = Some((asked_us, Instant::now()));
+            let ours = |lease| Turn::Ours(Held { lease, asked }, Found::default());
             match taken {
-                Taken::Ours(lease) => return Turn::Ours(Held(Some(lease)), Found::default()),
+                Taken::Ours(lease) => return ours(Some(lease)),
                 // The one that was waited for kept nothing. Who waits for the next, and the next, waits for ever.
-                Taken::Theirs(holder) if former.as_ref().is_some_and(|former| *former != holder) => {
-                    return Turn::Ours(Held::default(), Found::default());
-                }
-                Taken::Theirs(_) if deadline.remaining().is_zero() => {
-                    return Turn::Ours(Held::default(), Found::default());
-                }
+                Taken::Theirs(holder) if former.as_ref().is_some_and(|former| *former != holder) => return ours(None),
+                Taken::Theirs(_) if deadline.remaining().is_zero() => return ours(None),
                 Taken::Theirs(holder) => former = Some(holder),
             }
             waiter.ended().await;
@@ -298,12 +305,12 @@ impl SharedCache {
         keeping: &Keeping,
         payload: &Payload,
         ttl_s: u64,
-        Held(lease): Held,
+        Held { lease, asked }: Held,
     ) {
-        if !self.is_in_step() {
-            // What is held ends when it is dropped.
-            return;
-        }
+        let slack = Duration::from_secs(LOG_SLACK_S);
+        let asked_us = asked.filter(|(_, at)| at.elapsed() < slack && self.is_in_step()).map(|(at_us, _)| at_us);
+        // What is held ends when it is dropped.
+        let Some(asked_us) = asked_us else { return };
         let (value, answer) = match payload {
             Payload::Value(value) => (Some(Value::clone(value)), None),
             Payload::Answer(answer) => (None, Some(StoredAnswer::of(answer))),
@@ -316,7 +323,10 @@ impl SharedCache {
             value,
             answer,
         };
-        let Ok(stored) = serde_json::to_vec(&stored) else { return };
+        let mut bytes = format!("{asked_us}\n").into_bytes();
+        if serde_json::to_writer(&mut bytes, &stored).is_err() {
+            return;
+        }
         let name = self.0.answers.single(keeping.scope.tenant.as_deref(), &keeping.key.to_hex());
         let ttl_s = ttl_s.to_string();
         let list = LIST.call().key(self.0.list(keeping.scope.user.as_deref())).arg(name.clone()).arg(ttl_s.clone());
@@ -324,12 +334,16 @@ impl SharedCache {
         if self.ask(self.0.redis.run_within::<i64>(operation, self.0.budget, &LIST, &list)).await.is_none() {
             return;
         }
-        let call = KEEP.call().key(name).arg(stored).arg(ttl_s);
+        let call = KEEP.call().key(name.clone()).arg(bytes).arg(ttl_s);
         let call = lease.as_ref().map_or_else(|| call.clone(), |lease| lease.write(call.clone()));
         let kept = self.ask(self.0.redis.run_within::<i64>(operation, self.0.budget, &KEEP, &call)).await;
-        if let Some(lease) = lease.filter(|_| kept.is_some()) {
-            lease.left();
+        if kept.is_none() {
+            return;
         }
+        lease.into_iter().for_each(Lease::left);
+        // One or two commands with a deadline. Nobody is given what was removed meanwhile, but nor may it lie there.
+        let (inner, labels) = (self.0.clone(), (keeping.key, stored.scope, stored.context, stored.tags));
+        tokio::spawn(async move { inner.erase_removed(asked_us, &name, labels).await });
     }
 
     /// Removes answers for all processes. Does not wait; until it is done, this process reads none.
@@ -365,18 +379,21 @@ impl SharedCache {
             let claim = self.0.leases.claim(turn);
             let call = claim.write(TURN.call().key(answer).key(turn)).arg(std::mem::take(&mut invalid));
             let look = self.0.redis.run_within::<(i64, Vec<u8>, i64)>(operation, self.0.budget, &TURN, &call);
-            let (found, mut bytes, left_ms) = self.ask(look).await?;
+            let (found, mut bytes, number) = self.ask(look).await?;
             match found {
-                0 => return Some(Looked::Turn(Taken::Ours(claim.granted()))),
-                2 => return Some(Looked::Turn(Taken::Theirs(String::from_utf8_lossy(&bytes).into_owned()))),
+                0 => return Some(Looked::Turn(Taken::Ours(claim.granted()), number.unsigned_abs())),
+                2 => {
+                    let holder = String::from_utf8_lossy(&bytes).into_owned();
+                    return Some(Looked::Turn(Taken::Theirs(holder), number.unsigned_abs()));
+                }
                 _ => {}
             }
             if let Some((at_us, stored)) = Stored::read(&bytes) {
-                let log = self.ask(self.0.log(operation)).await?;
+                let log = self.ask(self.0.log(operation, self.0.budget)).await?;
                 let means_it =
                     |filter: &Filter| filter.matches(&keeping.key, &stored.scope, &stored.context, &stored.tags);
                 if !log.iter().any(|logged| logged.at_us >= at_us && means_it(&logged.filter))
-                    && let Some(kept) = self.0.bring_up(keeping, stored, left_ms)
+                    && let Some(kept) = self.0.bring_up(keeping, stored, number)
                 {
                     return Some(Looked::Kept(kept));
                 }
@@ -535,7 +552,35 @@ impl Inner {
         Some(Kept { payload, ttl_s: stored.ttl_s, found })
     }
 
-    async fn log(&self, operation: &'static str) -> Result<Arc<Vec<Logged>>> {
+    /// Removes an answer that was removed while it was asked for.
+    async fn erase_removed(
+        &self,
+        asked_us: u64,
+        name: &str,
+        (key, scope, context, tags): (Key, Scope, String, Vec<String>),
+    ) -> Result<()> {
+        const OPERATION: &str = "chat.invalidate";
+        let is_later = |logged: &Logged| logged.at_us >= asked_us;
+        // The newest first: mostly it is older, and the only one to be read.
+        if !self.read_log(OPERATION, self.redis.timeout(), 0).await?.iter().any(is_later) {
+            return Ok(());
+        }
+        let log = self.read_log(OPERATION, self.redis.timeout(), -1).await?;
+        if log.iter().any(|logged| is_later(logged) && logged.filter.matches(&key, &scope, &context, &tags)) {
+            self.redis.query::<i64>(OPERATION, cmd("DEL").arg(name)).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns what is in the log, up to an entry by its number, or all with -1.
+    async fn read_log(&self, operation: &'static str, budget: Duration, last: i64) -> Result<Vec<Logged>> {
+        let mut range = cmd("LRANGE");
+        range.arg(&self.log_key).arg(0).arg(last);
+        let said: Vec<String> = self.redis.query_within(operation, budget, &range).await?;
+        Ok(said.iter().filter_map(|line| Logged::read(line)).collect())
+    }
+
+    async fn log(&self, operation: &'static str, budget: Duration) -> Result<Arc<Vec<Logged>>> {
         let changes = {
             let log = self.log.lock();
             if let Some(entries) = &log.entries {
@@ -544,10 +589,7 @@ impl Inner {
             log.changes
         };
         let watching = self.redis.is_watching();
-        let mut range = cmd("LRANGE");
-        range.arg(&self.log_key).arg(0).arg(-1);
-        let said: Vec<String> = self.redis.query_within(operation, self.budget, &range).await?;
-        let entries = Arc::new(said.iter().filter_map(|line| Logged::read(line)).collect::<Vec<_>>());
+        let entries = Arc::new(self.read_log(operation, budget, -1).await?);
         let mut log = self.log.lock();
         // Remembered only where a change of it is heard, and none was heard meanwhile.
         if watching && log.changes == changes {
@@ -563,8 +605,8 @@ impl Inner {
     }
 
     /// Removes from the cache of this process what others have invalidated.
-    async fn take_over(&self) {
-        let Ok(entries) = self.log("chat.invalidate").await else { return };
+    async fn take_over(&self) -> Result<()> {
+        let entries = self.log("chat.invalidate", self.redis.timeout()).await?;
         let since = {
             let mut log = self.log.lock();
             let newest = entries.iter().map(|logged| logged.at_us).max().unwrap_or(0);
@@ -576,6 +618,48 @@ impl Inner {
         for logged in entries.iter().filter(|logged| logged.at_us > since && logged.origin != self.origin) {
             self.cache.remove(logged.filter.clone());
         }
+        Ok(())
+    }
+
+    /// Begins to take over what the log says, unless that is done already.
+    fn begin_taking_over(self: &Arc<Self>) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        if !std::mem::replace(&mut self.log.lock().is_taking_over, true) {
+            runtime.spawn(take_over(TakingOver(Arc::downgrade(self))));
+        }
+    }
+}
+
+/// Ends the taking over of the log, also when its task is aborted.
+struct TakingOver(Weak<Inner>);
+
+impl Drop for TakingOver {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.log.lock().is_taking_over = false;
+        }
+    }
+}
+
+/// Takes over what the log says, until it has not changed since it was read.
+async fn take_over(taking_over: TakingOver) {
+    let mut wait = RETRY.0;
+    loop {
+        let Some(inner) = taking_over.0.upgrade() else { return };
+        let changes = inner.log.lock().changes;
+        if inner.take_over().await.is_ok() {
+            let mut log = inner.log.lock();
+            // Under the lock: who hears of a change now either is heard here or begins anew.
+            log.is_taking_over = log.changes != changes;
+            if !log.is_taking_over {
+                return;
+            }
+            wait = RETRY.0;
+            continue;
+        }
+        drop(inner);
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(RETRY.1);
     }
 }
 
@@ -591,10 +675,7 @@ impl Listener for Ears {
     fn missed(&self) {
         let Some(inner) = self.0.upgrade() else { return };
         inner.forget_log();
-        if let Ok(runtime) = Handle::try_current() {
-            // One command with a deadline.
-            runtime.spawn(async move { inner.take_over().await });
-        }
+        inner.begin_taking_over();
     }
 
     fn lost(&self) {

@@ -16,7 +16,7 @@ use super::{
     target::{Connection, Kind, Target},
     watch::{Listener, Watch},
 };
-use crate::{Error, ErrorKind, Result, Signal, Signals, resilience::SingleFlight};
+use crate::{Error, ErrorKind, Result, Signal, Signals, here::elsewhere, resilience::SingleFlight};
 
 /// Service that signals are about.
 const SERVICE: &str = "redis";
@@ -154,6 +154,7 @@ impl Redis {
     where
         W: Future<Output = RedisResult<T>>,
     {
+        elsewhere().await;
         let start = Instant::now();
         let mut used = None;
         let outcome = tokio::time::timeout(budget, async {

@@ -23,7 +23,7 @@ use super::{
     },
     Chat, before, in_background, ms, narrowed,
 };
-use crate::{Result, Scope, resilience::Role};
+use crate::{Result, Scope, here::elsewhere, resilience::Role};
 
 impl Chat {
     /// Returns the value that `producer` makes for `message`, in this scope: kept, shared, bounded and measured.
@@ -123,6 +123,7 @@ impl Chat {
             stale = Some(kept);
         }
         self.refuse_only(OPERATION, options.cache)?;
+        elsewhere().await;
         let deadline = self.deadline(options.timeout);
         let epoch = self.0.cache.epoch();
         let flight = FlightKey { key, dialect: Dialect::Chat, epoch, refresh: options.cache == CacheMode::Refresh };
