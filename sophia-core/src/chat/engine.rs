@@ -153,6 +153,9 @@ impl Chat {
 
     pub(crate) async fn shutdown(&self) -> Result<()> {
         self.0.flights.stop_all();
+        if let Some(shared) = &self.0.shared {
+            shared.close().await;
+        }
         self.0.accounts.close().await;
         self.0.endpoints.iter().for_each(Endpoint::close);
         Ok(())
@@ -333,19 +336,23 @@ impl Chat {
     }
 
     /// Removes kept answers, and returns how many of them were in this process. What is under way for them is not kept either.
-    /// What processes share is removed, too, before this process reads it again.
+    /// What processes share is removed, too: at once, or, where Redis does not answer in time, before this process reads it
+    /// again.
     ///
     /// # Errors
     /// InvalidInput where nothing is named.
-    pub fn invalidate(&self, which: &Invalidate) -> Result<u64> {
+    pub async fn invalidate(&self, which: &Invalidate) -> Result<u64> {
         let filter = which.filter()?;
         // First: from now on this process reads nothing shared that could bring an answer back.
-        self.0.shared.iter().for_each(|shared| shared.invalidate(which));
+        let removing = self.0.shared.as_ref().map(|shared| shared.invalidate(which.clone()));
         let removed = self.0.cache.remove(filter);
         if let Some(tier) = self.0.stages.inner().inner().tier() {
             tier.sweep();
         }
         self.0.meter.invalidated();
+        if let Some(removing) = removing {
+            removing.await;
+        }
         Ok(removed)
     }
 

@@ -52,7 +52,7 @@ crate::operations::operations! {
     "chat.ttl_for"(sophia, ask: TtlFor) -> u64 { Ok(sophia.chat().ttl_for(&ask.context, &ask.text)) }
 
     /// Removes kept answers, and returns how many.
-    "chat.invalidate"(sophia, which: Invalidate) -> u64 { sophia.chat().invalidate(&which) }
+    "chat.invalidate"(sophia, which: Invalidate) -> u64 { sophia.chat().invalidate(&which).await }
 
     /// Returns what calls to providers cost, and what kept answers saved.
     "chat.costs"(sophia, query: CostQuery) -> Costs { sophia.chat().costs(&query).await }

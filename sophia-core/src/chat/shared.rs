@@ -37,8 +37,9 @@ pub(super) async fn turn(
     keeping: Option<&Keeping>,
     deadline: Deadline,
 ) -> Turn {
-    match (shared, keeping.filter(|keeping| keeping.look)) {
-        (Some(shared), Some(keeping)) => shared.turn(operation, keeping, deadline).await,
+    match (shared, keeping) {
+        (Some(shared), Some(keeping)) if keeping.look => shared.turn(operation, keeping, deadline).await,
+        (Some(shared), Some(_)) => Turn::Ours(shared.unlooked(operation).await, Found::default()),
         _ => Turn::Ours(Held::default(), Found::default()),
     }
 }
@@ -188,11 +189,19 @@ impl SharedCache {
         match *self {}
     }
 
+    pub async fn unlooked(&self, _: &'static str) -> Held {
+        match *self {}
+    }
+
     pub async fn keep(&self, _: &'static str, _: &Keeping, _: &Payload, _: u64, _: Held) {
         match *self {}
     }
 
-    pub fn invalidate(&self, _: &super::cache::Invalidate) {
+    pub fn invalidate(&self, _: super::cache::Invalidate) -> std::future::Ready<bool> {
+        match *self {}
+    }
+
+    pub async fn close(&self) {
         match *self {}
     }
 

@@ -298,6 +298,25 @@ impl SharedCache {
         }
     }
 
+    /// Begins to ask without a look.
+    pub async fn unlooked(&self, operation: &'static str) -> Held {
+        let time = cmd("TIME");
+        let now = self.ask(self.0.redis.query_within::<(u64, u64)>(operation, self.0.budget, &time)).await;
+        Held { lease: None, asked: now.map(|(s, us)| (s * 1_000_000 + us, Instant::now())) }
+    }
+
+    /// Tries once more to write what is not in the log.
+    pub async fn close(&self) {
+        loop {
+            let next = self.0.unwritten.lock().removals.first().cloned();
+            let Some(due) = next else { return };
+            if self.ask(self.0.remove(&due)).await.is_none() {
+                return;
+            }
+            self.0.unwritten.lock().done(&due);
+        }
+    }
+
     /// Shares an answer, and gives our turn up. A failure is nobody's trouble: it is asked for again.
     pub async fn keep(
         &self,
@@ -346,16 +365,18 @@ impl SharedCache {
         tokio::spawn(async move { inner.erase_removed(asked_us, &name, labels).await });
     }
 
-    /// Removes answers for all processes. Does not wait; until it is done, this process reads none.
-    pub fn invalidate(&self, which: &Invalidate) {
-        self.0.unwritten.lock().push(Due::Invalidate(which.clone()));
-        self.write_log();
+    /// Removes answers for all processes; from the call on, this process reads none until it is done. Returns whether it is
+    /// done; if not, it is tried until it is.
+    pub fn invalidate(&self, which: Invalidate) -> impl Future<Output = bool> + Send + use<> {
+        self.remove(Due::Invalidate(which))
     }
 
-    /// Removes answers for all processes, so that Redis does not have them any more; from the call on, this process reads
-    /// none until it is done. Returns whether it is done; if not, it is tried until it is.
+    /// Does what [`SharedCache::invalidate`] does, so that Redis does not have them any more.
     pub fn forget(&self, which: Invalidate) -> impl Future<Output = bool> + Send + use<> {
-        let due = Due::Forget(which);
+        self.remove(Due::Forget(which))
+    }
+
+    fn remove(&self, due: Due) -> impl Future<Output = bool> + Send + use<> {
         self.0.unwritten.lock().push(due.clone());
         let shared = self.clone();
         async move {

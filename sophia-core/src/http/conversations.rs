@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::{
     Error, ErrorKind, Result, Scope,
     chat::dialect::PREVIOUS,
-    memory::{CONVERSATION_KEYS, Kv, KvEntry, KvKey, KvTier, KvValue, narrow_name, narrow_tags},
+    memory::{CONVERSATION_KEYS, KvEntry, KvKey, KvTier, KvValue, Memory, narrow_name, narrow_tags},
 };
 
 const OPERATION: &str = "chat.complete";
@@ -34,8 +34,10 @@ const DIGITS: usize = 32;
 /// What was said in one scope. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Conversations {
-    kv: Kv,
+    memory: Memory,
     scope: Scope,
+    /// How much was forgotten when the request came: what is forgotten since then is not kept.
+    forgotten: u64,
     /// What the keys of this session and agent begin with.
     prefix: Arc<str>,
     tags: Vec<String>,
@@ -81,9 +83,11 @@ impl Room {
 }
 
 impl Conversations {
-    pub fn new(kv: Kv, scope: Scope, max_bytes: usize) -> Conversations {
+    /// Prepares for one request.
+    pub fn begin(memory: Memory, scope: Scope, max_bytes: usize) -> Conversations {
         let (prefix, tags) = (format!("{CONVERSATION_KEYS}{}/", narrow_name(&scope)).into(), narrow_tags(&scope));
-        Conversations { kv, scope, prefix, tags, max_bytes }
+        let forgotten = memory.forgotten().so_far();
+        Conversations { memory, scope, forgotten, prefix, tags, max_bytes }
     }
 
     /// Returns the room of one request.
@@ -178,7 +182,7 @@ impl Conversations {
         })?;
         entries.insert(turn_name(&said.id), (Keep::Anew, KvValue::new(turn)));
         let writes = stream::iter(entries).map(|(name, (keep, value))| self.write(name, keep, value));
-        writes.buffer_unordered(WRITES).try_collect().await
+        self.unless_forgotten(writes.buffer_unordered(WRITES).try_collect()).await
     }
 
     /// Keeps the names in a response that the provider keeps.
@@ -187,7 +191,12 @@ impl Conversations {
     /// What the durable tier says. A part may be kept.
     pub async fn keep_names(&self, ids: Vec<String>) -> Result<()> {
         let write = |id: String| self.write(given_name(&id), Keep::Anew, KvValue::new(Value::Bool(true)));
-        stream::iter(ids).map(write).buffer_unordered(WRITES).try_collect().await
+        self.unless_forgotten(stream::iter(ids).map(write).buffer_unordered(WRITES).try_collect()).await
+    }
+
+    async fn unless_forgotten(&self, keep: impl Future<Output = Result<()>>) -> Result<()> {
+        let kept = self.memory.forgotten().unless_since(self.forgotten, &self.scope, keep).await;
+        kept.unwrap_or_else(|| Err(Error::new(ErrorKind::Cancelled, OPERATION, "the scope was forgotten meanwhile")))
     }
 
     /// Returns whether a name of the provider's was given here.
@@ -196,7 +205,7 @@ impl Conversations {
     }
 
     async fn write(&self, name: String, keep: Keep, value: KvValue) -> Result<()> {
-        let (key, tiers) = (self.key(&name), self.kv.tiers());
+        let (key, tiers) = (self.key(&name), self.memory.kv().tiers());
         let until = |time: Duration| tiers.clock().now().checked_add(time).ok();
         let expires_at = match keep {
             Keep::Anew => until(KEPT),
@@ -215,7 +224,7 @@ impl Conversations {
     }
 
     async fn read(&self, name: &str) -> Result<Option<Arc<KvValue>>> {
-        let tiers = self.kv.tiers();
+        let tiers = self.memory.kv().tiers();
         let entry = tiers.look(&self.key(name)).await?.entry;
         Ok(entry.filter(|entry| entry.is_fresh(tiers.clock().now())).and_then(|entry| entry.value.clone()))
     }
@@ -277,7 +286,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::Sophia;
+    use crate::{Sophia, memory::ForgetRequest};
 
     fn said(id: &str, previous: Option<&str>, input: Value) -> Said {
         Said { id: id.to_owned(), previous: previous.map(str::to_owned), input: vec![input], output: Vec::new() }
@@ -285,7 +294,7 @@ mod tests {
 
     async fn conversations(max_bytes: usize) -> Conversations {
         let sophia = Sophia::builder().start().await.unwrap();
-        Conversations::new(sophia.memory().kv().clone(), Scope::new().user("ada"), max_bytes)
+        Conversations::begin(sophia.memory().clone(), Scope::new().user("ada"), max_bytes)
     }
 
     #[tokio::test]
@@ -303,6 +312,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_forgotten_meanwhile_is_not_kept() {
+        let under_way = conversations(1 << 20).await;
+        let forget = ForgetRequest::scope(under_way.scope.clone());
+        under_way.memory.forget(forget).await.unwrap();
+        let error = under_way.keep(said("a", None, json!({"role": "user"}))).await.unwrap_err();
+        assert_eq!(error.code(), "CANCELLED");
+        assert_eq!(under_way.keep_names(vec!["b".to_owned()]).await.unwrap_err().code(), "CANCELLED");
+        let next = Conversations::begin(under_way.memory.clone(), under_way.scope.clone(), 1 << 20);
+        assert_eq!(next.said("a", &mut next.room()).await.unwrap(), None);
+        next.keep(said("a", None, json!({"role": "user"}))).await.unwrap();
+        assert!(next.said("a", &mut next.room()).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
     async fn a_part_that_is_gone_or_is_none_is_said_to_be_lost() {
         let kept = conversations(1 << 20).await;
         kept.keep(said("b", Some("a"), json!({"role": "user"}))).await.unwrap();
@@ -310,7 +333,7 @@ mod tests {
         assert_eq!((error.code(), error.get("field")), ("NOT_FOUND", Some(PREVIOUS)));
         assert!(error.message().contains("`a`"), "{error}");
         let odd = kept.key(&turn_name("c"));
-        kept.kv.tiers().set(&odd, Arc::new(KvEntry::new(KvValue::new(json!(5))))).await.unwrap();
+        kept.memory.kv().tiers().set(&odd, Arc::new(KvEntry::new(KvValue::new(json!(5))))).await.unwrap();
         assert_eq!(kept.said("c", &mut kept.room()).await.unwrap(), None);
     }
 }

@@ -45,7 +45,7 @@ pub(super) async fn responses(call: Call) -> Result<Response, Failure> {
     let sophia = call.surface.sophia();
     let max_bytes = sophia.config().chat.max_request_bytes;
     let mut given = Given {
-        conversations: Conversations::new(sophia.memory().kv().clone(), scope.clone(), max_bytes),
+        conversations: Conversations::begin(sophia.memory().clone(), scope.clone(), max_bytes),
         keeping: call.surface.keeping().clone(),
         is_kept: body.get(STORE) != Some(&Value::Bool(false)),
         may_name_all: call.caller.admin,

@@ -38,6 +38,14 @@ impl ForgetRequest {
         }
     }
 
+    /// Returns whether what belongs to this scope is forgotten.
+    pub(crate) fn covers(&self, scope: &Scope) -> bool {
+        match self.whose() {
+            (Some(own), _) => own.covers(scope),
+            (None, subject) => subject.is_some() && subject == scope.user,
+        }
+    }
+
     /// Returns what is forgotten as a whole, with what belongs to tenant and user alone; `None` where a session or an agent
     /// narrows it to records.
     pub(crate) fn whole(&self) -> Option<Whole> {

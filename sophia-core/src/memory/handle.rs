@@ -18,6 +18,7 @@ use super::{
     embed::Embedder,
     embeddings::{Embeddings, told},
     forget::{AlsoForgets, ForgetReceipt, ForgetRequest, Whole},
+    forgotten::Forgotten,
     graph::{Graph, GraphStore},
     health::{EmbedderHealth, MemoryHealth, MemoryStats, RecentOperation, Session, TierHealth, TierStatus},
     kv::{Alone, EMBEDDING_KEYS, Invalidation, Kv, KvIndex, KvKeys, KvTier, MokaTier, TieredKv, narrow_tag},
@@ -64,6 +65,7 @@ struct Inner {
     tallies: Option<Arc<dyn TallyStore>>,
     /// Chat, whose answers are forgotten as well.
     also: OnceLock<AlsoForgets>,
+    forgotten: Forgotten,
     metrics: SharedMetrics,
 }
 
@@ -96,6 +98,7 @@ impl Memory {
             archive: durable.archive.clone(),
             tallies: durable.tallies,
             also: OnceLock::new(),
+            forgotten: Forgotten::default(),
             checkpoints: Checkpoints::new(durable.checkpoints, durable.archive, clock.clone(), metrics.clone()),
             store: durable.records,
             config: config.clone(),
@@ -487,6 +490,7 @@ impl Memory {
                     "is another user than `scope.user`; give one of the two",
                 ));
             }
+            self.0.forgotten.note(&request).await;
             let whole = request.whole();
             let is_shared = whole.is_some() && self.0.kv.tiers().has_shared();
             // What is shared goes before what alone knows whose it is, and after: a crash in between leaves nothing that the
@@ -523,6 +527,11 @@ impl Memory {
             Ok(receipt)
         };
         self.0.metrics.timed(OPERATION, call).await
+    }
+
+    /// Returns what this engine was told to forget.
+    pub(crate) fn forgotten(&self) -> &Forgotten {
+        &self.0.forgotten
     }
 
     /// Removes the vectors that are kept for the texts of a wall, in every tier.

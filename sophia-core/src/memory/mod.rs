@@ -20,6 +20,7 @@ mod config;
 mod conversation;
 mod embeddings;
 mod forget;
+mod forgotten;
 mod graph;
 mod half;
 mod handle;

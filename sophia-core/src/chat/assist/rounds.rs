@@ -53,6 +53,8 @@ pub(in crate::chat) struct Rounds {
     /// Who has a tool of this name.
     boxes: HashMap<String, Arc<dyn ToolBox>>,
     memory: Option<(Memory, UseMemory)>,
+    /// How much was forgotten when the question came: an exchange is not kept for whom it is forgotten since then.
+    forgotten: u64,
     /// What the user asks; `None` where the last message is not of the user.
     question: Option<String>,
     deadline: Deadline,
@@ -79,6 +81,7 @@ impl Rounds {
         let asks = request.messages.last().filter(|message| message.role() == "user");
         let question = asks.map(|message| message.text().into_owned());
         let wanted = request.memory.take();
+        let forgotten = assistants.memory.forgotten().so_far();
         let recalled = match &wanted {
             Some(wanted) => {
                 let recalled = Recalled::add(&assistants.memory, wanted, &mut request);
@@ -106,6 +109,7 @@ impl Rounds {
         request.tools = (!listed.is_empty()).then_some(listed);
         Ok(Rounds {
             memory: wanted.map(|wanted| (assistants.memory.clone(), wanted)),
+            forgotten,
             request,
             boxes,
             question,
@@ -198,7 +202,9 @@ impl Rounds {
             && let (Some(question), Some(recalled)) = (&self.question, &mut self.assistance.recalled)
         {
             let scope = self.request.scope.clone().unwrap_or_default();
-            recalled.keep(memory, &scope, question, &answer.text).await;
+            let keep = recalled.keep(memory, &scope, question, &answer.text);
+            // Who was forgotten meanwhile did not ask.
+            let _ = memory.forgotten().unless_since(self.forgotten, &scope, keep).await;
         }
         if self.assistance.rounds == 1 {
             return (answer, self.assistance);

@@ -60,7 +60,7 @@ async fn what_is_invalidated_during_its_refresh_is_gone() {
     mock.script([Fault::Hold]);
     assert_eq!(chat.complete(ask("x")).await.unwrap().cache.status, CacheStatus::Stale);
     until(|| mock.calls() == 2).await;
-    chat.invalidate(&Invalidate::scope(ada())).unwrap();
+    chat.invalidate(&Invalidate::scope(ada())).await.unwrap();
     mock.release();
     until(|| chat.metrics().in_flight == 0).await;
     assert_eq!((chat.complete(ask("x")).await.unwrap().cache.status, mock.calls()), (CacheStatus::Miss, 3));

@@ -66,18 +66,18 @@ async fn invalidation_removes_and_counts_and_also_stops_what_is_under_way() {
     let (mock, chat) = start().await;
     chat.complete(ask("a").tag("crm")).await.unwrap();
     chat.complete(ask("a").scope(bob())).await.unwrap();
-    assert_eq!(chat.invalidate(&Invalidate::scope(ada())).unwrap(), 1);
+    assert_eq!(chat.invalidate(&Invalidate::scope(ada())).await.unwrap(), 1);
     assert_eq!(chat.complete(ask("a").scope(bob())).await.unwrap().cache.status, CacheStatus::Hit);
     mock.script([Fault::Hold]);
     let old = spawn(&chat, ask("b").tag("crm"));
     until(|| mock.calls() == 3).await;
-    chat.invalidate(&Invalidate::tag("crm")).unwrap();
+    chat.invalidate(&Invalidate::tag("crm")).await.unwrap();
     // Who asks now does not get what was asked before.
     let new = chat.complete(ask("b").tag("crm")).await.unwrap();
     assert_eq!((new.cache.status, mock.calls()), (CacheStatus::Miss, 4));
     mock.release();
     assert_eq!(old.await.unwrap().unwrap().cache.ttl_s, None);
-    assert_eq!(chat.invalidate(&Invalidate::all()).unwrap(), 2);
+    assert_eq!(chat.invalidate(&Invalidate::all()).await.unwrap(), 2);
 }
 
 #[tokio::test]

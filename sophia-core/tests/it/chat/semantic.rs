@@ -65,7 +65,7 @@ async fn what_was_served_is_not_kept_for_the_question_that_it_was_served_to() {
     let (mock, chat) = started(|_| {}).await;
     let key = chat.complete(ask(KEPT)).await.unwrap().cache.key.unwrap();
     chat.complete(ask(SAME)).await.unwrap();
-    assert_eq!(chat.invalidate(&Invalidate::key(&*key)).unwrap(), 1);
+    assert_eq!(chat.invalidate(&Invalidate::key(&*key)).await.unwrap(), 1);
     assert_eq!(chat.complete(ask(SAME)).await.unwrap().cache.status, CacheStatus::Miss);
     assert_eq!(mock.calls(), 2);
 }
@@ -254,10 +254,10 @@ async fn invalidation_and_expiry_reach_it() {
     for which in &ways {
         chat.complete(ask(KEPT).tag("t")).await.unwrap();
         assert_eq!(chat.semantic_report().entries, 1);
-        chat.invalidate(which).unwrap();
+        chat.invalidate(which).await.unwrap();
         let report = chat.semantic_report();
         assert_eq!((report.entries, chat.complete(ask(SAME)).await.unwrap().cache.status), (0, CacheStatus::Miss));
-        chat.invalidate(&Invalidate::all()).unwrap();
+        chat.invalidate(&Invalidate::all()).await.unwrap();
     }
     chat.complete(ask(KEPT).ttl(Duration::from_secs(60))).await.unwrap();
     clock.advance(Duration::from_secs(59));
@@ -341,7 +341,7 @@ async fn a_demoted_entry_is_not_considered_again_but_still_found_by_its_own_key(
     chat.complete(ask(KEPT)).await.unwrap();
     // Not kept itself, so that the next question has only the demoted one near it.
     chat.complete(ask(SAME).ttl(Duration::from_secs(1))).await.unwrap();
-    chat.invalidate(&Invalidate::key(chat.cache_key(&ask(SAME)).unwrap())).unwrap();
+    chat.invalidate(&Invalidate::key(chat.cache_key(&ask(SAME)).unwrap())).await.unwrap();
     let near = chat.semantic_report().near;
     let next = chat.complete(ask("how could I reset my router")).await.unwrap();
     assert_eq!((next.cache.status, chat.semantic_report().near), (CacheStatus::Miss, near));

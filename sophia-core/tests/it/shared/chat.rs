@@ -136,7 +136,7 @@ async fn what_one_engine_invalidates_no_engine_gives() {
         one.chat().complete(request()).await.unwrap();
         two.chat().complete(request()).await.unwrap();
         let calls = mock.calls();
-        one.chat().invalidate(&which).unwrap();
+        one.chat().invalidate(&which).await.unwrap();
         // Near copies of others go as soon as they hear; the shared one went before this engine reads it again.
         for engine in [&two, &other] {
             until("the others have heard", async || engine.chat().hit(&request()).is_none()).await;
@@ -165,7 +165,7 @@ async fn after_an_invalidation_one_engine_asks_for_all() {
         for engine in [&one, &two, &other] {
             engine.chat().complete(request()).await.unwrap();
         }
-        one.chat().invalidate(&Invalidate::tag("t")).unwrap();
+        one.chat().invalidate(&Invalidate::tag("t")).await.unwrap();
         for engine in [&two, &other] {
             until("the others have heard", async || engine.chat().hit(&request()).is_none()).await;
         }
@@ -213,7 +213,7 @@ async fn what_is_invalidated_while_redis_is_away_does_not_come_back_with_it() {
     let one = chatting(redis(), &mock).await;
     one.chat().complete(ask("x")).await.unwrap();
     server.hang();
-    one.chat().invalidate(&Invalidate::all()).unwrap();
+    one.chat().invalidate(&Invalidate::all()).await.unwrap();
     server.go_on();
     let two = chatting(redis(), &mock).await;
     let (status, tier) = status(one.chat(), ask("x")).await;
@@ -224,6 +224,82 @@ async fn what_is_invalidated_while_redis_is_away_does_not_come_back_with_it() {
     })
     .await;
     assert_eq!(one.chat().complete(ask("x")).await.unwrap().cache.tier, Some("l1"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_hears_late_of_an_invalidation_hears_of_it_all_the_same() {
+    let (server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
+    let slow = faults::Slow::before(server.port());
+    let one = chatting(RedisConfig::url(server.url()), &mock).await;
+    let late = chatting(RedisConfig::url(slow.url()), &mock).await;
+    for sophia in [&one, &late] {
+        sophia.chat().complete(ask("x").tag("t")).await.unwrap();
+    }
+    // Longer than Redis may take to answer.
+    slow.delay_ms.store(200, Ordering::SeqCst);
+    one.chat().invalidate(&Invalidate::tag("t")).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    slow.delay_ms.store(0, Ordering::SeqCst);
+    until("it has heard", async || late.chat().hit(&ask("x").tag("t")).is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invalidation_is_in_redis_when_its_call_returns() {
+    let (server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
+    let one = chatting(RedisConfig::url(server.url()), &mock).await;
+    for number in 1..=5 {
+        one.chat().invalidate(&Invalidate::tag("t")).await.unwrap();
+        assert_eq!(server.ask("LLEN sophia:chatlog:v1:invalidations").as_deref(), Some(&*format!(":{number}\r\n")));
+    }
+    server.hang();
+    one.chat().invalidate(&Invalidate::tag("t")).await.unwrap();
+    server.go_on();
+    one.shutdown().await.unwrap();
+    let said = server.ask("LLEN sophia:chatlog:v1:invalidations").unwrap();
+    assert!([":6\r\n", ":7\r\n"].contains(&&*said), "written by the one that timed out, or again: {said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_under_way_elsewhere_is_not_shared_after_it_was_forgotten() {
+    let (server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
+    let slow = faults::Slow::before(server.port());
+    let redis = || RedisConfig::url(server.url());
+    let (one, other) = (chatting(redis(), &mock).await, chatting(redis(), &mock).await);
+    let asking = chatting(RedisConfig::url(slow.url()), &mock).await;
+    mock.script([Fault::Hold]);
+    let chat = asking.chat().clone();
+    let call = tokio::spawn(async move { chat.complete(ask("x")).await });
+    until("it is asked", async || mock.calls() == 1).await;
+    // It is told late of what is forgotten, and answered before.
+    slow.delay_ms.store(60, Ordering::SeqCst);
+    one.memory().forget(ForgetRequest::scope(ada())).await.unwrap();
+    mock.release();
+    call.await.unwrap().unwrap();
+    slow.delay_ms.store(0, Ordering::SeqCst);
+    until("it lies nowhere", async || server.ask("KEYS sophia:chat:*").as_deref() == Some("*0\r\n")).await;
+    assert_eq!(status(other.chat(), ask("x")).await, MISS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_for_anew_is_shared() {
+    let (server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
+    let redis = || RedisConfig::url(server.url());
+    let (one, two) = (chatting(redis(), &mock).await, chatting(redis(), &mock).await);
+    let anew = ask("x").cache(sophia_core::chat::CacheMode::Refresh);
+    assert_eq!(one.chat().complete(anew).await.unwrap().cache.tier, None);
+    assert_eq!(status(two.chat(), ask("x")).await, L2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_value_is_no_answer() {
+    let (server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
+    let redis = || RedisConfig::url(server.url());
+    let (one, two) = (chatting(redis(), &mock).await, chatting(redis(), &mock).await);
+    one.chat().complete(ask("x")).await.unwrap();
+    let said = server.ask("KEYS sophia:chat:*").unwrap();
+    let key = said.lines().find(|line| line.starts_with("sophia:chat:")).unwrap();
+    server.ask(&format!("SET {key} \"\"")).unwrap();
+    assert_eq!(status(two.chat(), ask("x")).await, MISS);
 }
 
 /// Returns how many scripts the server ran.
