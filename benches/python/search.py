@@ -1,4 +1,4 @@
-"""Nearest neighbours by meaning, beside sqlite-vec and Chroma: `pip install sophia-ai numpy sqlite-vec chromadb`, then
+"""Nearest neighbours by meaning, beside sqlite-vec and Chroma: `pip install . numpy sqlite-vec chromadb`, then
 `python benches/python/search.py [ROWS]`. Where Python's own SQLite loads no extensions: `pip install pysqlite3-binary`.
 
 The vectors are made: unit vectors around a thousand centres, 256 dimensions, the same for all. Each store is asked one
