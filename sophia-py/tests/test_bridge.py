@@ -266,6 +266,14 @@ def test_a_stream_is_closed_when_its_reader_is_cancelled(model: Model) -> None:
             await asyncio.to_thread(model.broken_off.wait, 5)
             assert model.broken_off.is_set()
 
+            model.broken_off.clear()
+            try:
+                await asyncio.wait_for(read(s), 0.05)
+            except TimeoutError:
+                # While the traceback of the reader is held, as well.
+                await asyncio.to_thread(model.broken_off.wait, 5)
+            assert model.broken_off.is_set()
+
     asyncio.run(main())
 
 

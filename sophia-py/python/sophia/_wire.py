@@ -98,16 +98,34 @@ async def settled(value: Any) -> Any:
     return await typing.cast(Awaitable[Any], value) if type(value) is Pending else value
 
 
-class Reading:
-    """Reads a stream of the engine. A read that is cancelled goes on: what it gets is given to the next one."""
+class Reading(Generic[R]):
+    """Reads a stream of the engine, item by item. A read that is cancelled goes on: what it gets is given to the next one."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, read: Callable[[Any], R]) -> None:
         self._stream = stream
+        self._read = read
         self._under_way: asyncio.Future[Any] | None = None
         self._is_awaited = False
 
-    async def next(self) -> Any:
-        """Returns the next item, or None at the end."""
+    def __aiter__(self) -> typing.Self:
+        return self
+
+    async def __anext__(self) -> R:
+        try:
+            item = await self._next()
+        except BaseException:
+            # Who keeps a traceback does not keep the stream open with it.
+            del self
+            raise
+        if item is None:
+            raise StopAsyncIteration
+        return self._read(item)
+
+    async def aclose(self) -> None:
+        """Closes the stream; a read under way sees its end."""
+        self.close()
+
+    async def _next(self) -> Any:
         if self._is_awaited:
             raise ConflictError("stream: two tasks iterate over one stream: give each its own", operation="stream")
         if self._under_way is None:
@@ -120,13 +138,14 @@ class Reading:
         read, self._is_awaited = self._under_way, True
         try:
             await asyncio.wait((read,))
-        finally:
+        except BaseException:
             self._is_awaited = False
-        self._under_way = None
+            del self
+            raise
+        self._is_awaited, self._under_way = False, None
         return read.result()
 
     def close(self) -> None:
-        """Closes the stream; a read under way sees its end."""
         self._under_way = None
         self._stream.close()
 

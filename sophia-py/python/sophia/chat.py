@@ -51,8 +51,7 @@ class ChatStream:
     """An answer while it is made: `async for chunk in stream`. Leaving it, or `aclose()`, closes what feeds it."""
 
     def __init__(self, stream: Stream) -> None:
-        self._stream = Reading(stream)
-        self._read = reader(list[ChatChunk])
+        self._parts: Reading[list[ChatChunk]] = Reading(stream, reader(list[ChatChunk]))
         self._ready: deque[ChatChunk] = deque()
 
     def __aiter__(self) -> ChatStream:
@@ -60,16 +59,18 @@ class ChatStream:
 
     async def __anext__(self) -> ChatChunk:
         while not self._ready:
-            chunks = await self._stream.next()
-            if chunks is None:
-                raise StopAsyncIteration
-            self._ready.extend(self._read(chunks))
+            try:
+                self._ready.extend(await anext(self._parts))
+            except BaseException:
+                # As there.
+                del self
+                raise
         return self._ready.popleft()
 
     async def aclose(self) -> None:
         """Closes the stream."""
         self._ready.clear()
-        self._stream.close()
+        self._parts.close()
 
 
 class UseMemory(TypedDict, total=False):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ._callbacks import MayBlock, OneAtATime, OneLook
 from ._sophia import Engine, Stream
-from ._wire import Reading, Request, awaited, blocking, given, reader
+from ._wire import Reading, Request, awaited, blocking, given, reader, same
 from .memory import Seconds, Time
 from .types import ActionResult, Alert, Direction, Risk, SeriesView, ServiceCheck, SystemHealth, UnifiedHealth
 
@@ -46,24 +46,11 @@ class Probe:
         return Probe("callback", function=OneLook(function))
 
 
-class HealthEvents:
+class HealthEvents(Reading[dict[str, Any]]):
     """What happens, as it happens: `async for event in s.health.subscribe()`, each `{type, data, timestamp}`."""
 
     def __init__(self, stream: Stream) -> None:
-        self._stream = Reading(stream)
-
-    def __aiter__(self) -> HealthEvents:
-        return self
-
-    async def __anext__(self) -> dict[str, Any]:
-        event: dict[str, Any] | None = await self._stream.next()
-        if event is None:
-            raise StopAsyncIteration
-        return event
-
-    async def aclose(self) -> None:
-        """Stops listening."""
-        self._stream.close()
+        super().__init__(stream, same)
 
 
 class Health:

@@ -68,25 +68,11 @@ Tools = list[Any]
 _TOOLS = list[Tool]
 
 
-class RegistryChanges:
+class RegistryChanges(Reading[Change]):
     """What happens to servers, as it happens: `async for change in s.registry.watch()`."""
 
     def __init__(self, stream: Stream) -> None:
-        self._stream = Reading(stream)
-
-    def __aiter__(self) -> RegistryChanges:
-        return self
-
-    async def __anext__(self) -> Change:
-        change = await self._stream.next()
-        if change is None:
-            raise StopAsyncIteration
-        result: Change = reader(Change)(change)
-        return result
-
-    async def aclose(self) -> None:
-        """Stops listening."""
-        self._stream.close()
+        super().__init__(stream, reader(Change))
 
 
 class Registry:
