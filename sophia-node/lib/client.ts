@@ -14,7 +14,7 @@
 export interface ClientOptions {
   /** Where it is; that of the page by default. */
   baseUrl?: string | URL
-  /** Sent as `Authorization: Bearer …` with every request. */
+  /** Sent as `Authorization: Bearer …` with every request, and as a subprotocol with a WebSocket. */
   token?: string
   /** Used in place of the global one. */
   fetch?: typeof fetch
@@ -122,6 +122,9 @@ export class SophiaClient {
   live<T = unknown>(onMessage: (message: LiveMessage<T>) => void, options: LiveOptions = {}): () => void {
     const { path = '/ws/unified-health', onState, signal } = options
     const Socket = this.#options.WebSocket ?? WebSocket
+    const { token } = this.#options
+    // A browser can send no header with it.
+    const protocols = token === undefined ? [] : ['sophia.v1', `sophia.key.${encoded(token)}`]
     const url = this.#url(path)
     url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:'
     let socket: WebSocket | undefined
@@ -135,7 +138,7 @@ export class SophiaClient {
     }
     const connect = () => {
       onState?.('connecting')
-      const current = new Socket(url)
+      const current = new Socket(url, protocols)
       socket = current
       current.onopen = () => {
         onState?.('open')
@@ -186,4 +189,9 @@ function parse(text: string): unknown {
   } catch {
     return undefined
   }
+}
+
+/** Writes a key with the characters that a subprotocol may have. */
+function encoded(key: string): string {
+  return encodeURIComponent(key).replace(/[()]/g, (character) => (character === '(' ? '%28' : '%29'))
 }

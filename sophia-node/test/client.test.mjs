@@ -25,8 +25,9 @@ test('a lost connection is made again, later and later, until it is ended', (t) 
   t.mock.method(Math, 'random', () => 1)
   const sockets = []
   class Socket {
-    constructor(url) {
+    constructor(url, protocols) {
       this.url = String(url)
+      this.protocols = protocols
       sockets.push(this)
     }
     close() {
@@ -36,9 +37,10 @@ test('a lost connection is made again, later and later, until it is ended', (t) 
   }
   const states = []
   const messages = []
-  const client = new SophiaClient({ baseUrl: 'https://example.test/', WebSocket: Socket })
+  const client = new SophiaClient({ baseUrl: 'https://example.test/', WebSocket: Socket, token: 'a (key)' })
   const end = client.live((message) => messages.push(message.data), { onState: (state) => states.push(state) })
   assert.equal(sockets[0].url, 'wss://example.test/ws/unified-health')
+  assert.deepEqual(sockets[0].protocols, ['sophia.v1', 'sophia.key.a%20%28key%29'])
   sockets[0].onopen()
   sockets[0].onmessage({ data: '{"type": "unified_health", "data": 1, "timestamp": "t"}' })
   sockets[0].onmessage({ data: 'not JSON' })

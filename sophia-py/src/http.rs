@@ -76,12 +76,21 @@ impl HttpSurface {
         Ok(Stream::new(stream::once(answer).flatten()))
     }
 
-    /// Opens the messages of a WebSocket; None where the caller may not listen.
-    fn live(&self, py: Python<'_>, target: &str, pairs: Pairs, client: Option<&str>) -> PyResult<Option<Stream>> {
+    /// Opens the messages of a WebSocket, with the subprotocol to accept it with, if any; None where the caller may not listen.
+    fn live(
+        &self,
+        py: Python<'_>,
+        target: &str,
+        pairs: Pairs,
+        client: Option<&str>,
+    ) -> PyResult<Option<(Stream, Option<&'static str>)>> {
         let headers = headers_of(py, pairs)?;
         let _entered = runtime::get()?.enter();
-        let live = self.0.live(target, &headers, Peer::from_host(client));
-        Ok(live.ok().map(|messages| Stream::new(messages.map(Ok))))
+        let live = self.0.live(target, &headers, Peer::from_host(client)).ok();
+        Ok(live.map(|live| {
+            let protocol = live.protocol();
+            (Stream::new(live.map(Ok)), protocol)
+        }))
     }
 }
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -179,6 +180,77 @@ def test_an_answer_in_memory_is_returned_with_nothing_to_await() -> None:
     assert s._engine.kv_get_now("plan", ADA, None) == {"plan": "pro"}
     value = s._engine.call("memory.kv.get", {"key": "plan", "scope": ADA})
     assert type(value) is not Pending and value == {"plan": "pro"}
+
+
+def begun(s: Sophia, text: str) -> Any:
+    pending = s._engine.call("memory.store", {"content": text, "scope": ADA})
+    assert type(pending) is Pending
+    return pending
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_what_is_awaited_is_a_future(run: Callable[..., object], tmp_path: Path) -> None:
+    s = Sophia(data_dir=tmp_path)
+
+    async def use() -> None:
+        pending, called = begun(s, "one"), []
+        assert asyncio.isfuture(pending) and asyncio.ensure_future(pending) is pending
+        assert not pending.done() and not pending.cancelled()
+        for ask in (pending.result, pending.exception):
+            with pytest.raises(asyncio.InvalidStateError):
+                ask()
+        pending.add_done_callback(called.append)
+        pending.add_done_callback(print)
+        assert pending.remove_done_callback(print) == 1
+        stored = await asyncio.wait_for(pending, 5)
+        assert stored is await pending is pending.result() and pending.exception() is None and called == [pending]
+        assert pending.done() and not pending.cancel()
+        pending.add_done_callback(called.append)
+        assert called == [pending]
+        await asyncio.sleep(0)
+        assert called == [pending] * 2
+        pending = begun(s, "two")
+        pending.add_done_callback(called.append)
+        assert pending.cancel() and pending.cancelled() and len(called) == 2
+        for _ in range(2):
+            with pytest.raises(asyncio.CancelledError):
+                await pending
+        assert called[2:] == [pending]
+        first, second = await asyncio.gather(begun(s, "three"), begun(s, "four"))
+        assert first["id"] != second["id"]
+
+    run(use())
+
+
+def test_who_is_woken_first_may_cancel_the_next_or_end_the_loop(tmp_path: Path) -> None:
+    s = Sophia(data_dir=tmp_path)
+    tasks: list[asyncio.Task[str]] = []
+
+    async def store(number: int, then: Callable[[], object]) -> str:
+        stored: str = (await begun(s, f"note {number}"))["id"]
+        then()
+        return stored
+
+    async def begin(*then: Callable[[], object]) -> None:
+        tasks[:] = [asyncio.create_task(store(number, after)) for number, after in enumerate(then)]
+        await asyncio.sleep(0)
+        # All of them end before the loop hears of any.
+        time.sleep(0.3)
+        await asyncio.sleep(0.1)
+
+    def nothing() -> None:
+        pass
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin(lambda: [task.cancel() for task in tasks[1:]], nothing, nothing))
+    first, *others = loop.run_until_complete(asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5))
+    assert isinstance(first, str) and all(isinstance(end, str | asyncio.CancelledError) for end in others)
+
+    with pytest.raises(SystemExit):
+        loop.run_until_complete(begin(sys.exit, nothing, nothing))
+    assert isinstance(tasks[0].exception(), SystemExit)
+    assert all(loop.run_until_complete(asyncio.wait_for(asyncio.gather(*tasks[1:]), 5)))
+    loop.close()
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from sophia import Sophia
 
@@ -197,8 +198,11 @@ def test_the_openai_dialect_streams_and_then_replays(base: str) -> None:
 
 
 def test_a_websocket_sends_the_report_at_once(base: str) -> None:
-    with connect(base.replace("http", "ws") + "/ws/unified-health") as live:
+    # A browser has no other way to send a key, and hangs up where no protocol is agreed on.
+    offered = [Subprotocol("sophia.v1"), Subprotocol("sophia.key.none")]
+    with connect(base.replace("http", "ws") + "/ws/unified-health", subprotocols=offered) as live:
         message = json.loads(live.recv(timeout=10))
+        assert live.subprotocol == "sophia.v1"
     assert {"type", "data", "timestamp"} == set(message) and message["data"]["timestamp"]
 
 

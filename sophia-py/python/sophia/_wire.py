@@ -123,7 +123,8 @@ class Reading(Generic[R]):
 
     async def aclose(self) -> None:
         """Closes the stream; a read under way sees its end."""
-        self.close()
+        self._under_way = None
+        self._stream.close()
 
     async def _next(self) -> Any:
         if self._is_awaited:
@@ -132,9 +133,7 @@ class Reading(Generic[R]):
             value = self._stream.next()
             if type(value) is not Pending:
                 return value
-            self._under_way = asyncio.ensure_future(typing.cast(Awaitable[Any], value))
-            # Whoever leaves does not ask how it ended.
-            self._under_way.add_done_callback(lambda read: read.cancelled() or read.exception())
+            self._under_way = typing.cast("asyncio.Future[Any]", value)
         read, self._is_awaited = self._under_way, True
         try:
             await asyncio.wait((read,))
@@ -144,10 +143,6 @@ class Reading(Generic[R]):
             raise
         self._is_awaited, self._under_way = False, None
         return read.result()
-
-    def close(self) -> None:
-        self._under_way = None
-        self._stream.close()
 
     def __del__(self) -> None:
         # A read that goes on would keep it open.

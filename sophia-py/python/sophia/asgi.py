@@ -64,11 +64,12 @@ class AsgiApp:
 
     async def _websocket(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         await receive()
-        stream = self._sophia._engine.http().live(_target(scope), list(scope["headers"]), _peer(scope))
-        if stream is None:
+        live = self._sophia._engine.http().live(_target(scope), list(scope["headers"]), _peer(scope))
+        if live is None:
             await send({"type": "websocket.close", "code": POLICY_VIOLATION})
             return
-        await send({"type": "websocket.accept"})
+        stream, subprotocol = live
+        await send({"type": "websocket.accept", "subprotocol": subprotocol})
         gone = asyncio.ensure_future(_until_disconnected(receive))
         try:
             while (text := await _next(stream, gone)) is not None:

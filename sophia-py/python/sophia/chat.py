@@ -70,7 +70,7 @@ class ChatStream:
     async def aclose(self) -> None:
         """Closes the stream."""
         self._ready.clear()
-        self._parts.close()
+        await self._parts.aclose()
 
 
 class UseMemory(TypedDict, total=False):
