@@ -215,6 +215,7 @@ def test_what_is_awaited_is_a_future(run: Callable[..., object], tmp_path: Path)
         for _ in range(2):
             with pytest.raises(asyncio.CancelledError):
                 await pending
+        await asyncio.sleep(0)
         assert called[2:] == [pending]
         first, second = await asyncio.gather(begun(s, "three"), begun(s, "four"))
         assert first["id"] != second["id"]
