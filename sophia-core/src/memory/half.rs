@@ -32,6 +32,11 @@ pub(crate) fn dot(bytes: &[u8], other: &[f32]) -> f32 {
     sums.iter().sum()
 }
 
+/// Returns whether one of the values that [`encode`] wrote is not zero.
+pub(crate) fn has_direction(bytes: &[u8]) -> bool {
+    bytes.as_chunks().0.iter().any(|half| u16::from_le_bytes(*half) & 0x7fff != 0)
+}
+
 /// Rounds to the nearest; values of a vector of length one never overflow it.
 pub(crate) fn to_half(value: f32) -> u16 {
     let bits = value.to_bits();

@@ -334,6 +334,13 @@ pub(crate) fn best_of_all<T>(mut found: Vec<(f64, i64, T)>, count: usize) -> imp
     found.into_iter().map(|(_, _, item)| item)
 }
 
+/// Returns what is found where nothing was ever written: nothing, and what is wrong with the question all the same.
+pub(crate) fn nothing(plan: &Plan) -> Found {
+    let is_ranked = !plan.is_by_filter() && plan.mode != Mode::Exact;
+    let warnings = if is_ranked { Search::new(plan).warnings } else { Vec::new() };
+    Found { warnings, ..Found::default() }
+}
+
 /// Makes a match of a record that was found without a score.
 pub(crate) fn whole(record: Record, match_type: MatchType) -> Match {
     let explain = Explain { fused: 1.0, relevance: 1.0, ..Explain::default() };

@@ -27,7 +27,7 @@ pub(crate) struct Segment {
 struct Counts {
     gone: usize,
     words: u64,
-    /// Active records without a vector, and with one.
+    /// Active records without a vector, and with one; one of zeros is one.
     missing: usize,
     with_vector: usize,
 }
@@ -262,7 +262,7 @@ impl Segment {
 
     /// Adds what a row counts for to the sums.
     fn count_in(&mut self, place: usize) {
-        let (row, has_vector) = (self.rows[place], self.vectors.has(place));
+        let (row, has_vector) = (self.rows[place], self.vectors.has_any(place));
         self.counts.words += u64::from(row.words);
         self.counts.missing += usize::from(!has_vector && !row.archived);
         self.counts.with_vector += usize::from(has_vector && !row.archived);
@@ -270,11 +270,11 @@ impl Segment {
 
     /// Takes what a row counts for off the sums.
     fn take_back(&mut self, place: usize) {
-        let row = self.rows[place];
+        let (row, has_vector) = (self.rows[place], self.vectors.has_any(place));
         if !row.is_gone() {
             self.counts.words -= u64::from(row.words);
-            self.counts.missing -= usize::from(!self.vectors.has(place) && !row.archived);
-            self.counts.with_vector -= usize::from(self.vectors.has(place) && !row.archived);
+            self.counts.missing -= usize::from(!has_vector && !row.archived);
+            self.counts.with_vector -= usize::from(has_vector && !row.archived);
         }
     }
 
@@ -356,6 +356,9 @@ mod tests {
         segment.put(Row { expires_at: 7, ..row(2) }, Some(&[0.0, 1.0]));
         assert_eq!(found(&segment, &[1.0, 0.0], 9, &Keep::Active(7)), Vec::<i64>::new());
         assert_eq!((segment.missing(), segment.mean_words()), (1, 3.0));
+        segment.put(row(4), Some(&[0.0, 0.0]));
+        assert_eq!((segment.missing(), segment.with_vector()), (0, 2), "zeros are near nothing, and not missing");
+        assert_eq!(found(&segment, &[1.0, 0.0], 9, &Keep::Active(0)), [2]);
         segment.put(row(3), Some(&[1.0, 0.0]));
         assert_eq!((segment.find(3), segment.find(1)), (Some(2), None));
         let below = |limit| (0..=6).map(|seq| segment.find_below(seq, limit)).collect::<Vec<_>>();

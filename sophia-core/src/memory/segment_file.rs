@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use super::segment::{Row, Segment};
 use crate::vectors::{ByteVectors, PLANES, pages};
 
-const MAGIC: &[u8; 8] = b"SOPHBLK3";
+const MAGIC: &[u8; 8] = b"SOPHBLK4";
 const HEADER_BYTES: usize = 64;
 const ROW_BYTES: usize = 32;
 /// Bytes that are read or written at a time.
@@ -195,6 +195,7 @@ mod tests {
             let row = Row { seq, archived: seq == 4, expires_at: seq * 100, session: 3, words: seq as u32 };
             segment.put(row, (seq != 5).then_some(&[0.6, 0.0, 0.8]));
         }
+        segment.put(Row { seq: 6, archived: false, expires_at: 600, session: 3, words: 6 }, Some(&[0.0; 3]));
         segment.remove(2);
         segment
     }
@@ -208,7 +209,7 @@ mod tests {
     #[test]
     fn what_is_read_is_what_was_written() {
         let (read, change) = read(&Label { change: 0, ..LABEL }, &mut written(&segment()).as_slice()).unwrap();
-        assert_eq!((read.len(), read.missing(), read.dimensions(), change), (4, 1, 3, 12));
+        assert_eq!((read.len(), read.missing(), read.dimensions(), change), (5, 1, 3, 12));
         let row = *read.row(read.find(4).unwrap());
         assert_eq!(row, Row { seq: 4, archived: true, expires_at: 400, session: 3, words: 4 });
         let near = read.scan(&Needle::new(&[0.6, 0.0, 0.8]), 9, &Keep::Active(0)).near;

@@ -361,6 +361,11 @@ impl Plan {
             words: None,
         }
     }
+
+    /// Returns whether it asks for no text and no meaning, but for all that the filter keeps.
+    pub(crate) fn is_by_filter(&self) -> bool {
+        self.text.trim().is_empty() && self.vector.is_none()
+    }
 }
 
 /// What an order is by, beside how well records match.

@@ -40,6 +40,9 @@ where
     pages_are_parts_of_one_order(&store().await, &clock).await;
     vectors_of_different_models_are_not_compared(&store().await, &clock).await;
     vectors_are_made_anew_one_by_one(&store().await, &clock).await;
+    a_vector_of_zeros_is_near_nothing_and_not_missing(&store().await, &clock).await;
+    hits_are_unlike_each_other_in_every_mode(&store().await, &clock).await;
+    what_is_wrong_with_a_question_is_said_wherever_it_is_asked(&store().await, &clock).await;
     a_lease_has_one_holder(&store().await, &clock).await;
     what_is_deleted_or_expired_is_not_found(&store().await, &clock).await;
     listings_keep_the_order_and_have_pages(&store().await, &clock).await;
@@ -537,6 +540,81 @@ async fn vectors_are_made_anew_one_by_one(store: &impl MemoryStore, clock: &Manu
     let left = store.stale_vectors("m2", None, 9).await.expect("stale");
     assert_eq!(left.iter().map(|stale| stale.seq).collect::<Vec<_>>(), [seqs[2]]);
     assert_eq!(store.stale_vectors("m3", None, 9).await.expect("stale").len(), 4);
+}
+
+async fn a_vector_of_zeros_is_near_nothing_and_not_missing(store: &impl MemoryStore, clock: &ManualClock) {
+    const ZEROS: [f32; 3] = [0.0; 3];
+    let now = clock.now();
+    let messages = [
+        ("asked", "s1", "Where is the report?", [1.0, 0.0, 0.0]),
+        ("sign", "s1", "👍", ZEROS),
+        ("told", "s2", "The report is red.", [0.8, 0.6, 0.0]),
+        ("more", "s2", "It is late.", [0.6, 0.8, 0.0]),
+    ];
+    for (id, session, content, values) in messages {
+        let message = Record { kind: "message".into(), ..record(&ada().session(session), id, content, now) };
+        put_with(store, Draft { vector: vector("m", values), ..Draft::new(message) }).await;
+    }
+    for (id, model) in [("worded", "m"), ("former", "m0")] {
+        let note = record(&ada(), id, "A report of the weather", now);
+        put_with(store, Draft { vector: vector(model, ZEROS), ..Draft::new(note) }).await;
+    }
+    let plan = |mode| Plan {
+        mode,
+        min_similarity: -1.0,
+        vector: vector("m", [1.0, 0.0, 0.0]),
+        former: vector("m0", [1.0, 0.0, 0.0]).into_iter().collect(),
+        ..Plan::new(here(clock), "report")
+    };
+    assert_eq!(ids(store, plan(Mode::Semantic)).await, ["asked", "told", "more"]);
+    let narrow = Filter { kinds: Some(vec!["message".into()]), ..here(clock) };
+    assert_eq!(ids(store, Plan { filter: narrow, ..plan(Mode::Semantic) }).await, ["asked", "told", "more"]);
+    let found = store.search(plan(Mode::Hybrid)).await.expect("search");
+    assert_eq!(found.warnings, Vec::<String>::new(), "nothing is missing");
+    for zeros in found.matches.iter().filter(|found| ["sign", "worded", "former"].contains(&found.record.id.as_str())) {
+        assert_eq!((zeros.explain.semantic, zeros.match_type == MatchType::Hybrid), (None, false), "{zeros:?}");
+    }
+    let asked = found.matches.iter().find(|found| found.record.id == "asked").expect("found");
+    let window = asked.explain.conversation.map(|conversation| conversation.window_semantic_normalized);
+    assert_eq!(window, Some(1.0), "the sign beside it does not count in its window");
+}
+
+async fn hits_are_unlike_each_other_in_every_mode(store: &impl MemoryStore, clock: &ManualClock) {
+    let documents = [
+        ("other", "A report of whales and of the sea in the north", [0.0, 1.0, 0.0]),
+        ("first", "The report is late", [1.0, 0.0, 0.0]),
+        ("again", "The report is late", [1.0, 0.0, 0.0]),
+    ];
+    for (id, content, values) in documents {
+        let record = record(&ada(), id, content, clock.now());
+        put_with(store, Draft { vector: vector("m", values), ..Draft::new(record) }).await;
+    }
+    for (mode, question) in
+        [(Mode::Keyword, [1.0, 0.0, 0.0]), (Mode::Hybrid, [1.0, 0.0, 0.0]), (Mode::Hybrid, [0.0, 0.0, 0.0])]
+    {
+        let plan = |mmr_lambda| Plan {
+            mode,
+            vector: vector("m", question),
+            stages: Stages { mmr_lambda, ..Stages::default() },
+            ..Plan::new(here(clock), "report")
+        };
+        assert_eq!(ids(store, plan(None)).await, ["again", "first", "other"], "{mode:?} {question:?}");
+        assert_eq!(ids(store, plan(Some(0.3))).await, ["again", "other", "first"], "{mode:?} {question:?}");
+    }
+}
+
+async fn what_is_wrong_with_a_question_is_said_wherever_it_is_asked(store: &impl MemoryStore, clock: &ManualClock) {
+    put(store, record(&ada(), "r", "a note", clock.now())).await;
+    for scope in [ada(), bob()] {
+        let filter = Filter { kinds: Some(vec!["nothing".into()]), ..Filter::new(vec![scope.clone()], clock.now()) };
+        let warnings = async |mode, text: &str| {
+            let plan = Plan { mode, ..Plan::new(filter.clone(), text) };
+            store.search(plan).await.expect("search").warnings.len()
+        };
+        assert_eq!(warnings(Mode::Keyword, "*").await, 1, "{scope:?}");
+        assert_eq!(warnings(Mode::Keyword, "note").await, 0, "{scope:?}");
+        assert_eq!((warnings(Mode::Exact, "*").await, warnings(Mode::Keyword, "").await), (0, 0), "{scope:?}");
+    }
 }
 
 async fn a_lease_has_one_holder(store: &impl MemoryStore, clock: &ManualClock) {

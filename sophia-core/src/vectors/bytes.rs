@@ -17,8 +17,10 @@ const MEAN_LOWER: f32 = 7.5;
 const LOWER_DEVIATION: f32 = 4.61;
 /// What is left of [`RAISED`] where only the upper halves are compared.
 const RAISED_UPPER: f32 = RAISED as f32 - MEAN_LOWER;
-/// Scale of a row without a vector, and of one that is zero.
+/// Scale of a row without a vector.
 const NO_VECTOR: f32 = 0.0;
+/// Scale of a row of zeros: to a scan there is no vector either, and only the sign says that there is one.
+const NO_DIRECTION: f32 = -0.0;
 
 /// Parts that rows are kept in: the upper halves of the first dimensions, those of the rest, and the lower halves of all.
 pub(super) const FRONT: usize = 0;
@@ -136,9 +138,14 @@ impl ByteVectors {
         }
     }
 
-    /// Returns whether there is a vector in this row.
+    /// Returns whether there is a vector to compare in this row.
     pub fn has(&self, place: usize) -> bool {
         self.scales[place] != NO_VECTOR
+    }
+
+    /// Returns whether there is a vector in this row, be it one of zeros.
+    pub fn has_any(&self, place: usize) -> bool {
+        self.scales[place].to_bits() != NO_VECTOR.to_bits()
     }
 
     /// Returns what the values of a row are multiplied with.
@@ -319,9 +326,10 @@ impl ByteVectors {
     fn cut(&self, vector: Option<&[f32]>) -> ([Vec<u8>; PLANES], f32) {
         let mut parts = ByteVectors::widths(self.dimensions).map(|width| vec![0; width]);
         let vector = vector.filter(|vector| vector.len() == self.dimensions);
-        let Some((values, scale)) = vector.map(quantize).filter(|(_, scale)| *scale != NO_VECTOR) else {
-            return (parts, NO_VECTOR);
-        };
+        let Some((values, scale)) = vector.map(quantize) else { return (parts, NO_VECTOR) };
+        if scale == NO_DIRECTION {
+            return (parts, scale);
+        }
         for (plane, range) in ranges(self.dimensions).into_iter().enumerate() {
             let part = &mut parts[plane];
             let width = part.len();
@@ -370,11 +378,11 @@ fn is_back_heavy(parts: [&[u8]; PLANES]) -> bool {
     back > front
 }
 
-/// Scales a vector to bytes; its values are the bytes times the scale, which is 0 for the vector of zeros.
+/// Scales a vector to bytes; its values are the bytes times the scale, which is -0 for the vector of zeros.
 fn quantize(vector: &[f32]) -> (Vec<i8>, f32) {
     let greatest = vector.iter().fold(0.0_f32, |greatest, value| greatest.max(value.abs()));
     if greatest == 0.0 {
-        return (vec![0; vector.len()], NO_VECTOR);
+        return (vec![0; vector.len()], NO_DIRECTION);
     }
     let scale = greatest / f32::from(i8::MAX);
     (vector.iter().map(|value| (value / scale).round() as i8).collect(), scale)

@@ -102,6 +102,20 @@ async fn what_one_engine_sets_another_reads_from_redis_and_hears_of_its_changes(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_engine_has_removed_is_not_removed_once_more() {
+    let server = RedisServer::start();
+    let redis = || RedisConfig::url(server.url());
+    let (one, two) = (engine(redis(), None).await, engine(redis(), None).await);
+    for key in ["a/1", "a/2"] {
+        set(&one, key, json!(1)).await;
+        assert!(two.memory().kv().delete(key, &ada()).await.unwrap());
+    }
+    assert!(!one.memory().kv().delete("a/1", &ada()).await.unwrap());
+    let prefix = serde_json::from_value(json!({"prefix": "a/", "scope": ada()})).unwrap();
+    assert_eq!(one.memory().kv().invalidate(prefix).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tags_prefixes_and_forgetting_reach_what_is_shared() {
     let server = RedisServer::start();
     let redis = || RedisConfig::url(server.url());

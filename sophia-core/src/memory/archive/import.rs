@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::{
-    formats::{self, Batch, Foreign, Found},
+    formats::{self, Batch, Foreign, Found, Vectors},
     store::{Item, KeptRecord, Outcome, Part, Progress},
 };
 #[cfg(feature = "static-embedder")]
@@ -192,9 +192,10 @@ impl Memory {
         }
         let (found, mut ready) = mpsc::channel::<Batch>(READ_AHEAD);
         let path = import.path.clone();
+        let vectors = if self.embeddings().source().is_some() { Vectors::LeftOut } else { Vectors::Read };
         let reading = tokio::task::spawn_blocking(move || {
             // A receiver that is gone ends the reading.
-            formats::read(format, &path, &mut |batch| found.blocking_send(batch).is_ok())
+            formats::read(format, &path, vectors, &mut |batch| found.blocking_send(batch).is_ok())
         });
         while let Some(Batch { found, done, total }) = ready.recv().await {
             match found {

@@ -76,7 +76,7 @@ impl Checkpoints {
     /// import that was broken off is made again. What cannot be kept is left out, and named in `warnings`.
     ///
     /// # Errors
-    /// `InvalidInput` for a file that is none of that saver's, or a checkpoint in it that cannot be read.
+    /// `InvalidInput` for a file that is none of that saver's, or is damaged as a whole.
     pub async fn import_langgraph(&self, import: ImportLangGraph) -> Result<ImportedCheckpoints> {
         import.scope.validate(OPERATION)?;
         let (found, mut ready) = mpsc::channel(READ_AHEAD);

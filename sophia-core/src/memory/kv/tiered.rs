@@ -29,7 +29,7 @@ use super::{
     loads::{Loading, Loads},
     moka::MokaTier,
     seal::{Seal, Seals},
-    tier::{Elsewhere, Invalidation, KvEntry, KvKey, KvKeyRef, KvTier},
+    tier::{Elsewhere, Invalidation, KvEntry, KvKey, KvKeyRef, KvTier, Ticket},
 };
 use crate::{
     Clock, Result,
@@ -382,15 +382,16 @@ impl TieredKv {
         }
     }
 
-    /// Writes to the durable tier between the two steps of the shared ones; returns whether any had the key.
+    /// Writes to the durable tier between the two steps of the shared ones; returns whether the key was there: the tier that
+    /// is right says so, if it is reached.
     async fn write(&self, key: &KvKey, entry: Option<Arc<KvEntry>>) -> Result<bool> {
-        let mut found = false;
         let mut begun = Vec::with_capacity(self.shared.len());
         for tier in &self.shared {
-            let ticket = tier.begin(key).await;
-            found |= ticket.is_some_and(|ticket| ticket.found);
-            begun.push((tier, ticket));
+            begun.push((tier, tier.begin(key).await));
         }
+        let said = |(_, ticket): &(&Far, Option<Ticket>)| ticket.map(|ticket| ticket.found);
+        let decided = begun.first().filter(|_| self.truth == Truth::Shared).and_then(said);
+        let mut found = begun.iter().filter_map(said).any(|found| found);
         if let Some(durable) = &self.durable {
             match &entry {
                 Some(entry) => durable.set(key, entry.clone()).await?,
@@ -400,7 +401,7 @@ impl TieredKv {
         for (tier, ticket) in begun.into_iter().rev() {
             tier.commit(key, entry.clone(), ticket).await;
         }
-        Ok(found)
+        Ok(decided.unwrap_or(found))
     }
 
     /// Takes a place on the load of a key: on the one that is under way, unless the key was changed since it began.
@@ -526,12 +527,14 @@ impl KvTier for TieredKv {
         // Before the durable tier and after it: a crash in between leaves nothing that is not there any more, and what was
         // brought up meanwhile goes again.
         self.loads.invalidated(invalidation);
-        let mut removed = self.invalidate_shared(invalidation).await.unwrap_or(0);
+        let shared = self.invalidate_shared(invalidation).await;
+        let mut removed = shared.unwrap_or(0);
         if let Some(durable) = &self.durable {
             removed = removed.max(durable.invalidate(invalidation).await?);
             self.invalidate_shared(invalidation).await;
         }
-        Ok(removed.max(self.invalidate_near(invalidation)))
+        removed = removed.max(self.invalidate_near(invalidation));
+        Ok(shared.filter(|_| self.truth == Truth::Shared).unwrap_or(removed))
     }
 
     async fn health(&self) -> TierHealth {

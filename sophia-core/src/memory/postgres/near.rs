@@ -6,13 +6,15 @@ use super::{
     filter::Condition,
     link::{Taken, Value, column},
     migrate::Vectors,
-    vectors::{self, Model, Values, dot},
+    vectors::{self, Model, Values, cosine},
 };
 use crate::Result;
 
 /// Records up to which all vectors are compared: a matter of milliseconds, and exact, whatever the filter is. Fewer in the
 /// tests of this file, which need not store so many.
 const ALL_UP_TO: i64 = if cfg!(test) { 100 } else { 10_000 };
+/// Leaves out vectors of zeros, which are near nothing. Their cosine is 0: of others nothing more is read.
+const HAS_DIRECTION: &str = "(cosine <> 0 OR l2_norm(data) > 0)";
 
 /// The question in one model.
 #[derive(Debug)]
@@ -61,9 +63,9 @@ async fn is_few(taken: &Taken, condition: &Condition) -> Result<bool> {
 async fn by_all(taken: &Taken, condition: &Condition, aim: &Aim, count: usize) -> Result<Near> {
     let (values, question) = with_question(condition, aim);
     let sql = format!(
-        "WITH near AS MATERIALIZED (SELECT r.seq, -(v.data <#> {question}) AS cosine FROM records AS r \
-         JOIN vectors AS v ON v.seq = r.seq WHERE v.model = {} AND {}) \
-         SELECT seq, cosine, (SELECT min(cosine) FROM near) FROM near \
+        "WITH near AS MATERIALIZED (SELECT seq, cosine FROM (SELECT r.seq, v.data, -(v.data <#> {question}) AS cosine \
+         FROM records AS r JOIN vectors AS v ON v.seq = r.seq WHERE v.model = {} AND {} OFFSET 0) AS compared \
+         WHERE {HAS_DIRECTION}) SELECT seq, cosine, (SELECT min(cosine) FROM near) FROM near \
          ORDER BY cosine DESC, seq DESC LIMIT {count}",
         aim.model.number, condition.sql
     );
@@ -79,7 +81,7 @@ async fn by_index(taken: &Taken, condition: &Condition, aim: &Aim, count: usize)
     let distance = format!("v.data::halfvec({}) <#> {question}", aim.model.dimensions);
     let sql = format!(
         "SELECT r.seq, -({distance}) FROM vectors AS v JOIN records AS r ON r.seq = v.seq \
-         WHERE v.model = {} AND {} ORDER BY {distance} LIMIT {count}",
+         WHERE v.model = {} AND {} AND ({distance} <> 0 OR l2_norm(v.data) > 0) ORDER BY {distance} LIMIT {count}",
         aim.model.number, condition.sql
     );
     let rows = taken.query(&sql, &values).await?;
@@ -126,7 +128,7 @@ async fn by_hand(taken: &Taken, condition: &Condition, aim: &Aim, count: usize) 
     taken
         .each(&sql, &condition.values(), |row| {
             let data: Values = column(row, 1)?;
-            let cosine = dot(&data.0, &aim.values.0);
+            let Some(cosine) = cosine(&data.0, &aim.values.0) else { return Ok(()) };
             least = Some(least.map_or(cosine, |least| least.min(cosine)));
             best.push(Met(cosine, column(row, 0)?));
             if best.len() > count {
@@ -149,8 +151,11 @@ pub(super) async fn cosines(taken: &Taken, aims: &[Aim], seqs: &[i64]) -> Result
         let number = aim.model.number;
         match taken.tables.vectors {
             Vectors::Half => {
-                let sql = "SELECT seq, -(data <#> $2::halfvec) FROM vectors WHERE seq = ANY($1) AND model = $3";
-                for row in &taken.query(sql, &[&seqs, &aim.values, &number]).await? {
+                let sql = format!(
+                    "SELECT seq, cosine FROM (SELECT seq, data, -(data <#> $2::halfvec) AS cosine FROM vectors \
+                     WHERE seq = ANY($1) AND model = $3 OFFSET 0) AS compared WHERE {HAS_DIRECTION}"
+                );
+                for row in &taken.query(&sql, &[&seqs, &aim.values, &number]).await? {
                     found.insert(column(row, 0)?, column(row, 1)?);
                 }
             }
@@ -158,7 +163,9 @@ pub(super) async fn cosines(taken: &Taken, aims: &[Aim], seqs: &[i64]) -> Result
                 let sql = "SELECT seq, data FROM vectors WHERE seq = ANY($1) AND model = $2";
                 let take = |row: &tokio_postgres::Row| {
                     let data: Values = column(row, 1)?;
-                    found.insert(column(row, 0)?, dot(&data.0, &aim.values.0));
+                    if let Some(cosine) = cosine(&data.0, &aim.values.0) {
+                        found.insert(column(row, 0)?, cosine);
+                    }
                     Ok(())
                 };
                 taken.each(sql, &[&seqs, &number], take).await?;

@@ -19,7 +19,7 @@ use crate::{
         lexicon::Lexicon,
         query::{Fusion, MatchType, Mode},
         record::Record,
-        search::{Part as SearchPart, Search, Source, best_of_all, whole},
+        search::{Part as SearchPart, Search, Source, best_of_all, nothing, whole},
         segment::{Keep, Row, Segment, session_key},
         stages::Facts,
         store::{Found, Match, NamedVector, Plan},
@@ -42,9 +42,9 @@ const AROUND_SAMPLE: i32 = 1;
 pub(super) async fn search(taken: &Taken, plan: &Plan) -> Result<Found> {
     let condition = filter::condition(taken, &plan.filter).await?;
     if condition.is_empty() {
-        return Ok(Found::default());
+        return Ok(nothing(plan));
     }
-    if plan.text.trim().is_empty() && plan.vector.is_none() {
+    if plan.is_by_filter() {
         return by_filter(taken, condition, plan).await;
     }
     match plan.mode {
@@ -107,8 +107,7 @@ async fn by_words_and_meaning(taken: &Taken, condition: Condition, plan: &Plan) 
     for words in by_words {
         parts.push(Part::new(words, &around, &candidates, &cosines, least, std::mem::take(&mut missing)));
     }
-    let model = aims.first().map(|aim| aim.model.number);
-    search.finish(&Reading { taken, model }, parts).await
+    search.finish(&Reading { taken, model: plan.vector.as_ref().map(|vector| vector.model.as_str()) }, parts).await
 }
 
 /// Returns what to look for in each model that has vectors here; the question's own first.
@@ -443,8 +442,8 @@ impl SearchPart for Part {
 /// Reads what ranking asks for.
 struct Reading<'a> {
     taken: &'a Taken,
-    /// Model of the question's own vector.
-    model: Option<i32>,
+    /// Model of the question's own vector, also where nothing is compared with that.
+    model: Option<&'a str>,
 }
 
 impl Source for Reading<'_> {
@@ -469,7 +468,8 @@ impl Source for Reading<'_> {
     }
 
     async fn vectors(&self, seqs: &[i64]) -> Result<HashMap<i64, Vec<f32>>> {
-        let sql = "SELECT seq, data FROM vectors WHERE seq = ANY($1) AND model = $2";
+        let sql = "SELECT v.seq, v.data FROM vectors AS v JOIN models AS m ON m.model = v.model \
+                   WHERE v.seq = ANY($1) AND m.name = $2";
         let rows = self.taken.query(sql, &[&seqs, &self.model]).await?;
         rows.iter().map(|row| Ok((column(row, 0)?, column::<Values>(row, 1)?.0))).collect()
     }

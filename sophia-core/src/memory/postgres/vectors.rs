@@ -162,6 +162,8 @@ pub(super) fn is_indexed(taken: &Taken, model: Model) -> bool {
     taken.tables.vectors == Vectors::Half && model.dimensions <= MAX_INDEXED
 }
 
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+/// Returns the cosine of a record's vector with a question, both of length one; `None` for a vector of zeros.
+pub(super) fn cosine(vector: &[f32], question: &[f32]) -> Option<f64> {
+    let cosine = vector.iter().zip(question).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    (cosine != 0.0 || vector.iter().any(|value| *value != 0.0)).then_some(cosine)
 }

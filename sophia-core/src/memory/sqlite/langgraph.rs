@@ -1,10 +1,11 @@
 //! Reading the file of LangGraph's own SQLite saver, of Python (MessagePack) or JavaScript (JSON).
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, error::Error as StdError, path::Path};
 
 use rusqlite::{Connection, OpenFlags, Row};
 use serde_json::{Map, Value, value::RawValue};
 
+use super::is_damage;
 use crate::{
     Error, Result, Scope,
     memory::checkpoint::{Encoded, NewCheckpoint, NewWrite, NewWrites, pieces::message_pack_end},
@@ -19,13 +20,22 @@ pub(crate) enum Imported {
     Checkpoint(Box<NewCheckpoint>),
     /// All of one task.
     Writes(Box<NewWrites>),
-    /// What is not as it was there.
+    /// What is not as it was there, or left out.
     Warning(String),
 }
 
+/// Why one row cannot be read. It says nothing of the others.
+type Unreadable = Box<dyn StdError>;
+
 /// Gives every checkpoint, parents first, and what every task of the file wrote to `keep`, which says whether to go on.
 pub(crate) fn read(path: &Path, scope: &Scope, keep: &mut dyn FnMut(Imported) -> bool) -> Result<()> {
-    let failed = |error: rusqlite::Error| not_readable(path, &error.to_string());
+    let failed = |error: rusqlite::Error| {
+        if is_damage(&error) {
+            let message = format!("names `{}`, which is damaged: {error}", path.display());
+            return Error::invalid(OPERATION, "path", message);
+        }
+        not_readable(path, &error.to_string())
+    };
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
     for table in ["checkpoints", "writes"] {
         if !connection.table_exists(None, table).map_err(failed)? {
@@ -41,9 +51,17 @@ pub(crate) fn read(path: &Path, scope: &Scope, keep: &mut dyn FnMut(Imported) ->
     let mut rows = statement.query([]).map_err(failed)?;
     let mut without_numbers = 0;
     while let Some(row) = rows.next().map_err(failed)? {
-        let (checkpoint, metadata) = checkpoint(path, row, scope)?;
-        without_numbers += u64::from(metadata == Metadata::WithoutNumbers);
-        if !keep(Imported::Checkpoint(Box::new(checkpoint))) {
+        let item = match checkpoint(row, scope) {
+            Ok((checkpoint, metadata)) => {
+                without_numbers += u64::from(metadata == Metadata::WithoutNumbers);
+                Imported::Checkpoint(Box::new(checkpoint))
+            }
+            Err(why) => {
+                let (id, thread) = (shown(row, 2), shown(row, 0));
+                Imported::Warning(format!("the checkpoint `{id}` of `{thread}` is left out: {why}"))
+            }
+        };
+        if !keep(item) {
             return Ok(());
         }
     }
@@ -62,16 +80,21 @@ pub(crate) fn read(path: &Path, scope: &Scope, keep: &mut dyn FnMut(Imported) ->
     let mut rows = statement.query([]).map_err(failed)?;
     let mut of_task: Option<NewWrites> = None;
     while let Some(row) = rows.next().map_err(failed)? {
-        let mut next = write(row, scope).map_err(failed)?;
-        match &mut of_task {
-            Some(task) if is_of_same_task(task, &next) => task.writes.append(&mut next.writes),
-            _ => {
-                if let Some(task) = of_task.replace(next)
-                    && !keep(Imported::Writes(Box::new(task)))
-                {
-                    return Ok(());
+        let whole = match write(row, scope) {
+            Ok(mut next) => match &mut of_task {
+                Some(task) if is_of_same_task(task, &next) => {
+                    task.writes.append(&mut next.writes);
+                    None
                 }
+                _ => of_task.replace(next).map(|task| Imported::Writes(Box::new(task))),
+            },
+            Err(why) => {
+                let (task, thread) = (shown(row, 3), shown(row, 0));
+                Some(Imported::Warning(format!("a write of `{task}` of `{thread}` is left out: {why}")))
             }
+        };
+        if whole.is_some_and(|item| !keep(item)) {
+            return Ok(());
         }
     }
     of_task.map(|task| keep(Imported::Writes(Box::new(task))));
@@ -91,32 +114,31 @@ enum Metadata {
     WithoutNumbers,
 }
 
-fn checkpoint(path: &Path, row: &Row<'_>, scope: &Scope) -> Result<(NewCheckpoint, Metadata)> {
-    let failed = |error: rusqlite::Error| not_readable(path, &error.to_string());
-    let text = |column| row.get::<_, Option<String>>(column).map(Option::unwrap_or_default).map_err(failed);
+fn checkpoint(row: &Row<'_>, scope: &Scope) -> std::result::Result<(NewCheckpoint, Metadata), Unreadable> {
+    let text = |column| row.get::<_, Option<String>>(column).map(Option::unwrap_or_default);
     let (thread, id) = (text(0)?, text(2)?);
     // The first files had JSON only, and no column that says so.
     let encoding = match text(4)? {
         encoding if encoding.is_empty() => "json".to_owned(),
         encoding => encoding,
     };
-    let stored = bytes(row, 5).map_err(failed)?;
-    let damaged = || {
-        Error::invalid(OPERATION, "path", format!("holds the checkpoint `{id}` of `{thread}`, which is not {encoding}"))
-    };
+    let stored = bytes(row, 5)?;
     let parts = match encoding.as_str() {
         "msgpack" => Parts::of_message_pack(&stored),
         "json" => Parts::of_json(&stored),
-        _ => None,
-    }
-    .ok_or_else(damaged)?;
-    let stored = bytes(row, 6).map_err(failed)?;
+        other => {
+            let fix = "put what its own saver lists into a `SophiaSaver` with the same serializer";
+            return Err(format!("its type is `{other}`, and only msgpack and json are read; {fix}").into());
+        }
+    };
+    let parts = parts.ok_or_else(|| format!("it is damaged: not {encoding}"))?;
+    let stored = bytes(row, 6)?;
     let (metadata, how): (Map<String, Value>, _) = match serde_json::from_slice(&stored) {
         _ if stored.is_empty() => (Map::new(), Metadata::Whole),
         Ok(metadata) => (metadata, Metadata::Whole),
         Err(error) => {
             let metadata = serde_json::from_slice(&with_nulls(&stored));
-            (metadata.map_err(|_| damaged().with_source(error))?, Metadata::WithoutNumbers)
+            (metadata.map_err(|_| format!("its metadata is damaged: {error}"))?, Metadata::WithoutNumbers)
         }
     };
     let channels: BTreeMap<_, _> =
@@ -125,7 +147,7 @@ fn checkpoint(path: &Path, row: &Row<'_>, scope: &Scope) -> Result<(NewCheckpoin
     let new = NewCheckpoint {
         scope: scope.clone(),
         namespace: text(1)?,
-        parent: row.get(3).map_err(failed)?,
+        parent: row.get(3)?,
         run_id: metadata.get("run_id").and_then(Value::as_str).map(str::to_owned),
         deltas: counters
             .into_iter()
@@ -177,6 +199,11 @@ fn write(row: &Row<'_>, scope: &Scope) -> rusqlite::Result<NewWrites> {
         writes: vec![write],
         ..NewWrites::new(text(0)?, text(2)?, text(3)?)
     })
+}
+
+/// Returns what a row is called, as far as that can be read.
+fn shown(row: &Row<'_>, column: usize) -> String {
+    bytes(row, column).map_or_else(|_| String::new(), |name| String::from_utf8_lossy(&name).into_owned())
 }
 
 /// Reads a column that is bytes in one version of the file and text in another.

@@ -42,6 +42,7 @@ mod threads;
 mod vectors;
 mod write;
 
+pub(super) use open::is_damage;
 pub(super) use store::internal;
 pub use store::{SqliteBuilder, SqliteStore};
 use store::{micros, timestamp};

@@ -305,6 +305,11 @@ pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
+/// Returns whether a file is damaged, or none of SQLite's.
+pub(in crate::memory) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
 fn cannot_open(shown: impl std::fmt::Display, error: rusqlite::Error) -> Error {
     let shown = shown.to_string();
     match error.sqlite_error_code() {

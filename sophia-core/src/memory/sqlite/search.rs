@@ -20,7 +20,7 @@ use crate::{
         lexicon::Lexicon,
         query::{MatchType, Mode},
         record::Record,
-        search::{Part as SearchPart, Search as Question, Source, best_of_all, whole},
+        search::{Part as SearchPart, Search as Question, Source, best_of_all, nothing, whole},
         segment::{Keep, Needle, Row, Segment},
         stages::Facts,
         store::{Found, Match, Plan},
@@ -35,9 +35,9 @@ const NO_MODEL: i64 = -1;
 pub(super) fn search(connection: &Connection, blocks: &Blocks, plan: &Plan) -> Result<Found> {
     let condition = filter::condition(connection, &plan.filter)?;
     if condition.walls.is_empty() {
-        return Ok(Found::default());
+        return Ok(nothing(plan));
     }
-    if plan.text.trim().is_empty() && plan.vector.is_none() {
+    if plan.is_by_filter() {
         return by_filter(connection, &condition, plan);
     }
     match plan.mode {

@@ -305,13 +305,17 @@ pub(super) fn make_model(connection: &Connection, name: &str, dimensions: usize)
         .map_err(internal("memory.store"))
 }
 
-/// Returns the exact cosine of a record's vector with `query`, both of length one.
+/// Returns the exact cosine of a record's vector with `query`, both of length one; `None` also for a vector of zeros.
 pub(super) fn cosine(connection: &Connection, model: i64, seq: i64, query: &[f32]) -> Result<Option<f32>> {
+    let cosine = |row: &SqlRow<'_>| {
+        let data = row.get_ref(0)?.as_blob()?;
+        let cosine = half::dot(data, query);
+        Ok((cosine != 0.0 || half::has_direction(data)).then_some(cosine))
+    };
     connection
         .prepare_cached("SELECT data FROM vectors WHERE seq = ?1 AND model = ?2")
-        .and_then(|mut statement| {
-            statement.query_row((seq, model), |row| Ok(half::dot(row.get_ref(0)?.as_blob()?, query))).optional()
-        })
+        .and_then(|mut statement| statement.query_row((seq, model), cosine).optional())
+        .map(Option::flatten)
         .map_err(internal("memory.search"))
 }
 

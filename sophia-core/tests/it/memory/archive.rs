@@ -88,9 +88,9 @@ async fn a_scope_bounds_what_is_written_and_what_is_let_in() {
 async fn files_that_cannot_be_read_are_refused_by_line() {
     let directory = tempfile::tempdir().unwrap();
     let sophia = Sophia::builder().start().await.unwrap();
-    let file = |name: &str, text: &str| {
+    let file = |name: &str, bytes: &[u8]| {
         let path = directory.path().join(name);
-        fs::write(&path, text).unwrap();
+        fs::write(&path, bytes).unwrap();
         Import::new(path)
     };
     let header = r#"{"type": "sophia", "format": 1}"#;
@@ -105,9 +105,12 @@ async fn files_that_cannot_be_read_are_refused_by_line() {
         ("newer", newer.to_owned(), ErrorKind::Unsupported, "newer version"),
         ("json", r#"{"a": 1}"#.to_owned(), ErrorKind::InvalidInput, "results"),
     ] {
-        let error = sophia.memory().import(file(name, &text)).await.unwrap_err();
+        let error = sophia.memory().import(file(name, text.as_bytes())).await.unwrap_err();
         assert!(error.kind() == kind && error.message().contains(word), "{name}: {error}");
     }
+    let no_text = [header.as_bytes(), b"\n\n{\"type\": \"record\", \"content\": \"\xff\"}\n"].concat();
+    let error = sophia.memory().import(file("no_text", &no_text)).await.unwrap_err();
+    assert_eq!((error.kind(), error.get("line")), (ErrorKind::InvalidInput, Some("3")), "{error}");
     let folder = sophia.memory().import(Import::new(directory.path())).await.unwrap_err();
     assert!(folder.message().contains("no file"), "{folder}");
     for (name, tables) in [
@@ -119,6 +122,12 @@ async fn files_that_cannot_be_read_are_refused_by_line() {
         Connection::open(&path).unwrap().execute_batch(tables).unwrap();
         let error = sophia.memory().import(Import::new(&path)).await.unwrap_err();
         assert_eq!((error.kind(), error.get("field")), (ErrorKind::InvalidInput, Some("path")), "{name}: {error}");
+        let whole = fs::read(&path).unwrap();
+        let cut = file("cut.db", &whole[..whole.len() / 2]);
+        for cut in [cut.clone(), cut.format(ImportFormat::Langgraph)] {
+            let error = sophia.memory().import(cut).await.unwrap_err();
+            assert!(error.message().contains("is damaged"), "{name}: {error}");
+        }
     }
     let absent = sophia.memory().import(Import::new(directory.path().join("absent"))).await.unwrap_err();
     assert_eq!(absent.kind(), ErrorKind::NotFound);
@@ -243,7 +252,8 @@ async fn memories_of_mem0_are_taken_over() {
              INSERT INTO history VALUES ('1', 'h1', NULL, 'first', 'ADD', '2025-01-01T00:00:00+00:00', NULL, 0, NULL, 'user'), \
                ('2', 'h1', 'first', 'second', 'UPDATE', '2025-01-01T00:00:00+00:00', '2025-02-01T00:00:00+00:00', 0, NULL, 'user'), \
                ('3', 'h2', NULL, 'deleted', 'ADD', '2025-01-01T00:00:00+00:00', NULL, 0, NULL, NULL), \
-               ('4', 'h2', 'deleted', NULL, 'DELETE', NULL, NULL, 1, NULL, NULL);",
+               ('4', 'h2', 'deleted', NULL, 'DELETE', NULL, NULL, 1, NULL, NULL), \
+               ('5', NULL, NULL, 'of nothing', 'ADD', NULL, NULL, 0, NULL, NULL);",
         )
         .unwrap();
     let receipt = sophia.memory().import(Import::new(&history).scope(ada())).await.unwrap();
@@ -340,6 +350,14 @@ async fn documents_of_chroma_are_taken_over() {
     own.memory().import(Import::new(&path).scope(ada())).await.unwrap();
     let near = Query::new("q").scope(ada()).embedding([0.0, 1.0, 0.5]).mode(sophia_core::memory::Mode::Semantic);
     assert_eq!(contents(&own, near.limit(1)).await, ["The standup is at half past ten."]);
+    let near = Query::new("q").scope(ada()).embedding([1.0, 1.0, 0.0]).mode(sophia_core::memory::Mode::Semantic);
+    assert_eq!(contents(&own, near.limit(1)).await, ["The same id in another collection."]);
+
+    // Where one does, the queue that they stand in is not looked at.
+    let without = directory.path().join("without.sqlite3");
+    fs::copy(&path, &without).unwrap();
+    Connection::open(&without).unwrap().execute_batch("DROP TABLE embeddings_queue").unwrap();
+    assert_eq!(sophia.memory().import(Import::new(&without).scope(bob())).await.unwrap().added, 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

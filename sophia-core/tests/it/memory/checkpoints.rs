@@ -195,9 +195,33 @@ async fn a_file_of_langgraphs_javascript_saver_is_taken_over() {
     let again = sophia.memory().import(Import::new(&path).scope(&scope)).await.unwrap();
     assert_eq!((again.added, again.unchanged), (0, 5), "{again:?}");
 
-    file.execute("UPDATE checkpoints SET checkpoint = '{\"v\":'", []).unwrap();
-    for wrong in [path, directory.path().join("none.db")] {
-        let error = checkpoints.import_langgraph(ImportLangGraph::new(wrong)).await.unwrap_err();
-        assert_eq!((error.kind(), error.get("field")), (ErrorKind::InvalidInput, Some("path")), "{error}");
+    // What cannot be read is left out, and what comes after it is not.
+    file.execute_batch(
+        r#"DELETE FROM checkpoints; DELETE FROM writes;
+           INSERT INTO checkpoints VALUES ('a', '', '1', NULL, 'pickle', x'8004', '{}'),
+             ('a', '', '2', '1', 'json', '{"v":', '{}'), ('a', '', '3', '2', 'json', '{"v":4}', '{"step":'),
+             ('a', '', '4', x'00', 'json', '{"v":4}', '{}'), ('b', '', '1', NULL, 'json', '{"v":4}', '{}');
+           INSERT INTO writes VALUES ('b', '', '1', 'one', 0, 'a', 'json', '1'), ('b', '', '1', 'one', 'x', 'a', 'json', '2'),
+             ('b', '', '1', 'two', 0, 'a', 'pickle', x'8004');"#,
+    )
+    .unwrap();
+    let scope = Scope::new().user("eve");
+    let report = checkpoints.import_langgraph(ImportLangGraph::new(&path).scope(&scope)).await.unwrap();
+    assert_eq!((report.checkpoints, report.writes, report.added), (1, 2, 3), "{report:?}");
+    let left_out = [
+        ("the checkpoint `1` of `a`", "its type is `pickle`"),
+        ("the checkpoint `2` of `a`", "not json"),
+        ("the checkpoint `3` of `a`", "its metadata is damaged"),
+        ("the checkpoint `4` of `a`", "parent_checkpoint_id"),
+        ("a write of `one` of `b`", "idx"),
+    ];
+    assert_eq!(report.warnings.len(), left_out.len(), "{report:?}");
+    for ((what, why), warning) in left_out.iter().zip(&report.warnings) {
+        assert!(warning.starts_with(&format!("{what} is left out: ")) && warning.contains(why), "{warning}");
     }
+    assert!(report.warnings[0].contains("SophiaSaver"), "the fix is named: {report:?}");
+
+    let missing = ImportLangGraph::new(directory.path().join("none.db"));
+    let error = checkpoints.import_langgraph(missing).await.unwrap_err();
+    assert_eq!((error.kind(), error.get("field")), (ErrorKind::InvalidInput, Some("path")), "{error}");
 }

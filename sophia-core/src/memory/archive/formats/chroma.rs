@@ -2,36 +2,45 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, Row};
 use serde_json::{Map, Number, Value};
 
-use super::{BATCH, Batch, Foreign, Found, Take, open_database, time, unknown};
+use super::{BATCH, Batch, Foreign, Found, Take, Vectors, open_database, refused, time};
 use crate::{Result, memory::NewRecord};
 
 /// The key under which Chroma keeps a document among its metadata.
 const DOCUMENT: &str = "chroma:document";
 /// The database that is there without being made.
 const DEFAULT_DATABASE: &str = "00000000-0000-0000-0000-000000000000";
+/// Finds the vector of a document where it is still in the queue that Chroma fills its index from, in one pass over it: a topic
+/// ends with the id of its collection, a UUID.
+const QUEUED: &str = "LEFT JOIN (SELECT CAST(substr(topic, -36) AS TEXT) AS collection, id, max(seq_id) AS last \
+    FROM embeddings_queue WHERE vector IS NOT NULL GROUP BY 1, 2) AS q ON q.collection = c.id AND q.id = e.embedding_id \
+    LEFT JOIN embeddings_queue AS v ON v.seq_id = q.last";
 
-pub(super) fn read(path: &Path, take: Take<'_>) -> Result<()> {
-    let failed = |error: rusqlite::Error| unknown(path, &error.to_string());
+pub(super) fn read(path: &Path, vectors: Vectors, take: Take<'_>) -> Result<()> {
+    let failed = refused(path);
     let database = open_database(path)?;
-    let total: i64 = database.query_row("SELECT count(*) FROM embeddings", [], |row| row.get(0)).map_err(failed)?;
+    let total: i64 = database.query_row("SELECT count(*) FROM embeddings", [], |row| row.get(0)).map_err(&failed)?;
     let total = total.unsigned_abs();
     // The first files knew one database only.
-    let has_databases = database.column_exists(None, "collections", "database_id").map_err(failed)?;
+    let has_databases = database.column_exists(None, "collections", "database_id").map_err(&failed)?;
     let of_database = if has_databases { "c.database_id" } else { "NULL" };
+    let (of_queue, queued) = match vectors {
+        Vectors::Read => ("v.vector, v.encoding", QUEUED),
+        Vectors::LeftOut => ("NULL, NULL", ""),
+    };
     let mut statement = database
         .prepare(&format!(
-            "SELECT e.id, e.embedding_id, e.created_at, c.name, c.id, {of_database} FROM embeddings AS e \
-             JOIN segments AS s ON s.id = e.segment_id JOIN collections AS c ON c.id = s.collection ORDER BY e.id"
+            "SELECT e.id, e.embedding_id, e.created_at, c.name, {of_database}, {of_queue} FROM embeddings AS e \
+             JOIN segments AS s ON s.id = e.segment_id JOIN collections AS c ON c.id = s.collection {queued} ORDER BY e.id"
         ))
-        .map_err(failed)?;
-    let mut rows = statement.query([]).map_err(failed)?;
+        .map_err(&failed)?;
+    let mut rows = statement.query([]).map_err(&failed)?;
     let (mut records, mut done) = (Vec::new(), 0);
-    while let Some(row) = rows.next().map_err(failed)? {
+    while let Some(row) = rows.next().map_err(&failed)? {
         done += 1;
-        match document(&database, row).map_err(failed)? {
+        match document(&database, row).map_err(&failed)? {
             (_, Some(record)) => records.push(record),
             (id, None) => {
                 let found = Found::Warning(format!("`{id}` is left out: it has a vector and no document"));
@@ -49,8 +58,8 @@ pub(super) fn read(path: &Path, take: Take<'_>) -> Result<()> {
 /// Reads a row: its name, and its document if it has one.
 fn document(database: &Connection, row: &Row<'_>) -> rusqlite::Result<(String, Option<Foreign>)> {
     let (number, own, created_at): (i64, String, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
-    let (collection, topic): (String, String) = (row.get(3)?, row.get(4)?);
-    let other_database = row.get::<_, Option<String>>(5)?.filter(|database| database != DEFAULT_DATABASE);
+    let collection: String = row.get(3)?;
+    let other_database = row.get::<_, Option<String>>(4)?.filter(|database| database != DEFAULT_DATABASE);
     // Names are those of a collection, and those of collections are those of a database: two may have the same.
     let id = match other_database {
         Some(database) => format!("{database}/{collection}/{own}"),
@@ -64,7 +73,7 @@ fn document(database: &Connection, row: &Row<'_>) -> rusqlite::Result<(String, O
         category: Some(collection),
         metadata,
         source: Some("chroma".to_owned()),
-        embedding: vector(database, &topic, &own)?,
+        embedding: vector(row)?,
         ..NewRecord::new(text)
     };
     let created_at = created_at.as_deref().and_then(time);
@@ -108,19 +117,9 @@ fn values(database: &Connection, table: &str, number: i64) -> rusqlite::Result<V
         .collect()
 }
 
-/// Returns the vector of a document where it is still in the queue that Chroma fills its index from.
-fn vector(database: &Connection, collection: &str, id: &str) -> rusqlite::Result<Option<Vec<f32>>> {
-    let queued: Option<(Option<Vec<u8>>, Option<String>)> = database
-        .prepare_cached(
-            "SELECT vector, encoding FROM embeddings_queue WHERE topic LIKE '%' || ?1 AND id = ?2 AND vector IS NOT NULL \
-             ORDER BY seq_id DESC LIMIT 1",
-        )?
-        .query_row((collection, id), |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    let Some((Some(bytes), Some(encoding))) = queued else { return Ok(None) };
+fn vector(row: &Row<'_>) -> rusqlite::Result<Option<Vec<f32>>> {
+    let (bytes, encoding): (Option<Vec<u8>>, Option<String>) = (row.get(5)?, row.get(6)?);
+    let (Some(bytes), Some("FLOAT32")) = (bytes, encoding.as_deref()) else { return Ok(None) };
     let (values, rest) = bytes.as_chunks::<4>();
-    if encoding != "FLOAT32" || !rest.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
+    Ok(rest.is_empty().then(|| values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
 }

@@ -5,7 +5,9 @@ use std::{fs, path::Path};
 use rusqlite::{Connection, Row};
 use serde_json::{Map, Value};
 
-use super::{BATCH, Batch, Foreign, Found, SQLITE, Take, cannot_read, open_database, time, unknown, without_mark};
+use super::{
+    BATCH, Batch, Foreign, Found, SQLITE, Take, cannot_read, open_database, refused, time, unknown, without_mark,
+};
 use crate::{Error, Result, Scope, memory::NewRecord};
 
 /// Fields of a memory, and of the payload of a point, that are no metadata.
@@ -102,21 +104,21 @@ fn own((name, value): (&String, &Value)) -> (String, Value) {
 
 /// Reads the last state of each memory of the history. It does not say whose they are.
 fn read_history(path: &Path, take: Take<'_>) -> Result<()> {
-    let failed = |error: rusqlite::Error| unknown(path, &error.to_string());
+    let failed = refused(path);
     let database = open_database(path)?;
-    let total = count(&database).map_err(failed)?;
+    let total = count(&database).map_err(&failed)?;
     let mut statement = database
         .prepare(
-            "SELECT h.memory_id, h.new_memory, coalesce(h.updated_at, h.created_at), \
-             (SELECT min(coalesce(f.created_at, f.updated_at)) FROM history AS f WHERE f.memory_id = h.memory_id), h.role \
-             FROM history AS h WHERE h.new_memory IS NOT NULL AND h.event <> 'DELETE' AND coalesce(h.is_deleted, 0) = 0 \
-             AND h.rowid = (SELECT max(l.rowid) FROM history AS l WHERE l.memory_id = h.memory_id) ORDER BY h.rowid",
+            "SELECT h.memory_id, h.new_memory, coalesce(h.updated_at, h.created_at), m.began, h.role \
+             FROM (SELECT min(coalesce(created_at, updated_at)) AS began, max(rowid) AS last FROM history \
+             WHERE memory_id IS NOT NULL GROUP BY memory_id) AS m JOIN history AS h ON h.rowid = m.last \
+             WHERE h.new_memory IS NOT NULL AND h.event <> 'DELETE' AND coalesce(h.is_deleted, 0) = 0 ORDER BY h.rowid",
         )
-        .map_err(failed)?;
-    let mut rows = statement.query([]).map_err(failed)?;
+        .map_err(&failed)?;
+    let mut rows = statement.query([]).map_err(&failed)?;
     let (mut records, mut done) = (Vec::new(), 0);
-    while let Some(row) = rows.next().map_err(failed)? {
-        records.push(event(row).map_err(failed)?);
+    while let Some(row) = rows.next().map_err(&failed)? {
+        records.push(event(row).map_err(&failed)?);
         if records.len() == BATCH {
             done += BATCH as u64;
             if !take(Batch { found: Found::Records(std::mem::take(&mut records)), done, total }) {

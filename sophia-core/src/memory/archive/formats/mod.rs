@@ -6,6 +6,7 @@ mod server_memory;
 mod sophia;
 
 use std::{
+    fmt::Display,
     fs::File,
     io::{BufRead, BufReader, Read},
     path::Path,
@@ -18,7 +19,7 @@ use serde_json::Value;
 use super::{ImportFormat, Item, import::readable};
 use crate::{
     Error, ErrorKind, Result,
-    memory::{NewRecord, Node, Relation},
+    memory::{NewRecord, Node, Relation, sqlite::is_damage},
 };
 
 const OPERATION: &str = "memory.import";
@@ -60,6 +61,13 @@ pub(super) struct Foreign {
     pub role: Option<String>,
 }
 
+/// Whether vectors of other tools are read, where that is work: where there is an embedder, they are not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Vectors {
+    Read,
+    LeftOut,
+}
+
 /// Takes a batch, and says whether to go on.
 type Take<'a> = &'a mut dyn FnMut(Batch) -> bool;
 
@@ -71,41 +79,40 @@ pub(super) fn detect(path: &Path) -> Result<ImportFormat> {
     File::open(path).map_err(failed)?.take(SQLITE.len() as u64).read_to_end(&mut start).map_err(failed)?;
     if start == SQLITE {
         let database = open_database(path)?;
-        let has = |table: &str| database.table_exists(None, table).unwrap_or(false);
         let known = [
             (ImportFormat::Chroma, ["collections", "embedding_metadata"]),
             (ImportFormat::Langgraph, ["checkpoints", "writes"]),
             (ImportFormat::Mem0, ["history", "history"]),
         ];
-        let format = known.into_iter().find(|(_, tables)| tables.iter().all(|table| has(table)));
-        let why = "it is a SQLite database without the tables of Chroma, LangGraph or mem0";
-        return format.map(|(format, _)| format).ok_or_else(|| unknown(path, why));
-    }
-    let mut line = String::new();
-    let mut reader = BufReader::new(File::open(path).map_err(failed)?).take(MAX_TEXT_BYTES);
-    while line.trim_start_matches(BYTE_ORDER_MARK).trim().is_empty() {
-        line.clear();
-        if reader.read_line(&mut line).map_err(failed)? == 0 {
-            return Err(unknown(path, "it is empty"));
+        for (format, [one, other]) in known {
+            let has = |table: &str| database.table_exists(None, table).map_err(refused(path));
+            if has(one)? && has(other)? {
+                return Ok(format);
+            }
         }
+        return Err(unknown(path, "it is a SQLite database without the tables of Chroma, LangGraph or mem0"));
     }
-    let line = line.trim_start_matches(BYTE_ORDER_MARK);
-    let first: Option<Value> = serde_json::from_str(line).ok();
-    match first.as_ref().and_then(|first| first["type"].as_str()) {
-        Some("sophia") => Ok(ImportFormat::Sophia),
-        Some("entity" | "relation") => Ok(ImportFormat::ServerMemory),
-        _ if line.trim_start().starts_with(['{', '[']) => Ok(ImportFormat::Mem0),
-        _ => Err(unknown(path, "it is neither JSON nor SQLite")),
-    }
+    let mut format = None;
+    for_each_line(path, |_, line, _| {
+        let first: Option<Value> = serde_json::from_str(line).ok();
+        format = Some(match first.as_ref().and_then(|first| first["type"].as_str()) {
+            Some("sophia") => ImportFormat::Sophia,
+            Some("entity" | "relation") => ImportFormat::ServerMemory,
+            _ if line.trim_start().starts_with(['{', '[']) => ImportFormat::Mem0,
+            _ => return Err(unknown(path, "it is neither JSON nor SQLite")),
+        });
+        Ok(false)
+    })?;
+    format.ok_or_else(|| unknown(path, "it is empty"))
 }
 
 /// Reads a file, batch by batch.
-pub(super) fn read(format: ImportFormat, path: &Path, take: Take<'_>) -> Result<()> {
+pub(super) fn read(format: ImportFormat, path: &Path, vectors: Vectors, take: Take<'_>) -> Result<()> {
     match format {
         ImportFormat::Sophia => sophia::read(path, take),
         ImportFormat::Mem0 => mem0::read(path, take),
         ImportFormat::ServerMemory => server_memory::read(path, take),
-        ImportFormat::Chroma => chroma::read(path, take),
+        ImportFormat::Chroma => chroma::read(path, vectors, take),
         // Its items are no batches: the caller sees to it.
         ImportFormat::Langgraph => Ok(()),
     }
@@ -117,16 +124,17 @@ fn for_each_line(path: &Path, mut take: impl FnMut(usize, &str, u64) -> Result<b
     let file = File::open(path).map_err(failed)?;
     let total = file.metadata().map_err(failed)?.len();
     let mut reader = BufReader::new(file);
-    let (mut line, mut number, mut done) = (String::new(), 0, 0);
+    let (mut line, mut number, mut done) = (Vec::new(), 0, 0);
     loop {
         line.clear();
-        let read = reader.by_ref().take(MAX_TEXT_BYTES).read_line(&mut line).map_err(failed)? as u64;
+        let read = reader.by_ref().take(MAX_TEXT_BYTES).read_until(b'\n', &mut line).map_err(failed)? as u64;
         number += 1;
         done += read;
         if read == 0 {
             return Ok(total);
         }
-        let text = line.trim_start_matches(BYTE_ORDER_MARK);
+        let text = std::str::from_utf8(&line).map_err(|error| wrong_line(path, number, &error))?;
+        let text = text.trim_start_matches(BYTE_ORDER_MARK);
         if !text.trim().is_empty() && !take(number, text, done)? {
             return Ok(total);
         }
@@ -141,7 +149,17 @@ pub(in crate::memory) fn without_mark(text: &[u8]) -> &[u8] {
 /// Opens a database of another tool, for reading only.
 fn open_database(path: &Path) -> Result<Connection> {
     Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-        .map_err(|error| unknown(path, &error.to_string()))
+        .map_err(refused(path))
+}
+
+/// Turns what SQLite says of a file of another tool into an error.
+fn refused(path: &Path) -> impl Fn(rusqlite::Error) -> Error {
+    move |error| {
+        if !is_damage(&error) {
+            return unknown(path, &error.to_string());
+        }
+        Error::invalid(OPERATION, "path", format!("names `{}`, which is damaged: {error}", path.display()))
+    }
 }
 
 /// Reads a time as tools write it: with an offset, or without one in UTC.
@@ -168,7 +186,7 @@ fn unknown(path: &Path, why: &str) -> Error {
     Error::invalid(OPERATION, "path", message)
 }
 
-fn wrong_line(path: &Path, number: usize, error: &serde_json::Error) -> Error {
+fn wrong_line(path: &Path, number: usize, error: &dyn Display) -> Error {
     let message = format!("line {number} of `{}` cannot be read: {error}", path.display());
     Error::new(ErrorKind::InvalidInput, OPERATION, message).with("field", "path").with("line", number)
 }
