@@ -392,8 +392,8 @@ mod tests {
         text += &writer.chunk(&ChatChunk::end(Arc::new(answer.clone()), CacheInfo::new(CacheStatus::Miss)));
         let mut events = Vec::new();
         crate::chat::sse::SseParser::new(1 << 20).push(text.as_bytes(), &mut events).unwrap();
-        assert_eq!(events.pop().as_deref(), Some(DONE));
-        let events: Vec<Value> = events.iter().map(|event| serde_json::from_str(event).unwrap()).collect();
+        assert_eq!(events.pop().map(|event| event.data).as_deref(), Some(DONE));
+        let events: Vec<Value> = events.iter().map(|event| serde_json::from_str(&event.data).unwrap()).collect();
         let (_, again) = assemble(&events);
         assert_eq!((again.text, again.finish_reason, again.usage), (answer.text, answer.finish_reason, answer.usage));
     }
