@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::{
     dialect::anthropic::{self, Assembler, Outbound},
     endpoint::{Assemble, Endpoint, Heard},
+    failure::is_failure,
     openai::list_models,
     provider::{ChatProvider, Completion, EmbedCall, Embeddings, Model, ProviderCall, ProviderStream, unsupported},
     response::Answer,
@@ -86,7 +87,7 @@ impl Assemble for Assembler {
     fn hear(&mut self, data: &str) -> Heard {
         let Ok(mut event) = serde_json::from_str::<Map<String, Value>>(data) else { return Heard::Garbage };
         let kind = event.get("type").and_then(Value::as_str).unwrap_or_default();
-        match (kind, event.contains_key("error")) {
+        match (kind, event.get("error").is_some_and(is_failure)) {
             ("error", _) | (_, true) => Heard::Failed(event.get_mut("error").map(Value::take).unwrap_or_default()),
             ("message_stop", _) => Heard::End,
             _ => match self.push(event) {

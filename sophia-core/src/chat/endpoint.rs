@@ -12,11 +12,11 @@ use serde_json::{Map, Value};
 
 use super::{
     config::{ProviderConfig, ProviderKind},
-    failure::Failure,
+    failure::{Failure, is_failure},
     key,
     provider::{Completion, ProviderCall, ProviderEvent, ProviderStream},
     response::{Answer, Delta},
-    sse::{SseError, SseParser},
+    sse::{SseError, SseEvent, SseParser},
 };
 use crate::{
     Clock, Error, ErrorKind, Result, Secret,
@@ -284,7 +284,7 @@ impl Endpoint {
             parser: SseParser::new(self.0.max_response_bytes),
             assembler: A::default(),
             read_bytes: 0,
-            texts: Vec::new(),
+            events: Vec::new(),
             pending: VecDeque::new(),
             ended: false,
         };
@@ -326,16 +326,6 @@ impl Endpoint {
     }
 }
 
-/// Returns whether what stands in `error` is one: some servers write an empty one beside each answer.
-fn is_failure(error: &Value) -> bool {
-    match error {
-        Value::Null | Value::Bool(false) => false,
-        Value::String(text) => !text.is_empty(),
-        Value::Object(fields) => !fields.is_empty(),
-        _ => true,
-    }
-}
-
 /// Returns whether a server that was asked for a stream has answered at once.
 fn is_whole(response: &Response) -> bool {
     let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
@@ -358,7 +348,7 @@ struct StreamReader<A> {
     parser: SseParser,
     assembler: A,
     read_bytes: usize,
-    texts: Vec<String>,
+    events: Vec<SseEvent>,
     pending: VecDeque<Result<ProviderEvent>>,
     ended: bool,
 }
@@ -383,14 +373,14 @@ impl<A: Assemble> StreamReader<A> {
     fn take(&mut self, bytes: &[u8]) {
         let max_bytes = self.endpoint.0.max_response_bytes;
         self.read_bytes += bytes.len();
-        let mut texts = std::mem::take(&mut self.texts);
-        let parsed = self.parser.push(bytes, &mut texts);
-        for text in texts.drain(..) {
+        let mut events = std::mem::take(&mut self.events);
+        let parsed = self.parser.push(bytes, &mut events);
+        for event in events.drain(..) {
             if !self.ended {
-                self.event(&text);
+                self.event(&event);
             }
         }
-        self.texts = texts;
+        self.events = events;
         if self.ended {
             return;
         }
@@ -403,14 +393,17 @@ impl<A: Assemble> StreamReader<A> {
         }
     }
 
-    fn event(&mut self, text: &str) {
+    fn event(&mut self, event: &SseEvent) {
         let failure = self.endpoint.failure(self.operation);
-        match self.assembler.hear(text) {
+        if event.is_error {
+            return self.fail(failure.event(&event.data));
+        }
+        match self.assembler.hear(&event.data) {
             Heard::Nothing => {}
             Heard::Delta(delta) => self.pending.push_back(Ok(ProviderEvent::Delta(delta))),
             Heard::End => self.done(true),
             Heard::Failed(error) => self.fail(failure.reported(&error)),
-            Heard::Garbage => self.fail(failure.garbage(text.as_bytes())),
+            Heard::Garbage => self.fail(failure.garbage(event.data.as_bytes())),
         }
     }
 

@@ -83,6 +83,12 @@ impl Failure<'_> {
         }
     }
 
+    /// It sent an event that is named an error, whatever its data is.
+    pub fn event(&self, data: &str) -> Error {
+        let told: Value = serde_json::from_str(data).unwrap_or_else(|_| data.into());
+        self.reported(told.get("error").filter(|error| is_failure(error)).unwrap_or(&told))
+    }
+
     /// It reported a failure inside of an answer that had begun well.
     pub fn reported(&self, error: &Value) -> Error {
         let number = error.get("code").and_then(|code| code.as_u64().or_else(|| code.as_str()?.parse().ok()));
@@ -97,6 +103,7 @@ impl Failure<'_> {
             (Some(403), _) | (_, Some("permission_error")) => Some(403),
             (Some(413), _) | (_, Some("request_too_large")) => Some(413),
             (Some(422), _) => Some(422),
+            (Some(529), _) | (_, Some("overloaded_error")) => Some(529),
             _ => None,
         };
         let failure = match (kind, status) {
@@ -127,6 +134,16 @@ impl Failure<'_> {
         }
         text.truncate(text.floor_char_boundary(max_bytes));
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    }
+}
+
+/// Returns whether what stands in `error` is one: some servers write an empty one beside each answer.
+pub(crate) fn is_failure(error: &Value) -> bool {
+    match error {
+        Value::Null | Value::Bool(false) => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        _ => true,
     }
 }
 
@@ -212,6 +229,8 @@ mod tests {
             (json!({"code": "413"}), "INVALID_INPUT", Some("413")),
             (json!({"code": 422, "message": "no"}), "INVALID_INPUT", Some("422")),
             (json!({"code": 429}), "RATE_LIMITED", None),
+            (json!({"type": "overloaded_error"}), "UNAVAILABLE", Some("529")),
+            (json!({"code": 529}), "UNAVAILABLE", Some("529")),
         ] {
             let told = failure.reported(&error);
             assert_eq!((told.code(), told.get("status")), (code, status), "{error}");

@@ -87,6 +87,11 @@ impl Keep {
     }
 }
 
+/// Returns whether a reason says that an answer has come to its end, in words or in calls of tools.
+pub(crate) fn is_end(reason: &str) -> bool {
+    WHOLE.contains(&reason) || TOOLS.contains(&reason)
+}
+
 /// Returns whether an answer may be given to someone else later.
 pub(crate) fn is_whole(answer: &Answer, tool_calls: bool) -> bool {
     let reason = answer.finish_reason.as_deref().unwrap_or_default();
@@ -97,7 +102,7 @@ pub(crate) fn is_whole(answer: &Answer, tool_calls: bool) -> bool {
         return false;
     }
     match calls_tools {
-        true => tool_calls && (TOOLS.contains(&reason) || WHOLE.contains(&reason)),
+        true => tool_calls && is_end(reason),
         // An empty answer says nothing; the next try may.
         false => WHOLE.contains(&reason) && !answer.text.trim().is_empty(),
     }

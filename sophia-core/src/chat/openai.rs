@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{
     dialect::openai::{self, Assembler, DONE},
     endpoint::{Assemble, Endpoint, Heard},
+    failure::is_failure,
     provider::{ChatProvider, Completion, EmbedCall, Embeddings, Model, ProviderCall, ProviderStream},
     response::Answer,
 };
@@ -75,11 +76,11 @@ impl Assemble for Assembler {
     }
 
     fn hear(&mut self, data: &str) -> Heard {
-        if data == DONE {
+        if data.trim_ascii_end() == DONE {
             return Heard::End;
         }
         let Ok(mut event) = serde_json::from_str::<Map<String, Value>>(data) else { return Heard::Garbage };
-        if let Some(error) = event.get_mut("error").filter(|error| !error.is_null()) {
+        if let Some(error) = event.get_mut("error").filter(|error| is_failure(error)) {
             return Heard::Failed(error.take());
         }
         match self.push(event) {

@@ -1,8 +1,16 @@
 //! Server-sent events, read from bytes that may be split anywhere.
 //!
-//! The format is that of the WHATWG HTML standard, section 9.2.6. Only `data` is kept, since no protocol that is spoken
-//! here needs the other fields. Bytes that are not UTF-8 are an error instead of a replacement character: an answer that
+//! The format is that of the WHATWG HTML standard, section 9.2.6. Only `data` is kept, and whether the event is named `error`,
+//! since no protocol that is spoken here needs the other fields. Bytes that are not UTF-8 are an error instead of a replacement character: an answer that
 //! was garbled must not be taken for the answer.
+
+/// An event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SseEvent {
+    pub data: String,
+    /// Whether it is named `error`: some servers say it nowhere else.
+    pub is_error: bool,
+}
 
 /// Reads events out of bytes as they come.
 #[derive(Debug, Default)]
@@ -12,6 +20,7 @@ pub(crate) struct SseParser {
     /// Data of the event under way.
     data: Vec<u8>,
     has_data: bool,
+    is_error: bool,
     /// The last byte was a carriage return, so that a line feed now belongs to it.
     after_cr: bool,
     seen_line: bool,
@@ -32,8 +41,8 @@ impl SseParser {
         SseParser { max_event_bytes, ..SseParser::default() }
     }
 
-    /// Takes bytes, and appends the data of every event that is complete with them to `events`.
-    pub fn push(&mut self, mut bytes: &[u8], events: &mut Vec<String>) -> Result<(), SseError> {
+    /// Takes bytes, and appends every event that is complete with them to `events`.
+    pub fn push(&mut self, mut bytes: &[u8], events: &mut Vec<SseEvent>) -> Result<(), SseError> {
         while !bytes.is_empty() {
             if std::mem::take(&mut self.after_cr) && bytes[0] == b'\n' {
                 bytes = &bytes[1..];
@@ -53,33 +62,37 @@ impl SseParser {
         Ok(())
     }
 
-    fn end_line(&mut self, events: &mut Vec<String>) -> Result<(), SseError> {
+    fn end_line(&mut self, events: &mut Vec<SseEvent>) -> Result<(), SseError> {
         const BOM: &[u8] = "\u{feff}".as_bytes();
         let mut line = self.line.as_slice();
         if !std::mem::replace(&mut self.seen_line, true) {
             line = line.strip_prefix(BOM).unwrap_or(line);
         }
         if line.is_empty() {
+            let is_error = std::mem::take(&mut self.is_error);
             if std::mem::take(&mut self.has_data) {
-                let data = std::mem::take(&mut self.data);
-                events.push(String::from_utf8(data).map_err(|_| SseError::NotUtf8)?);
+                let data = String::from_utf8(std::mem::take(&mut self.data)).map_err(|_| SseError::NotUtf8)?;
+                events.push(SseEvent { data, is_error });
             }
-        } else if let Some(value) = line.strip_prefix(b"data") {
-            let value = match value {
-                [] => Some(value),
-                [b':', b' ', rest @ ..] | [b':', rest @ ..] => Some(rest),
-                // Another field that begins alike.
-                _ => None,
-            };
-            if let Some(value) = value {
-                if std::mem::replace(&mut self.has_data, true) {
-                    self.data.push(b'\n');
-                }
-                self.data.extend_from_slice(value);
+        } else if let Some(value) = value_of(line, b"data") {
+            if std::mem::replace(&mut self.has_data, true) {
+                self.data.push(b'\n');
             }
+            self.data.extend_from_slice(value);
+        } else if let Some(name) = value_of(line, b"event") {
+            self.is_error = name == b"error";
         }
         self.line.clear();
         Ok(())
+    }
+}
+
+/// Returns the value of a field, where the line is of that field.
+fn value_of<'a>(line: &'a [u8], field: &[u8]) -> Option<&'a [u8]> {
+    match line.strip_prefix(field)? {
+        value @ [] | [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),
+        // Another field that begins alike.
+        _ => None,
     }
 }
 
@@ -94,7 +107,17 @@ mod tests {
         for part in parts {
             parser.push(part, &mut events)?;
         }
-        Ok(events)
+        Ok(events.into_iter().map(|event| event.data).collect())
+    }
+
+    #[test]
+    fn an_event_that_is_named_error_is_known_for_one() {
+        let (mut parser, mut events) = (SseParser::new(1 << 20), Vec::new());
+        let text =
+            b"event: error\ndata: a\n\ndata: b\n\ndata: c\nevent:error\n\nevent: error\n\nevent: errors\ndata: d\n\n";
+        parser.push(text, &mut events).unwrap();
+        let read: Vec<_> = events.iter().map(|event| (event.data.as_str(), event.is_error)).collect();
+        assert_eq!(read, [("a", true), ("b", false), ("c", true), ("d", false)]);
     }
 
     #[test]
@@ -119,7 +142,7 @@ mod tests {
     }
 
     /// Reads what there is, and says how it ended.
-    fn read(parts: &[&[u8]], max_bytes: usize) -> (Vec<String>, Option<SseError>) {
+    fn read(parts: &[&[u8]], max_bytes: usize) -> (Vec<SseEvent>, Option<SseError>) {
         let (mut parser, mut events) = (SseParser::new(max_bytes), Vec::new());
         for part in parts {
             if let Err(error) = parser.push(part, &mut events) {
@@ -145,7 +168,7 @@ mod tests {
                     3 => prop_oneof![Just(b"\n".to_vec()), Just(b"\r".to_vec()), Just(b"\r\n".to_vec()), Just(b"\n\n".to_vec())],
                     2 => proptest::collection::vec(any::<u8>(), 0..12),
                     1 => Just("\u{feff}".as_bytes().to_vec()),
-                    1 => Just(b"event: x\n".to_vec()),
+                    1 => prop_oneof![Just(b"event: x\n".to_vec()), Just(b"event: error\n".to_vec())],
                 ],
                 0..40,
             ),

@@ -11,6 +11,8 @@ use serde_json::{Map, Value, value::RawValue};
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
     open: Option<Open>,
+    /// Indices of the calls that have begun.
+    begun: Vec<Value>,
     /// Calls that wait, each as one part.
     waiting: Vec<Value>,
     /// Text that came while a call was under way.
@@ -29,20 +31,22 @@ impl Calls {
     pub fn take(&mut self, part: &Value) -> Vec<Value> {
         if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting["index"] == part["index"]) {
             join(waiting, part);
+            return self.next_if_complete();
+        }
+        if let Some(open) = self.open.as_mut().filter(|open| open.index == part["index"]) {
+            open.arguments.read(arguments_of(part));
+            let next = self.next_if_complete();
+            return std::iter::once(part.clone()).chain(next).collect();
+        }
+        if self.begun.contains(&part["index"]) {
+            // That call was complete, and is closed: only blanks can follow.
             return Vec::new();
         }
-        match &mut self.open {
-            Some(open) if open.index == part["index"] => {
-                open.arguments.read(arguments_of(part));
-                let next = self.next_if_complete();
-                std::iter::once(part.clone()).chain(next).collect()
-            }
-            Some(open) if !open.arguments.is_complete => {
-                self.waiting.push(part.clone());
-                Vec::new()
-            }
-            _ => vec![self.begin(part.clone())],
+        if self.is_under_way() || !is_named(part) {
+            self.waiting.push(part.clone());
+            return Vec::new();
         }
+        vec![self.begin(part.clone())]
     }
 
     /// Takes text, and returns the text that can be given now: none while a call is under way.
@@ -74,8 +78,10 @@ impl Calls {
     /// Begins the next call, and those after it that are complete themselves.
     fn next_if_complete(&mut self) -> Vec<Value> {
         let mut begun = Vec::new();
-        while !self.waiting.is_empty() && !self.is_under_way() {
-            let next = self.waiting.remove(0);
+        while !self.is_under_way()
+            && let Some(next) = self.waiting.iter().position(is_named)
+        {
+            let next = self.waiting.remove(next);
             begun.push(self.begin(next));
         }
         begun
@@ -85,6 +91,7 @@ impl Calls {
         let mut arguments = Arguments::default();
         arguments.read(arguments_of(&part));
         self.open = Some(Open { index: part["index"].clone(), arguments });
+        self.begun.push(part["index"].clone());
         part
     }
 }
@@ -118,6 +125,10 @@ impl Arguments {
         let is_closed = self.depth == 0 && !self.in_string;
         self.is_complete = is_closed && serde_json::from_str::<&RawValue>(&self.text).is_ok();
     }
+}
+
+fn is_named(part: &Value) -> bool {
+    part["function"]["name"].as_str().is_some_and(|name| !name.is_empty())
 }
 
 fn arguments_of(part: &Value) -> &str {
@@ -176,6 +187,24 @@ mod tests {
         assert!(calls.take(&part(2, Some("h"), "{}")).is_empty());
         assert_eq!(calls.say("at the end"), "");
         assert_eq!(calls.rest(), (vec![part(2, Some("h"), "{}")], "at the end".to_owned()));
+    }
+
+    #[test]
+    fn a_late_part_of_a_call_that_is_closed_begins_no_other() {
+        let mut calls = Calls::default();
+        assert_eq!(calls.take(&part(0, Some("f"), "{}")), [part(0, Some("f"), "{}")]);
+        assert_eq!(calls.take(&part(1, Some("g"), "{}")), [part(1, Some("g"), "{}")]);
+        assert!(calls.take(&part(0, None, "\n")).is_empty());
+        assert_eq!(calls.take(&part(1, None, "\n")), [part(1, None, "\n")]);
+        assert_eq!(calls.rest(), (Vec::new(), String::new()));
+    }
+
+    #[test]
+    fn a_call_begins_with_its_name() {
+        let mut calls = Calls::default();
+        assert!(calls.take(&part(0, None, "{")).is_empty());
+        assert_eq!(calls.take(&part(1, Some("g"), "{}")), [part(1, Some("g"), "{}")]);
+        assert_eq!(calls.take(&part(0, Some("f"), "}")), [part(0, Some("f"), "{}")]);
     }
 
     #[test]

@@ -30,7 +30,7 @@ const REQUESTS: [&str; 2] = [
 fn events(wire: &str) -> Vec<String> {
     let mut events = Vec::new();
     crate::chat::sse::SseParser::new(1 << 20).push(wire.as_bytes(), &mut events).unwrap();
-    events
+    events.into_iter().map(|event| event.data).collect()
 }
 
 /// One change: which place, counted through the value, and what is put there.

@@ -45,6 +45,8 @@ use crate::{Error, ErrorKind, Result};
 pub(crate) const NATIVE: &str = "native_event";
 /// Field of a delta that holds what the provider's events of chat completions say beside their choices, where it is new.
 pub(crate) const ENVELOPE: &str = "native_envelope";
+/// Field of a delta that holds what the provider calls its reasoning, where that is new.
+pub(crate) const REASONING_NAME: &str = "native_reasoning";
 /// Field of an assistant's message that holds its blocks as Anthropic gave them.
 pub(crate) const CONTENT_BLOCKS: &str = "content_blocks";
 /// Field of an assistant's message that holds its items as OpenAI's Responses gave them.
@@ -244,15 +246,17 @@ pub(crate) fn is_unset(value: &Value) -> bool {
     }
 }
 
+/// Returns whether a part of a content is text and nothing else.
+pub(crate) fn is_plain_text(part: &Value) -> bool {
+    part.as_object().is_some_and(|part| {
+        part.len() == 2 && part.get("type").is_some_and(|kind| kind == "text") && part.get("text").is_some()
+    })
+}
+
 /// Returns the only text of a content that is one plain text part, which is the same as that text.
 pub(crate) fn collapse(mut parts: Vec<Value>) -> Value {
-    let plain = |part: &Value| {
-        part.as_object().is_some_and(|part| {
-            part.len() == 2 && part.get("type").is_some_and(|kind| kind == "text") && part.get("text").is_some()
-        })
-    };
     match parts.as_mut_slice() {
-        [only] if plain(only) => only["text"].take(),
+        [only] if is_plain_text(only) => only["text"].take(),
         _ => Value::Array(parts),
     }
 }

@@ -208,7 +208,8 @@ impl FrameWriter {
 
     fn tool(&mut self, call: &Value, out: &mut String) {
         let id = call.get("id").filter(|id| id.is_string()).cloned().unwrap_or_else(|| fresh_id("toolu").into());
-        let block = json!({"type": "tool_use", "id": id, "name": call["function"]["name"], "input": {}});
+        let name = call["function"]["name"].as_str().unwrap_or_default();
+        let block = json!({"type": "tool_use", "id": id, "name": name, "input": {}});
         self.open(Open::Tool(call["index"].clone()), block, out);
         let arguments = call["function"]["arguments"].as_str().unwrap_or_default();
         if !arguments.is_empty() {

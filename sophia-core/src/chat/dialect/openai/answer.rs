@@ -5,14 +5,17 @@ use serde_json::{Map, Value, json};
 use crate::{
     Result,
     chat::{
-        dialect::{ENVELOPE, Envelope, carry, fields_of, fresh_id, is_unset, name_calls, name_of},
+        dialect::{
+            ENVELOPE, Envelope, REASONING_NAME, carry, fields_of, fresh_id, is_plain_text, is_unset, name_calls,
+            name_of,
+        },
         request::{content_text, field},
         response::{Answer, Delta, Usage},
     },
 };
 
 /// Names under which providers send reasoning.
-const REASONING: [&str; 2] = ["reasoning_content", "reasoning"];
+pub(super) const REASONING: [&str; 2] = ["reasoning_content", "reasoning"];
 /// Last event of a stream.
 pub(crate) const DONE: &str = "[DONE]";
 
@@ -40,6 +43,7 @@ pub(super) fn of_message(
     envelope: Envelope,
 ) -> Answer {
     if let Some(Value::Array(calls)) = message.get_mut("tool_calls") {
+        calls.iter_mut().filter_map(Value::as_object_mut).for_each(write_arguments);
         name_calls(calls.iter_mut().filter_map(Value::as_object_mut), "call");
     }
     Answer {
@@ -54,6 +58,14 @@ pub(super) fn of_message(
         envelope,
         deltas: Vec::new(),
         terminated: true,
+    }
+}
+
+/// Writes the arguments of a call as the text that the protocol has, where a provider gives the object itself.
+fn write_arguments(call: &mut Map<String, Value>) {
+    let arguments = call.get_mut("function").and_then(|function| function.get_mut("arguments"));
+    if let Some(own) = arguments.filter(|own| own.is_object() || own.is_array()) {
+        *own = own.to_string().into();
     }
 }
 
@@ -80,6 +92,10 @@ pub(crate) struct Assembler {
     envelope: Map<String, Value>,
     /// What is new in it since the last delta.
     news: Map<String, Value>,
+    /// What is said of the choice beside its message.
+    choice: Map<String, Value>,
+    /// What the provider calls its reasoning.
+    reasoning: Option<String>,
     usage: Option<Value>,
     finish_reason: Option<String>,
 }
@@ -133,10 +149,21 @@ impl Assembler {
         // Only one answer is understood; those who ask for several are neither cached nor assembled.
         let first = choices.into_iter().find(|choice| number_of(choice) == 0);
         let Some(Value::Object(mut choice)) = first else { return Ok(None) };
-        if let Some(Value::String(reason)) = choice.remove("finish_reason") {
+        // Some servers write an empty one until they know it.
+        if let Some(Value::String(reason)) = choice.remove("finish_reason").filter(|reason| reason != "") {
             self.finish_reason = Some(reason);
         }
-        let fields = match choice.remove("delta") {
+        let delta = choice.remove("delta");
+        choice.remove("index");
+        for (name, value) in choice.into_iter().filter(|(_, value)| !value.is_null()) {
+            // Of the tokens of this event; anything else is of all so far.
+            if name == "logprobs" || value.is_array() {
+                append(&mut self.choice, &name, &value);
+            } else {
+                self.choice.insert(name, value);
+            }
+        }
+        let fields = match delta {
             Some(Value::Object(fields)) => fields,
             None | Some(Value::Null) => return Ok(None),
             Some(_) => return Err(()),
@@ -145,7 +172,7 @@ impl Assembler {
     }
 
     fn take(&mut self, fields: Map<String, Value>) -> Option<Delta> {
-        let mut delta = Delta::default();
+        let (mut delta, mut parts) = (Delta::default(), None);
         for (name, value) in fields {
             match (name.as_str(), value) {
                 ("role", value) => {
@@ -153,13 +180,21 @@ impl Assembler {
                 }
                 (_, Value::Null) => {}
                 ("content", Value::String(text)) => delta.text = text,
+                ("content", own @ Value::Array(_)) => {
+                    delta.text = content_text(&own).into_owned();
+                    parts = Some(own);
+                }
                 ("tool_calls", Value::Array(calls)) => {
                     delta.tool_calls = calls.into_iter().map(|call| self.take_tool_call(call)).collect();
                 }
-                (name, Value::String(text)) if REASONING.contains(&name) => {
+                // A provider that sends both sends the same in both.
+                (name, Value::String(text)) if REASONING.contains(&name) && delta.reasoning.is_none() => {
                     append(&mut self.message, name, &Value::String(text.clone()));
-                    // A provider that sends both sends the same in both.
-                    delta.reasoning.get_or_insert(text);
+                    if self.reasoning.as_deref().unwrap_or(REASONING[0]) != name {
+                        delta.extra.insert(REASONING_NAME.to_owned(), name.into());
+                        self.reasoning = Some(name.to_owned());
+                    }
+                    delta.reasoning = Some(text);
                 }
                 (_, value) => {
                     append(&mut self.message, &name, &value);
@@ -167,8 +202,10 @@ impl Assembler {
                 }
             }
         }
-        if !delta.text.is_empty() {
-            append(&mut self.message, "content", &Value::String(delta.text.clone()));
+        match parts {
+            Some(parts) => say(&mut self.message, parts),
+            None if delta.text.is_empty() => {}
+            None => say(&mut self.message, Value::String(delta.text.clone())),
         }
         (delta != Delta::default()).then_some(delta)
     }
@@ -177,6 +214,7 @@ impl Assembler {
     /// several calls the same index, or none. A call that has no name of its own is given one with its first part.
     fn take_tool_call(&mut self, part: Value) -> Value {
         let Value::Object(mut part) = part else { return part };
+        write_arguments(&mut part);
         let index = part.get("index").and_then(Value::as_u64);
         let id = name_of(&part).map(Value::from);
         let is_its_own = |call: &Call| id.is_none() || call.id.is_none() || call.id == id;
@@ -232,8 +270,11 @@ impl Assembler {
         }
         let mut body = self.envelope;
         body.insert("object".to_owned(), "chat.completion".into());
-        let choice = json!({"index": 0, "message": self.message, "finish_reason": self.finish_reason});
-        body.insert("choices".to_owned(), Value::Array(vec![choice]));
+        let mut choice = self.choice;
+        choice.insert("index".to_owned(), 0.into());
+        choice.insert("message".to_owned(), self.message.into());
+        choice.insert("finish_reason".to_owned(), self.finish_reason.into());
+        body.insert("choices".to_owned(), Value::Array(vec![choice.into()]));
         if let Some(usage) = self.usage {
             body.insert("usage".to_owned(), usage);
         }
@@ -266,9 +307,12 @@ pub(crate) fn body_of(answer: &Answer) -> Result<Value> {
 fn is_more(choices: &Value) -> bool {
     let choices = choices.as_array().map(Vec::as_slice).unwrap_or_default();
     let says_more = |choice: &Value| {
-        let known = ["index", "delta", "finish_reason"];
         let mut fields = choice.as_object().into_iter().flatten();
-        fields.any(|(name, value)| !known.contains(&name.as_str()) && !is_unset(value))
+        fields.any(|(name, value)| match name.as_str() {
+            "index" | "finish_reason" => false,
+            "delta" => value.get("content").is_some_and(Value::is_array),
+            _ => !is_unset(value),
+        })
     };
     choices.iter().any(|choice| number_of(choice) != 0 || says_more(choice))
 }
@@ -282,8 +326,38 @@ fn name_in_event(event: &mut Map<String, Value>, calls: &[Value]) {
     }
 }
 
-fn number_of(choice: &Value) -> u64 {
+pub(super) fn number_of(choice: &Value) -> u64 {
     choice.get("index").and_then(Value::as_u64).unwrap_or(0)
+}
+
+/// Joins what is said: text grows, and beside parts it is one of them.
+fn say(message: &mut Map<String, Value>, more: Value) {
+    match (message.get_mut("content"), more) {
+        (Some(Value::String(known)), Value::String(more)) => known.push_str(&more),
+        (Some(known @ (Value::String(_) | Value::Array(_))), more) => {
+            let mut joined = parts_of(known.take());
+            for part in parts_of(more) {
+                match (joined.last_mut(), &part["text"]) {
+                    (Some(last), Value::String(more)) if is_plain_text(last) && is_plain_text(&part) => {
+                        last["text"] = format!("{}{more}", last["text"].as_str().unwrap_or_default()).into();
+                    }
+                    _ => joined.push(part),
+                }
+            }
+            *known = joined.into();
+        }
+        (_, more) => {
+            message.insert("content".to_owned(), more);
+        }
+    }
+}
+
+fn parts_of(content: Value) -> Vec<Value> {
+    match content {
+        Value::Array(parts) => parts,
+        Value::String(text) if text.is_empty() => Vec::new(),
+        text => vec![json!({"type": "text", "text": text})],
+    }
 }
 
 /// Fields of what is sent in parts that are said as a whole.
@@ -315,9 +389,23 @@ pub(crate) fn replay(answer: &Answer) -> Vec<Delta> {
         return answer.deltas.clone();
     }
     let mut deltas = Vec::new();
-    let reasoning = REASONING.iter().find_map(|name| answer.message.get(*name)?.as_str());
-    if let Some(reasoning) = reasoning.filter(|text| !text.is_empty()) {
-        deltas.push(Delta { reasoning: Some(reasoning.to_owned()), ..Delta::default() });
+    let fields = answer.envelope.fields();
+    let beside = beside_choices(&fields);
+    let event = |choice: Value| {
+        let mut event = beside.clone();
+        event.insert("object".to_owned(), "chat.completion.chunk".into());
+        event.insert("choices".to_owned(), Value::Array(vec![choice]));
+        event
+    };
+    let is_said = |name: &str| answer.message.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+    if let Some((name, reasoning)) = REASONING.iter().find_map(|name| Some((*name, is_said(name)?))) {
+        let mut delta = Delta { reasoning: Some(reasoning.to_owned()), ..Delta::default() };
+        if name != REASONING[0] {
+            delta.extra.insert(REASONING_NAME.to_owned(), name.into());
+        } else if let Some(same) = is_said(REASONING[1]) {
+            delta.extra.insert(REASONING[1].to_owned(), same.into());
+        }
+        deltas.push(delta);
     }
     let known = ["role", "content", "tool_calls"];
     let extra: Map<_, _> = answer
@@ -328,7 +416,15 @@ pub(crate) fn replay(answer: &Answer) -> Vec<Delta> {
         })
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
-    if !answer.text.is_empty() || !extra.is_empty() {
+    if let Some(content @ Value::Array(_)) = answer.message.get("content") {
+        let mut said = extra.clone();
+        if deltas.is_empty() {
+            said.insert("role".to_owned(), "assistant".into());
+        }
+        said.insert("content".to_owned(), content.clone());
+        let delta = Delta { text: answer.text.clone(), extra, ..Delta::default() };
+        deltas.push(carry(delta, event(json!({"index": 0, "delta": said, "finish_reason": null}))));
+    } else if !answer.text.is_empty() || !extra.is_empty() {
         deltas.push(Delta { text: answer.text.clone(), extra, ..Delta::default() });
     }
     for (index, call) in answer.tool_calls.iter().enumerate() {
@@ -338,8 +434,15 @@ pub(crate) fn replay(answer: &Answer) -> Vec<Delta> {
         }
         deltas.push(Delta { tool_calls: vec![call], ..Delta::default() });
     }
+    let mut choice = fields.get("choices").and_then(|choices| choices.get(0)?.as_object()).cloned().unwrap_or_default();
+    choice.retain(|name, value| !["index", "message", "finish_reason"].contains(&name.as_str()) && !is_unset(value));
+    if !choice.is_empty() {
+        let end = json!({"index": 0, "delta": {}, "finish_reason": answer.finish_reason});
+        let end = end.as_object().cloned().unwrap_or_default().into_iter().chain(choice);
+        deltas.push(carry(Delta::default(), event(end.collect::<Map<_, _>>().into())));
+    }
     if let Some(first) = deltas.first_mut() {
-        first.extra.insert(ENVELOPE.to_owned(), beside_choices(&answer.envelope.fields()).into());
+        first.extra.insert(ENVELOPE.to_owned(), beside.into());
     }
     deltas
 }
@@ -481,6 +584,73 @@ pub(super) mod tests {
         let event = crate::chat::dialect::native(&deltas[1].extra).unwrap();
         assert_eq!(event["choices"][0]["delta"]["tool_calls"][0]["id"], named[1]);
         assert_eq!(answer.tool_calls[0]["function"]["arguments"], "{}");
+    }
+
+    #[test]
+    fn content_in_parts_is_joined_with_text() {
+        let reference = json!({"type": "reference", "reference_ids": [1]});
+        let (deltas, answer) = assemble(&[
+            choice(json!({"role": "assistant", "content": ""})),
+            choice(json!({"content": "See "})),
+            choice(json!({"content": [{"type": "text", "text": "this page"}, reference]})),
+            choice(json!({"content": " and "})),
+            choice(json!({"content": [{"type": "text", "text": "end."}]})),
+        ]);
+        let texts: Vec<_> = deltas.iter().map(|delta| delta.text.as_str()).collect();
+        assert_eq!(texts, ["See ", "this page", " and ", "end."]);
+        assert_eq!(answer.text, "See this page and end.");
+        let text = |text: &str| json!({"type": "text", "text": text});
+        assert_eq!(answer.message["content"], json!([text("See this page"), reference, text(" and end.")]));
+        // Who speaks this protocol is given the parts as they came, also of an answer that was not streamed.
+        let told = |deltas: &[Delta]| -> Vec<Value> {
+            let events = deltas.iter().filter_map(|delta| crate::chat::dialect::native(&delta.extra));
+            events.map(|event| event["choices"][0]["delta"]["content"].clone()).collect()
+        };
+        assert_eq!(told(&deltas), [json!([text("this page"), reference]), json!([text("end.")])]);
+        let whole = Answer { deltas: Vec::new(), ..answer.clone() };
+        assert_eq!(told(&replay(&whole)), [answer.message["content"].clone()]);
+    }
+
+    #[test]
+    fn what_is_said_of_a_choice_is_kept_whole_and_in_parts() {
+        let hate = json!({"hate": {"filtered": false}});
+        let token = |token: &str| json!({"content": [{"token": token}], "refusal": null});
+        let (_, answer) = assemble(&[
+            json!({"choices": [{"index": 0, "delta": {"content": "H"}, "logprobs": token("H"), "content_filter_results": hate}]}),
+            json!({"choices": [{"index": 0, "delta": {"content": "i"}, "logprobs": token("i"), "content_filter_results": hate}]}),
+            json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "stop_reason": 128_001, "logprobs": null}]}),
+        ]);
+        let logprobs = json!({"content": [{"token": "H"}, {"token": "i"}], "refusal": null});
+        let body = answer.body();
+        let choice = body["choices"][0].as_object().unwrap();
+        assert_eq!((&choice["logprobs"], &choice["stop_reason"]), (&logprobs, &json!(128_001)));
+        assert_eq!((&choice["content_filter_results"], choice.len()), (&hate, 6));
+        let mut again = Assembler::default();
+        for delta in replay(&Answer { deltas: Vec::new(), ..answer.clone() }) {
+            let event = crate::chat::dialect::native(&delta.extra).cloned();
+            again.push(event.unwrap_or_else(|| object(super::tests::choice(json!({"content": delta.text}))))).unwrap();
+        }
+        assert_eq!(again.finish("p", "m", true).body()["choices"], body["choices"]);
+    }
+
+    #[test]
+    fn an_empty_reason_is_none() {
+        let event = |text: &str| json!({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": ""}]});
+        let mut assembler = Assembler::default();
+        assembler.push(object(event("Half"))).unwrap();
+        assert_eq!(assembler.finish_reason(), None);
+    }
+
+    #[test]
+    fn arguments_that_come_as_an_object_become_the_text_that_the_protocol_has() {
+        let calls = json!([{"index": 0, "id": "a", "function": {"name": "f", "arguments": {"x": [1]}}}]);
+        let body = json!({"choices": [{"message": {"tool_calls": calls}, "finish_reason": "tool_calls"}]});
+        let whole = answer(object(body), "p", "m").unwrap();
+        let (deltas, streamed) = assemble(&[choice(json!({"tool_calls": calls}))]);
+        for call in [&whole.tool_calls[0], &streamed.tool_calls[0], &deltas[0].tool_calls[0]] {
+            assert_eq!(call["function"]["arguments"], "{\"x\":[1]}");
+        }
+        assert_eq!(whole.message["tool_calls"][0], whole.tool_calls[0]);
     }
 
     #[test]

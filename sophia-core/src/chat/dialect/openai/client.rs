@@ -2,12 +2,15 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{answer::beside_choices, body_of};
+use super::{
+    answer::{REASONING, beside_choices, number_of},
+    body_of,
+};
 use crate::{
     Error, Result, Scope, Timestamp,
     chat::{
         ChatChunk, ChatRequest, ChatResponse, EmbedCall, Embeddings, Message, Model,
-        dialect::{CONTENT_BLOCKS, Dialect, ENVELOPE, NATIVE, Names, OUTPUT_ITEMS, fresh_id, native},
+        dialect::{CONTENT_BLOCKS, Dialect, ENVELOPE, NATIVE, Names, OUTPUT_ITEMS, REASONING_NAME, fresh_id, native},
         response::{Answer, Usage},
     },
 };
@@ -241,8 +244,12 @@ fn own_blocks(answer: &Answer) -> Map<String, Value> {
 pub struct FrameWriter {
     /// What each event says beside its choices: the provider's own words, once they are known.
     envelope: Map<String, Value>,
+    /// What the provider calls its reasoning.
+    reasoning: String,
     usage: bool,
     begun: bool,
+    /// Why the answer ends, where an event of the provider's own has said it.
+    finish_reason: Option<String>,
 }
 
 impl FrameWriter {
@@ -255,13 +262,20 @@ impl FrameWriter {
             ("model", model.into().into()),
         ];
         let envelope = own.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        FrameWriter { envelope, usage, begun: false }
+        FrameWriter { envelope, reasoning: REASONING[0].to_owned(), usage, begun: false, finish_reason: None }
     }
 
     /// Writes one chunk as server-sent events; the last one closes the stream with `[DONE]`.
     pub fn chunk(&mut self, chunk: &ChatChunk) -> String {
+        if let Some(name) = chunk.extra.get(REASONING_NAME).and_then(Value::as_str) {
+            name.clone_into(&mut self.reasoning);
+        }
         if let Some(event) = native(&chunk.extra).filter(|event| event.contains_key("choices")) {
             self.envelope.extend(beside_choices(event));
+            let first = event["choices"].as_array().and_then(|choices| choices.iter().find(|one| number_of(one) == 0));
+            if let Some(reason) = first.and_then(|choice| choice["finish_reason"].as_str()) {
+                self.finish_reason = Some(reason.to_owned());
+            }
             let mut text = String::new();
             // Clients take the choices in their order.
             if !std::mem::replace(&mut self.begun, true) && event["choices"][0]["index"] != 0 {
@@ -270,6 +284,7 @@ impl FrameWriter {
             return text + &format!("data: {}\n\n", Value::Object(event.clone()));
         }
         let mut delta = chunk.extra.clone();
+        delta.shift_remove(REASONING_NAME);
         if let Some(Value::Object(news)) = delta.shift_remove(ENVELOPE) {
             self.envelope.extend(news);
         }
@@ -287,7 +302,7 @@ impl FrameWriter {
             delta.insert("content".to_owned(), chunk.delta.clone().into());
         }
         if let Some(reasoning) = &chunk.reasoning {
-            delta.insert("reasoning_content".to_owned(), reasoning.clone().into());
+            delta.insert(self.reasoning.clone(), reasoning.clone().into());
         }
         if !chunk.tool_calls.is_empty() {
             delta.insert("tool_calls".to_owned(), chunk.tool_calls.clone().into());
@@ -295,7 +310,11 @@ impl FrameWriter {
         if let Some(answer) = chunk.answer.as_ref().filter(|answer| answer.envelope.dialect() == Dialect::Chat) {
             self.envelope.extend(beside_choices(&answer.envelope.fields()));
         }
-        let mut text = self.choice(Value::Object(delta), chunk.finish_reason.as_deref());
+        let is_told = chunk.finish_reason.is_some() && chunk.finish_reason == self.finish_reason;
+        let mut text = match is_told && delta.is_empty() {
+            true => String::new(),
+            false => self.choice(Value::Object(delta), chunk.finish_reason.as_deref().filter(|_| !is_told)),
+        };
         if let Some(answer) = &chunk.answer {
             if self.usage {
                 let usage = match answer.envelope.dialect() {
@@ -334,12 +353,12 @@ mod tests {
 
     use super::{
         super::answer::{
-            DONE,
+            DONE, replay,
             tests::{assemble, choice},
         },
         *,
     };
-    use crate::chat::response::{CacheInfo, CacheStatus, Usage};
+    use crate::chat::response::{CacheInfo, CacheStatus, Delta, Usage};
 
     #[test]
     fn a_clients_request_keeps_its_unknown_fields_and_cannot_choose_its_scope() {
@@ -380,6 +399,53 @@ mod tests {
         assert_eq!(text, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"]);
     }
 
+    /// Writes a stream, and reads its events again.
+    fn told(deltas: Vec<Delta>, answer: &Answer) -> Vec<Value> {
+        let mut writer = FrameWriter::new("m", crate::Timestamp::UNIX_EPOCH, false);
+        let end = ChatChunk::end(Arc::new(answer.clone()), CacheInfo::new(CacheStatus::Miss));
+        let text: String =
+            deltas.into_iter().map(ChatChunk::of).chain([end]).map(|chunk| writer.chunk(&chunk)).collect();
+        let mut events = Vec::new();
+        crate::chat::sse::SseParser::new(1 << 20).push(text.as_bytes(), &mut events).unwrap();
+        assert_eq!(events.pop().map(|event| event.data).as_deref(), Some(DONE));
+        events.iter().map(|event| serde_json::from_str(&event.data).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_reason_that_came_with_the_providers_own_event_is_told_once() {
+        let end = json!({"id": "1", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "native_finish_reason": "x"}]});
+        let (deltas, answer) = assemble(&[choice(json!({"content": "Hi"})), end.clone()]);
+        let live = told(deltas, &answer);
+        assert_eq!((live.len(), &live[1]), (2, &end));
+        let kept = told(replay(&Answer { deltas: Vec::new(), ..answer.clone() }), &answer);
+        assert_eq!((kept.len(), &kept[1]["choices"]), (2, &end["choices"]));
+    }
+
+    #[test]
+    fn reasoning_keeps_the_name_that_the_provider_gives_it() {
+        let names = |events: &[Value]| -> Vec<Value> {
+            events.iter().map(|event| event["choices"][0]["delta"].clone()).collect()
+        };
+        for said in [
+            json!({"reasoning": "Hm"}),
+            json!({"reasoning_content": "Hm"}),
+            json!({"reasoning": "Hm", "reasoning_content": "Hm"}),
+        ] {
+            let (deltas, answer) = assemble(&[choice(said.clone()), choice(json!({"content": "Hi"}))]);
+            let whole = Answer { deltas: Vec::new(), ..answer.clone() };
+            for deltas in [deltas, replay(&whole)] {
+                assert!(deltas.iter().any(|delta| delta.reasoning.as_deref() == Some("Hm")));
+                let mut heard = names(&told(deltas, &answer))[0].as_object().unwrap().clone();
+                heard.shift_remove("role");
+                assert_eq!(Value::Object(heard), said);
+            }
+            assert_eq!(
+                answer.message.keys().filter(|name| name.starts_with("reasoning")).count(),
+                said.as_object().unwrap().len()
+            );
+        }
+    }
+
     #[test]
     fn a_stream_is_written_as_events_that_assemble_to_the_same_answer() {
         let (deltas, answer) = assemble(&[
@@ -392,8 +458,8 @@ mod tests {
         text += &writer.chunk(&ChatChunk::end(Arc::new(answer.clone()), CacheInfo::new(CacheStatus::Miss)));
         let mut events = Vec::new();
         crate::chat::sse::SseParser::new(1 << 20).push(text.as_bytes(), &mut events).unwrap();
-        assert_eq!(events.pop().as_deref(), Some(DONE));
-        let events: Vec<Value> = events.iter().map(|event| serde_json::from_str(event).unwrap()).collect();
+        assert_eq!(events.pop().map(|event| event.data).as_deref(), Some(DONE));
+        let events: Vec<Value> = events.iter().map(|event| serde_json::from_str(&event.data).unwrap()).collect();
         let (_, again) = assemble(&events);
         assert_eq!((again.text, again.finish_reason, again.usage), (answer.text, answer.finish_reason, answer.usage));
     }

@@ -8,6 +8,7 @@ use crate::{
     chat::{
         ChatChunk, ChatResponse,
         dialect::{Dialect, body_of, calls::Calls, frame, fresh_id, named_model, native},
+        keeper::is_end,
         response::{Answer, Usage},
     },
 };
@@ -63,12 +64,13 @@ fn skeleton(model: &str, repeated: &Map<String, Value>, now: Timestamp) -> Map<S
 
 fn complete(body: &mut Map<String, Value>, answer: &Answer, output: Vec<Value>) {
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
-    let reason = match answer.finish_reason.as_deref() {
-        Some("length") => Some("max_output_tokens"),
-        Some("content_filter") => Some("content_filter"),
-        _ => None,
+    let (status, reason) = match answer.finish_reason.as_deref() {
+        Some("length") => ("incomplete", Some("max_output_tokens")),
+        Some(reason) if is_end(reason) => ("completed", None),
+        // Cut for a reason that the protocol has no word for, or for none that was told.
+        reason => ("incomplete", reason),
     };
-    set("status", if reason.is_some() { "incomplete" } else { "completed" }.into());
+    set("status", status.into());
     if let Some(reason) = reason {
         set("incomplete_details", json!({"reason": reason}));
     }
