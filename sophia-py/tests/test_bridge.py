@@ -288,6 +288,25 @@ def test_the_last_waiter_to_leave_cancels_the_loader(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_loader_that_hangs_is_cancelled_at_its_deadline_for_all_who_wait() -> None:
+    async def main() -> None:
+        s, left = Sophia(), asyncio.Event()
+
+        async def loader() -> None:
+            try:
+                await asyncio.Future()
+            finally:
+                left.set()
+
+        waiting = (s.memory.kv.get_or_set("k", loader, timeout=seconds) for seconds in (0.1, 600))
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(isinstance(outcome, TimeoutError) for outcome in outcomes), outcomes
+        await asyncio.wait_for(left.wait(), 5)
+        assert await s.memory.kv.get_or_set("k", lambda: 1) == 1
+
+    asyncio.run(main())
+
+
 def test_what_a_callback_raises_reaches_every_waiter_as_the_same_object() -> None:
     failure = LookupError("no such plan")
 
