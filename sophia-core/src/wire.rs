@@ -6,6 +6,8 @@ use crate::{Error, ErrorKind, Result, error::shortened};
 
 /// Longest message that quotes what is wrong, in bytes.
 const MAX_QUOTED_BYTES: usize = 240;
+/// Field whose fields are passed on to a provider.
+const PASSED_ON: &str = "provider_fields";
 /// Furthest edit distance at which another name is worth suggesting.
 const MAX_SUGGESTION_DISTANCE: usize = 3;
 
@@ -39,7 +41,14 @@ fn explain(kind: ErrorKind, operation: &'static str, path: &str, message: &str) 
         let own = field.rsplit('.').next().unwrap_or(&field);
         match nearest(own, &known) {
             Some(name) => format!("is not a known field; did you mean `{name}`?"),
-            None => format!("is not a known field; known are {}", known.join(", ")),
+            None => {
+                let own = if known.contains(&PASSED_ON) {
+                    "; what is for the provider goes into provider_fields"
+                } else {
+                    ""
+                };
+                format!("is not a known field; known are {}{own}", known.join(", "))
+            }
         }
     } else if missing_field {
         "is required".to_owned()
@@ -68,12 +77,18 @@ fn plain(message: &str) -> String {
 
 /// Returns the known name that `name` is most likely a misspelling of.
 pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    // Of a short name, most must be right: nearly every one is three letters from some other.
+    within((name.chars().count() / 3).clamp(1, MAX_SUGGESTION_DISTANCE), name, known)
+}
+
+/// Returns the nearest of the known names that are at most `distance` edits away.
+pub(crate) fn within<'a>(distance: usize, name: &str, known: &[&'a str]) -> Option<&'a str> {
     let plain = |text: &str| text.replace(['-', '_'], "").to_lowercase();
     known
         .iter()
         .map(|candidate| (strsim::osa_distance(&plain(name), &plain(candidate)), *candidate))
         .min()
-        .filter(|(distance, _)| *distance <= MAX_SUGGESTION_DISTANCE)
+        .filter(|(found, _)| *found <= distance)
         .map(|(_, candidate)| candidate)
 }
 
@@ -110,6 +125,14 @@ mod tests {
         let error = error(json!({"inner": {"max_size": 1, "maxsize": 2}}));
         assert_eq!(error.message(), "`inner.maxsize` is not a known field; did you mean `max_size`?");
         assert_eq!(error.get("field"), Some("inner.maxsize"));
+    }
+
+    #[test]
+    fn a_field_of_a_provider_is_shown_its_place_and_is_no_misspelling() {
+        let read = |value| read::<crate::chat::ChatRequest, _>(ErrorKind::InvalidInput, "test", value).unwrap_err();
+        let error = read(json!({"top_p": 1}));
+        assert!(error.message().ends_with("; what is for the provider goes into provider_fields"), "{error}");
+        assert!(read(json!({"scop": {}})).message().ends_with("did you mean `scope`?"));
     }
 
     #[test]

@@ -118,6 +118,12 @@ test('an argument that cannot be is refused by the name of its field, and nothin
   assert.deepEqual({ records, keys }, { records: 0, keys: 0 })
 })
 
+test("what is for the provider is shown its place, and a misspelt option its name", async () => {
+  const s = new Sophia()
+  await assert.rejects(s.chat.complete('x', { top_p: 1 }), { message: /is not a known field; known are .*providerFields$/ })
+  await assert.rejects(s.chat.complete('x', { scop: {} }), { message: /did you mean `scope`\?$/ })
+})
+
 test('what a function gives is refused as an argument is, and nothing is kept', async () => {
   const s = new Sophia()
   for (const [value, path] of [

@@ -422,6 +422,16 @@ pub fn operations(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     convert::to_python(py, &described)
 }
 
+/// Refuses fields that would be passed on to a provider, and are misspelt arguments.
+#[pyfunction]
+pub fn refuse_misspelt(py: Python<'_>, operation: &str, fields: Vec<String>, arguments: Vec<String>) -> PyResult<()> {
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    fields
+        .iter()
+        .try_for_each(|field| sophia_core::operations::refuse_misspelt(operation, field, &arguments))
+        .map_err(|failure| error::to_python(py, &failure))
+}
+
 /// Returns the JSON Schema of every type that a result is made of, by name.
 #[pyfunction]
 pub fn result_types(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {

@@ -115,6 +115,18 @@ def test_a_wrong_argument_names_the_field_and_stores_nothing(s: Sophia, argument
     assert s.memory.stats_sync().records == 0
 
 
+@pytest.mark.parametrize("field", ["scop", "memmory", "chace", "timout", "maxTokens", "tag"])
+def test_a_misspelt_argument_is_not_passed_on_to_the_provider(s: Sophia, field: str) -> None:
+    asking: Any = s.chat
+    for ask in (asking.complete_sync, asking.stream, asking.cache_key):
+        with pytest.raises(InvalidInputError, match="did you mean") as raised:
+            ask("x", **{field: 1})
+        assert raised.value.context["field"] == field
+    with pytest.raises(InvalidInputError, match="did you mean `scope`"):
+        asking.embed_sync(["x"], scop=ADA)
+    assert s.chat.cache_key("x", model="m", top_p=0.5, top_k=3, stop=["a"], min_tokens=1, user="u", models=["m"], seed=7)
+
+
 @pytest.mark.parametrize(
     ("call", "field"),
     [
