@@ -78,6 +78,7 @@ impl Builder {
     pub fn build(self) -> Result<Sophia> {
         let config = self.config;
         config.validate()?;
+        let config = config.absolute()?;
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::default()));
         let telemetry = Telemetry::default();
         let health = Health::new(&config.health, clock.clone(), telemetry.clone())?;

@@ -121,9 +121,9 @@ impl Engine {
         if embedder.kind == EmbedderKind::Minilm && embedder.path.is_none() {
             embedder.path = py.import("sophia._models")?.call_method0("minilm_folder")?.extract()?;
         }
-        let sophia = build(py, config.clone())?;
+        let sophia = build(py, config)?;
         Ok(Engine {
-            config,
+            config: sophia.config().clone(),
             live: RwLock::new(Live { sophia, generation: runtime::generation() }),
             home: Home::default(),
             embedder: RwLock::default(),

@@ -55,6 +55,8 @@ def s() -> Sophia:
         ({"memory": 5}, "memory", "integer"),
         ({"data_dir": "\ud800"}, "data_dir", "surrogate"),
         ({"data_dir": 5}, "data_dir", "integer"),
+        ({"data_dir": ""}, "data_dir", "empty"),
+        ({"data_dir": "~/data"}, "data_dir", "~/data"),
         ({"memory": {"l1": {"max_bytes": -1}}}, "memory.l1.max_bytes", ""),
         ({"memory": {"ttl_jitter": math.inf}}, "memory.ttl_jitter", "finite"),
         ({"server": {"port": 70_000}}, "server.port", ""),
