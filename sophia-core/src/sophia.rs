@@ -232,6 +232,12 @@ impl Sophia {
         &self.0.telemetry
     }
 
+    /// Returns what sends spans and measurements to a collector, if there is one.
+    #[cfg(feature = "cli")]
+    pub(crate) fn otel(&self) -> Option<&Otel> {
+        self.0.otel.as_ref()
+    }
+
     /// Returns the memory.
     pub fn memory(&self) -> &Memory {
         &self.0.memory
