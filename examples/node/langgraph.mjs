@@ -1,5 +1,5 @@
 // LangGraph.js on Sophia: a graph that goes on where it stopped, for many users, each in a scope of their own.
-// Run: npm i sophia-ai @langchain/langgraph, and then node examples/node/langgraph.mjs
+// Run: npm install && npm run build at the root, and then node examples/node/langgraph.mjs
 import assert from 'node:assert/strict'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'

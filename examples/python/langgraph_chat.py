@@ -1,6 +1,6 @@
 """LangGraph on Sophia: a graph that goes on where it stopped, and remembers across its threads.
 
-Run: pip install 'sophia-ai[langgraph]' langgraph, and then python examples/python/langgraph_chat.py
+Run: pip install '.[langgraph]' langgraph, and then python examples/python/langgraph_chat.py
 """
 
 import tempfile

@@ -60,19 +60,38 @@ fn explain(kind: ErrorKind, operation: &'static str, path: &str, message: &str) 
 
 /// Says in the words of JSON what a deserializer says in those of Rust.
 fn plain(message: &str) -> String {
-    const WORDS: [(&str, &str); 10] = [
+    const WORDS: [(&str, &str); 14] = [
         ("expected usize", "expected a whole number of at least 0"),
         ("expected u64", "expected a whole number of at least 0"),
         ("expected u32", "expected a whole number of at least 0"),
+        ("expected u16", "expected a whole number from 0 to 65535"),
+        ("expected u8", "expected a whole number from 0 to 255"),
         ("expected i64", "expected a whole number"),
+        ("expected i32", "expected a whole number"),
         ("expected f64", "expected a number"),
+        ("expected f32", "expected a number"),
         ("expected a sequence", "expected a list"),
         ("expected a map", "expected an object"),
         ("invalid type: sequence", "invalid type: list"),
         ("invalid type: map", "invalid type: object"),
         ("invalid type: unit value", "invalid type: null"),
     ];
-    WORDS.iter().fold(message.to_owned(), |message, (theirs, ours)| message.replace(theirs, ours))
+    // What follows them is the name of a type.
+    const NAMED: [(&str, &str); 2] = [
+        ("expected struct ", "expected an object"),
+        ("expected internally tagged enum ", "expected an object with its `kind`"),
+    ];
+    let mut message = WORDS.iter().fold(message.to_owned(), |message, (theirs, ours)| message.replace(theirs, ours));
+    for (theirs, ours) in NAMED {
+        if let Some((before, named)) = message.split_once(theirs) {
+            message = format!("{before}{ours}{}", named.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_'));
+        }
+    }
+    // Only times are said so.
+    if ["failed to ", "parsed "].iter().any(|start| message.starts_with(start)) {
+        message += ": write a time as RFC 3339 does, such as 2026-01-31T12:00:00Z";
+    }
+    message
 }
 
 /// Returns the known name that `name` is most likely a misspelling of.
@@ -140,6 +159,13 @@ mod tests {
         let wrong = error(json!({"inner": {"max_size": 1}, "list": [{"max_size": "x"}]}));
         assert!(wrong.message().starts_with("`list[0].max_size` is wrong: invalid type: string"), "{wrong}");
         assert!(wrong.message().ends_with("expected a whole number of at least 0"), "{wrong}");
+        let wrong = error(json!({"inner": 5}));
+        assert_eq!(wrong.message(), "`inner` is wrong: invalid type: integer `5`, expected an object");
+        for written in ["yesterday", "2026-01-31", "2026-02-31T00:00:00Z"] {
+            let query = json!({"query": "x", "since": written});
+            let wrong = read::<crate::memory::Query, _>(ErrorKind::InvalidInput, "test", query).unwrap_err();
+            assert!(wrong.message().contains("RFC 3339"), "{wrong}");
+        }
         let wrong = error(json!({"inner": {"max_size": 1}, "list": null}));
         assert_eq!(wrong.message(), "`list` is wrong: invalid type: null, expected a list");
         assert_eq!(error(json!({"inner": {}})).message(), "`inner.max_size` is required");

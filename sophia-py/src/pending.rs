@@ -14,7 +14,7 @@ use std::{
 
 use futures::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
-use pyo3::{intern, prelude::*, sync::PyOnceLock, types::PyCFunction};
+use pyo3::{exceptions::PyRuntimeError, intern, prelude::*, sync::PyOnceLock, types::PyCFunction};
 use sophia_core::{Result, memory::embed::without_waiting, operations::Reply};
 use tokio::task::AbortHandle;
 
@@ -194,7 +194,13 @@ impl LoopQueue {
 /// Returns the event loop that runs on this thread.
 pub fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    GET.import(py, "asyncio", "get_running_loop")?.call0()
+    GET.import(py, "asyncio", "get_running_loop")?.call0().map_err(|failure| {
+        if !failure.is_instance_of::<PyRuntimeError>(py) {
+            return failure;
+        }
+        let hint = "an await needs one of asyncio; elsewhere, call the method that ends in `_sync`";
+        PyRuntimeError::new_err(format!("{}: {hint}", failure.value(py)))
+    })
 }
 
 /// Boxes the reply of a call that is not an operation.

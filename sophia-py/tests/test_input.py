@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,7 @@ def s() -> Sophia:
         ({"chat": {"max_concurrent": 0}}, "chat.max_concurrent", ""),
         ({"chat": {"timeout": "-1s"}}, "chat.timeout", "duration"),
         ({"chat": {"timeout": math.nan}}, "chat.timeout", ""),
+        ({"chat": {"timeout": timedelta(seconds=3)}}, "chat.timeout", "config: `chat.timeout` is wrong: a timedelta"),
         ({"memory": 5}, "memory", "integer"),
         ({"data_dir": "\ud800"}, "data_dir", "surrogate"),
         ({"data_dir": 5}, "data_dir", "integer"),
@@ -69,6 +72,14 @@ def test_a_wrong_config_names_the_field(config: dict[str, Any], field: str, hint
     with pytest.raises(InvalidConfigError) as raised:
         Sophia(config)
     assert raised.value.context["field"].startswith(field) and hint in str(raised.value), raised.value
+
+
+def test_what_is_no_probe_and_no_value_is_told_what_is(s: Sophia) -> None:
+    wrong: Any = "http://127.0.0.1"
+    with pytest.raises(InvalidInputError, match="Probe.http"):
+        s.health.register("x", probe=wrong)
+    with pytest.raises(TypeError, match="in each process"):
+        pickle.dumps(s)
 
 
 @pytest.mark.parametrize(
