@@ -130,27 +130,38 @@ impl Config {
         read_file(path.as_ref())
     }
 
-    /// Reads variables as [`Config::from_env`] does; those without the prefix are passed over.
+    /// Reads variables as [`Config::from_env`] does; those without the prefix are passed over, and those that Kubernetes sets
+    /// in every pod where a service is named `sophia` or `sophia-…` (`SOPHIA_SERVICE_HOST`, `SOPHIA_PORT=tcp://…`).
     ///
     /// # Errors
-    /// As [`Config::read`].
+    /// As [`Config::read`]; the `variable` at fault is named.
     pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Result<Config> {
         let mut root = Map::new();
         let mut fields = Vec::new();
         for (name, value) in variables {
             match name.strip_prefix(ENV_PREFIX) {
                 Some("CONFIG") => root = object(read_file(Path::new(&value))?, "config")?,
+                Some(field) if is_service_link(field, &value) => {}
                 Some(field) => fields.push((field.to_lowercase(), value)),
                 None => {}
             }
         }
         // Sorted, so that the same environment always gives the same answer.
         fields.sort();
-        for (field, value) in fields {
-            let path: Vec<_> = field.split("__").collect();
-            set(&mut root, &path, value)?;
-        }
-        Config::read(Config::written_out(Value::Object(root)))
+        let names: Vec<_> = fields.iter().map(|(field, _)| field.clone()).collect();
+        let read = || {
+            for (field, value) in fields {
+                let path: Vec<_> = field.split("__").collect();
+                set(&mut root, &path, value)?;
+            }
+            Config::read(Config::written_out(Value::Object(root)))
+        };
+        read().map_err(|error| in_variable(error, &names))
+    }
+
+    /// Returns the variable that sets a field, given by its path.
+    pub(crate) fn variable(path: &str) -> String {
+        format!("{ENV_PREFIX}{}", path.replace('.', "__").to_uppercase())
     }
 
     /// Writes out what may be written short: the kind of an embedder stands for a table with that kind.
@@ -175,6 +186,9 @@ impl Config {
 
     /// Refuses values that are well-formed but cannot work.
     pub(crate) fn validate(&self) -> Result<()> {
+        if let Some(data_dir) = &self.data_dir {
+            check_data_dir(&data_dir.to_string_lossy())?;
+        }
         self.postgres.validate()?;
         self.redis.validate()?;
         self.memory.validate()?;
@@ -183,6 +197,66 @@ impl Config {
         self.health.validate()?;
         self.server.validate()
     }
+
+    /// Makes the directory absolute, so that it stays the same when the process changes its own.
+    pub(crate) fn absolute(mut self) -> Result<Config> {
+        if let Some(data_dir) = &mut self.data_dir {
+            *data_dir = std::path::absolute(&*data_dir).map_err(|error| {
+                Error::invalid_config("data_dir", "is relative, and the working directory is not known")
+                    .with_source(error)
+            })?;
+        }
+        Ok(self)
+    }
+}
+
+/// Refuses what would be another directory than is meant: a shell would put something in its place.
+fn check_data_dir(written: &str) -> Result<()> {
+    if written.trim().is_empty() {
+        return Err(Error::invalid_config("data_dir", "is empty: leave it out, or name a directory"));
+    }
+    if written.starts_with('~') || written.contains("${") {
+        let message =
+            format!("is taken as it is written, and no variable put in: give the path that `{written}` means");
+        return Err(Error::invalid_config("data_dir", message));
+    }
+    Ok(())
+}
+
+/// Returns whether Kubernetes sets such a variable, for a service that this process is or that stands beside it.
+fn is_service_link(name: &str, value: &str) -> bool {
+    let parts: Vec<_> = name.split('_').collect();
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    // Two underscores step into a section.
+    !parts.contains(&"")
+        && (parts.windows(2).any(|pair| matches!(pair, ["SERVICE", "HOST" | "PORT"]))
+            || parts.windows(3).any(|of| matches!(of, ["PORT", port, "TCP" | "UDP" | "SCTP"] if is_number(port)))
+            || parts.last() == Some(&"PORT") && is_address)
+}
+
+/// Names the variable that an error is about, if one is: `names` are those that are set, without their prefix.
+fn in_variable(error: Error, names: &[String]) -> Error {
+    let Some(field) = error.get("field").map(str::to_owned) else { return error };
+    let is_meant = |name: &&String| {
+        let path = name.replace("__", ".");
+        field.strip_prefix(path.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    let Some(name) = names.iter().find(is_meant) else { return error };
+    let schema = Config::schema();
+    let mut sections = schema.get("properties").and_then(Value::as_object).into_iter().flat_map(Map::keys);
+    let meant = sections.find_map(|section| {
+        let rest = name.strip_prefix(section.as_str())?.strip_prefix('_')?;
+        (!rest.starts_with('_')).then(|| Config::variable(&format!("{section}.{rest}")))
+    });
+    let error = match meant {
+        Some(meant) => {
+            let message = format!("is not a known field: two underscores step into a section, as in {meant}");
+            Error::invalid_config(&field, message)
+        }
+        None => error,
+    };
+    error.with("variable", Config::variable(name))
 }
 
 fn merge(under: &mut Value, over: Value) {
@@ -258,6 +332,50 @@ mod tests {
     fn a_misspelt_variable_is_named() {
         let error = Config::from_variables([("SOPHIA_CHAT__MAX_CONCURENT".into(), "7".into())]).unwrap_err();
         assert_eq!((error.code(), error.get("field")), ("INVALID_CONFIG", Some("chat.max_concurent")));
+    }
+
+    #[test]
+    fn a_wrong_variable_is_named_also_where_the_fault_is_inside_of_its_value() {
+        let refused = |name: &str, value: &str| {
+            let error = Config::from_variables([(name.into(), value.into())]).unwrap_err();
+            (error.get("variable").map(str::to_owned), error.message().to_owned())
+        };
+        for (name, value) in
+            [("SOPHIA_CHAT__PROVIDERS", r#"[{"nam": "x"}]"#), ("SOPHIA_SERVER__PORT", "many"), ("SOPHIA_DATADIR", "x")]
+        {
+            assert_eq!(refused(name, value).0.as_deref(), Some(name));
+        }
+        let (variable, message) = refused("SOPHIA_SERVER_PORT", "9000");
+        assert_eq!(variable.as_deref(), Some("SOPHIA_SERVER_PORT"));
+        assert!(message.ends_with("as in SOPHIA_SERVER__PORT"), "{message}");
+    }
+
+    #[test]
+    fn the_service_links_of_kubernetes_are_no_configuration() {
+        let links = [
+            ("SERVICE_HOST", "10.0.0.7"),
+            ("SERVICE_PORT", "8000"),
+            ("SERVICE_PORT_HTTP", "8000"),
+            ("PORT", "tcp://10.0.0.7:8000"),
+            ("PORT_8000_TCP", "tcp://10.0.0.7:8000"),
+            ("PORT_8000_TCP_PROTO", "tcp"),
+            ("PORT_8000_TCP_PORT", "8000"),
+            ("PORT_53_UDP_ADDR", "10.0.0.7"),
+        ];
+        let variables = links.iter().flat_map(|(name, value)| {
+            ["SOPHIA", "SOPHIA_REDIS"].map(|service| (format!("{service}_{name}"), (*value).to_owned()))
+        });
+        assert_eq!(Config::from_variables(variables).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn a_data_directory_is_one_that_is_meant_and_stays_where_it_is() {
+        for written in ["", " ", "~/data", "${HOME}/data"] {
+            let error = Config::default().with_data_dir(written).validate().unwrap_err();
+            assert_eq!(error.get("field"), Some("data_dir"), "{written}");
+        }
+        let absolute = Config::default().with_data_dir("data").absolute().unwrap().data_dir.unwrap();
+        assert_eq!(absolute, std::env::current_dir().unwrap().join("data"));
     }
 
     #[test]

@@ -131,6 +131,33 @@ pub fn read<'de, T: DeserializeOwned, D: Deserializer<'de>>(name: &'static str, 
     wire::read(ErrorKind::InvalidInput, name, arguments)
 }
 
+/// Refuses a field that is passed on to a provider, and is one slip of the keyboard away from an argument: for a caller in
+/// which the two stand side by side, as they do in Python.
+///
+/// # Errors
+/// [`ErrorKind::InvalidInput`], naming the argument that was meant.
+///
+/// ```
+/// use sophia_core::operations::refuse_misspelt;
+///
+/// let refuse = |name| refuse_misspelt("chat.complete", name, &["model", "scope", "max_tokens"]);
+/// assert!(refuse("scop").unwrap_err().message().ends_with("did you mean `scope`?"));
+/// assert!(refuse("top_p").is_ok() && refuse("min_tokens").is_ok());
+/// ```
+pub fn refuse_misspelt(operation: &str, name: &str, arguments: &[&str]) -> Result<()> {
+    /// Edits between the two: fields of providers are further from every argument.
+    const ONE_SLIP: usize = 1;
+    /// OpenRouter's list of models to fall back to.
+    const NOT_ONE: &str = "models";
+    match wire::within(ONE_SLIP, name, arguments).filter(|_| name != NOT_ONE) {
+        Some(meant) => {
+            let message = format!("is not a known field; did you mean `{meant}`?");
+            Err(Error::invalid(operation.to_owned(), name, message))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Finds an operation and begins it.
 ///
 /// # Errors

@@ -78,6 +78,7 @@ impl Builder {
     pub fn build(self) -> Result<Sophia> {
         let config = self.config;
         config.validate()?;
+        let config = config.absolute()?;
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::default()));
         let telemetry = Telemetry::default();
         let health = Health::new(&config.health, clock.clone(), telemetry.clone())?;
@@ -229,6 +230,12 @@ impl Sophia {
     /// Returns the metrics of the engine.
     pub fn telemetry(&self) -> &Telemetry {
         &self.0.telemetry
+    }
+
+    /// Returns what sends spans and measurements to a collector, if there is one.
+    #[cfg(feature = "cli")]
+    pub(crate) fn otel(&self) -> Option<&Otel> {
+        self.0.otel.as_ref()
     }
 
     /// Returns the memory.

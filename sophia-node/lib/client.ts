@@ -18,7 +18,7 @@ export interface ClientOptions {
   token?: string
   /** Used in place of the global one. */
   fetch?: typeof fetch
-  /** Used in place of the global one. */
+  /** Used in place of the global one, which Node has from 22 on. */
   WebSocket?: typeof WebSocket
 }
 
@@ -121,7 +121,8 @@ export class SophiaClient {
    */
   live<T = unknown>(onMessage: (message: LiveMessage<T>) => void, options: LiveOptions = {}): () => void {
     const { path = '/ws/unified-health', onState, signal } = options
-    const Socket = this.#options.WebSocket ?? WebSocket
+    const Socket = this.#options.WebSocket ?? (globalThis as { WebSocket?: typeof WebSocket }).WebSocket
+    if (!Socket) throw new TypeError('this runtime has no WebSocket, as Node before 22: give the option `WebSocket`, such as that of the package ws')
     const { token } = this.#options
     // A browser can send no header with it.
     const protocols = token === undefined ? [] : ['sophia.v1', `sophia.key.${encoded(token)}`]

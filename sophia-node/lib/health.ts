@@ -18,6 +18,7 @@ import type {
   UnifiedHealth,
   WantedState,
 } from './types.js'
+import { invalidInput } from './errors.js'
 import type { Bridge, CallOptions, JsonIterator } from './wire.js'
 
 /** What a callback probe gives: a status such as `"ok"`, or a status with a score (0..100) and a detail. */
@@ -62,6 +63,9 @@ export class Health {
   /** Looks after a service from now on, in place of one of the same name. */
   register(service: string, options: Omit<Registration, 'service' | 'probe'> & { probe: ProbeSpec }): void {
     const { probe, ...rest } = options
+    if (typeof probe !== 'object') {
+      throw invalidInput('health.register', 'probe', `is a ${typeof probe}: give Probe.http(url), Probe.tcp(…) or Probe.callback(…)`)
+    }
     if (probe?.kind !== 'callback') return this.#bridge.callSync('health.register', { service, probe }, rest)
     const ask = probe['fn'] as (...args: unknown[]) => unknown
     this.#bridge.runSync('health.register', { ...rest, service }, (engine, text) =>

@@ -258,19 +258,19 @@ export class Kv {
   }
 
   /** Sets the value under a key. It is durable when the promise is settled. */
-  set(key: string, value: unknown, options?: Omit<KvOptions, 'staleMs'> & CallOptions): Promise<void> {
+  set(key: string, value: unknown, options?: Omit<KvOptions, 'staleMs' | 'timeoutMs'> & CallOptions): Promise<void> {
     return this.#bridge.call('memory.kv.set', { key, value }, options)
   }
 
   /** Sets the value under a key, and waits for it on this thread. */
-  setSync(key: string, value: unknown, options?: Omit<KvOptions, 'staleMs'>): void {
+  setSync(key: string, value: unknown, options?: Omit<KvOptions, 'staleMs' | 'timeoutMs'>): void {
     this.#bridge.callSync('memory.kv.set', { key, value }, options)
   }
 
   /**
    * Returns the value under a key, or makes it with `load`, once for all who ask at the same time, in every process that
    * shares a Redis. What `load` throws reaches all of them, and is not kept. A value that is stale, or soon will be, is made
-   * anew while it is still served.
+   * anew while it is still served. Where `load` takes longer than `timeoutMs` (30 s), all who wait get a `TimeoutError`.
    */
   async getOrSet<T>(
     key: string,

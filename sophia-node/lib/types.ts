@@ -1483,6 +1483,8 @@ export interface KvOptions {
   ttlMs?: number | null
   /** How long after that it is still served while it is made anew. Default not at all. In milliseconds. */
   staleMs?: number | null
+  /** Time in which `get_or_set` must have it. Default 30 s. In milliseconds. */
+  timeoutMs?: number | null
   /** What it can be invalidated by. */
   tags?: readonly string[]
 }

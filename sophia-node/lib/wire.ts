@@ -375,6 +375,8 @@ export function write(operation: string, given: unknown, refuse: Refuse = invali
   try {
     text = JSON.stringify(given) ?? 'null'
   } catch (cause) {
+    // What holds itself has no end to look for.
+    if (messageOf(cause).includes('BigInt')) check(given, '', (path, problem) => refuse(operation, path || whole, problem))
     throw refuse(operation, whole, `cannot be written as JSON: ${messageOf(cause)}`, cause)
   }
   if (CHANGED.some((trace) => text.includes(trace))) check(given, '', (path, problem) => refuse(operation, path || whole, problem))
@@ -386,6 +388,8 @@ function check(value: unknown, path: string, refuse: (path: string, problem: str
     if (!Number.isFinite(value)) throw refuse(path, `must be a finite number, not ${value}`)
   } else if (typeof value === 'string') {
     if (!isWellFormed(value)) throw refuse(path, 'holds half of a surrogate pair, which is not text')
+  } else if (typeof value === 'bigint') {
+    throw refuse(path, 'is a BigInt, which JSON cannot say: give a number, or text')
   } else if (isCode(value)) {
     throw refuse(path, `is a ${typeof value}, which JSON cannot say`)
   } else if (Array.isArray(value)) {

@@ -127,6 +127,12 @@ test('a loader runs once for all who ask, and what it throws reaches them all as
   const thrown = new OutOfInk('no ink')
   const failing = Array.from({ length: 5 }, () => s.memory.kv.getOrSet('ink', async () => { throw thrown }, { scope: ada }))
   for (const result of await Promise.allSettled(failing)) assert.equal(result.reason, thrown)
+  let signal
+  const hangs = (context) => ((signal = context.signal), new Promise(() => {}))
+  const waiting = [50, 600_000].map((timeoutMs) => s.memory.kv.getOrSet('hung', hangs, { scope: ada, timeoutMs }))
+  for (const result of await Promise.allSettled(waiting)) assert.equal(result.reason.code, 'TIMEOUT')
+  assert.equal(await s.memory.kv.getOrSet('hung', () => 1, { scope: ada }), 1)
+  while (!signal.aborted) await setTimeout(1)
   await assert.rejects(s.memory.kv.getOrSet('text', () => { throw 'a text' }), (reason) => reason === 'a text')
   await assert.rejects(s.memory.kv.getOrSet('big', () => 10n), { code: 'INVALID_INPUT', context: { field: 'result' } })
 })

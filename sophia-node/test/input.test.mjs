@@ -78,7 +78,8 @@ test('an argument that cannot be is refused by the name of its field, and nothin
     [store('x', { metadata: nested(110) }), 'metadata'],
     [store('x', { metadata: nested(3_000) }), 'metadata'],
     [store('x', { metadata: { a: endless } }), 'arguments'],
-    [store('x', { metadata: { a: 10n } }), 'arguments'],
+    [store('x', { metadata: { a: [1, 10n] } }), 'metadata.a[1]'],
+    [() => s.health.register('x', { probe: 'http://127.0.0.1' }), 'probe'],
     [store('x', { tags: many(300) }), 'tags'],
     [store('x', { id: 'i'.repeat(2_000) }), 'id'],
     [search({ limit: 0 }), 'limit'],
@@ -116,6 +117,12 @@ test('an argument that cannot be is refused by the name of its field, and nothin
   }
   const { records, keys } = await s.memory.stats()
   assert.deepEqual({ records, keys }, { records: 0, keys: 0 })
+})
+
+test("what is for the provider is shown its place, and a misspelt option its name", async () => {
+  const s = new Sophia()
+  await assert.rejects(s.chat.complete('x', { top_p: 1 }), { message: /is not a known field; known are .*providerFields$/ })
+  await assert.rejects(s.chat.complete('x', { scop: {} }), { message: /did you mean `scope`\?$/ })
 })
 
 test('what a function gives is refused as an argument is, and nothing is kept', async () => {

@@ -115,6 +115,10 @@ impl<'de> de::Deserializer<'de> for Reader<'_, '_> {
             Reader::inside(&value.call_method0(intern!(value.py(), "__fspath__"))?, depth)?.deserialize_any(visitor)
         } else if value.hasattr(intern!(value.py(), "isoformat"))? {
             visitor.visit_string(rfc3339(value)?)
+        } else if value.hasattr(intern!(value.py(), "total_seconds"))? {
+            Err(Mismatch(
+                "a timedelta is written as its seconds, `.total_seconds()`, or as text such as \"15m\"".into(),
+            ))
         } else if value.hasattr(intern!(value.py(), "tolist"))? {
             Reader::inside(&value.call_method0(intern!(value.py(), "tolist"))?, depth)?.deserialize_any(visitor)
         } else if let Ok(items) = value.try_iter() {
@@ -155,8 +159,11 @@ impl<'de> de::Deserializer<'de> for Reader<'_, '_> {
 
 /// Reads a mapping as a layer of configuration.
 pub fn config_layer(mapping: &Bound<'_, PyAny>) -> sophia_core::Result<serde_json::Value> {
-    sophia_core::operations::read("config", Reader::new(mapping))
-        .map_err(|error| sophia_core::Error::invalid_config(error.get("field").unwrap_or("config"), error.message()))
+    use sophia_core::{Error, ErrorKind};
+    sophia_core::operations::read("config", Reader::new(mapping)).map_err(|error: Error| {
+        let field = error.get("field").unwrap_or("config");
+        Error::new(ErrorKind::InvalidConfig, "config", error.message()).with("field", field)
+    })
 }
 
 /// A datetime as RFC 3339; one without a zone is refused, since nobody can know what it means.

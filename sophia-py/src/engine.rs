@@ -121,9 +121,9 @@ impl Engine {
         if embedder.kind == EmbedderKind::Minilm && embedder.path.is_none() {
             embedder.path = py.import("sophia._models")?.call_method0("minilm_folder")?.extract()?;
         }
-        let sophia = build(py, config.clone())?;
+        let sophia = build(py, config)?;
         Ok(Engine {
-            config,
+            config: sophia.config().clone(),
             live: RwLock::new(Live { sophia, generation: runtime::generation() }),
             home: Home::default(),
             embedder: RwLock::default(),
@@ -420,6 +420,16 @@ pub fn config_schema(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 pub fn operations(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     let described: Vec<Value> = sophia_core::operations::describe();
     convert::to_python(py, &described)
+}
+
+/// Refuses fields that would be passed on to a provider, and are misspelt arguments.
+#[pyfunction]
+pub fn refuse_misspelt(py: Python<'_>, operation: &str, fields: Vec<String>, arguments: Vec<String>) -> PyResult<()> {
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    fields
+        .iter()
+        .try_for_each(|field| sophia_core::operations::refuse_misspelt(operation, field, &arguments))
+        .map_err(|failure| error::to_python(py, &failure))
 }
 
 /// Returns the JSON Schema of every type that a result is made of, by name.

@@ -30,6 +30,7 @@ fn _sophia(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<stream::Stream>()?;
     module.add_function(wrap_pyfunction!(engine::config_schema, module)?)?;
     module.add_function(wrap_pyfunction!(engine::operations, module)?)?;
+    module.add_function(wrap_pyfunction!(engine::refuse_misspelt, module)?)?;
     module.add_function(wrap_pyfunction!(engine::result_types, module)?)?;
     module.add_function(wrap_pyfunction!(http::command_line, module)?)?;
     module.add_function(wrap_pyfunction!(runtime::has_begun, module)?)?;

@@ -21,7 +21,7 @@ use futures::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use pyo3::{
     PyTraverseError, PyVisit,
-    exceptions::{PyException, PyStopIteration},
+    exceptions::{PyException, PyRuntimeError, PyStopIteration},
     intern,
     prelude::*,
     sync::PyOnceLock,
@@ -390,7 +390,13 @@ impl LoopQueue {
 /// Returns the event loop that runs on this thread.
 pub fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    GET.import(py, "asyncio", "get_running_loop")?.call0()
+    GET.import(py, "asyncio", "get_running_loop")?.call0().map_err(|failure| {
+        if !failure.is_instance_of::<PyRuntimeError>(py) {
+            return failure;
+        }
+        let hint = "an await needs one of asyncio; elsewhere, call the method that ends in `_sync`";
+        PyRuntimeError::new_err(format!("{}: {hint}", failure.value(py)))
+    })
 }
 
 /// Boxes the reply of a call that is not an operation.

@@ -369,6 +369,25 @@ def test_the_last_waiter_to_leave_cancels_the_loader(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_loader_that_hangs_is_cancelled_at_its_deadline_for_all_who_wait() -> None:
+    async def main() -> None:
+        s, left = Sophia(), asyncio.Event()
+
+        async def loader() -> None:
+            try:
+                await asyncio.Future()
+            finally:
+                left.set()
+
+        waiting = (s.memory.kv.get_or_set("k", loader, timeout=seconds) for seconds in (0.1, 600))
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(isinstance(outcome, TimeoutError) for outcome in outcomes), outcomes
+        await asyncio.wait_for(left.wait(), 5)
+        assert await s.memory.kv.get_or_set("k", lambda: 1) == 1
+
+    asyncio.run(main())
+
+
 def test_what_a_callback_raises_reaches_every_waiter_as_the_same_object() -> None:
     failure = LookupError("no such plan")
 
@@ -404,7 +423,7 @@ def test_callbacks_see_the_context_variables_of_their_caller() -> None:
 
 def test_a_call_without_a_running_loop_says_so(tmp_path: Path) -> None:
     s = Sophia(data_dir=tmp_path)
-    with pytest.raises(RuntimeError, match="no running event loop"):
+    with pytest.raises(RuntimeError, match="no running event loop: .*asyncio"):
         s.memory.store("note").send(None)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -52,9 +54,12 @@ def s() -> Sophia:
         ({"chat": {"max_concurrent": 0}}, "chat.max_concurrent", ""),
         ({"chat": {"timeout": "-1s"}}, "chat.timeout", "duration"),
         ({"chat": {"timeout": math.nan}}, "chat.timeout", ""),
+        ({"chat": {"timeout": timedelta(seconds=3)}}, "chat.timeout", "config: `chat.timeout` is wrong: a timedelta"),
         ({"memory": 5}, "memory", "integer"),
         ({"data_dir": "\ud800"}, "data_dir", "surrogate"),
         ({"data_dir": 5}, "data_dir", "integer"),
+        ({"data_dir": ""}, "data_dir", "empty"),
+        ({"data_dir": "~/data"}, "data_dir", "~/data"),
         ({"memory": {"l1": {"max_bytes": -1}}}, "memory.l1.max_bytes", ""),
         ({"memory": {"ttl_jitter": math.inf}}, "memory.ttl_jitter", "finite"),
         ({"server": {"port": 70_000}}, "server.port", ""),
@@ -67,6 +72,14 @@ def test_a_wrong_config_names_the_field(config: dict[str, Any], field: str, hint
     with pytest.raises(InvalidConfigError) as raised:
         Sophia(config)
     assert raised.value.context["field"].startswith(field) and hint in str(raised.value), raised.value
+
+
+def test_what_is_no_probe_and_no_value_is_told_what_is(s: Sophia) -> None:
+    wrong: Any = "http://127.0.0.1"
+    with pytest.raises(InvalidInputError, match="Probe.http"):
+        s.health.register("x", probe=wrong)
+    with pytest.raises(TypeError, match="in each process"):
+        pickle.dumps(s)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +126,18 @@ def test_a_wrong_argument_names_the_field_and_stores_nothing(s: Sophia, argument
         s.memory.store_sync(**arguments)
     assert raised.value.context["field"].startswith(field), raised.value
     assert s.memory.stats_sync().records == 0
+
+
+@pytest.mark.parametrize("field", ["scop", "memmory", "chace", "timout", "maxTokens", "tag"])
+def test_a_misspelt_argument_is_not_passed_on_to_the_provider(s: Sophia, field: str) -> None:
+    asking: Any = s.chat
+    for ask in (asking.complete_sync, asking.stream, asking.cache_key):
+        with pytest.raises(InvalidInputError, match="did you mean") as raised:
+            ask("x", **{field: 1})
+        assert raised.value.context["field"] == field
+    with pytest.raises(InvalidInputError, match="did you mean `scope`"):
+        asking.embed_sync(["x"], scop=ADA)
+    assert s.chat.cache_key("x", model="m", top_p=0.5, top_k=3, stop=["a"], min_tokens=1, user="u", models=["m"], seed=7)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ pub(super) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Mcp {
-    /// Say what several configuration files disagree about; exit code 1 if they do
+    /// Say what several configuration files disagree about, and what of them cannot be read; exit code 1 if there is any
     Lint {
         /// Configurations of MCP servers, in any known form, beside those of the engine's configuration
         files: Vec<PathBuf>,

@@ -12,10 +12,14 @@ use super::{
 use crate::{
     Config, Error, ErrorKind, Result, Sophia,
     chat::{Model, ProviderConfig},
+    memory::embed::ModelClass,
 };
 
 /// Longest wait for one connection.
 const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Shortest key that cannot be guessed, in characters: 16 hexadecimal digits are 64 bits.
+const SHORTEST_KEY: usize = 16;
 
 /// What was found at one place.
 #[derive(Debug, Serialize)]
@@ -48,10 +52,7 @@ pub(super) async fn run(output: Output, config: Result<Config>) -> Result<ExitCo
             what: "configuration".to_owned(),
             status: Status::Problem,
             detail: error.message().to_owned(),
-            fix: Some(match error.get("field") {
-                Some(field) => format!("set `{field}` in the file, or {} in the environment", variable(field)),
-                None => "see `sophia check --help` for where the configuration is read from".to_owned(),
-            }),
+            fix: Some(fix_configuration(&error)),
         }],
     };
     let problems = findings.iter().filter(|finding| finding.status == Status::Problem).count();
@@ -63,6 +64,25 @@ pub(super) async fn run(output: Output, config: Result<Config>) -> Result<ExitCo
         format!("{}\n\n{sum}\n{fixes}", table(["what", "status", "detail"], &rows))
     })?;
     Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Says what to do about a configuration that cannot be read, or not be used.
+fn fix_configuration(error: &Error) -> String {
+    let Some(field) = error.get("field").filter(|field| *field != "config") else {
+        return "see `sophia check --help` for where the configuration is read from".to_owned();
+    };
+    let is_unknown = error.message().contains("is not a known field");
+    let verb = match error.message() {
+        _ if is_unknown => "rename or remove",
+        message if message.ends_with("is required") => "set",
+        _ => "correct",
+    };
+    match error.get("variable") {
+        Some(variable) => format!("{verb} the variable {variable}"),
+        // What is in a list has no variable of its own.
+        None if is_unknown || field.contains('[') => format!("{verb} `{field}` in the file"),
+        None => format!("{verb} `{field}` in the file, or {} in the environment", Config::variable(field)),
+    }
 }
 
 fn row(finding: &Finding) -> [String; 3] {
@@ -94,6 +114,8 @@ async fn check(sophia: &Sophia) -> Vec<Finding> {
         Err(_) => findings.push(problem("engine", "does not start within 5 s", "look which dependency is slow")),
     }
     findings.extend(tiers(sophia).await);
+    findings.extend(check_embedder(sophia).await);
+    findings.extend(check_collector(sophia).await);
     for provider in &config.chat.providers {
         findings.push(check_provider(provider).await);
     }
@@ -105,9 +127,16 @@ fn server(config: &Config) -> Finding {
     match config.server.check_bind() {
         Ok(()) => {
             let address = format!("{}:{}", config.server.host, config.server.port);
-            match config.server.keys.len() {
-                0 => ok("server", format!("{address}, for this machine only")),
-                keys => ok("server", format!("{address}, {keys} keys")),
+            let keys = &config.server.keys;
+            let short = keys.iter().position(|key| key.key.expose().len() < SHORTEST_KEY);
+            match (keys.len(), short) {
+                (0, _) => ok("server", format!("{address}, for this machine only")),
+                (keys, None) => ok("server", format!("{address}, {keys} keys")),
+                (keys, Some(index)) => Finding {
+                    status: Status::Note,
+                    fix: Some("take random characters, such as those of `openssl rand -hex 32`".to_owned()),
+                    ..ok("server", format!("{address}, {keys} keys; `server.keys[{index}].key` can be guessed"))
+                },
             }
         }
         Err(error) => problem("server", error.message(), "add `[[server.keys]]`, or listen on 127.0.0.1"),
@@ -152,6 +181,28 @@ async fn tiers(sophia: &Sophia) -> Vec<Finding> {
             judge(format!("memory.{name}"), tier, fix)
         })
         .collect()
+}
+
+/// Lets the embedder embed, unless it is the bundled one.
+async fn check_embedder(sophia: &Sophia) -> Option<Finding> {
+    let embedder = sophia.memory().embedder().filter(|embedder| embedder.class() != ModelClass::Static)?;
+    let what = format!("embedder {}", embedder.model());
+    const FIX: &str = "correct `memory.embedder`, and check that its server runs and has the model";
+    Some(match tokio::time::timeout(DEADLINE, embedder.embed(&["sophia check"])).await {
+        Ok(Ok(_)) => ok(&what, "answers"),
+        Ok(Err(error)) => problem(&what, error.message(), FIX),
+        Err(_) => problem(&what, format!("no answer within {} s", DEADLINE.as_secs()), FIX),
+    })
+}
+
+async fn check_collector(sophia: &Sophia) -> Option<Finding> {
+    let (otel, what) = (sophia.otel()?, "collector of OpenTelemetry");
+    const FIX: &str = "check that it runs, and `telemetry.otlp`, or OTEL_EXPORTER_OTLP_ENDPOINT in the environment";
+    Some(match tokio::time::timeout(DEADLINE, otel.check()).await {
+        Ok(Ok(())) => ok(what, "answers"),
+        Ok(Err(detail)) => problem(what, detail, FIX),
+        Err(_) => problem(what, format!("no answer within {} s", DEADLINE.as_secs()), FIX),
+    })
 }
 
 /// Says how an engine can be made to start.
@@ -247,11 +298,6 @@ fn judge(what: String, health: &Value, fix: &str) -> Finding {
         "disabled" | "unknown" | "not_configured" => Finding { status: Status::Note, ..ok(&what, detail) },
         _ => problem(&what, detail, fix),
     }
-}
-
-/// Returns the variable that sets a field.
-fn variable(field: &str) -> String {
-    format!("SOPHIA_{}", field.replace('.', "__").to_uppercase())
 }
 
 fn ok(what: &str, detail: impl Into<String>) -> Finding {

@@ -22,26 +22,32 @@ const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(5);
 pub(super) async fn run(output: Output, sophia: &Sophia, command: Mcp) -> Result<ExitCode> {
     match command {
         Mcp::Lint { files } => {
-            load(sophia, &files).await?;
-            let conflicts = call(sophia, "registry.lint", json!({})).await?;
-            output.show(&conflicts, lint_table)?;
-            let clean = conflicts.as_array().is_none_or(Vec::is_empty);
-            Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            let mut findings = load(sophia, &files).await?;
+            findings.extend_from_slice(list(&call(sophia, "registry.lint", json!({})).await?));
+            output.show(&Value::from(findings.as_slice()), lint_table)?;
+            Ok(success_if(findings.is_empty()))
         }
         Mcp::List { files, tools: false } => {
-            load(sophia, &files).await?;
+            let is_whole = load_noting(sophia, &files).await?;
             output.show(&call(sophia, "registry.list", json!({})).await?, server_table)?;
-            Ok(ExitCode::SUCCESS)
+            Ok(success_if(is_whole))
         }
         Mcp::List { files, tools: true } => {
-            load(sophia, &files).await?;
+            let mut is_whole = load_noting(sophia, &files).await?;
             output.show(&call(sophia, "registry.list_tools", json!({})).await?, tool_table)?;
-            Ok(ExitCode::SUCCESS)
+            let status = call(sophia, "registry.status", json!({})).await?;
+            for (id, server) in status.as_object().into_iter().flatten() {
+                if let Some(error) = server["tools_error"].as_str() {
+                    note(&format!("{id}: {error}"));
+                    is_whole = false;
+                }
+            }
+            Ok(success_if(is_whole))
         }
         Mcp::Call { server, tool, arguments, files } => {
             let arguments: Value = serde_json::from_str(&arguments)
                 .map_err(|error| Error::invalid("mcp.call", "arguments", format!("is not JSON: {error}")))?;
-            load(sophia, &files).await?;
+            load_noting(sophia, &files).await?;
             let request = json!({"server": server, "tool": tool, "arguments": arguments});
             let result = call(sophia, "registry.call", request).await?;
             let ok = result["ok"] == true;
@@ -50,7 +56,7 @@ pub(super) async fn run(output: Output, sophia: &Sophia, command: Mcp) -> Result
                 (true, _) => format!("{:#}", result["content"]),
                 (false, _) => format!("error: {}", cell(&result["error"])),
             })?;
-            Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            Ok(success_if(ok))
         }
         #[cfg(feature = "mcp")]
         Mcp::Serve { tools, scope } => {
@@ -73,17 +79,48 @@ pub(super) async fn run(output: Output, sophia: &Sophia, command: Mcp) -> Result
     }
 }
 
-async fn load(sophia: &Sophia, files: &[PathBuf]) -> Result<()> {
+fn success_if(is_well: bool) -> ExitCode {
+    if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Loads files; returns what could not be read of them, in the form of conflicts. One that is wrong does not keep the others out.
+async fn load(sophia: &Sophia, files: &[PathBuf]) -> Result<Vec<Value>> {
     sophia.start().await?;
+    let mut unreadable = Vec::new();
     for file in files {
-        let report = call(sophia, "registry.load", json!({"config": file})).await?;
-        for kind in ["errors", "warnings"] {
-            for text in report[kind].as_array().into_iter().flatten() {
-                note(&format!("{}: {}", file.display(), cell(text)));
+        let file = file.to_string_lossy();
+        let mut add = |server: Option<&str>, message: &str, fix: &str| {
+            let place = server.map_or_else(|| file.to_string(), |server| format!("{file}: {server}"));
+            unreadable.push(json!({
+                "kind": "unreadable",
+                "servers": Vec::from_iter(server),
+                "message": format!("{place}: {message}"),
+                "sources": [file],
+                "fix": fix,
+            }));
+        };
+        let report = match call(sophia, "registry.load", json!({"config": file})).await {
+            Ok(report) => report,
+            Err(error) => {
+                add(None, error.message(), "correct the file, or leave it out");
+                continue;
             }
+        };
+        for error in list(&report["errors"]) {
+            add(error["server"].as_str(), &cell(&error["message"]), "correct the entry, or take it out");
+        }
+        for text in list(&report["warnings"]) {
+            note(&format!("{file}: {}", cell(text)));
         }
     }
-    Ok(())
+    Ok(unreadable)
+}
+
+/// Loads files, and says what could not be read of them beside the results; returns whether that is nothing.
+async fn load_noting(sophia: &Sophia, files: &[PathBuf]) -> Result<bool> {
+    let unreadable = load(sophia, files).await?;
+    unreadable.iter().for_each(|finding| note(&cell(&finding["message"])));
+    Ok(unreadable.is_empty())
 }
 
 fn list(value: &Value) -> &[Value] {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{Error, ErrorKind, Result};
 
-/// Widest column of a table, in characters: wider than an identifier, narrower than a screen.
+/// Widest column of a table on a terminal, in characters: wider than an identifier, narrower than a screen.
 const MAX_COLUMN: usize = 60;
 
 /// Where results go, and in which form.
@@ -74,12 +74,13 @@ fn visible(text: &str) -> String {
 
 /// Draws rows under their headings.
 pub(super) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> String {
+    let is_terminal = io::stdout().is_terminal();
     let cut = |cell: &str| {
         let line: String = cell.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        if line.chars().count() <= MAX_COLUMN {
-            line
-        } else {
+        if is_terminal && line.chars().count() > MAX_COLUMN {
             line.chars().take(MAX_COLUMN - 1).chain(['…']).collect()
+        } else {
+            line
         }
     };
     let mut lines: Vec<[String; N]> = vec![headings.map(str::to_uppercase)];

@@ -33,7 +33,7 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match dispatch(arguments).await {
         Ok(code) => code,
         Err(error) => {
-            note(&format!("error: {}", error.message()));
+            note(&format!("error: {error}"));
             for cause in error.causes() {
                 note(&format!("  caused by: {cause}"));
             }

@@ -85,7 +85,8 @@ pub(super) static ROUTES: &[Route] = &[
         Method::GET,
         "/metrics",
         "Gives the metrics, for Prometheus.",
-        Caller,
+        // What everyone asked, and what it cost.
+        Admin,
         Custom(|call| Box::pin(surface::metrics(call))),
     ),
     route(
@@ -128,7 +129,7 @@ pub(super) static ROUTES: &[Route] = &[
     route(Method::PATCH, "/api/v1/memory/records/{id}", "Changes one record.", Caller, Operation("memory.update")),
     route(Method::DELETE, "/api/v1/memory/records/{id}", "Deletes one record.", Caller, Operation("memory.delete")),
     route(Method::GET, "/api/v1/memory/search", "Finds records.", Caller, Operation("memory.search")),
-    route(Method::GET, "/api/v1/memory/stats", "Counts what is there.", Caller, Operation("memory.stats")),
+    route(Method::GET, "/api/v1/memory/stats", "Counts what is there.", Admin, Operation("memory.stats")),
     route(Method::GET, "/api/v1/memory/health", "Reports the tiers of the memory.", Caller, Operation("memory.health")),
     route(
         Method::POST,

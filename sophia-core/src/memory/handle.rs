@@ -636,6 +636,12 @@ impl Memory {
         self.0.config.max_content_bytes
     }
 
+    /// Returns what turns text into vectors.
+    #[cfg(feature = "cli")]
+    pub(crate) fn embedder(&self) -> Option<Arc<dyn Embedder>> {
+        Some(self.0.embeddings.source()?.embedder.clone())
+    }
+
     pub(super) fn embeddings(&self) -> &Embeddings {
         &self.0.embeddings
     }

@@ -184,7 +184,7 @@ crate::operations::operations! {
     /// Sets the value under a key.
     "memory.kv.set"(sophia, arguments: KvSet) -> () {
         let KvSet { key, value, scope, ttl, tags } = arguments;
-        sophia.memory().kv().set(&key, value, KvOptions { scope, ttl, stale: None, tags }).await
+        sophia.memory().kv().set(&key, value, KvOptions { scope, ttl, tags, ..KvOptions::default() }).await
     }
 
     /// Removes a key.

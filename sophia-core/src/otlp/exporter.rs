@@ -146,6 +146,17 @@ impl Otel {
         self.run();
     }
 
+    /// Asks the collector to take nothing, which it answers as it does any request (OTLP 1.0, "Full Success"); says why it does
+    /// not.
+    #[cfg(feature = "cli")]
+    pub async fn check(&self) -> Result<(), String> {
+        let Settings { traces, metrics, .. } = &self.0.settings;
+        for url in [traces, metrics].into_iter().flatten() {
+            self.0.post(url, bytes::Bytes::new()).await.map_err(|(what, _)| what)?;
+        }
+        Ok(())
+    }
+
     /// Sends what there is, as far as the collector takes it within 5 s, and stops sending until there is more.
     pub async fn shutdown(&self) {
         let until = tokio::time::Instant::now() + FLUSHED_WITHIN;

@@ -224,7 +224,7 @@ mod tests {
             let text = config.to_string();
             assert!(!text.contains("s3cret") && !text.contains("1234567"), "{text}");
             assert!(text.contains("4096") && text.contains("text/plain") && text.contains("page=2"), "{text}");
-            let parsed = load::parse(config.clone()).unwrap();
+            let parsed = load::parse(config.clone(), None).unwrap();
             assert!(parsed.errors.is_empty() && parsed.entries.len() == 2, "{:?}", parsed.errors);
             let read: Vec<_> = parsed.entries.into_iter().map(|entry| entry.server.checked("test").unwrap()).collect();
             assert_eq!(export(dialect, read.iter()).config[field], config[field]);

@@ -155,7 +155,7 @@ impl Registry {
     pub async fn load(&self, load: Load) -> Result<LoadReport> {
         let source = load.source.or_else(|| load.config.as_str().map(str::to_owned));
         let document = load::document(load.config).await?;
-        self.merge(load::parse(document)?, source)
+        self.merge(load::parse(document, source.as_deref())?, source)
     }
 
     /// Loads servers from JSON text; comments are let pass.
@@ -165,7 +165,7 @@ impl Registry {
     pub async fn load_json(&self, text: &str, source: impl Into<String>) -> Result<LoadReport> {
         let source = source.into();
         let document = file::json("registry.load", text, &source)?;
-        self.merge(load::parse(document)?, Some(source))
+        self.merge(load::parse(document, Some(&source))?, Some(source))
     }
 
     fn merge(&self, parsed: Parsed, source: Option<String>) -> Result<LoadReport> {

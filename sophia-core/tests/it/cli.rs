@@ -10,7 +10,11 @@ use serde_json::{Value, json};
 
 fn sophia(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sophia"));
-    command.current_dir(dir).env_remove("SOPHIA_CONFIG").env_remove("RUST_LOG");
+    command.current_dir(dir).env_remove("RUST_LOG");
+    // Those of this machine, and of the tests themselves, are no configuration.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SOPHIA_")) {
+        command.env_remove(name);
+    }
     command
 }
 
@@ -41,7 +45,23 @@ fn what_is_wrong_is_named_with_its_fix() {
     assert_eq!((code, &report["ok"]), (1, &json!(false)));
     let finding = &report["findings"][0];
     assert!(finding["detail"].as_str().unwrap().contains("did you mean `max_concurrent`"), "{finding}");
-    assert!(finding["fix"].as_str().unwrap().contains("SOPHIA_CHAT__MAX_CONCURENT"), "{finding}");
+    assert_eq!(finding["fix"], "rename or remove `chat.max_concurent` in the file");
+    for (variable, value, fix) in [
+        ("SOPHIA_CHAT__MAX_CONCURENT", "3", "rename or remove the variable SOPHIA_CHAT__MAX_CONCURENT"),
+        ("SOPHIA_CHAT__MAX_CONCURRENT", "many", "correct the variable SOPHIA_CHAT__MAX_CONCURRENT"),
+        (
+            "SOPHIA_CHAT__MAX_CONCURRENT",
+            "0",
+            "correct `chat.max_concurrent` in the file, or SOPHIA_CHAT__MAX_CONCURRENT in the environment",
+        ),
+    ] {
+        let config = dir.path().join("empty.toml");
+        std::fs::write(&config, "").unwrap();
+        let mut check = sophia(dir.path());
+        check.args(["check", "--json", "--config", "empty.toml"]).env(variable, value);
+        let report: Value = serde_json::from_slice(&check.output().unwrap().stdout).unwrap();
+        assert_eq!(report["findings"][0]["fix"], fix, "{report}");
+    }
 
     let text = "[server]\nhost = '0.0.0.0'\n[[chat.providers]]\nname = 'gone'\nbase_url = 'http://127.0.0.1:9/v1'\napi_key = 'k'";
     write(dir.path(), "other.toml", text);
@@ -50,6 +70,23 @@ fn what_is_wrong_is_named_with_its_fix() {
     let problems = report["findings"].as_array().unwrap().iter().filter(|finding| finding["status"] == "problem");
     let problems: Vec<_> = problems.map(|finding| finding["what"].as_str().unwrap()).collect();
     assert_eq!((code, problems), (1, vec!["server", "provider gone"]), "{report:#}");
+
+    write(dir.path(), "short.toml", "[[server.keys]]\nkey = 'abc'");
+    let (code, text, _) = run(dir.path(), &["check", "--config", "short.toml"]);
+    assert!(code == 0 && text.contains("`server.keys[0].key` can be guessed") && !text.contains("abc"), "{text}");
+}
+
+#[test]
+fn what_is_away_is_no_working_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "[memory.embedder]\nkind = 'http'\nbase_url = 'http://127.0.0.1:9/v1'\nmodel = 'bge-m3'\n\
+                [telemetry.otlp]\nendpoint = 'http://127.0.0.1:9'";
+    write(dir.path(), "sophia.toml", text);
+    let (code, text, _) = run(dir.path(), &["check", "--json"]);
+    let report: Value = serde_json::from_str(&text).unwrap();
+    let problems = report["findings"].as_array().unwrap().iter().filter(|finding| finding["status"] == "problem");
+    let problems: Vec<_> = problems.map(|finding| finding["what"].as_str().unwrap()).collect();
+    assert_eq!((code, problems), (1, vec!["embedder bge-m3", "collector of OpenTelemetry"]), "{report:#}");
 }
 
 #[test]
@@ -66,6 +103,37 @@ fn conflicts_between_files_are_a_failure() {
     assert_eq!((code, &servers[0]["id"]), (0, &json!("github")), "{text}");
     let (code, _, errors) = run(dir.path(), &["mcp", "call", "nobody", "x"]);
     assert!(code == 1 && errors.contains("nobody"), "{errors}");
+}
+
+#[test]
+fn what_cannot_be_read_is_a_finding_and_keeps_nothing_else_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = "x".repeat(80);
+    write(dir.path(), "odd.json", r#"{"a": {"b": {"c": true}}}"#);
+    write(dir.path(), "bad.json", &json!({"mcpServers": {long.as_str(): {"command": 7}}}).to_string());
+    write(dir.path(), "a.json", r#"{"servers": [{"name": "github", "port": 9007}]}"#);
+    write(dir.path(), "b.json", r#"{"active_servers": {"github": 9016}}"#);
+    let (code, text, errors) = run(dir.path(), &["mcp", "lint", "bad.json"]);
+    assert!(
+        code == 1 && text.contains(&long) && text.contains("bad.json"),
+        "nothing is cut in a pipe: {text} {errors}"
+    );
+    let (code, text, _) = run(dir.path(), &["mcp", "lint", "odd.json", "bad.json", "a.json", "b.json", "--json"]);
+    let findings: Value = serde_json::from_str(&text).unwrap();
+    let found =
+        |index: usize| (findings[index]["kind"].as_str().unwrap(), findings[index]["sources"][0].as_str().unwrap());
+    assert_eq!((code, found(0), found(1)), (1, ("unreadable", "odd.json"), ("unreadable", "bad.json")));
+    assert_eq!((findings[1]["servers"][0].as_str(), found(2).0), (Some(long.as_str()), "port_mismatch"), "{text}");
+    let (code, text, errors) = run(dir.path(), &["mcp", "list", "odd.json", "a.json"]);
+    assert!(code == 1 && text.contains("github") && errors.contains("odd.json"), "{text} {errors}");
+}
+
+#[test]
+fn a_server_that_cannot_start_is_named_beside_the_tools_of_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "a.json", r#"{"mcpServers": {"dead": {"command": "no-such-program"}}}"#);
+    let (code, text, errors) = run(dir.path(), &["mcp", "list", "a.json", "--tools"]);
+    assert!(code == 1 && text.trim() == "no tools" && errors.starts_with("dead: "), "{text} {errors}");
 }
 
 #[test]
@@ -203,9 +271,7 @@ fn serve_answers_until_it_is_terminated() {
 fn recall_is_measured_by_category() {
     let dir = tempfile::tempdir().unwrap();
     let turn = |id: &str, text: &str| json!({"speaker": "Ada", "dia_id": id, "text": text});
-    let asked = |text: &str, evidence: &str, category: i64| {
-        json!({"question": text, "answer": "", "evidence": [evidence], "category": category})
-    };
+    let asked = |text: &str, evidence: &str, category: i64| json!({"question": text, "answer": "", "evidence": [evidence], "category": category});
     let sample = json!([{
         "sample_id": "one",
         "conversation": {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sophia_core::{
-    Config, Scope, Sophia,
+    Config, ErrorKind, Result, Scope, Sophia,
     memory::{ForgetRequest, KvInvalidate, KvOptions},
 };
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -185,6 +185,24 @@ async fn battery(one: &Sophia, other: &Sophia) {
 
 async fn engine(config: Config) -> Sophia {
     Sophia::builder().config(config).start().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_load_that_hangs_ends_at_its_deadline_for_all_who_wait() {
+    let sophia = engine(Config::default()).await;
+    let kv = sophia.memory().kv();
+    let hang = || std::future::pending::<Result<Value>>();
+    let ask = |timeout| kv.get_or_set(KEY, KvOptions::new().timeout(timeout), hang);
+    let (short, long) = (Duration::from_millis(20), Duration::from_millis(60));
+    // A time of one's own holds, and nobody waits longer than the load may take.
+    let outcomes = tokio::join!(ask(long), ask(short), ask(PATIENCE * 100));
+    for outcome in [outcomes.0, outcomes.1, outcomes.2] {
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Timeout);
+    }
+    let made = kv.get_or_set(KEY, KvOptions::new(), || async { Ok(json!(1)) }).await.unwrap();
+    assert_eq!(made.value(), &json!(1), "the key is free again");
+    let refused = kv.get_or_set(KEY, KvOptions::new().timeout(Duration::ZERO), hang).await.unwrap_err();
+    assert_eq!(refused.get("field"), Some("timeout"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

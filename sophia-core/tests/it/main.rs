@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a failed test panics")]
 
 mod chat;
+#[cfg(feature = "cli")]
+mod cli;
 mod embedders;
 mod faults;
 mod health;

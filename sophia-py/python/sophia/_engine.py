@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Mapping
 from os import PathLike, fspath
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, NoReturn, Self, cast
 
 from . import _sophia
 from ._wire import settled
@@ -68,6 +68,9 @@ class Sophia:
         """MCP servers and their tools."""
         self.health = Health(engine)
         """What is wrong, and why."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an engine cannot be pickled: build one in each process, from the same configuration")
 
     def asgi(self) -> AsgiApp:
         """Returns the HTTP surface as an ASGI application, to be mounted or served."""

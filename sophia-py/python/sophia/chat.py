@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from . import _tracing
-from ._sophia import Engine, Stream
+from ._sophia import Engine, Stream, refuse_misspelt
 from ._tools import Tool, answering, definition, split
 from ._wire import Reading, Request, awaited, blocking, given, reader, same, settled
 from .memory import Seconds
@@ -98,6 +98,12 @@ class RunOptions(TypedDict, Generic[T], total=False):
     text: Callable[[T], str] | None
 
 
+def _check_passed_on(operation: str, fields: Mapping[str, Any], method: Any) -> None:
+    """Refuses an argument of the method that is misspelt, and would reach the provider."""
+    if fields:
+        refuse_misspelt(operation, list(fields), list(method.__kwdefaults__))
+
+
 def _streamed(build: Callable[Concatenate[Chat, P], Request[ChatResponse]]) -> Callable[Concatenate[Chat, P], ChatStream]:
     @functools.wraps(build)
     def stream(self: Chat, /, *args: P.args, **kwargs: P.kwargs) -> ChatStream:
@@ -155,11 +161,12 @@ class Chat:
     ) -> Request[ChatResponse]:
         """Asks a model, or the cache. A prompt, or messages as the provider wants them; unknown fields are passed on.
 
-        `share` says who else may be given the answer; `timeout` is 30 s by default. `memory` recalls what the scope knows of
-        the question, and can store the exchange. Functions among `tools`, and the tools of the "registry", are called when
-        the model asks for them, and it is asked again with what they returned; `complete_sync` inside of a running loop, which
-        it holds up, calls them on a thread. `explain` asks what each stage did; a stream says it with its last chunk.
-        `traceparent` is the trace it belongs to: that of the caller where OpenTelemetry is used.
+        A field that is nearly the name of an argument is refused. `share` says who else may be given the answer; `timeout` is
+        30 s by default. `memory` recalls what the scope knows of the question, and can store the exchange. Functions among
+        `tools`, and the tools of the "registry", are called when the model asks for them, and it is asked again with what they
+        returned; `complete_sync` inside of a running loop, which it holds up, calls them on a thread. `explain` asks what each
+        stage did; a stream says it with its last chunk. `traceparent` is the trace it belongs to: that of the caller where
+        OpenTelemetry is used.
         """
         name = "prompt" if isinstance(messages, str) else "messages"
         described, functions = split(tools)
@@ -180,6 +187,7 @@ class Chat:
             tools=described,
             tags=tags,
         )
+        _check_passed_on("chat.complete", provider_fields, Chat._complete)
         arguments |= {name: messages, "provider_fields": provider_fields}
         own = ([definition(function) for function in functions], answering(functions)) if functions else None
         return Request("chat.complete", arguments, reader(ChatResponse), own)
@@ -239,6 +247,7 @@ class Chat:
         """
         trace = traceparent or _tracing.traceparent()
         arguments = given(texts=texts, model=model, scope=scope, timeout=timeout, traceparent=trace)
+        _check_passed_on("chat.embed", provider_fields, Chat._embed)
         arguments |= {"provider_fields": provider_fields}
         return Request("chat.embed", arguments, reader(Embeddings))
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ._callbacks import MayBlock, OneAtATime, OneLook
 from ._sophia import Engine, Stream
 from ._wire import Reading, Request, awaited, blocking, given, reader, same
+from .errors import InvalidInputError
 from .memory import Seconds, Time
 from .types import ActionResult, Alert, Direction, Risk, SeriesView, ServiceCheck, SystemHealth, UnifiedHealth
 
@@ -78,6 +79,9 @@ class Health:
         It is down after `fail_after` (3) failures in a row, and up after `ok_after` (2) successes. Services of one
         `group` that fail together share an alert.
         """
+        if not isinstance(probe, Probe):
+            told = f"health.register: `probe` is a {type(probe).__name__}: give Probe.http(url), Probe.tcp(…) or Probe.callback(…)"
+            raise InvalidInputError(told, operation="health.register", context={"field": "probe"})
         registration = given(
             service=service,
             interval=interval,

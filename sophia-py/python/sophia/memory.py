@@ -86,6 +86,7 @@ class KvOptions(TypedDict, total=False):
     scope: ScopeLike
     ttl: Seconds | None
     stale: Seconds | None
+    timeout: Seconds | None
     tags: Sequence[str]
 
 
@@ -136,7 +137,7 @@ class KeyValue:
         """Returns the value, or what `loader` returns, which is then kept. The loader runs once for all who ask at once.
 
         That is all in every process that shares a Redis. A value that is stale, or soon will be, is made anew while it is
-        still served.
+        still served. Where the loader takes longer than `timeout` (30 s), all who wait get a `TimeoutError`.
         """
         return await settled(self._engine.kv_get_or_set(key, given(**options), loader))
 

@@ -232,7 +232,8 @@ impl SemanticTier {
         let decide = |outcome: &'static str| SemanticDecision {
             outcome,
             key: key.to_hex(),
-            cosine: f64::from(best.cosine),
+            // Vectors of length one are that only nearly.
+            cosine: f64::from(best.cosine).clamp(-1.0, 1.0),
             similarity: best.verdict.as_ref().ok().copied(),
             veto: best.verdict.as_ref().err().map(|veto| veto.name()),
             right: None,

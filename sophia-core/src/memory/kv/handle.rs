@@ -17,8 +17,11 @@ use super::{
 use crate::{
     Clock, Error, Result, Scope,
     memory::{config::MemoryConfig, metrics::Metrics, record::or_default, validate},
-    resilience::{SingleFlight, jitter::random},
+    resilience::{Deadline, SingleFlight, jitter::random},
 };
+
+/// Time in which `get_or_set` must have a value where a call does not say: that of a question to a model.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Values under keys. Cheap to clone; all clones are one.
 ///
@@ -71,6 +74,10 @@ pub struct KvOptions {
     #[serde(with = "crate::duration::option")]
     #[schemars(with = "Option<crate::duration::DurationSchema>")]
     pub stale: Option<Duration>,
+    /// Time in which `get_or_set` must have it, in seconds. Default 30 s.
+    #[serde(with = "crate::duration::option")]
+    #[schemars(with = "Option<crate::duration::DurationSchema>")]
+    pub timeout: Option<Duration>,
     /// What it can be invalidated by.
     #[serde(deserialize_with = "or_default")]
     pub tags: Vec<String>,
@@ -100,6 +107,13 @@ impl KvOptions {
     #[must_use]
     pub fn stale(mut self, stale: Duration) -> KvOptions {
         self.stale = Some(stale);
+        self
+    }
+
+    /// Sets the time in which `get_or_set` must have it.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> KvOptions {
+        self.timeout = Some(timeout);
         self
     }
 
@@ -297,10 +311,11 @@ impl Kv {
     /// returns, and it is not kept. Who asks after such a change does not wait for it.
     ///
     /// # Errors
-    /// As [`Kv::set`]; what `load` returns. A failure is not kept.
+    /// As [`Kv::set`]; what `load` returns; [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) for all who wait where it does
+    /// not return in time. A failure is not kept.
     ///
     /// # Cancel safety
-    /// A caller may leave; `load` goes on for the others and is aborted when the last one leaves.
+    /// A caller may leave; `load` goes on for the others and is aborted when the last one leaves, or its time is over.
     pub async fn get_or_set<F, W>(&self, key: &str, options: KvOptions, load: F) -> Result<Arc<KvValue>>
     where
         F: FnOnce() -> W + Send + 'static,
@@ -330,11 +345,18 @@ impl Kv {
         }
         let loading = self.0.tiers.join_load(&owned, &options.tags);
         let flight = (owned.clone(), loading.id());
+        let deadline = Deadline::after(options.timeout.unwrap_or(LOAD_TIMEOUT));
         let load = {
             let (kv, known) = (self.clone(), known.clone());
-            move || async move { kv.make(OPERATION, &owned, known.as_deref(), &options, load, loading).await }
+            move || async move {
+                let made = kv.make(OPERATION, &owned, known.as_deref(), &options, load, loading);
+                deadline.run(OPERATION, made).await
+            }
         };
-        let Some(entry) = known else { return Ok(self.0.flights.run(flight, load).await?.value) };
+        let Some(entry) = known else {
+            // Who joins a flight has a time of their own, and ends with the flight at the latest.
+            return Ok(deadline.run(OPERATION, self.0.flights.run(flight, load)).await?.value);
+        };
         self.refresh(flight, load);
         Ok(entry.value.clone().unwrap_or_else(null))
     }
@@ -490,5 +512,8 @@ fn check(operation: &'static str, key: &str, scope: &Scope) -> Result<()> {
 }
 
 fn check_options(operation: &'static str, options: &KvOptions) -> Result<()> {
+    if options.timeout.is_some_and(|timeout| timeout.is_zero()) {
+        return Err(Error::invalid(operation, "timeout", "must be more than 0"));
+    }
     validate::labels(operation, &options.tags)
 }

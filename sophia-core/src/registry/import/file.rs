@@ -20,7 +20,7 @@ pub(crate) fn read(operation: &'static str, path: &Path) -> Result<Value> {
         Error::new(kind(&error), operation, format!("`{shown}` cannot be read: {error}")).with_source(error)
     };
     if std::fs::metadata(path).map_err(refuse)?.len() > MAX_BYTES as u64 {
-        return Err(too_large(operation));
+        return Err(too_large(operation, &shown));
     }
     let text = std::fs::read_to_string(path).map_err(refuse)?;
     match path.extension().and_then(|extension| extension.to_str()) {
@@ -33,7 +33,7 @@ pub(crate) fn read(operation: &'static str, path: &Path) -> Result<Value> {
 /// Reads JSON; comments and trailing commas are let pass, as editors do.
 pub(crate) fn json(operation: &'static str, text: &str, place: &str) -> Result<Value> {
     if text.len() > MAX_BYTES {
-        return Err(too_large(operation));
+        return Err(too_large(operation, place));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     serde_json::from_str(text).or_else(|_| serde_json::from_str(&plain(text))).map_err(|error| {
@@ -46,8 +46,8 @@ fn yaml(operation: &'static str, text: &str, place: &str) -> Result<Value> {
         .map_err(|error| Error::invalid(operation, "config", format!("in {place} is not YAML: {error}")))
 }
 
-fn too_large(operation: &'static str) -> Error {
-    Error::invalid(operation, "config", format!("must not be larger than {MAX_BYTES} bytes"))
+fn too_large(operation: &'static str, place: &str) -> Error {
+    Error::invalid(operation, "config", format!("in {place} must not be larger than {MAX_BYTES} bytes"))
 }
 
 /// Blanks comments and trailing commas, keeping every line and column where it was.

@@ -98,10 +98,13 @@ pub(crate) async fn document(config: Value) -> Result<Value> {
 }
 
 /// Reads every entry of a document; one that is wrong does not keep the others out.
-pub(crate) fn parse(document: Value) -> Result<Parsed> {
+pub(crate) fn parse(document: Value, source: Option<&str>) -> Result<Parsed> {
     let has_more =
         document.pointer("/metadata/nextCursor").and_then(Value::as_str).is_some_and(|next| !next.is_empty());
-    let found = dialect::find(LOAD, document)?;
+    let found = dialect::find(LOAD, document).map_err(|error| match source {
+        Some(source) => error.with("source", source),
+        None => error,
+    })?;
     let mut parsed = Parsed { dialect: found.dialect, entries: Vec::new(), errors: Vec::new(), warnings: Vec::new() };
     if has_more {
         parsed
@@ -236,7 +239,7 @@ mod tests {
     fn a_page_that_others_follow_says_so() {
         let warnings = |metadata: Value| {
             let server = json!({"name": "io.x/a", "remotes": [{"type": "sse", "url": "https://x.example/sse"}]});
-            parse(json!({"servers": [{"server": server, "_meta": {}}], "metadata": metadata})).unwrap().warnings
+            parse(json!({"servers": [{"server": server, "_meta": {}}], "metadata": metadata}), None).unwrap().warnings
         };
         assert!(warnings(json!({"count": 1})).is_empty() && warnings(json!({"nextCursor": ""})).is_empty());
         assert!(warnings(json!({"nextCursor": "io.x/a:1"}))[0].contains("nextCursor"));

@@ -55,7 +55,7 @@ async fn with_keys_everyone_needs_one_even_on_this_machine() {
         (vec![("authorization", "Bearer wrong"), ("x-api-key", "acme-key")], 401),
     ] {
         for peer in [Peer::Local, remote()] {
-            let (status, ..) = send(&surface, "GET /metrics", &headers, "", peer).await;
+            let (status, ..) = send(&surface, "GET /openapi.json", &headers, "", peer).await;
             assert_eq!(status, expected, "{headers:?}");
         }
     }
@@ -111,6 +111,10 @@ async fn what_concerns_everyone_needs_an_admin() {
     let line = "POST /api/v1/health/observe";
     assert_eq!(send(&surface, line, &[("x-api-key", "acme-key")], body, remote()).await.0, 403);
     assert_eq!(send(&surface, line, &[("x-api-key", "admin-key")], body, remote()).await.0, 200);
+    for line in ["GET /metrics", "GET /api/v1/memory/stats", "POST /api/v1/memory/stats"] {
+        assert_eq!(as_key(&surface, "acme-key", line, Value::Null).await.0, 403, "{line}");
+        assert_eq!(as_key(&surface, "admin-key", line, Value::Null).await.0, 200, "{line}");
+    }
     let (status, _, report) =
         send(&surface, "POST /api/v1/health/report", &[("x-api-key", "acme-key")], "", remote()).await;
     assert_eq!((status, report["services"]["crm"].is_object()), (200, true));
@@ -320,11 +324,9 @@ async fn answers_and_metrics_hold_no_key_and_no_text_of_callers() {
         1
     );
     for (line, body) in [
-        ("GET /metrics", Value::Null),
         ("GET /openapi.json", Value::Null),
         ("GET /readyz", Value::Null),
         ("GET /api/v1/ai-memory/health", Value::Null),
-        ("GET /api/v1/memory/stats", Value::Null),
         ("GET /api/v1/memory/health", Value::Null),
         ("GET /api/v1/unified-health", Value::Null),
         // What others have is in no error either.
@@ -338,6 +340,11 @@ async fn answers_and_metrics_hold_no_key_and_no_text_of_callers() {
         let (_, answer) = as_key(&surface, "acme-key", line, body).await;
         let said = answer.to_string();
         assert!(!said.contains(secret) && !said.contains("acme-key") && !said.contains("admin-key"), "{line}: {said}");
+    }
+    for line in ["GET /metrics", "GET /api/v1/memory/stats"] {
+        let (status, answer) = as_key(&surface, "admin-key", line, Value::Null).await;
+        let said = answer.to_string();
+        assert!(status == 200 && !said.contains(secret) && !said.contains("acme-key"), "{line}: {said}");
     }
 }
 
