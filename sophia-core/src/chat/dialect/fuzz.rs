@@ -203,7 +203,7 @@ proptest! {
     }
 }
 
-fn call(request: &ChatRequest, dialect: Dialect) -> ProviderCall {
+pub(super) fn call(request: &ChatRequest, dialect: Dialect) -> ProviderCall {
     ProviderCall {
         operation: "test",
         model: "m".to_owned(),
