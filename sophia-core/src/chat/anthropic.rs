@@ -89,7 +89,10 @@ impl Assemble for Assembler {
         let kind = event.get("type").and_then(Value::as_str).unwrap_or_default();
         match (kind, event.get("error").is_some_and(is_failure)) {
             ("error", _) | (_, true) => Heard::Failed(event.get_mut("error").map(Value::take).unwrap_or_default()),
-            ("message_stop", _) => Heard::End,
+            ("message_stop", _) => match self.push(event) {
+                Ok(Some(delta)) => Heard::Last(delta),
+                _ => Heard::End,
+            },
             _ => match self.push(event) {
                 Ok(delta) => delta.map_or(Heard::Nothing, Heard::Delta),
                 Err(()) => Heard::Garbage,

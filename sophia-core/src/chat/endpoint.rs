@@ -59,6 +59,8 @@ pub(crate) enum Heard {
     Delta(Delta),
     /// The protocol's last event.
     End,
+    /// The same, with a further part.
+    Last(Delta),
     /// The provider reports a failure.
     Failed(Value),
     /// It is not of the protocol.
@@ -402,6 +404,10 @@ impl<A: Assemble> StreamReader<A> {
             Heard::Nothing => {}
             Heard::Delta(delta) => self.pending.push_back(Ok(ProviderEvent::Delta(delta))),
             Heard::End => self.done(true),
+            Heard::Last(delta) => {
+                self.pending.push_back(Ok(ProviderEvent::Delta(delta)));
+                self.done(true);
+            }
             Heard::Failed(error) => self.fail(failure.reported(&error)),
             Heard::Garbage => self.fail(failure.garbage(event.data.as_bytes())),
         }

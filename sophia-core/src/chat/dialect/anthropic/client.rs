@@ -111,6 +111,10 @@ pub struct FrameWriter {
     next: usize,
     open: Option<Open>,
     calls: Calls,
+    /// Whether the provider's own event has told why the answer ends.
+    is_told: bool,
+    /// The provider's own last event, where it says more than that it is the last.
+    last: Option<Value>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -172,6 +176,15 @@ impl FrameWriter {
             }
             Some("content_block_delta") => {
                 event.insert("index".to_owned(), self.next.saturating_sub(1).into());
+            }
+            Some("message_delta") => {
+                self.close(out);
+                self.begin(out);
+                self.is_told |= event.get("delta").is_some_and(|delta| delta["stop_reason"].is_string());
+            }
+            Some("message_stop") => {
+                self.last = Some(event.into());
+                return;
             }
             _ => self.begin(out),
         }
@@ -259,6 +272,13 @@ impl FrameWriter {
             self.text(refusal, out);
         }
         self.close(out);
+        if !self.is_told {
+            self.reason(answer, out);
+        }
+        *out += &frame(&self.last.take().unwrap_or_else(|| json!({"type": "message_stop"})));
+    }
+
+    fn reason(&self, answer: &Answer, out: &mut String) {
         let mut delta = Map::new();
         let counts = if answer.envelope.dialect() == Dialect::Messages {
             let fields = answer.envelope.fields();
@@ -274,6 +294,5 @@ impl FrameWriter {
             usage(&answer.usage)
         };
         *out += &frame(&json!({"type": "message_delta", "delta": delta, "usage": counts}));
-        *out += &frame(&json!({"type": "message_stop"}));
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::assembler::{Place, SUMMARY};
+use super::assembler::{Place, SUMMARY, TEXT};
 use crate::{
     Error, Result, Timestamp,
     chat::{
@@ -238,10 +238,13 @@ impl FrameWriter {
         if delta.is_empty() {
             return;
         }
-        let Place { item_id, output_index, part_index, kind } = self.place.clone();
+        let Place { item_id, output_index, part_index, kind, logprobs } = self.place.clone();
         let mut event = json!({"type": kind, "item_id": item_id, "output_index": output_index, "delta": delta});
         if !part_index.is_null() {
             event[if kind == SUMMARY { "summary_index" } else { "content_index" }] = part_index;
+        }
+        if kind == TEXT && logprobs {
+            event["logprobs"] = json!([]);
         }
         self.event(event, out);
     }
