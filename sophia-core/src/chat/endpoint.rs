@@ -74,6 +74,11 @@ pub(crate) trait Assemble: Default + Send + 'static {
     /// What is said of a body in which that field holds none.
     const NO_ANSWER: &'static str;
 
+    /// Begins the answer to a call.
+    fn begin(_call: &ProviderCall) -> Self {
+        Self::default()
+    }
+
     /// Reads a whole answer out of the fields of a body; `None` where they hold none.
     fn read(body: Map<String, Value>, provider: &str, model: &str) -> Option<Answer>;
 
@@ -284,7 +289,7 @@ impl Endpoint {
             model: call.model.clone(),
             response,
             parser: SseParser::new(self.0.max_response_bytes),
-            assembler: A::default(),
+            assembler: A::begin(call),
             read_bytes: 0,
             events: Vec::new(),
             pending: VecDeque::new(),
