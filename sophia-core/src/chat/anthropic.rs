@@ -1,6 +1,7 @@
 //! Anthropic's Messages over HTTP.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use reqwest::{
     Response, Url,
     header::{HeaderMap, HeaderName, HeaderValue},
@@ -8,7 +9,10 @@ use reqwest::{
 use serde_json::{Map, Value};
 
 use super::{
-    dialect::anthropic::{self, Assembler, Outbound},
+    dialect::{
+        anthropic::{self, Assembler, Outbound},
+        integers::inexact,
+    },
     endpoint::{Assemble, Endpoint, Heard},
     failure::is_failure,
     openai::list_models,
@@ -82,6 +86,10 @@ impl Assemble for Assembler {
 
     fn read(body: Map<String, Value>, provider: &str, model: &str) -> Option<Answer> {
         anthropic::answer(body, provider, model)
+    }
+
+    fn lost(body: &Bytes) -> Option<&str> {
+        inexact(body)
     }
 
     fn hear(&mut self, data: &str) -> Heard {

@@ -87,6 +87,11 @@ pub(crate) trait Assemble: Default + Send + 'static {
         None
     }
 
+    /// Returns an integer of a body that an answer would not hold as the model said it.
+    fn lost(_body: &Bytes) -> Option<&str> {
+        None
+    }
+
     /// Takes the data of one event.
     fn hear(&mut self, data: &str) -> Heard;
 
@@ -269,7 +274,11 @@ impl Endpoint {
         if let Some(answer) = A::read_text(&body, self.name(), &call.model) {
             return Ok(Completion::new(answer));
         }
-        let body = self.fields(call.operation, &body, A::ANSWER)?;
+        let text = body;
+        let body = self.fields(call.operation, &text, A::ANSWER)?;
+        if let Some(integer) = A::lost(&text) {
+            return Err(self.failure(call.operation).lost(integer));
+        }
         let garbage = || self.failure(call.operation).garbage(A::NO_ANSWER.as_bytes());
         A::read(body, self.name(), &call.model).map(Completion::new).ok_or_else(garbage)
     }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::answer;
 use crate::chat::{
-    dialect::{carry, fresh_id, name_of, tool_part},
+    dialect::{carry, fresh_id, integers::inexact, name_of, tool_part},
     response::{Answer, Delta},
 };
 
@@ -140,6 +140,8 @@ impl Assembler {
         if !block.input.is_empty() {
             match serde_json::from_str::<Value>(&block.input) {
                 Ok(input) => {
+                    // What lost digits is given in its parts, as they came, and is not kept.
+                    self.uncertain |= inexact(block.input.as_bytes()).is_some();
                     block.fields.insert("input".to_owned(), input);
                 }
                 // Cut by length: the arguments so far are given, and nothing is kept.

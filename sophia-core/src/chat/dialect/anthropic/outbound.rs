@@ -7,8 +7,8 @@ use crate::{
     Error, Result,
     chat::{
         dialect::{
-            CONTENT_BLOCKS, Dialect, INPUT_ITEMS, OUTPUT_ITEMS, Target, asks_for_sealed_reasoning, is_said_beside,
-            is_unset,
+            CONTENT_BLOCKS, Dialect, INPUT_ITEMS, OUTPUT_ITEMS, Target, asks_for_sealed_reasoning, integers::inexact,
+            is_said_beside, is_unset,
         },
         provider::ProviderCall,
     },
@@ -416,8 +416,9 @@ impl At<'_> {
                 return Err(self.refuse(&format!("tool_calls[{index}].type")));
             };
             let text = if arguments.trim().is_empty() { "{}" } else { arguments };
-            let Ok(input @ Value::Object(_)) = serde_json::from_str::<Value>(text) else {
-                return Err(self.refuse(&path));
+            let input = match serde_json::from_str::<Value>(text) {
+                Ok(input @ Value::Object(_)) if inexact(text.as_bytes()).is_none() => input,
+                _ => return Err(self.refuse(&path)),
             };
             blocks.push(json!({"type": "tool_use", "id": call["id"], "name": name, "input": input}));
         }
