@@ -1,6 +1,7 @@
 //! Anthropic's Messages over HTTP.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use reqwest::{
     Response, Url,
     header::{HeaderMap, HeaderName, HeaderValue},
@@ -8,7 +9,10 @@ use reqwest::{
 use serde_json::{Map, Value};
 
 use super::{
-    dialect::anthropic::{self, Assembler, Outbound},
+    dialect::{
+        anthropic::{self, Assembler, Outbound},
+        integers::inexact,
+    },
     endpoint::{Assemble, Endpoint, Heard},
     failure::is_failure,
     openai::list_models,
@@ -84,12 +88,19 @@ impl Assemble for Assembler {
         anthropic::answer(body, provider, model)
     }
 
+    fn lost(body: &Bytes) -> Option<&str> {
+        inexact(body)
+    }
+
     fn hear(&mut self, data: &str) -> Heard {
         let Ok(mut event) = serde_json::from_str::<Map<String, Value>>(data) else { return Heard::Garbage };
         let kind = event.get("type").and_then(Value::as_str).unwrap_or_default();
         match (kind, event.get("error").is_some_and(is_failure)) {
             ("error", _) | (_, true) => Heard::Failed(event.get_mut("error").map(Value::take).unwrap_or_default()),
-            ("message_stop", _) => Heard::End,
+            ("message_stop", _) => match self.push(event) {
+                Ok(Some(delta)) => Heard::Last(delta),
+                _ => Heard::End,
+            },
             _ => match self.push(event) {
                 Ok(delta) => delta.map_or(Heard::Nothing, Heard::Delta),
                 Err(()) => Heard::Garbage,

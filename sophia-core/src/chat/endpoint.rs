@@ -59,6 +59,8 @@ pub(crate) enum Heard {
     Delta(Delta),
     /// The protocol's last event.
     End,
+    /// The same, with a further part.
+    Last(Delta),
     /// The provider reports a failure.
     Failed(Value),
     /// It is not of the protocol.
@@ -72,11 +74,21 @@ pub(crate) trait Assemble: Default + Send + 'static {
     /// What is said of a body in which that field holds none.
     const NO_ANSWER: &'static str;
 
+    /// Begins the answer to a call.
+    fn begin(_call: &ProviderCall) -> Self {
+        Self::default()
+    }
+
     /// Reads a whole answer out of the fields of a body; `None` where they hold none.
     fn read(body: Map<String, Value>, provider: &str, model: &str) -> Option<Answer>;
 
     /// Reads a whole answer out of the text of a body, where there is a way to it that is shorter than its fields.
     fn read_text(_body: &Bytes, _provider: &str, _model: &str) -> Option<Answer> {
+        None
+    }
+
+    /// Returns an integer of a body that an answer would not hold as the model said it.
+    fn lost(_body: &Bytes) -> Option<&str> {
         None
     }
 
@@ -262,7 +274,11 @@ impl Endpoint {
         if let Some(answer) = A::read_text(&body, self.name(), &call.model) {
             return Ok(Completion::new(answer));
         }
-        let body = self.fields(call.operation, &body, A::ANSWER)?;
+        let text = body;
+        let body = self.fields(call.operation, &text, A::ANSWER)?;
+        if let Some(integer) = A::lost(&text) {
+            return Err(self.failure(call.operation).lost(integer));
+        }
         let garbage = || self.failure(call.operation).garbage(A::NO_ANSWER.as_bytes());
         A::read(body, self.name(), &call.model).map(Completion::new).ok_or_else(garbage)
     }
@@ -282,7 +298,7 @@ impl Endpoint {
             model: call.model.clone(),
             response,
             parser: SseParser::new(self.0.max_response_bytes),
-            assembler: A::default(),
+            assembler: A::begin(call),
             read_bytes: 0,
             events: Vec::new(),
             pending: VecDeque::new(),
@@ -402,6 +418,10 @@ impl<A: Assemble> StreamReader<A> {
             Heard::Nothing => {}
             Heard::Delta(delta) => self.pending.push_back(Ok(ProviderEvent::Delta(delta))),
             Heard::End => self.done(true),
+            Heard::Last(delta) => {
+                self.pending.push_back(Ok(ProviderEvent::Delta(delta)));
+                self.done(true);
+            }
             Heard::Failed(error) => self.fail(failure.reported(&error)),
             Heard::Garbage => self.fail(failure.garbage(event.data.as_bytes())),
         }

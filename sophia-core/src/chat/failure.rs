@@ -49,6 +49,11 @@ impl Failure<'_> {
         self.error(ErrorKind::Unavailable, &format!("answered with garbage: {quote:?}"))
     }
 
+    /// It answered with a number that would reach a tool as another one.
+    pub fn lost(&self, integer: &str) -> Error {
+        self.error(ErrorKind::Unavailable, &format!("answered with the integer {integer}, which is beyond 64 bits"))
+    }
+
     /// Its answer is larger than allowed.
     pub fn too_large(&self, max_bytes: usize) -> Error {
         self.error(ErrorKind::Unavailable, &format!("answered with more than {max_bytes} bytes"))

@@ -67,6 +67,10 @@ impl Assemble for Assembler {
     const ANSWER: &'static str = "choices";
     const NO_ANSWER: &'static str = "no message in `choices`";
 
+    fn begin(call: &ProviderCall) -> Assembler {
+        Assembler::of_request(&call.body)
+    }
+
     fn read(body: Map<String, Value>, provider: &str, model: &str) -> Option<Answer> {
         openai::answer(body, provider, model)
     }

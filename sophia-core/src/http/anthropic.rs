@@ -16,6 +16,7 @@ use crate::{
         dialect::{
             Names,
             anthropic::{FrameWriter, read_request, write_response},
+            integers,
         },
     },
 };
@@ -23,7 +24,9 @@ use crate::{
 /// `POST /v1/messages`
 pub(super) async fn messages(call: Call) -> Result<Response, Failure> {
     let scope = call.header_scope("chat.complete")?;
-    let mut inbound = read_request(Value::Object(call.json()?), &scope, &betas(&call)?)?;
+    let body = call.json()?;
+    integers::refuse(&call.body)?;
+    let mut inbound = read_request(Value::Object(body), &scope, &betas(&call)?)?;
     read_headers(&call, &mut inbound.request)?;
     let chat = call.surface.sophia().chat();
     if inbound.stream {

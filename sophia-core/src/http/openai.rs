@@ -19,7 +19,7 @@ use crate::{
     chat::{
         ChatChunk, ChatRequest, ChatResponse,
         dialect::{
-            Names,
+            Names, integers,
             openai::{
                 FrameWriter, InboundEmbed, read_embed, read_request, write_embeddings, write_model, write_models,
                 write_response,
@@ -31,7 +31,9 @@ use crate::{
 /// `POST /v1/chat/completions`
 pub(super) async fn completions(call: Call) -> Result<Response, Failure> {
     let scope = call.header_scope("chat.complete")?;
-    let mut inbound = read_request(Value::Object(call.json()?), &scope)?;
+    let body = call.json()?;
+    integers::refuse(&call.body)?;
+    let mut inbound = read_request(Value::Object(body), &scope)?;
     read_headers(&call, &mut inbound.request)?;
     let chat = call.surface.sophia().chat();
     if inbound.stream {
@@ -49,7 +51,8 @@ pub(super) async fn embeddings(call: Call) -> Result<Response, Failure> {
     let scope = call.header_scope("chat.embed")?;
     let InboundEmbed { call: mut embed, encoding, .. } = read_embed(Value::Object(call.json()?), &scope)?;
     embed.traceparent = traceparent(&call);
-    let found = call.surface.sophia().chat().embed(embed).await?;
+    let names = Names::new(&[("texts", "input")]);
+    let found = call.surface.sophia().chat().embed(embed).await.map_err(|error| names.tell(error))?;
     Ok(json_response(StatusCode::OK, &write_embeddings(&found, encoding)))
 }
 

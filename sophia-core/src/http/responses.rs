@@ -23,7 +23,7 @@ use crate::{
     chat::{
         ChatChunk,
         dialect::{
-            Dialect, Names, PREVIOUS,
+            Dialect, Names, PREVIOUS, integers,
             responses::{FrameWriter, read_further_request, write_response},
         },
     },
@@ -42,6 +42,7 @@ const STORE: &str = "store";
 pub(super) async fn responses(call: Call) -> Result<Response, Failure> {
     let scope = call.header_scope("chat.complete")?;
     let mut body = call.json()?;
+    integers::refuse(&call.body)?;
     let sophia = call.surface.sophia();
     let max_bytes = sophia.config().chat.max_request_bytes;
     let mut given = Given {

@@ -71,7 +71,10 @@ fn hear<A: Assemble>(events: &[String]) -> Option<Answer> {
         match assembler.hear(event) {
             Heard::Delta(delta) => heard.push(delta),
             Heard::Nothing => {}
-            Heard::End => {
+            last @ (Heard::End | Heard::Last(_)) => {
+                if let Heard::Last(delta) = last {
+                    heard.push(delta);
+                }
                 let answer = assembler.into_answer("p", "m", true)?;
                 assert_eq!(answer.deltas, heard);
                 return Some(answer);
@@ -203,7 +206,7 @@ proptest! {
     }
 }
 
-fn call(request: &ChatRequest, dialect: Dialect) -> ProviderCall {
+pub(super) fn call(request: &ChatRequest, dialect: Dialect) -> ProviderCall {
     ProviderCall {
         operation: "test",
         model: "m".to_owned(),

@@ -22,6 +22,7 @@ mod calls;
 mod envelope;
 #[cfg(test)]
 mod fuzz;
+pub(crate) mod integers;
 #[cfg_attr(
     not(feature = "http-server"),
     allow(dead_code, reason = "only the HTTP surface tells clients of their fields")
@@ -47,6 +48,8 @@ pub(crate) const NATIVE: &str = "native_event";
 pub(crate) const ENVELOPE: &str = "native_envelope";
 /// Field of a delta that holds what the provider calls its reasoning, where that is new.
 pub(crate) const REASONING_NAME: &str = "native_reasoning";
+/// Field of a delta that holds the token counts so far, where the request asks for them with each.
+pub(crate) const USAGE: &str = "native_usage";
 /// Field of an assistant's message that holds its blocks as Anthropic gave them.
 pub(crate) const CONTENT_BLOCKS: &str = "content_blocks";
 /// Field of an assistant's message that holds its items as OpenAI's Responses gave them.
@@ -149,7 +152,8 @@ pub(crate) fn native(extra: &Map<String, Value>) -> Option<&Map<String, Value>> 
 
 /// Returns the model that a provider's event names, where a delta holds it.
 pub(crate) fn named_model(extra: &Map<String, Value>) -> Option<&str> {
-    extra.get(ENVELOPE)?.get("model")?.as_str()
+    let begun = || ["message", "response"].iter().find_map(|begun| native(extra)?.get(*begun));
+    extra.get(ENVELOPE).or_else(begun)?.get("model")?.as_str()
 }
 
 /// Returns a delta that carries the provider's own event.

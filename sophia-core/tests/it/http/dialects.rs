@@ -307,6 +307,46 @@ fn part(delta: Value) -> Value {
 }
 
 #[tokio::test]
+async fn content_in_parts_is_told_whole_in_every_dialect_live_and_kept() {
+    let parts = json!([{"type": "text", "text": "this page"}, {"type": "reference", "reference_ids": [1]}]);
+    let choices = [
+        part(json!({"role": "assistant", "content": "See "})),
+        part(json!({"content": parts})),
+        part(json!({"content": " there."})),
+        json!({"index": 0, "delta": {}, "finish_reason": "stop", "stop_reason": 7}),
+    ];
+    for first in ROUTES {
+        let (surface, mock) = over(ProviderConfig::openai).await;
+        mock.script([chat_events(&choices)]);
+        for route in [first].into_iter().chain(ROUTES) {
+            let (_, heard) = stream(&surface, route, question(route, "x")).await;
+            let (_, _, body) = post(&surface, route, &question(route, "x")).await;
+            if route == ROUTES[0] {
+                let told: Vec<_> = heard.iter().map(|event| event["choices"][0].clone()).collect();
+                assert_eq!(told, choices);
+                let choice = &body["choices"][0];
+                assert_eq!((&choice["stop_reason"], &choice["message"]["content"][1]), (&json!(7), &parts[1]));
+            } else {
+                assert_eq!(streamed_text(route, &heard), "See this page there.", "{first} then {route}");
+                assert_eq!(text_of(route, &body), "See this page there.");
+            }
+        }
+        assert_eq!(mock.calls(), 1);
+    }
+}
+
+#[tokio::test]
+async fn an_integer_that_no_number_holds_is_refused_by_its_name() {
+    for route in ROUTES {
+        let (surface, mock) = over(ProviderConfig::openai).await;
+        let body = question(route, "x").to_string();
+        let body = format!("{}, \"seed\": 100000000000000000001}}", body.strip_suffix('}').unwrap());
+        let (status, _, answer) = send(&surface, &format!("POST {route}"), &[], body, Peer::Local).await;
+        assert_eq!((status, &answer["error"]["param"], mock.calls()), (400, &json!("seed"), 0), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn calls_whose_parts_come_between_each_other_stay_whole_in_every_dialect() {
     let call = |index: usize, id: &str, name: &str, arguments: &str| {
         part(json!({"tool_calls": [{"index": index, "id": id, "type": "function",

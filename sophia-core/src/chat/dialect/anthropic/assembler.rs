@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::answer;
 use crate::chat::{
-    dialect::{carry, fresh_id, name_of, tool_part},
+    dialect::{carry, fresh_id, integers::inexact, name_of, tool_part},
     response::{Answer, Delta},
 };
 
@@ -41,9 +41,10 @@ impl Assembler {
             "content_block_stop" => self.stop(&event)?,
             "message_delta" => {
                 self.message_delta(&event)?;
-                None
+                says_more(&event).then(|| carry(Delta::default(), event))
             }
-            "ping" | "message_stop" => None,
+            "message_stop" => (event.len() > 1).then(|| carry(Delta::default(), event)),
+            "ping" => None,
             _ => Some(carry(Delta::default(), event)),
         };
         self.deltas.extend(delta.clone());
@@ -87,25 +88,29 @@ impl Assembler {
         }
         let block = self.blocks.last_mut().ok_or(())?;
         let part = event.get("delta").and_then(Value::as_object).ok_or(())?;
+        // Type, index and delta; type and what is new: then the common form says all of it.
+        let is_plain = event.len() == 3 && part.len() == 2;
         let text = |name: &str| part.get(name).and_then(Value::as_str).ok_or(());
         match part.get("type").and_then(Value::as_str).ok_or(())? {
             "text_delta" => {
                 let text = text("text")?;
                 block.append("text", text);
-                Ok(Delta { text: text.to_owned(), ..Delta::default() })
+                let delta = Delta { text: text.to_owned(), ..Delta::default() };
+                Ok(if is_plain { delta } else { carry(delta, event) })
             }
             "thinking_delta" => {
                 let text = text("thinking")?;
                 block.append("thinking", text);
-                Ok(Delta { reasoning: Some(text.to_owned()), ..Delta::default() })
+                let delta = Delta { reasoning: Some(text.to_owned()), ..Delta::default() };
+                Ok(if is_plain { delta } else { carry(delta, event) })
             }
             "input_json_delta" => {
                 let text = text("partial_json")?;
                 block.input += text;
-                match block.tool {
-                    Some(tool) => Ok(Delta { tool_calls: vec![tool_part(tool, None, text)], ..Delta::default() }),
-                    None => Ok(carry(Delta::default(), event)),
-                }
+                let tool_calls = block.tool.map(|tool| tool_part(tool, None, text)).into_iter().collect();
+                let is_plain = is_plain && block.tool.is_some();
+                let delta = Delta { tool_calls, ..Delta::default() };
+                Ok(if is_plain { delta } else { carry(delta, event) })
             }
             "signature_delta" => {
                 block.append("signature", text("signature")?);
@@ -135,6 +140,8 @@ impl Assembler {
         if !block.input.is_empty() {
             match serde_json::from_str::<Value>(&block.input) {
                 Ok(input) => {
+                    // What lost digits is given in its parts, as they came, and is not kept.
+                    self.uncertain |= inexact(block.input.as_bytes()).is_some();
                     block.fields.insert("input".to_owned(), input);
                 }
                 // Cut by length: the arguments so far are given, and nothing is kept.
@@ -208,6 +215,14 @@ impl Block {
             other => *other = more.into(),
         }
     }
+}
+
+/// Returns whether the end of a message says more than each does.
+fn says_more(event: &Map<String, Value>) -> bool {
+    const DELTA: [&str; 4] = ["stop_reason", "stop_sequence", "stop_details", "container"];
+    let other = |fields: &Map<String, Value>, known: &[&str]| !fields.keys().all(|name| known.contains(&name.as_str()));
+    let delta = event.get("delta").and_then(Value::as_object);
+    other(event, &["type", "delta", "usage"]) || delta.is_some_and(|delta| other(delta, &DELTA))
 }
 
 fn index(event: &Map<String, Value>) -> Option<usize> {

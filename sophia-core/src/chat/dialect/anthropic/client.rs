@@ -6,7 +6,7 @@ use crate::{
     Error, ErrorKind, Result,
     chat::{
         ChatChunk, ChatResponse,
-        dialect::{Dialect, body_of, calls::Calls, frame, fresh_id, named_model, native},
+        dialect::{Dialect, body_of, calls::Calls, frame, fresh_id, integers::inexact, named_model, native},
         response::{Answer, Usage},
     },
 };
@@ -35,10 +35,10 @@ fn translate(answer: &Answer) -> Value {
         content.push(json!({"type": "text", "text": refusal}));
     }
     for call in &answer.tool_calls {
-        // What is no object is a model's mistake, and shown as such.
+        // What is no object is a model's mistake, and shown as such; what would lose digits is shown as it is.
         let arguments = call["function"]["arguments"].as_str().unwrap_or_default();
         let input = match serde_json::from_str(arguments) {
-            Ok(input @ Value::Object(_)) => input,
+            Ok(input @ Value::Object(_)) if inexact(arguments.as_bytes()).is_none() => input,
             _ if arguments.trim().is_empty() => json!({}),
             _ => json!({"arguments": arguments}),
         };
@@ -111,6 +111,10 @@ pub struct FrameWriter {
     next: usize,
     open: Option<Open>,
     calls: Calls,
+    /// Whether the provider's own event has told why the answer ends.
+    is_told: bool,
+    /// The provider's own last event, where it says more than that it is the last.
+    last: Option<Value>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -172,6 +176,15 @@ impl FrameWriter {
             }
             Some("content_block_delta") => {
                 event.insert("index".to_owned(), self.next.saturating_sub(1).into());
+            }
+            Some("message_delta") => {
+                self.close(out);
+                self.begin(out);
+                self.is_told |= event.get("delta").is_some_and(|delta| delta["stop_reason"].is_string());
+            }
+            Some("message_stop") => {
+                self.last = Some(event.into());
+                return;
             }
             _ => self.begin(out),
         }
@@ -259,6 +272,13 @@ impl FrameWriter {
             self.text(refusal, out);
         }
         self.close(out);
+        if !self.is_told {
+            self.reason(answer, out);
+        }
+        *out += &frame(&self.last.take().unwrap_or_else(|| json!({"type": "message_stop"})));
+    }
+
+    fn reason(&self, answer: &Answer, out: &mut String) {
         let mut delta = Map::new();
         let counts = if answer.envelope.dialect() == Dialect::Messages {
             let fields = answer.envelope.fields();
@@ -274,6 +294,83 @@ impl FrameWriter {
             usage(&answer.usage)
         };
         *out += &frame(&json!({"type": "message_delta", "delta": delta, "usage": counts}));
-        *out += &frame(&json!({"type": "message_stop"}));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::chat::{
+        dialect::anthropic::Assembler,
+        endpoint::{Assemble, Heard},
+        response::{CacheInfo, CacheStatus},
+    };
+
+    /// Tells what the events of a provider amount to.
+    fn told(events: &[Value]) -> (Vec<Value>, Answer) {
+        let (mut assembler, mut deltas) = (Assembler::default(), Vec::new());
+        for event in events {
+            match assembler.hear(&event.to_string()) {
+                Heard::Delta(delta) | Heard::Last(delta) => deltas.push(delta),
+                Heard::Nothing | Heard::End => {}
+                Heard::Failed(_) | Heard::Garbage => panic!("{event}"),
+            }
+        }
+        let answer = assembler.into_answer("p", "m", true).unwrap();
+        let end = ChatChunk::end(Arc::new(answer.clone()), CacheInfo::new(CacheStatus::Miss));
+        let mut writer = FrameWriter::new("m");
+        let text: String = deltas.into_iter().map(ChatChunk::of).chain([end]).map(|part| writer.chunk(&part)).collect();
+        let data = |line: &str| Some(serde_json::from_str(line.strip_prefix("data: ")?).unwrap());
+        (text.lines().filter_map(data).collect(), answer)
+    }
+
+    fn events() -> Vec<Value> {
+        let usage = json!({"input_tokens": 5, "output_tokens": 1});
+        vec![
+            json!({"type": "message_start", "message": {"id": "msg_1", "type": "message", "role": "assistant", "model": "m",
+                "content": [], "stop_reason": null, "stop_sequence": null, "usage": usage}}),
+            json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}),
+            json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "He"}}),
+            json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "llo"}}),
+            json!({"type": "content_block_stop", "index": 0}),
+            json!({"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": null}, "usage": usage}),
+            json!({"type": "message_stop"}),
+        ]
+    }
+
+    #[test]
+    fn events_that_say_more_than_each_does_are_told_as_they_came() {
+        let plain = events();
+        assert_eq!(told(&plain).0, plain);
+        let mut more = events();
+        more[3]["delta"]["new"] = 1.into();
+        more[5]["delta"]["new"] = 2.into();
+        more[5]["context_management"] = json!({"applied_edits": []});
+        more[6]["new"] = 3.into();
+        let (heard, answer) = told(&more);
+        assert_eq!(heard, more);
+        assert_eq!((answer.text.as_str(), answer.finish_reason.as_deref()), ("Hello", Some("stop")));
+        assert_eq!(answer.body()["context_management"], json!({"applied_edits": []}));
+    }
+
+    #[test]
+    fn an_empty_error_beside_an_event_is_none() {
+        let mut events = events();
+        for (event, error) in events.iter_mut().zip([json!(null), json!({}), json!("")]) {
+            event["error"] = error;
+        }
+        assert_eq!(told(&events).1.text, "Hello");
+    }
+
+    #[test]
+    fn an_integer_that_would_lose_digits_is_shown_as_it_was_said() {
+        let call = |arguments: &str| json!({"id": "a", "function": {"name": "f", "arguments": arguments}});
+        let body = json!({"choices": [{"message": {"tool_calls": [call("{\"id\":123456789012345678901234}"), call("{\"id\":7}")]}}]});
+        let answer = crate::chat::dialect::openai::answer(body.as_object().unwrap().clone(), "p", "m").unwrap();
+        let said = translate(&answer);
+        assert_eq!(said["content"][0]["input"], json!({"arguments": "{\"id\":123456789012345678901234}"}));
+        assert_eq!(said["content"][1]["input"], json!({"id": 7}));
     }
 }

@@ -133,7 +133,11 @@ fn tool_choice(choice: Value, kept: &mut Map<String, Value>) -> Result<()> {
     if choice.is_null() {
         return Ok(());
     }
+    const KNOWN: [&str; 3] = ["type", "name", "disable_parallel_tool_use"];
+    let mut said = choice.as_object().into_iter().flatten();
+    let says_more = said.any(|(name, value)| !KNOWN.contains(&name.as_str()) && !value.is_null());
     let word = match choice.get("type").and_then(Value::as_str) {
+        Some("auto" | "any" | "tool" | "none") if says_more => choice.clone(),
         Some("auto") => "auto".into(),
         Some("any") => "required".into(),
         Some("none") => "none".into(),

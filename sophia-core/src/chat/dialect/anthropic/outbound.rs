@@ -7,8 +7,8 @@ use crate::{
     Error, Result,
     chat::{
         dialect::{
-            CONTENT_BLOCKS, Dialect, INPUT_ITEMS, OUTPUT_ITEMS, Target, asks_for_sealed_reasoning, is_said_beside,
-            is_unset,
+            CONTENT_BLOCKS, Dialect, INPUT_ITEMS, OUTPUT_ITEMS, Target, asks_for_sealed_reasoning, integers::inexact,
+            is_said_beside, is_unset,
         },
         provider::ProviderCall,
     },
@@ -205,14 +205,12 @@ impl Writer<'_> {
                 "none" => json!({"type": "none"}),
                 _ => return Err(self.target.refuse("tool_choice")),
             },
-            choice if choice.get("type").is_some_and(|kind| kind == "function") => {
-                json!({"type": "tool", "name": choice["function"]["name"]})
-            }
-            // As Anthropic has it.
-            choice if choice.get("type").is_some_and(|kind| kind == "tool" || kind == "any" || kind == "auto") => {
-                choice.clone()
-            }
-            _ => return Err(self.target.refuse("tool_choice.type")),
+            choice => match (choice.get("type").and_then(Value::as_str), choice.pointer("/function/name")) {
+                (Some("function"), Some(name)) => json!({"type": "tool", "name": name}),
+                // As Anthropic has it.
+                (Some("tool" | "any" | "auto" | "none"), None) => choice.clone(),
+                _ => return Err(self.target.refuse("tool_choice.type")),
+            },
         };
         self.set("tool_choice", word);
         Ok(())
@@ -233,14 +231,14 @@ impl Writer<'_> {
     fn messages(&mut self, messages: &[Value]) -> Result<()> {
         let mut system: Vec<Value> = Vec::new();
         let mut out: Vec<Value> = Vec::new();
-        // Results of tools stand in front of what the user says next, in the same message.
-        let mut results: Vec<Value> = Vec::new();
+        // Results of tools stand in front of what the user says next, in the same message, with what is said beside them.
+        let (mut results, mut beside) = (Vec::new(), Map::new());
         for (index, message) in messages.iter().enumerate() {
-            let at = At { target: self.target, path: format!("messages[{index}]") };
+            let at = At { target: self.target, from: self.from, path: format!("messages[{index}]") };
             let Some(message) = message.as_object() else { return Err(self.target.refuse(at.path)) };
             let role = message.get("role").and_then(Value::as_str).unwrap_or_default();
             if role != "tool" && role != "user" && !results.is_empty() {
-                out.push(json!({"role": "user", "content": std::mem::take(&mut results)}));
+                out.push(turn("user", std::mem::take(&mut results), std::mem::take(&mut beside)));
             }
             match role {
                 "system" | "developer"
@@ -249,16 +247,16 @@ impl Writer<'_> {
                     at.known(message, &["role", "content", "cache_control"])?;
                     at.system(message, &mut system)?;
                 }
-                "tool" => results.push(at.result(message)?),
-                "user" => out.push(at.user(message, std::mem::take(&mut results))?),
+                "tool" => results.push(at.result(message, &mut beside)?),
+                "user" => out.push(at.user(message, std::mem::take(&mut results), std::mem::take(&mut beside))?),
                 "assistant" => out.push(at.assistant(message)?),
                 // In the middle of a conversation it is a message of its own, for models that know it.
-                "system" | "developer" => out.push(at.user(message, Vec::new())?),
+                "system" | "developer" => out.push(at.user(message, Vec::new(), Map::new())?),
                 _ => return Err(self.target.refuse(format!("messages[{index}].role"))),
             }
         }
         if !results.is_empty() {
-            out.push(json!({"role": "user", "content": results}));
+            out.push(turn("user", results, beside));
         }
         match system.as_mut_slice() {
             [] => {}
@@ -289,7 +287,16 @@ fn is_default(name: &str, value: &Value) -> bool {
 /// One message, and where it stands.
 struct At<'a> {
     target: Target<'a>,
+    from: Dialect,
     path: String,
+}
+
+/// Returns a message, with what its client said beside what is known.
+fn turn(role: &str, content: impl Into<Value>, beside: Map<String, Value>) -> Value {
+    let mut message = beside;
+    message.insert("role".to_owned(), role.into());
+    message.insert("content".to_owned(), content.into());
+    message.into()
 }
 
 impl At<'_> {
@@ -303,6 +310,15 @@ impl At<'_> {
             Some((name, _)) => Err(self.refuse(name)),
             None => Ok(()),
         }
+    }
+
+    /// Returns the fields beside those that are known: a client of this protocol means them, one of another would lose them.
+    fn beside(&self, message: &Map<String, Value>, known: &[&str]) -> Result<Map<String, Value>> {
+        if self.from != Dialect::Messages {
+            return self.known(message, known).map(|()| Map::new());
+        }
+        let beside = message.iter().filter(|(name, _)| !known.contains(&name.as_str()));
+        Ok(beside.map(|(name, value)| (name.clone(), value.clone())).collect())
     }
 
     /// Refuses items of Responses that say more than the message does.
@@ -335,24 +351,30 @@ impl At<'_> {
         Ok(())
     }
 
-    fn user(&self, message: &Map<String, Value>, mut results: Vec<Value>) -> Result<Value> {
-        self.known(message, &["role", "content", "cache_control", INPUT_ITEMS])?;
+    fn user(
+        &self,
+        message: &Map<String, Value>,
+        mut results: Vec<Value>,
+        mut beside: Map<String, Value>,
+    ) -> Result<Value> {
+        beside.extend(self.beside(message, &["role", "content", "cache_control", INPUT_ITEMS])?);
         self.said_beside(message)?;
         let role = if message.get("role").is_some_and(|role| role == "user") { "user" } else { "system" };
         if results.is_empty()
             && !message.contains_key("cache_control")
             && let Some(text @ Value::String(_)) = message.get("content")
         {
-            return Ok(json!({"role": role, "content": text}));
+            return Ok(turn(role, text.clone(), beside));
         }
         let mut blocks = self.blocks(message.get("content"))?;
         mark(&mut blocks, message);
         results.append(&mut blocks);
-        Ok(json!({"role": role, "content": results}))
+        Ok(turn(role, results, beside))
     }
 
-    fn result(&self, message: &Map<String, Value>) -> Result<Value> {
-        self.known(message, &["role", "content", "tool_call_id", "is_error", "cache_control", "name", INPUT_ITEMS])?;
+    fn result(&self, message: &Map<String, Value>, beside: &mut Map<String, Value>) -> Result<Value> {
+        let known = ["role", "content", "tool_call_id", "is_error", "cache_control", "name", INPUT_ITEMS];
+        beside.extend(self.beside(message, &known)?);
         self.said_beside(message)?;
         let content = match message.get("content") {
             Some(text @ Value::String(_)) => text.clone(),
@@ -368,19 +390,22 @@ impl At<'_> {
     }
 
     fn assistant(&self, message: &Map<String, Value>) -> Result<Value> {
-        if let Some(blocks @ Value::Array(_)) = message.get(CONTENT_BLOCKS) {
-            return Ok(json!({"role": "assistant", "content": blocks}));
-        }
         // Another provider's reasoning is not signed, and Anthropic takes no other.
         let known = ["role", "content", "tool_calls", "cache_control", "reasoning_content", "reasoning", OUTPUT_ITEMS];
-        self.known(message, &known)?;
+        if let Some(blocks @ Value::Array(_)) = message.get(CONTENT_BLOCKS) {
+            let is_own = self.from == Dialect::Messages;
+            let mut beside = if is_own { self.beside(message, &known)? } else { Map::new() };
+            beside.shift_remove(CONTENT_BLOCKS);
+            return Ok(turn("assistant", blocks.clone(), beside));
+        }
+        let beside = self.beside(message, &known)?;
         self.said_beside(message)?;
         let calls = message.get("tool_calls").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         if calls.is_empty()
             && !message.contains_key("cache_control")
             && let Some(text @ Value::String(_)) = message.get("content")
         {
-            return Ok(json!({"role": "assistant", "content": text}));
+            return Ok(turn("assistant", text.clone(), beside));
         }
         let mut blocks = self.blocks(message.get("content"))?;
         for (index, call) in calls.iter().enumerate() {
@@ -391,13 +416,14 @@ impl At<'_> {
                 return Err(self.refuse(&format!("tool_calls[{index}].type")));
             };
             let text = if arguments.trim().is_empty() { "{}" } else { arguments };
-            let Ok(input @ Value::Object(_)) = serde_json::from_str::<Value>(text) else {
-                return Err(self.refuse(&path));
+            let input = match serde_json::from_str::<Value>(text) {
+                Ok(input @ Value::Object(_)) if inexact(text.as_bytes()).is_none() => input,
+                _ => return Err(self.refuse(&path)),
             };
             blocks.push(json!({"type": "tool_use", "id": call["id"], "name": name, "input": input}));
         }
         mark(&mut blocks, message);
-        Ok(json!({"role": "assistant", "content": blocks}))
+        Ok(turn("assistant", blocks, beside))
     }
 }
 
@@ -405,5 +431,42 @@ impl At<'_> {
 fn mark(blocks: &mut [Value], message: &Map<String, Value>) {
     if let (Some(Value::Object(last)), Some(marker)) = (blocks.last_mut(), message.get("cache_control")) {
         last.entry("cache_control").or_insert_with(|| marker.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Scope,
+        chat::dialect::{anthropic::read_request, fuzz::call, openai, responses},
+    };
+
+    #[test]
+    fn what_is_not_known_of_a_message_or_a_choice_reaches_its_own_protocol_and_is_refused_by_others() {
+        let body = json!({
+            "model": "m", "max_tokens": 9, "tools": [{"name": "f", "input_schema": {}}],
+            "tool_choice": {"type": "tool", "name": "f", "new": 1},
+            "messages": [
+                {"role": "user", "content": "a", "new": 1},
+                {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f", "input": {}}], "new": 2},
+                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "x"}], "new": 3},
+                {"role": "assistant", "content": [{"type": "thinking", "thinking": "y", "signature": "s"}], "new": 4},
+                {"role": "user", "content": [{"type": "text", "text": "b"}, {"type": "text", "text": "c"}], "new": 5},
+            ],
+        });
+        let request = read_request(body.clone(), &Scope::new(), &[]).unwrap().request;
+        let asked = call(&request, Dialect::Messages);
+        let written = write_request(&asked, "p", 1).unwrap().body;
+        assert_eq!((&written["messages"], &written["tool_choice"]), (&body["messages"], &body["tool_choice"]));
+        let mut plain = body;
+        plain["messages"] = json!([{"role": "user", "content": "a"}]);
+        let request = read_request(plain, &Scope::new(), &[]).unwrap().request;
+        let asked = call(&request, Dialect::Messages);
+        for error in
+            [openai::write_request(&asked, "p").unwrap_err(), responses::write_request(&asked, "p").unwrap_err()]
+        {
+            assert_eq!((error.code(), error.get("field")), ("UNSUPPORTED", Some("tool_choice")));
+        }
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     Result,
     chat::{
         dialect::{
-            ENVELOPE, Envelope, REASONING_NAME, carry, fields_of, fresh_id, is_plain_text, is_unset, name_calls,
+            ENVELOPE, Envelope, REASONING_NAME, USAGE, carry, fields_of, fresh_id, is_plain_text, is_unset, name_calls,
             name_of,
         },
         request::{content_text, field},
@@ -97,6 +97,8 @@ pub(crate) struct Assembler {
     /// What the provider calls its reasoning.
     reasoning: Option<String>,
     usage: Option<Value>,
+    /// Whether the request asks for token counts with each event.
+    counts_each: bool,
     finish_reason: Option<String>,
 }
 
@@ -111,11 +113,18 @@ struct Call {
 }
 
 impl Assembler {
+    /// Begins the answer to a request.
+    pub fn of_request(body: &Map<String, Value>) -> Assembler {
+        let options = body.get("stream_options");
+        let asks = options.and_then(|options| options.get("continuous_usage_stats")) == Some(&Value::Bool(true));
+        Assembler { counts_each: asks, ..Assembler::default() }
+    }
+
     /// Takes one event. Returns what is new in it, if anything is; `Err` if it is not of this protocol.
     pub fn push(&mut self, mut event: Map<String, Value>) -> Result<Option<Delta>, ()> {
-        if let Some(usage) = event.remove("usage").filter(|usage| !usage.is_null()) {
-            self.usage = Some(usage);
-        }
+        let usage = event.remove("usage").filter(|usage| !usage.is_null());
+        let counted = usage.as_ref().filter(|_| self.counts_each).cloned();
+        self.usage = usage.or_else(|| self.usage.take());
         // Whoever asks for several answers, or for probabilities, is given the provider's own events; so is what a provider says
         // of a choice by itself.
         let native = event.get("choices").is_some_and(is_more).then(|| event.clone());
@@ -140,6 +149,9 @@ impl Assembler {
         }
         if let Some(delta) = delta.as_mut().filter(|_| !self.news.is_empty()) {
             delta.extra.insert(ENVELOPE.to_owned(), std::mem::take(&mut self.news).into());
+        }
+        if let Some((delta, counted)) = delta.as_mut().zip(counted) {
+            delta.extra.insert(USAGE.to_owned(), counted);
         }
         self.deltas.extend(delta.clone());
         Ok(delta)
@@ -631,6 +643,17 @@ pub(super) mod tests {
             again.push(event.unwrap_or_else(|| object(super::tests::choice(json!({"content": delta.text}))))).unwrap();
         }
         assert_eq!(again.finish("p", "m", true).body()["choices"], body["choices"]);
+    }
+
+    #[test]
+    fn counts_come_with_each_part_where_the_request_asks_for_them() {
+        let event = json!({"choices": [{"index": 0, "delta": {"content": "Hi"}}], "usage": {"prompt_tokens": 1}});
+        for (options, told) in [(json!({"continuous_usage_stats": true}), Some(&event["usage"])), (json!({}), None)] {
+            let mut assembler = Assembler::of_request(&object(json!({"stream_options": options})));
+            let delta = assembler.push(object(event.clone())).unwrap().unwrap();
+            assert_eq!(delta.extra.get(USAGE), told);
+            assert_eq!(assembler.finish("p", "m", true).usage.prompt_tokens, Some(1));
+        }
     }
 
     #[test]

@@ -10,7 +10,10 @@ use crate::{
     Error, Result, Scope, Timestamp,
     chat::{
         ChatChunk, ChatRequest, ChatResponse, EmbedCall, Embeddings, Message, Model,
-        dialect::{CONTENT_BLOCKS, Dialect, ENVELOPE, NATIVE, Names, OUTPUT_ITEMS, REASONING_NAME, fresh_id, native},
+        dialect::{
+            CONTENT_BLOCKS, Dialect, ENVELOPE, NATIVE, Names, OUTPUT_ITEMS, REASONING_NAME, USAGE, fresh_id,
+            named_model, native,
+        },
         response::{Answer, Usage},
     },
 };
@@ -270,6 +273,7 @@ impl FrameWriter {
         if let Some(name) = chunk.extra.get(REASONING_NAME).and_then(Value::as_str) {
             name.clone_into(&mut self.reasoning);
         }
+        let counted = chunk.extra.get(USAGE).filter(|_| self.usage);
         if let Some(event) = native(&chunk.extra).filter(|event| event.contains_key("choices")) {
             self.envelope.extend(beside_choices(event));
             let first = event["choices"].as_array().and_then(|choices| choices.iter().find(|one| number_of(one) == 0));
@@ -279,12 +283,20 @@ impl FrameWriter {
             let mut text = String::new();
             // Clients take the choices in their order.
             if !std::mem::replace(&mut self.begun, true) && event["choices"][0]["index"] != 0 {
-                text = self.choice(json!({"role": "assistant"}), None);
+                text = self.choice(json!({"role": "assistant"}), None, None);
             }
-            return text + &format!("data: {}\n\n", Value::Object(event.clone()));
+            let mut event = event.clone();
+            if let Some(counted) = counted {
+                event.insert("usage".to_owned(), counted.clone());
+            }
+            return text + &format!("data: {}\n\n", Value::Object(event));
         }
         let mut delta = chunk.extra.clone();
         delta.shift_remove(REASONING_NAME);
+        delta.shift_remove(USAGE);
+        if let Some(model) = named_model(&chunk.extra) {
+            self.envelope.insert("model".to_owned(), model.into());
+        }
         if let Some(Value::Object(news)) = delta.shift_remove(ENVELOPE) {
             self.envelope.extend(news);
         }
@@ -313,7 +325,10 @@ impl FrameWriter {
         let is_told = chunk.finish_reason.is_some() && chunk.finish_reason == self.finish_reason;
         let mut text = match is_told && delta.is_empty() {
             true => String::new(),
-            false => self.choice(Value::Object(delta), chunk.finish_reason.as_deref().filter(|_| !is_told)),
+            false => {
+                let reason = chunk.finish_reason.as_deref().filter(|_| !is_told);
+                self.choice(Value::Object(delta), reason, counted)
+            }
         };
         if let Some(answer) = &chunk.answer {
             if self.usage {
@@ -333,8 +348,8 @@ impl FrameWriter {
         format!("data: {}\n\n", write_error(error))
     }
 
-    fn choice(&self, delta: Value, finish_reason: Option<&str>) -> String {
-        self.event(json!([{"index": 0, "delta": delta, "finish_reason": finish_reason}]), None)
+    fn choice(&self, delta: Value, finish_reason: Option<&str>, usage: Option<&Value>) -> String {
+        self.event(json!([{"index": 0, "delta": delta, "finish_reason": finish_reason}]), usage)
     }
 
     fn event(&self, choices: Value, usage: Option<&Value>) -> String {

@@ -76,6 +76,12 @@ pub(crate) fn write_request<'a>(call: &'a ProviderCall, provider: &str) -> Resul
     {
         return Err(target.refuse(name));
     }
+    // Another protocol's own form, where it says more than has a counterpart.
+    let is_own =
+        |choice: &Map<String, Value>| ["function", "allowed_tools"].iter().any(|own| choice.contains_key(*own));
+    if call.body.get("tool_choice").and_then(Value::as_object).is_some_and(|choice| !is_own(choice)) {
+        return Err(target.refuse("tool_choice"));
+    }
     let mut body = call.body.clone();
     body.retain(|name, value| name != "cache_control" && !says_nothing(name, value, call.dialect));
     if let Some(Value::Array(messages)) = body.get_mut("messages") {
@@ -88,6 +94,9 @@ pub(crate) fn write_request<'a>(call: &'a ProviderCall, provider: &str) -> Resul
             match tool {
                 Value::Object(tool) if tool.contains_key("function") => {
                     tool.retain(|name, _| !TOOL_HINTS.contains(&name.as_str()));
+                    if let Some(Value::Object(function)) = tool.get_mut("function") {
+                        function.retain(|name, value| name != "strict" || !value.is_null());
+                    }
                 }
                 _ => return Err(target.refuse(format!("tools[{index}].type"))),
             }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::answer::answer;
 use crate::chat::{
-    dialect::{carry, tool_part},
+    dialect::{carry, is_unset, tool_part},
     response::{Answer, Delta},
 };
 
@@ -28,6 +28,8 @@ pub(super) struct Place {
     pub part_index: Value,
     /// Type of the deltas that belong here.
     pub kind: &'static str,
+    /// Whether deltas of text come with a list of log probabilities, which is empty.
+    pub logprobs: bool,
 }
 
 /// Deltas that the common form says all of: text, arguments, reasoning.
@@ -35,6 +37,18 @@ pub(super) const TEXT: &str = "response.output_text.delta";
 pub(super) const ARGUMENTS: &str = "response.function_call_arguments.delta";
 pub(super) const SUMMARY: &str = "response.reasoning_summary_text.delta";
 pub(super) const REASONING: &str = "response.reasoning_text.delta";
+/// Fields of theirs that are told anew, or say nothing.
+const KNOWN: [&str; 9] = [
+    "type",
+    "sequence_number",
+    "item_id",
+    "output_index",
+    "content_index",
+    "summary_index",
+    "delta",
+    "logprobs",
+    "obfuscation",
+];
 
 impl Place {
     /// Moves to where an event begins something.
@@ -45,7 +59,8 @@ impl Place {
             Some("response.output_item.added") => {
                 let item_id = event.get("item").and_then(|item| item.get("id")).cloned().unwrap_or_default();
                 let kind = if kind("item") == Some("function_call") { ARGUMENTS } else { "" };
-                *self = Place { item_id, output_index: field("output_index"), part_index: Value::Null, kind };
+                let output_index = field("output_index");
+                *self = Place { item_id, output_index, part_index: Value::Null, kind, logprobs: self.logprobs };
             }
             Some("response.content_part.added") => {
                 self.part_index = field("content_index");
@@ -59,6 +74,7 @@ impl Place {
                 self.part_index = field("summary_index");
                 self.kind = SUMMARY;
             }
+            Some(TEXT) => self.logprobs = event.contains_key("logprobs"),
             _ => {}
         }
     }
@@ -70,7 +86,9 @@ impl Place {
             ARGUMENTS => true,
             _ => same("content_index", &self.part_index),
         };
-        let plain = event.get("logprobs").is_none_or(super::super::is_unset);
+        let plain = event.get("logprobs").is_none_or(is_unset)
+            && (kind != TEXT || event.contains_key("logprobs") == self.logprobs)
+            && event.keys().all(|name| KNOWN.contains(&name.as_str()));
         kind == self.kind && part && plain && same("output_index", &self.output_index) && same("item_id", &self.item_id)
     }
 }

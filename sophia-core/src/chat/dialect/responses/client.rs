@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::assembler::{Place, SUMMARY};
+use super::assembler::{Place, SUMMARY, TEXT};
 use crate::{
     Error, Result, Timestamp,
     chat::{
@@ -238,10 +238,13 @@ impl FrameWriter {
         if delta.is_empty() {
             return;
         }
-        let Place { item_id, output_index, part_index, kind } = self.place.clone();
+        let Place { item_id, output_index, part_index, kind, logprobs } = self.place.clone();
         let mut event = json!({"type": kind, "item_id": item_id, "output_index": output_index, "delta": delta});
         if !part_index.is_null() {
             event[if kind == SUMMARY { "summary_index" } else { "content_index" }] = part_index;
+        }
+        if kind == TEXT && logprobs {
+            event["logprobs"] = json!([]);
         }
         self.event(event, out);
     }
@@ -428,5 +431,71 @@ impl FrameWriter {
         let item = message_item(&id, "completed", vec![part]);
         self.event(json!({"type": "response.output_item.done", "output_index": index, "item": item}), out);
         self.output.push(item);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::chat::{
+        dialect::{openai, responses::Assembler},
+        response::{CacheInfo, CacheStatus},
+    };
+
+    #[test]
+    fn a_delta_of_text_has_a_list_of_log_probabilities_where_the_providers_has_one() {
+        let place = |mut event: Value| {
+            event["item_id"] = "msg_1".into();
+            event["output_index"] = 0.into();
+            event["content_index"] = 0.into();
+            event
+        };
+        for logprobs in [None, Some(json!([]))] {
+            let delta = |text: &str| {
+                let mut event = place(json!({"type": "response.output_text.delta", "delta": text}));
+                if let Some(logprobs) = &logprobs {
+                    event["logprobs"] = logprobs.clone();
+                }
+                event
+            };
+            let item = json!({"type": "response.output_item.added", "output_index": 0, "item": {"id": "msg_1", "type": "message"}});
+            let part =
+                place(json!({"type": "response.content_part.added", "part": {"type": "output_text", "text": ""}}));
+            let events = [item, part, delta("a"), delta("b"), delta("c")];
+            let (mut assembler, mut carried, mut heard) = (Assembler::default(), 0, Vec::new());
+            let mut writer = FrameWriter::new("m", &Map::new(), Timestamp::UNIX_EPOCH);
+            for event in &events {
+                let delta = assembler.push(event.as_object().unwrap().clone()).unwrap().unwrap();
+                carried += usize::from(native(&delta.extra).is_some());
+                let text = writer.chunk(&ChatChunk::of(delta));
+                let data = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+                let mut told: Value = serde_json::from_str(data).unwrap();
+                told.as_object_mut().unwrap().shift_remove("sequence_number");
+                heard.push(told);
+            }
+            assert_eq!(heard, events);
+            assert_eq!(carried, if logprobs.is_some() { 3 } else { 2 });
+        }
+    }
+
+    #[test]
+    fn an_answer_whose_end_is_not_told_is_incomplete() {
+        for (reason, status, told) in [
+            (json!("stop"), "completed", Value::Null),
+            (json!("tool_calls"), "completed", Value::Null),
+            (json!("length"), "incomplete", json!("max_output_tokens")),
+            (json!("insufficient_system_resource"), "incomplete", json!("insufficient_system_resource")),
+            (Value::Null, "incomplete", Value::Null),
+        ] {
+            let body = json!({"choices": [{"message": {"content": "Half"}, "finish_reason": reason}]});
+            let answer = openai::answer(body.as_object().unwrap().clone(), "p", "m").unwrap();
+            let mut writer = FrameWriter::new("m", &Map::new(), Timestamp::UNIX_EPOCH);
+            writer.chunk(&ChatChunk::end(Arc::new(answer), CacheInfo::new(CacheStatus::Miss)));
+            let (response, _) = writer.take_given().unwrap();
+            assert_eq!(response["status"], status);
+            assert_eq!(response["incomplete_details"].get("reason").unwrap_or(&Value::Null), &told, "{reason}");
+        }
     }
 }

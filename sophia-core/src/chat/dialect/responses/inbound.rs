@@ -175,12 +175,16 @@ fn tool(tool: Value) -> Value {
     }
     fields.shift_remove("type");
     fields.retain(|_, value| !value.is_null());
+    // Left out, it means something else here than in the other protocols: what is not the same must not have the same key.
+    fields.entry("strict").or_insert(Value::Null);
     json!({"type": "function", "function": fields})
 }
 
 fn tool_choice(choice: Value) -> Value {
     match (choice.get("type").and_then(Value::as_str), choice.get("name"), choice.get("tools")) {
-        (Some("function"), Some(name), _) => json!({"type": "function", "function": {"name": name}}),
+        (Some("function"), Some(name), _) if says_only(&choice, &["type", "name"]) => {
+            json!({"type": "function", "function": {"name": name}})
+        }
         (Some("allowed_tools"), _, Some(Value::Array(tools))) => {
             let tools: Value = tools.iter().cloned().map(tool_choice).collect();
             json!({"type": "allowed_tools", "allowed_tools": {"mode": choice["mode"], "tools": tools}})

@@ -85,6 +85,10 @@ pub(crate) fn write_request(call: &ProviderCall, provider: &str) -> Result<Map<S
                 body.insert("tools".to_owned(), tools.collect::<Result<_>>()?);
             }
             ("tool_choice", choice) => {
+                // Anthropic's own form, where it says more than has a counterpart.
+                if call.dialect == Dialect::Messages && choice.is_object() && choice.get("function").is_none() {
+                    return Err(target.refuse(name));
+                }
                 body.insert("tool_choice".to_owned(), tool_choice(choice));
             }
             ("modalities", value) if *value == json!(["text"]) => {}
@@ -197,6 +201,8 @@ fn tool(tool: &Value, index: usize, from: Dialect, target: Target<'_>) -> Result
             // The default of this protocol is strict, that of the others is not.
             if from != Dialect::Responses {
                 out.entry("strict").or_insert(false.into());
+            } else if out.get("strict").is_some_and(Value::is_null) {
+                out.shift_remove("strict");
             }
             Ok(Value::Object(out))
         }
@@ -323,5 +329,38 @@ impl At<'_> {
             }
         };
         parts.iter().enumerate().map(part).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Scope,
+        chat::dialect::{fuzz::call, openai, responses::read_request},
+    };
+
+    #[test]
+    fn a_function_that_does_not_say_whether_it_is_strict_is_another_one_in_each_protocol() {
+        let tool = json!({"type": "function", "name": "f", "parameters": {}});
+        let body = json!({"model": "m", "input": "x", "tools": [tool]});
+        let request = read_request(body, &Scope::new()).unwrap().request;
+        let asked = call(&request, Dialect::Responses);
+        assert_eq!(write_request(&asked, "p").unwrap()["tools"], json!([tool]));
+        let function = json!({"type": "function", "function": {"name": "f", "parameters": {}}});
+        assert_eq!(openai::write_request(&asked, "p").unwrap()["tools"], json!([function]));
+        // Other words of the same request would have its key.
+        assert_ne!(request.provider_fields["tools"], json!([function]));
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_choice_reaches_its_own_protocol_and_is_refused_by_others() {
+        let choice = json!({"type": "function", "name": "f", "new": 1});
+        let body = json!({"model": "m", "input": "x", "tool_choice": choice});
+        let request = read_request(body, &Scope::new()).unwrap().request;
+        let asked = call(&request, Dialect::Responses);
+        assert_eq!(write_request(&asked, "p").unwrap()["tool_choice"], choice);
+        let refused = openai::write_request(&asked, "p").unwrap_err();
+        assert_eq!((refused.code(), refused.get("field")), ("UNSUPPORTED", Some("tool_choice")));
     }
 }
