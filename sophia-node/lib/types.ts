@@ -863,6 +863,8 @@ export interface EmbedCall {
   model?: string | null
   /** Whose call it is: its limits are kept, and what it costs is written down there. */
   scope?: Scope | null
+  /** Time in which there must be vectors; the configured default where it is null. In milliseconds. */
+  timeoutMs?: number | null
   /** Trace that it belongs to (W3C `traceparent`), for OpenTelemetry; null begins one. */
   traceparent?: string | null
   /** Any further field of the provider's protocol, passed on verbatim. */

@@ -305,6 +305,12 @@ test('a function is protected like a model', async () => {
   await assert.rejects(s.chat.run('slow', () => setTimeout(5_000, null, { ref: false }), { timeoutMs: 30 }), { code: 'TIMEOUT' })
 })
 
+test('vectors have a deadline of their own', async (t) => {
+  const url = await httpServer(t, () => {})
+  const s = new Sophia({ chat: { providers: [{ name: 'p', baseUrl: `${url}/v1`, models: ['m'] }] } })
+  await assert.rejects(s.chat.embed(['x'], { timeoutMs: 50 }), { code: 'TIMEOUT' })
+})
+
 test('a registry says what its sources disagree about, and calls tools', async (t) => {
   const url = await httpServer(t, (request, response) => {
     response.setHeader('content-type', 'application/json')

@@ -25,7 +25,7 @@ use super::{
     limited::Limited,
     metrics::{ChatMetrics, Meter, Operation},
     provider::{AskedOf, ChatProvider, EmbedCall, Embeddings, Keeping, Model, ProviderCall, SharedDeadline},
-    request::{CacheMode, ChatRequest, Share, context_of},
+    request::{CacheMode, ChatRequest, Share, check_options, context_of},
     response::{CacheInfo, CacheStatus, ChatResponse, Found},
     router::Router,
     semantic::{Question, Semantic, SemanticFeedback, SemanticReport, SemanticTier},
@@ -74,7 +74,7 @@ struct Inner {
     endpoints: Vec<Endpoint>,
 }
 
-type Stages = SharedTier<Keeper<Semantic<Limited<Router>>>>;
+type Stages = SharedTier<Keeper<Semantic<Limited>>>;
 
 /// A value that was made or found, for how many seconds it is kept, and where it was found.
 type Made = (Arc<Value>, Option<u64>, Found);
@@ -123,7 +123,7 @@ impl Chat {
         let limiter = Limiter::new(config.max_concurrent);
         let meter = Arc::new(Meter::new(context, config.providers.iter().map(|provider| provider.name.as_str())));
         let (router, endpoints) = Router::new(&config, &clock, meter.clone(), context.otel.as_ref())?;
-        let limited = Limited::new(router, accounts.clone(), limiter.clone(), config.timeout);
+        let limited = Limited::new(router, accounts.clone(), limiter.clone());
         let shared = SharedCache::new(&config, context, &cache);
         let semantic = Semantic::new(limited, semantic_tier(&config, &cache, context), config.cache.tool_calls);
         let keeper = Keeper::new(semantic, cache.clone(), config.cache.tool_calls);
@@ -286,8 +286,9 @@ impl Chat {
                 format!("must not be empty, and at most {max} bytes together"),
             ));
         }
+        check_options(OPERATION, None, &[], call.timeout)?;
         self.router().model(OPERATION, call.model.as_deref())?;
-        Deadline::after(self.0.config.timeout).run(OPERATION, self.0.provider.embed(&call)).await
+        self.deadline(call.timeout).run(OPERATION, self.0.provider.embed(&call)).await
     }
 
     /// Lists the models of all providers: the configured ones, or what a provider says where none are. One that cannot be asked
@@ -457,7 +458,7 @@ impl Chat {
     }
 
     /// Returns the first stage below those that keep answers.
-    fn limited(&self) -> &Limited<Router> {
+    fn limited(&self) -> &Limited {
         self.0.stages.inner().inner().inner()
     }
 

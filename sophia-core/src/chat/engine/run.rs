@@ -155,8 +155,7 @@ impl Chat {
                 Turn::Kept(_) => (Held::default(), Found::default()),
                 Turn::Ours(lease, found) => (lease, found),
             };
-            accounts.admit(OPERATION, &scope).await?;
-            let _permit = limiter.acquire(OPERATION, forever()).await?;
+            let _permit = accounts.enter(OPERATION, &scope, limiter.acquire(OPERATION, forever())).await?;
             let produced = producer().await?;
             let value = Arc::new(produced.value);
             let keeping = keeping.filter(|_| produced.cacheable);
