@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -113,3 +114,17 @@ async def test_vectors_have_a_deadline_of_their_own() -> None:
             await s.chat.embed(["x"], timeout=0.05)
         with pytest.raises(sophia.InvalidInputError, match="timeout"):
             await s.chat.embed(["x"], timeout=0)
+
+
+async def test_producers_inside_of_others_do_not_wait_for_their_permits() -> None:
+    s = Sophia({"chat": {"max_concurrent": 2, "timeout": 10}})
+
+    async def whole(number: int) -> int:
+        async def part() -> int:
+            await asyncio.sleep(0)
+            return number
+
+        return (await s.chat.run(f"part {number}", part)).value
+
+    runs = (s.chat.run(f"whole {number}", lambda number=number: whole(number)) for number in range(20))
+    assert [result.value for result in await asyncio.gather(*runs)] == list(range(20))

@@ -26,7 +26,8 @@ const MAX_PROVIDERS: usize = 64;
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ChatConfig {
-    /// Calls to providers at once, and as many producers of `run` beside them; further ones wait in line. Default 50.
+    /// Calls to providers at once, and beside them as many producers of `run` at each depth; further ones wait in line.
+    /// Default 50.
     pub max_concurrent: usize,
     /// Time in which a call must have answered, unless it says otherwise. Default 30 s.
     #[serde(with = "crate::duration")]

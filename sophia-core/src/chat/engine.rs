@@ -1,5 +1,6 @@
 //! The chat: what its methods do, in order.
 
+mod line;
 mod run;
 
 use std::{
@@ -11,6 +12,8 @@ use std::{
 
 use serde_json::Value;
 use tokio::runtime::Handle;
+
+use line::{Company, RunLine};
 
 use super::{
     accounting::{Accounts, CostQuery, Costs, LimitStatus},
@@ -60,12 +63,12 @@ struct Inner {
     shared: Option<SharedCache>,
     limiter: Limiter,
     /// What producers pass, beside it: one that asks a provider must not wait for itself.
-    run_limiter: Limiter,
+    run_line: RunLine,
     accounts: Accounts,
     meter: Arc<Meter>,
     otel: Option<Otel>,
     flights: Flights,
-    runs: SingleFlight<FlightKey, Made>,
+    runs: SingleFlight<FlightKey, Made, Company>,
     /// The stages below the flights, the first one outermost.
     stages: Arc<Stages>,
     /// The same, as the flights see them.
@@ -134,13 +137,13 @@ impl Chat {
             assistants,
             cache,
             shared,
-            run_limiter: limiter.beside(),
+            run_line: RunLine::beside(&limiter),
             limiter,
             accounts,
             meter,
             otel: context.otel.clone(),
             flights: Flights::default(),
-            runs: SingleFlight::new(Operation::Run.name()),
+            runs: SingleFlight::with_aboard(Operation::Run.name()),
             stages,
             provider,
             endpoints,
