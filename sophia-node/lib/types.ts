@@ -2156,7 +2156,10 @@ export interface ProviderConfig {
   models?: readonly string[]
   /** Further headers of each request; `${NAME}` is replaced as in `api_key`. Default none. */
   headers?: Record<string, string>
-  /** Longest silence: until the answer begins, and between two parts of it. Default 60 s. In milliseconds. */
+  /**
+   * Longest silence: until the answer begins, and between two parts of it. Shorter than `chat.timeout`, where the next
+   * provider is to be asked in its place. Default 60 s. In milliseconds.
+   */
   timeoutMs?: number
   /** The same as text, such as `"15m"`. */
   timeout?: string

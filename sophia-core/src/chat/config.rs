@@ -107,7 +107,8 @@ pub struct ProviderConfig {
     /// Further headers of each request; `${NAME}` is replaced as in `api_key`. Default none.
     #[serde(default)]
     pub headers: BTreeMap<String, Secret>,
-    /// Longest silence: until the answer begins, and between two parts of it. Default 60 s.
+    /// Longest silence: until the answer begins, and between two parts of it. Shorter than `chat.timeout`, where the next
+    /// provider is to be asked in its place. Default 60 s.
     #[serde(default = "provider_timeout", with = "crate::duration")]
     #[schemars(with = "crate::duration::DurationSchema")]
     pub timeout: Duration,
