@@ -1,5 +1,6 @@
 /** Cached chat: one client for every provider, and the same protection for any function of one's own. */
 
+import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
 import type {
   CacheMode,
   ChatChunk,
@@ -61,6 +62,9 @@ export interface RunResult<T> {
   latencyMs: number
 }
 
+/** How many producers of `run` stand around what is done: they hold permits that a run inside of them must not wait for. */
+const depths = new AsyncLocalStorage<number>()
+
 /** Asks models, and keeps what they answer. */
 export class Chat {
   readonly #bridge: Bridge
@@ -97,8 +101,8 @@ export class Chat {
     options: RunProducerOptions<T> = {},
   ): Promise<RunResult<T>> {
     const { text, cacheable, signal, ...rest } = options
-    const produce = async (signal: AbortSignal) => {
-      const value = await producer({ signal })
+    const produce = async (depth: number, signal: AbortSignal) => {
+      const value = await depths.run(depth, () => producer({ signal }))
       // As a field it would be left out.
       if (isCode(value)) throw invalidInput('chat.run', 'value', `is a ${typeof value}, which JSON cannot say`)
       return {
@@ -107,7 +111,8 @@ export class Chat {
         cacheable: typeof cacheable === 'function' ? Boolean(cacheable(value)) : cacheable,
       }
     }
-    return this.#bridge.run('chat.run', { ...traced(), ...rest, message }, { signal }, (engine, id, text) =>
+    const depth = depths.getStore()
+    return this.#bridge.run('chat.run', { ...traced(), ...rest, message, depth }, { signal }, (engine, id, text) =>
       engine.run(id, text, this.#bridge.keep('chat.run', produce)),
     )
   }
@@ -186,8 +191,10 @@ function functionsOf(options: ChatOptions | undefined) {
     function: { name, description, parameters: parameters ?? { type: 'object' } },
   }))
   const named = new Map(functions.map((tool) => [tool.name, tool]))
-  const answer = (asked: { tool: string; arguments: object; scope: Scope }, signal: AbortSignal) =>
-    named.get(asked.tool)?.run(asked.arguments, { scope: asked.scope, signal })
+  // Bound to where it was given, as far as producers stand around it.
+  const answer = AsyncResource.bind((asked: { tool: string; arguments: object; scope: Scope }, signal: AbortSignal) =>
+    named.get(asked.tool)?.run(asked.arguments, { scope: asked.scope, signal }),
+  )
   return { options: { ...options, tools: tools.filter((tool) => !isFunction(tool)) }, definitions, answer }
 }
 

@@ -352,7 +352,7 @@ export interface ChatChunk {
 
 /** Configuration of chat. */
 export interface ChatConfig {
-  /** Calls to providers at once, and as many producers of `run` beside them; further ones wait in line. Default 50. */
+  /** Calls to providers at once, and beside them as many producers of `run` at each depth; further ones wait in line. Default 50. */
   maxConcurrent?: number
   /** Time in which a call must have answered, unless it says otherwise. Default 30 s. In milliseconds. */
   timeoutMs?: number
@@ -863,6 +863,8 @@ export interface EmbedCall {
   model?: string | null
   /** Whose call it is: its limits are kept, and what it costs is written down there. */
   scope?: Scope | null
+  /** Time in which there must be vectors; the configured default where it is null. In milliseconds. */
+  timeoutMs?: number | null
   /** Trace that it belongs to (W3C `traceparent`), for OpenTelemetry; null begins one. */
   traceparent?: string | null
   /** Any further field of the provider's protocol, passed on verbatim. */
@@ -2156,7 +2158,10 @@ export interface ProviderConfig {
   models?: readonly string[]
   /** Further headers of each request; `${NAME}` is replaced as in `api_key`. Default none. */
   headers?: Record<string, string>
-  /** Longest silence: until the answer begins, and between two parts of it. Default 60 s. In milliseconds. */
+  /**
+   * Longest silence: until the answer begins, and between two parts of it. Shorter than `chat.timeout`, where the next
+   * provider is to be asked in its place. Default 60 s. In milliseconds.
+   */
   timeoutMs?: number
   /** The same as text, such as `"15m"`. */
   timeout?: string

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use sophia_core::{
     Error, ErrorKind, Result, Sophia,
-    chat::{CallbackTools, ChatRequest, Produced, RunOptions, ToolBox},
+    chat::{self, CallbackTools, ChatRequest, Produced, RunOptions, ToolBox},
     health::{Action, CallbackHealer, CallbackProbe, ProbeOutcome, Registration},
     memory::{KvOptions, embed::CallbackEmbedder},
     operations,
@@ -109,7 +109,7 @@ pub fn run(sophia: &Sophia, arguments: &str, producer: JsFunction) -> Result<Wor
     let sophia = sophia.clone();
     let produce = move || -> BoxFuture<'static, Result<Produced>> {
         Box::pin(async move {
-            let made: Made = answer("chat.run", &producer.call("chat.run", NONE).await?)?;
+            let made: Made = answer("chat.run", &producer.call("chat.run", [chat::depth()]).await?)?;
             let produced = Produced::new(made.value).cacheable(made.cacheable.unwrap_or(true));
             Ok(match made.text {
                 Some(text) => produced.text(text),

@@ -311,6 +311,31 @@ test('a function is protected like a model', async () => {
   await assert.rejects(s.chat.run('slow', () => setTimeout(5_000, null, { ref: false }), { timeoutMs: 30 }), { code: 'TIMEOUT' })
 })
 
+test('producers inside of others do not wait for their permits, nor do tools that they give', async (t) => {
+  const url = await httpServer(t, (request, response) => {
+    let text = ''
+    request.on('data', (part) => (text += part)).on('end', () => {
+      const last = JSON.parse(text).messages.at(-1)
+      const call = { id: '1', type: 'function', function: { name: 'part', arguments: '{}' } }
+      const [message, reason] = last.role === 'tool' ? [{ content: last.content }, 'stop'] : [{ content: null, tool_calls: [call] }, 'tool_calls']
+      response.setHeader('content-type', 'application/json')
+      response.end(JSON.stringify({ choices: [{ message: { role: 'assistant', ...message }, finish_reason: reason }], model: 'm' }))
+    })
+  })
+  const s = new Sophia({ chat: { providers: [{ name: 'p', baseUrl: `${url}/v1`, models: ['m'] }], maxConcurrent: 2, timeoutMs: 10_000 } })
+  const part = async (i) => (await s.chat.run(`part ${i}`, () => setTimeout(1, i))).value
+  const tools = (i) => [{ name: 'part', run: () => part(i) }]
+  const whole = (i) => s.chat.run(`whole ${i}`, async () => [await part(i), (await s.chat.complete(`${i}`, { tools: tools(`t${i}`) })).text])
+  const results = await Promise.all(Array.from({ length: 20 }, (_, i) => whole(i)))
+  assert.deepEqual(results.map(({ value }) => value), Array.from({ length: 20 }, (_, i) => [i, `t${i}`]))
+})
+
+test('vectors have a deadline of their own', async (t) => {
+  const url = await httpServer(t, () => {})
+  const s = new Sophia({ chat: { providers: [{ name: 'p', baseUrl: `${url}/v1`, models: ['m'] }] } })
+  await assert.rejects(s.chat.embed(['x'], { timeoutMs: 50 }), { code: 'TIMEOUT' })
+})
+
 test('a registry says what its sources disagree about, and calls tools', async (t) => {
   const url = await httpServer(t, (request, response) => {
     response.setHeader('content-type', 'application/json')

@@ -12,7 +12,7 @@ use serde::{
 use serde_json::Value;
 use sophia_core::{
     Config, Error, ErrorKind, Result, Scope, Sophia,
-    chat::{CallbackTools, ChatRequest, Produced, RunOptions, ToolBox},
+    chat::{self, CallbackTools, ChatRequest, Produced, RunOptions, ToolBox},
     health::{Action, CallbackHealer, CallbackProbe, ProbeOutcome, Registration},
     memory::{Embedder, EmbedderKind, KvOptions, embed::CallbackEmbedder},
 };
@@ -272,7 +272,8 @@ impl Engine {
         })))
     }
 
-    /// Gives the chat's protection to a coroutine function, which returns `{value, text, cacheable}`.
+    /// Gives the chat's protection to a coroutine function, which is given how many producers stand around what it does and
+    /// returns `{value, text, cacheable}`.
     fn chat_run<'py>(
         &self,
         py: Python<'py>,
@@ -281,7 +282,7 @@ impl Engine {
     ) -> PyResult<Bound<'py, PyAny>> {
         let options: RunOptions = self.read(py, "chat.run", arguments)?;
         let callback = Callback::new("chat.run", produce, &self.home)?;
-        let producer = move || async move { callback.call::<(), Value>(None).await.and_then(produced) }.boxed();
+        let producer = move || async move { callback.call(Some(chat::depth())).await.and_then(produced) }.boxed();
         let sophia = self.sophia(py)?;
         pending::run(py, pending::reply(async move { sophia.chat().run_value(options, producer).await }))
     }

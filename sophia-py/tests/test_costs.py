@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -102,3 +104,27 @@ async def test_costs_and_budgets_outlive_an_engine(base_url: str, tmp_path: Path
         assert (budget.used, budget.remaining) == (pytest.approx(0.002), 0)
         with pytest.raises(sophia.RateLimitedError, match="daily_usd"):
             await s.chat.complete("other", scope=ADA)
+
+
+async def test_vectors_have_a_deadline_of_their_own() -> None:
+    # It takes connections and answers nothing.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        s = engine(f"http://127.0.0.1:{silent.getsockname()[1]}/v1")
+        with pytest.raises(sophia.TimeoutError):
+            await s.chat.embed(["x"], timeout=0.05)
+        with pytest.raises(sophia.InvalidInputError, match="timeout"):
+            await s.chat.embed(["x"], timeout=0)
+
+
+async def test_producers_inside_of_others_do_not_wait_for_their_permits() -> None:
+    s = Sophia({"chat": {"max_concurrent": 2, "timeout": 10}})
+
+    async def whole(number: int) -> int:
+        async def part() -> int:
+            await asyncio.sleep(0)
+            return number
+
+        return (await s.chat.run(f"part {number}", part)).value
+
+    runs = (s.chat.run(f"whole {number}", lambda number=number: whole(number)) for number in range(20))
+    assert [result.value for result in await asyncio.gather(*runs)] == list(range(20))

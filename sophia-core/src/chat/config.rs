@@ -26,7 +26,8 @@ const MAX_PROVIDERS: usize = 64;
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ChatConfig {
-    /// Calls to providers at once, and as many producers of `run` beside them; further ones wait in line. Default 50.
+    /// Calls to providers at once, and beside them as many producers of `run` at each depth; further ones wait in line.
+    /// Default 50.
     pub max_concurrent: usize,
     /// Time in which a call must have answered, unless it says otherwise. Default 30 s.
     #[serde(with = "crate::duration")]
@@ -106,7 +107,8 @@ pub struct ProviderConfig {
     /// Further headers of each request; `${NAME}` is replaced as in `api_key`. Default none.
     #[serde(default)]
     pub headers: BTreeMap<String, Secret>,
-    /// Longest silence: until the answer begins, and between two parts of it. Default 60 s.
+    /// Longest silence: until the answer begins, and between two parts of it. Shorter than `chat.timeout`, where the next
+    /// provider is to be asked in its place. Default 60 s.
     #[serde(default = "provider_timeout", with = "crate::duration")]
     #[schemars(with = "crate::duration::DurationSchema")]
     pub timeout: Duration,
@@ -396,12 +398,17 @@ impl ChatConfig {
         if self.retry.retries > 10 {
             return Err(Error::invalid_config("chat.retry.retries", "must be at most 10"));
         }
+        for (path, delay) in
+            [("chat.retry.first_delay", self.retry.first_delay), ("chat.retry.max_delay", self.retry.max_delay)]
+        {
+            if delay > MAX_TIMEOUT {
+                return Err(Error::invalid_config(path, "must be at most one day"));
+            }
+        }
         if !(0.0..=1.0).contains(&self.hedge.budget) {
             return Err(Error::invalid_config("chat.hedge.budget", "must be between 0 and 1"));
         }
-        if !(0.0..=1.0).contains(&self.breaker.failure_ratio) {
-            return Err(Error::invalid_config("chat.breaker.failure_ratio", "must be between 0 and 1"));
-        }
+        self.breaker.validate("chat.breaker")?;
         if self.providers.len() > MAX_PROVIDERS {
             return Err(Error::invalid_config("chat.providers", format!("must be at most {MAX_PROVIDERS}")));
         }
@@ -505,5 +512,30 @@ mod tests {
         let contexts = BTreeMap::from([("x".to_owned(), ContextTtl { ttl: 5, volatile: None })]);
         let ttl = TtlConfig { contexts, ..Default::default() };
         assert_eq!(refused(ChatConfig { ttl, ..Default::default() }), "chat.ttl.contexts.x.ttl");
+        let retry = |first_delay, max_delay| {
+            let retry = RetryConfig { first_delay, max_delay, ..Default::default() };
+            refused(ChatConfig { retry, ..Default::default() })
+        };
+        let (day, long) = (MAX_TIMEOUT, Duration::from_secs_f64(1.8e19));
+        assert_eq!(
+            (retry(long, day), retry(day, long)),
+            ("chat.retry.first_delay".into(), "chat.retry.max_delay".into())
+        );
+    }
+
+    #[test]
+    fn a_breaker_that_cannot_work_is_refused_with_its_path() {
+        let change = |change: fn(&mut BreakerConfig)| {
+            let mut breaker = BreakerConfig::default();
+            change(&mut breaker);
+            refused(ChatConfig { breaker, ..Default::default() })
+        };
+        assert_eq!(change(|breaker| breaker.consecutive_failures = 0), "chat.breaker.consecutive_failures");
+        assert_eq!(change(|breaker| breaker.window = 0), "chat.breaker.window");
+        assert_eq!(change(|breaker| breaker.window = 1 << 62), "chat.breaker.window");
+        assert_eq!(change(|breaker| breaker.failure_ratio = f64::NAN), "chat.breaker.failure_ratio");
+        assert_eq!(change(|breaker| breaker.open_for = Duration::ZERO), "chat.breaker.open_for");
+        assert_eq!(change(|breaker| breaker.max_open = Duration::from_secs(1)), "chat.breaker.max_open");
+        assert_eq!(change(|breaker| breaker.max_open = Duration::MAX), "chat.breaker.max_open");
     }
 }

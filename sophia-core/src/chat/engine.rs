@@ -1,5 +1,6 @@
 //! The chat: what its methods do, in order.
 
+mod line;
 mod run;
 
 use std::{
@@ -11,6 +12,8 @@ use std::{
 
 use serde_json::Value;
 use tokio::runtime::Handle;
+
+use line::{Company, RunLine};
 
 use super::{
     accounting::{Accounts, CostQuery, Costs, LimitStatus},
@@ -25,7 +28,7 @@ use super::{
     limited::Limited,
     metrics::{ChatMetrics, Meter, Operation},
     provider::{AskedOf, ChatProvider, EmbedCall, Embeddings, Keeping, Model, ProviderCall, SharedDeadline},
-    request::{CacheMode, ChatRequest, Share, context_of},
+    request::{CacheMode, ChatRequest, Share, check_options, context_of},
     response::{CacheInfo, CacheStatus, ChatResponse, Found},
     router::Router,
     semantic::{Question, Semantic, SemanticFeedback, SemanticReport, SemanticTier},
@@ -60,12 +63,12 @@ struct Inner {
     shared: Option<SharedCache>,
     limiter: Limiter,
     /// What producers pass, beside it: one that asks a provider must not wait for itself.
-    run_limiter: Limiter,
+    run_line: RunLine,
     accounts: Accounts,
     meter: Arc<Meter>,
     otel: Option<Otel>,
     flights: Flights,
-    runs: SingleFlight<FlightKey, Made>,
+    runs: SingleFlight<FlightKey, Made, Company>,
     /// The stages below the flights, the first one outermost.
     stages: Arc<Stages>,
     /// The same, as the flights see them.
@@ -74,7 +77,7 @@ struct Inner {
     endpoints: Vec<Endpoint>,
 }
 
-type Stages = SharedTier<Keeper<Semantic<Limited<Router>>>>;
+type Stages = SharedTier<Keeper<Semantic<Limited>>>;
 
 /// A value that was made or found, for how many seconds it is kept, and where it was found.
 type Made = (Arc<Value>, Option<u64>, Found);
@@ -123,7 +126,7 @@ impl Chat {
         let limiter = Limiter::new(config.max_concurrent);
         let meter = Arc::new(Meter::new(context, config.providers.iter().map(|provider| provider.name.as_str())));
         let (router, endpoints) = Router::new(&config, &clock, meter.clone(), context.otel.as_ref())?;
-        let limited = Limited::new(router, accounts.clone(), limiter.clone(), config.timeout);
+        let limited = Limited::new(router, accounts.clone(), limiter.clone());
         let shared = SharedCache::new(&config, context, &cache);
         let semantic = Semantic::new(limited, semantic_tier(&config, &cache, context), config.cache.tool_calls);
         let keeper = Keeper::new(semantic, cache.clone(), config.cache.tool_calls);
@@ -134,13 +137,13 @@ impl Chat {
             assistants,
             cache,
             shared,
-            run_limiter: limiter.beside(),
+            run_line: RunLine::beside(&limiter),
             limiter,
             accounts,
             meter,
             otel: context.otel.clone(),
             flights: Flights::default(),
-            runs: SingleFlight::new(Operation::Run.name()),
+            runs: SingleFlight::with_aboard(Operation::Run.name()),
             stages,
             provider,
             endpoints,
@@ -289,8 +292,9 @@ impl Chat {
                 format!("must not be empty, and at most {max} bytes together"),
             ));
         }
+        check_options(OPERATION, None, &[], call.timeout)?;
         self.router().model(OPERATION, call.model.as_deref())?;
-        Deadline::after(self.0.config.timeout).run(OPERATION, self.0.provider.embed(&call)).await
+        self.deadline(call.timeout).run(OPERATION, self.0.provider.embed(&call)).await
     }
 
     /// Lists the models of all providers: the configured ones, or what a provider says where none are. One that cannot be asked
@@ -464,7 +468,7 @@ impl Chat {
     }
 
     /// Returns the first stage below those that keep answers.
-    fn limited(&self) -> &Limited<Router> {
+    fn limited(&self) -> &Limited {
         self.0.stages.inner().inner().inner()
     }
 

@@ -2,7 +2,7 @@
 //!
 //! What an answer used is written down here as well: a call is paid for where it was let through.
 
-use std::borrow::Borrow;
+use std::{borrow::Borrow, sync::Arc};
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -10,92 +10,86 @@ use futures::StreamExt;
 use super::{
     accounting::Accounts,
     provider::{ChatProvider, Completion, EmbedCall, Embeddings, Model, ProviderCall, ProviderEvent, ProviderStream},
+    response::Answer,
+    router::Router,
 };
 use crate::{
-    Result,
-    resilience::{Deadline, Limiter},
+    Result, Scope,
+    resilience::{Deadline, Limiter, Permit},
 };
 
-/// Lets at most so many calls through to the provider below, and none beyond the limits of its scope.
+/// Lets at most so many calls through to the providers below, and none beyond the limits of its scope.
 #[derive(Debug)]
-pub(crate) struct Limited<P> {
-    inner: P,
+pub(crate) struct Limited {
+    inner: Router,
     accounts: Accounts,
     limiter: Limiter,
-    timeout: std::time::Duration,
 }
 
-impl<P: ChatProvider> Limited<P> {
-    pub fn new(inner: P, accounts: Accounts, limiter: Limiter, timeout: std::time::Duration) -> Limited<P> {
-        Limited { inner, accounts, limiter, timeout }
+impl Limited {
+    pub fn new(inner: Router, accounts: Accounts, limiter: Limiter) -> Limited {
+        Limited { inner, accounts, limiter }
     }
 
-    pub fn inner(&self) -> &P {
+    pub fn inner(&self) -> &Router {
         &self.inner
+    }
+
+    async fn enter(&self, operation: &'static str, scope: &Scope) -> Result<Permit> {
+        self.accounts.enter(operation, scope, self.limiter.acquire(operation, forever())).await
     }
 }
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
-impl<P: ChatProvider> ChatProvider for Limited<P> {
+impl ChatProvider for Limited {
     fn name(&self) -> &str {
         self.inner.name()
     }
 
     async fn complete(&self, call: &ProviderCall) -> Result<Completion> {
-        // Before the queue: who is over a limit takes nobody's place in it.
         let start = call.trace.start();
-        self.accounts.admit(call.operation, &call.scope).await?;
-        let _permit = self.limiter.acquire(call.operation, forever()).await?;
+        let permit = self.enter(call.operation, &call.scope).await?;
         call.trace.note("admission", "admitted", start);
-        let open = Open { accounts: &self.accounts, call, heard: 0 };
+        let open = Open { accounts: &self.accounts, call, heard: 0, _permit: permit };
         let mut completion = self.inner.complete(call).await?;
-        open.close(&completion.answer.provider);
-        self.accounts.settle(call, &mut completion.answer);
+        open.settle(&mut completion.answer);
         Ok(completion)
     }
 
     async fn stream(&self, call: &ProviderCall) -> Result<ProviderStream> {
         let start = call.trace.start();
-        self.accounts.admit(call.operation, &call.scope).await?;
-        let permit = self.limiter.acquire(call.operation, forever()).await?;
+        let permit = self.enter(call.operation, &call.scope).await?;
         call.trace.note("admission", "admitted", start);
-        let (accounts, call) = (self.accounts.clone(), call.clone());
-        let mut open = Some(Open { accounts: accounts.clone(), call: call.clone(), heard: 0 });
-        let stream = self.inner.stream(&call).await?;
-        let settled = stream.map(move |event| {
-            // The permit lives as long as the stream.
-            let _ = &permit;
-            match event {
-                Ok(ProviderEvent::Done(mut completion)) => {
-                    open.take().into_iter().for_each(|open| open.close(&completion.answer.provider));
-                    accounts.settle(&call, &mut completion.answer);
-                    Ok(ProviderEvent::Done(completion))
-                }
-                Ok(ProviderEvent::Delta(delta)) => {
-                    open.iter_mut().for_each(|open| open.heard += delta.bytes());
-                    Ok(ProviderEvent::Delta(delta))
-                }
-                // What was heard until then is paid for, too.
-                error => error,
+        let mut open = Some(Open { accounts: self.accounts.clone(), call: call.clone(), heard: 0, _permit: permit });
+        let stream = self.inner.stream(call).await?;
+        let settled = stream.map(move |event| match event {
+            Ok(ProviderEvent::Done(mut completion)) => {
+                open.take().into_iter().for_each(|open| open.settle(&mut completion.answer));
+                Ok(ProviderEvent::Done(completion))
             }
+            Ok(ProviderEvent::Delta(delta)) => {
+                open.iter_mut().for_each(|open| open.heard += delta.bytes());
+                Ok(ProviderEvent::Delta(delta))
+            }
+            // What was heard until then is paid for, too.
+            error => error,
         });
         Ok(settled.boxed())
     }
 
     async fn models(&self) -> Result<Vec<Model>> {
-        let _permit = self.limiter.acquire("chat.models", Deadline::after(self.timeout)).await?;
+        let _permit = self.limiter.acquire("chat.models", forever()).await?;
         self.inner.models().await
     }
 
     async fn embed(&self, call: &EmbedCall) -> Result<Embeddings> {
-        const OPERATION: &str = "chat.embed";
         let scope = call.scope.clone().unwrap_or_default();
-        self.accounts.admit(OPERATION, &scope).await?;
-        let _permit = self.limiter.acquire(OPERATION, Deadline::after(self.timeout)).await?;
-        let vectors = self.inner.embed(call).await?;
-        self.accounts.settle_vectors(call.model.as_deref().unwrap_or_default(), &vectors, &scope);
-        Ok(vectors)
+        let _permit = self.enter("chat.embed", &scope).await?;
+        let (provider, model) = self.inner.embedder(call.model.as_deref())?;
+        let open = OpenTexts { accounts: &self.accounts, texts: &call.texts, provider: provider.name(), model, scope };
+        let vectors = self.inner.embed(call).await;
+        open.settle(vectors)
     }
 }
 
@@ -106,13 +100,16 @@ struct Open<A: Borrow<Accounts>, C: Borrow<ProviderCall>> {
     call: C,
     /// Bytes of the answer so far.
     heard: usize,
+    /// Given back when all is written down: who waits for it is asked again for what is left.
+    _permit: Permit,
 }
 
 impl<A: Borrow<Accounts>, C: Borrow<ProviderCall>> Open<A, C> {
-    /// Says that the end of this one was heard. Another that was asked beside it was left.
-    fn close(mut self, provider: &str) {
+    /// Writes down what the answer used. Another provider that was asked beside its own was left.
+    fn settle(mut self, answer: &mut Arc<Answer>) {
         self.heard = 0;
-        self.call.borrow().asked_of.end(provider);
+        self.call.borrow().asked_of.end(&answer.provider);
+        self.accounts.borrow().settle(self.call.borrow(), answer);
     }
 }
 
@@ -120,6 +117,33 @@ impl<A: Borrow<Accounts>, C: Borrow<ProviderCall>> Drop for Open<A, C> {
     fn drop(&mut self) {
         for provider in self.call.borrow().asked_of.rest() {
             self.accounts.borrow().settle_unheard(self.call.borrow(), &provider, std::mem::take(&mut self.heard));
+        }
+    }
+}
+
+/// Texts that a provider was sent, and whose vectors nobody has heard of yet.
+struct OpenTexts<'a> {
+    accounts: &'a Accounts,
+    texts: &'a [String],
+    provider: &'a str,
+    model: &'a str,
+    scope: Scope,
+}
+
+impl OpenTexts<'_> {
+    /// Writes down what the vectors used. Nobody bills a failure.
+    fn settle(mut self, vectors: Result<Embeddings>) -> Result<Embeddings> {
+        self.texts = &[];
+        let vectors = vectors?;
+        self.accounts.settle_vectors(self.model, &vectors, &self.scope);
+        Ok(vectors)
+    }
+}
+
+impl Drop for OpenTexts<'_> {
+    fn drop(&mut self) {
+        if !self.texts.is_empty() {
+            self.accounts.settle_unheard_vectors(self.texts, self.provider, self.model, &self.scope);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What answers: a server of models, or a stage in front of one.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -230,6 +230,10 @@ pub struct EmbedCall {
     pub model: Option<String>,
     /// Whose call it is: its limits are kept, and what it costs is written down there.
     pub scope: Option<Scope>,
+    /// Time in which there must be vectors; the configured default where it is null.
+    #[serde(with = "crate::duration::option")]
+    #[schemars(with = "Option<crate::duration::DurationSchema>")]
+    pub timeout: Option<Duration>,
     /// Trace that it belongs to (W3C `traceparent`), for OpenTelemetry; null begins one.
     pub traceparent: Option<String>,
     /// Any further field of the provider's protocol, passed on verbatim.
@@ -253,6 +257,13 @@ impl EmbedCall {
     #[must_use]
     pub fn scope(mut self, scope: impl Into<Scope>) -> EmbedCall {
         self.scope = Some(scope.into());
+        self
+    }
+
+    /// Sets the time in which there must be vectors.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> EmbedCall {
+        self.timeout = Some(timeout);
         self
     }
 }

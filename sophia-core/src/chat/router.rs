@@ -156,6 +156,15 @@ impl Router {
         }
     }
 
+    /// Returns who turns texts into vectors, and the model that counts.
+    pub fn embedder<'a>(&'a self, named: Option<&'a str>) -> Result<(&'a dyn ChatProvider, &'a str)> {
+        const OPERATION: &str = "chat.embed";
+        let model = self.model(OPERATION, named)?;
+        let route = self.routes.iter().find(|route| route.offers(model));
+        let route = route.ok_or_else(|| self.unknown(OPERATION, model))?;
+        Ok((&*route.provider, model))
+    }
+
     /// Returns an identity of those who may answer for `model`.
     pub fn fingerprint(&self, operation: &'static str, model: &str) -> Result<[u8; 32]> {
         let mut routes = self.routes.iter().filter(|route| route.offers(model));
@@ -440,11 +449,8 @@ impl ChatProvider for Router {
     }
 
     async fn embed(&self, call: &EmbedCall) -> Result<Embeddings> {
-        const OPERATION: &str = "chat.embed";
-        let model = self.model(OPERATION, call.model.as_deref())?;
-        let route = self.routes.iter().find(|route| route.offers(model));
-        let route = route.ok_or_else(|| self.unknown(OPERATION, model))?;
-        route.provider.embed(&EmbedCall { model: Some(model.to_owned()), ..call.clone() }).await
+        let (provider, model) = self.embedder(call.model.as_deref())?;
+        provider.embed(&EmbedCall { model: Some(model.to_owned()), ..call.clone() }).await
     }
 }
 

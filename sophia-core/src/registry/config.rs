@@ -86,12 +86,6 @@ impl RegistryConfig {
                 return Err(Error::invalid_config(path, "must be above 0"));
             }
         }
-        if !(self.breaker.failure_ratio > 0.0 && self.breaker.failure_ratio <= 1.0) {
-            return Err(Error::invalid_config("registry.breaker.failure_ratio", "must be above 0 and at most 1"));
-        }
-        if self.breaker.consecutive_failures == 0 {
-            return Err(Error::invalid_config("registry.breaker.consecutive_failures", "must be at least 1"));
-        }
-        Ok(())
+        self.breaker.validate("registry.breaker")
     }
 }

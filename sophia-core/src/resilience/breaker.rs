@@ -11,6 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Clock, Error, ErrorKind, Result};
 
+/// Most calls that a breaker remembers, a byte each.
+const MAX_WINDOW: usize = 100_000;
+/// Longest time that a breaker stays open: a day.
+const MAX_OPEN: Duration = Duration::from_secs(24 * 3600);
+
 /// When a breaker opens, and for how long.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -41,6 +46,29 @@ impl Default for BreakerConfig {
             open_for: Duration::from_secs(10),
             max_open: Duration::from_secs(300),
         }
+    }
+}
+
+impl BreakerConfig {
+    /// Refuses what no breaker can do; `path` is where it is configured.
+    pub(crate) fn validate(&self, path: &str) -> Result<()> {
+        let refuse = |field: &str, why: String| Err(Error::invalid_config(&format!("{path}.{field}"), why));
+        if self.consecutive_failures == 0 {
+            return refuse("consecutive_failures", "must be at least 1".to_owned());
+        }
+        if !(1..=MAX_WINDOW).contains(&self.window) {
+            return refuse("window", format!("must be 1 to {MAX_WINDOW} calls"));
+        }
+        if !(self.failure_ratio > 0.0 && self.failure_ratio <= 1.0) {
+            return refuse("failure_ratio", "must be above 0 and at most 1".to_owned());
+        }
+        if self.open_for.is_zero() {
+            return refuse("open_for", "must be above 0 seconds".to_owned());
+        }
+        if self.max_open < self.open_for || self.max_open > MAX_OPEN {
+            return refuse("max_open", format!("must be at least `{path}.open_for`, and at most one day"));
+        }
+        Ok(())
     }
 }
 

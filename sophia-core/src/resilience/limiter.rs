@@ -34,6 +34,14 @@ struct Counts {
 pub struct Permit {
     _permit: OwnedSemaphorePermit,
     counts: Arc<Counts>,
+    has_waited: bool,
+}
+
+impl Permit {
+    /// Returns whether it had to be waited for.
+    pub fn has_waited(&self) -> bool {
+        self.has_waited
+    }
 }
 
 impl Drop for Permit {
@@ -70,13 +78,13 @@ impl Limiter {
     pub async fn acquire(&self, operation: &'static str, deadline: Deadline) -> Result<Permit> {
         let shared = &self.shared;
         let waiting = match Arc::clone(&shared.semaphore).try_acquire_owned() {
-            Ok(permit) => return Ok(self.granted(permit)),
+            Ok(permit) => return Ok(self.granted(permit, false)),
             Err(_) => Queued::new(&shared.counts.queued),
         };
         let acquired = tokio::time::timeout_at(deadline.instant(), Arc::clone(&shared.semaphore).acquire_owned()).await;
         drop(waiting);
         match acquired {
-            Ok(Ok(permit)) => Ok(self.granted(permit)),
+            Ok(Ok(permit)) => Ok(self.granted(permit, true)),
             // The semaphore is never closed, so the inner error cannot happen; it would mean the same.
             Ok(Err(_)) | Err(_) => Err(Error::new(ErrorKind::Timeout, operation, "no permit came free in time")
                 .with("permits", shared.permits)
@@ -99,11 +107,11 @@ impl Limiter {
         self.shared.counts.queued.load(Ordering::Relaxed)
     }
 
-    fn granted(&self, permit: OwnedSemaphorePermit) -> Permit {
+    fn granted(&self, permit: OwnedSemaphorePermit, has_waited: bool) -> Permit {
         let counts = Arc::clone(&self.shared.counts);
         let taken = counts.taken.fetch_add(1, Ordering::Relaxed) + 1;
         counts.peak.fetch_max(taken, Ordering::Relaxed);
-        Permit { _permit: permit, counts }
+        Permit { _permit: permit, counts, has_waited }
     }
 }
 

@@ -38,18 +38,20 @@ use crate::{Error, ErrorKind, Result};
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
-pub struct SingleFlight<K: Eq + Hash, V> {
+pub struct SingleFlight<K: Eq + Hash, V, A = ()> {
     operation: &'static str,
-    flights: Arc<Mutex<HashMap<K, Flight<V>>>>,
+    flights: Arc<Mutex<HashMap<K, Flight<V, A>>>>,
     next_id: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
-struct Flight<V> {
+struct Flight<V, A> {
     id: u64,
     waiters: usize,
     outcome: watch::Receiver<Option<Result<V>>>,
     abort: AbortHandle,
+    /// What all aboard share with the work.
+    aboard: Arc<A>,
 }
 
 /// How a caller came by its answer.
@@ -70,7 +72,7 @@ pub struct Flown<V> {
     pub role: Role,
 }
 
-impl<K, V> Clone for SingleFlight<K, V>
+impl<K, V, A> Clone for SingleFlight<K, V, A>
 where
     K: Eq + Hash,
 {
@@ -79,16 +81,26 @@ where
     }
 }
 
-impl<K, V> SingleFlight<K, V>
+impl<K: Eq + Hash, V> SingleFlight<K, V> {
+    /// Creates an empty set of flights; `operation` stands in its errors.
+    pub fn new(operation: &'static str) -> SingleFlight<K, V> {
+        SingleFlight::with_aboard(operation)
+    }
+}
+
+impl<K: Eq + Hash, V, A> SingleFlight<K, V, A> {
+    /// Does what [`SingleFlight::new`] does, for [`SingleFlight::run_with`].
+    pub fn with_aboard(operation: &'static str) -> SingleFlight<K, V, A> {
+        SingleFlight { operation, flights: Arc::default(), next_id: Arc::default() }
+    }
+}
+
+impl<K, V, A> SingleFlight<K, V, A>
 where
     K: Eq + Hash + Clone + Send + 'static,
     V: Clone + Send + Sync + 'static,
+    A: Default + Send + Sync + 'static,
 {
-    /// Creates an empty set of flights; `operation` stands in its errors.
-    pub fn new(operation: &'static str) -> SingleFlight<K, V> {
-        SingleFlight { operation, flights: Arc::default(), next_id: Arc::default() }
-    }
-
     /// Returns how many flights are under way.
     pub fn in_flight(&self) -> usize {
         self.flights.lock().len()
@@ -111,7 +123,20 @@ where
         F: FnOnce() -> W,
         W: Future<Output = Result<V>> + Send + 'static,
     {
-        let (mut seat, role) = self.board(key, work)?;
+        self.run_with(key, |_| {}, |_| work()).await
+    }
+
+    /// Does what [`SingleFlight::run`] does, with something that all callers share with the work: `join` is shown it for each
+    /// caller, before the call waits.
+    ///
+    /// # Errors
+    /// As [`SingleFlight::run`].
+    pub async fn run_with<F, W>(&self, key: K, join: impl FnOnce(&A), work: F) -> Result<Flown<V>>
+    where
+        F: FnOnce(Arc<A>) -> W,
+        W: Future<Output = Result<V>> + Send + 'static,
+    {
+        let (mut seat, role) = self.board(key, join, work)?;
         let outcome = match seat.outcome.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone(),
             Err(_) => None,
@@ -122,22 +147,25 @@ where
         }
     }
 
-    fn board<F, W>(&self, key: K, work: F) -> Result<(Seat<K, V>, Role)>
+    fn board<F, W>(&self, key: K, join: impl FnOnce(&A), work: F) -> Result<(Seat<K, V, A>, Role)>
     where
-        F: FnOnce() -> W,
+        F: FnOnce(Arc<A>) -> W,
         W: Future<Output = Result<V>> + Send + 'static,
     {
         let mut flights = self.flights.lock();
         if let Some(flight) = flights.get_mut(&key) {
             flight.waiters += 1;
+            join(&flight.aboard);
             return Ok((self.seat(key, flight.id, flight.outcome.clone()), Role::Follower));
         }
         let runtime = Handle::try_current()
             .map_err(|_| Error::new(ErrorKind::Internal, self.operation, "called outside a tokio runtime"))?;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (report, outcome) = watch::channel(None);
+        let aboard = Arc::new(A::default());
+        join(&aboard);
         let task = runtime.spawn({
-            let (work, operation) = (work(), self.operation);
+            let (work, operation) = (work(aboard.clone()), self.operation);
             let (flights, key) = (self.flights.clone(), key.clone());
             async move {
                 let result = AssertUnwindSafe(work)
@@ -149,24 +177,25 @@ where
                 report.send_replace(Some(result));
             }
         });
-        flights.insert(key.clone(), Flight { id, waiters: 1, outcome: outcome.clone(), abort: task.abort_handle() });
+        let flight = Flight { id, waiters: 1, outcome: outcome.clone(), abort: task.abort_handle(), aboard };
+        flights.insert(key.clone(), flight);
         Ok((self.seat(key, id, outcome), Role::Leader))
     }
 
-    fn seat(&self, key: K, id: u64, outcome: watch::Receiver<Option<Result<V>>>) -> Seat<K, V> {
+    fn seat(&self, key: K, id: u64, outcome: watch::Receiver<Option<Result<V>>>) -> Seat<K, V, A> {
         Seat { flights: self.flights.clone(), key, id, outcome }
     }
 }
 
 /// One caller's place on a flight, given up when dropped.
-struct Seat<K: Eq + Hash, V> {
-    flights: Arc<Mutex<HashMap<K, Flight<V>>>>,
+struct Seat<K: Eq + Hash, V, A> {
+    flights: Arc<Mutex<HashMap<K, Flight<V, A>>>>,
     key: K,
     id: u64,
     outcome: watch::Receiver<Option<Result<V>>>,
 }
 
-impl<K: Eq + Hash, V> Drop for Seat<K, V> {
+impl<K: Eq + Hash, V, A> Drop for Seat<K, V, A> {
     fn drop(&mut self) {
         let mut flights = self.flights.lock();
         let Some(flight) = flights.get_mut(&self.key).filter(|flight| flight.id == self.id) else { return };
@@ -178,7 +207,7 @@ impl<K: Eq + Hash, V> Drop for Seat<K, V> {
     }
 }
 
-fn remove<K: Eq + Hash, V>(flights: &mut HashMap<K, Flight<V>>, key: &K, id: u64) {
+fn remove<K: Eq + Hash, V, A>(flights: &mut HashMap<K, Flight<V, A>>, key: &K, id: u64) {
     if flights.get(key).is_some_and(|flight| flight.id == id) {
         flights.remove(key);
     }

@@ -12,22 +12,30 @@ use crate::{
     redis::{Area, Redis, Script},
 };
 
-/// KEYS a group for each change; ARGV for each change: field, floor, amount, at most or nothing, and how long it is needed.
+/// Longest that the name of a batch is known, in milliseconds: an hour. What is in doubt for longer may count twice.
+const KNOWN_FOR: i64 = 3_600_000;
+
+/// KEYS a group for each change, and the batch if it has a name; ARGV for each change: field, floor, amount, at most or nothing,
+/// and how long it is needed; with a name, how long that is known. A batch that is known adds nothing.
 static APPLY: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "local said, applied = {}, 1 \
-         for i = 1, #KEYS do \
+        "local said, applied, changes = {}, 1, math.floor(#ARGV / 5) \
+         local batch = KEYS[changes + 1] \
+         local known = batch and redis.call('EXISTS', batch) == 1 \
+         for i = 1, changes do \
            local a = i * 5 - 4 \
            local number = math.max(tonumber(redis.call('HGET', KEYS[i], ARGV[a]) or ARGV[a + 1]), tonumber(ARGV[a + 1])) \
-           number = number + tonumber(ARGV[a + 2]) \
-           if ARGV[a + 3] ~= '' and number > tonumber(ARGV[a + 3]) then applied = 0 end \
+           if not known then number = number + tonumber(ARGV[a + 2]) end \
+           if not known and ARGV[a + 3] ~= '' and number > tonumber(ARGV[a + 3]) then applied = 0 end \
            said[i] = string.format('%.17g', number) \
          end \
-         if applied == 1 then for i = 1, #KEYS do \
+         if known or applied == 0 then return {applied, said} end \
+         for i = 1, changes do \
            local a = i * 5 - 4 \
            redis.call('HSET', KEYS[i], ARGV[a], said[i]) \
            if redis.call('PTTL', KEYS[i]) < tonumber(ARGV[a + 4]) then redis.call('PEXPIRE', KEYS[i], ARGV[a + 4]) end \
-         end end \
+         end \
+         if batch then redis.call('SET', batch, '', 'PX', ARGV[#ARGV]) end \
          return {applied, said}",
     )
 });
@@ -45,9 +53,30 @@ impl RedisTallies {
         RedisTallies { redis: redis.clone(), area: redis.area("tally"), clock }
     }
 
-    fn key(&self, group: &str) -> String {
+    async fn run(&self, batch: Option<&str>, changes: &[TallyChange]) -> Result<Applied> {
+        let now = self.clock.now();
+        let mut call = APPLY.call().keys(changes.iter().map(|change| self.key(&change.group)));
+        for change in changes {
+            call = call
+                .arg(change.field.as_str())
+                .arg(change.floor.to_string())
+                .arg(change.amount.to_string())
+                .arg(change.at_most.map(|most| most.to_string()).unwrap_or_default())
+                .int(millis_until(change.expires_at, now));
+        }
+        if let Some(batch) = batch {
+            // No longer than what it added is needed: many are calls that count for a minute.
+            let added = changes.iter().filter(|change| change.amount != 0.0);
+            let needed = added.map(|change| millis_until(change.expires_at, now)).max();
+            call = call.key(self.key(batch)).int(needed.unwrap_or(1).min(KNOWN_FOR));
+        }
+        let (applied, numbers): (i64, Vec<f64>) = self.redis.run("chat.tally", &APPLY, &call).await?;
+        Ok(Applied { applied: applied == 1, numbers })
+    }
+
+    fn key(&self, name: &str) -> String {
         // Hashed, so that a listing of names tells nothing.
-        self.area.wall(None, None).key(&blake3::hash(group.as_bytes()).to_hex()[..32])
+        self.area.wall(None, None).key(&blake3::hash(name.as_bytes()).to_hex()[..32])
     }
 }
 
@@ -60,18 +89,11 @@ fn millis_until(at: Timestamp, now: Timestamp) -> i64 {
 #[async_trait]
 impl TallyStore for RedisTallies {
     async fn apply(&self, changes: &[TallyChange]) -> Result<Applied> {
-        let now = self.clock.now();
-        let mut call = APPLY.call().keys(changes.iter().map(|change| self.key(&change.group)));
-        for change in changes {
-            call = call
-                .arg(change.field.as_str())
-                .arg(change.floor.to_string())
-                .arg(change.amount.to_string())
-                .arg(change.at_most.map(|most| most.to_string()).unwrap_or_default())
-                .int(millis_until(change.expires_at, now));
-        }
-        let (applied, numbers): (i64, Vec<f64>) = self.redis.run("chat.tally", &APPLY, &call).await?;
-        Ok(Applied { applied: applied == 1, numbers })
+        self.run(None, changes).await
+    }
+
+    async fn apply_once(&self, batch: &str, changes: &[TallyChange]) -> Result<Applied> {
+        self.run(Some(batch), changes).await
     }
 
     async fn read(&self, group: &str) -> Result<Vec<(String, f64)>> {

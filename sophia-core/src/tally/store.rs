@@ -18,6 +18,14 @@ pub trait TallyStore: Debug + Send + Sync + 'static {
     /// A durable store has them safe when this returns.
     async fn apply(&self, changes: &[TallyChange]) -> Result<Applied>;
 
+    /// Applies changes at most once under the name `batch`, which names nothing else: so they can be tried again where an
+    /// error leaves open whether they were applied.
+    ///
+    /// A store whose errors mean that they were not needs no names.
+    async fn apply_once(&self, _batch: &str, changes: &[TallyChange]) -> Result<Applied> {
+        self.apply(changes).await
+    }
+
     /// Returns the numbers of a group, by field.
     async fn read(&self, group: &str) -> Result<Vec<(String, f64)>>;
 }

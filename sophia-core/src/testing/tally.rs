@@ -25,6 +25,7 @@ where
     a_floor_lifts_what_is_below_it(&store().await, &clock).await;
     all_changes_are_applied_or_none(&store().await, &clock).await;
     what_has_expired_is_gone(&store().await, &clock).await;
+    a_batch_that_was_refused_can_be_tried_again(&store().await, &clock).await;
     no_change_is_lost_among_many_at_once(Arc::new(store().await), &clock).await;
 }
 
@@ -79,6 +80,16 @@ async fn all_changes_are_applied_or_none(store: &impl TallyStore, clock: &Manual
     assert!(!apply(store, &[add("a", 0.0).at_most(2.0_f64.next_down())]).await.applied);
 }
 
+async fn a_batch_that_was_refused_can_be_tried_again(store: &impl TallyStore, clock: &ManualClock) {
+    let add = TallyChange::add("g", "a", 2.0, later(clock));
+    let apply = async |batch: &str, change: &TallyChange| {
+        store.apply_once(batch, std::slice::from_ref(change)).await.expect("a batch is applied").numbers
+    };
+    assert_eq!(apply("one", &add.clone().at_most(1.0)).await, [2.0]);
+    assert_eq!(apply("one", &add).await, [2.0], "nothing was applied before");
+    assert_eq!(apply("two", &add).await, [4.0]);
+}
+
 async fn what_has_expired_is_gone(store: &impl TallyStore, clock: &ManualClock) {
     let soon = Duration::from_millis(50);
     let until = clock.now() + SignedDuration::try_from(soon).unwrap_or_default();
@@ -123,6 +134,18 @@ mod tests {
     use super::*;
     use crate::{memory::SqliteStore, tally::LocalTallies};
 
+    /// For stores whose errors do not say whether changes were applied.
+    #[cfg(all(unix, feature = "redis"))]
+    async fn a_batch_that_is_tried_again_counts_once(store: &impl TallyStore) {
+        let changes = ["a", "b"].map(|group| TallyChange::add(group, "n", 1.0, Timestamp::MAX));
+        for numbers in [[1.0, 1.0], [1.0, 1.0]] {
+            let outcome = store.apply_once("one", &changes).await.unwrap();
+            assert_eq!((outcome.applied, outcome.numbers), (true, numbers.to_vec()));
+        }
+        assert_eq!(store.apply_once("two", &changes).await.unwrap().numbers, [2.0, 2.0]);
+        assert_eq!(read(store, "a").await, [("n".to_owned(), 2.0)]);
+    }
+
     #[tokio::test]
     async fn this_process_counts() {
         tally_store(async |clock| LocalTallies::new(clock)).await;
@@ -157,7 +180,17 @@ mod tests {
         };
         let server = RedisServer::start();
         tally_store(async |clock| make(RedisConfig::url(server.url()), clock)).await;
+        a_batch_that_is_tried_again_counts_once(&make(
+            RedisConfig::url(server.url()),
+            Arc::new(crate::SystemClock::default()),
+        ))
+        .await;
         let cluster = RedisCluster::start();
         tally_store(async |clock| make(RedisConfig::cluster(cluster.urls()), clock)).await;
+        a_batch_that_is_tried_again_counts_once(&make(
+            RedisConfig::cluster(cluster.urls()),
+            Arc::new(crate::SystemClock::default()),
+        ))
+        .await;
     }
 }

@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
@@ -36,6 +37,9 @@ CacheMode = Literal["default", "bypass", "refresh", "only"]
 Verdict = Literal["right", "wrong"]
 CostGroup = Literal["model", "provider", "tenant", "scope"]
 Messages = str | Sequence[Mapping[str, Any]]
+
+_depth: ContextVar[int | None] = ContextVar("depth", default=None)
+"""How many producers of `run` stand around what is done here: they hold permits that a run inside of them must not wait for."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +220,8 @@ class Chat:
         """
         text, cacheable = options.pop("text", None), options.pop("cacheable", None)
 
-        async def produce() -> dict[str, Any]:
+        async def produce(depth: int) -> dict[str, Any]:
+            _depth.set(depth)
             made = producer()
             value = await made if inspect.isawaitable(made) else made
             return {
@@ -226,7 +231,7 @@ class Chat:
             }
 
         options["traceparent"] = options.get("traceparent") or _tracing.traceparent()
-        arguments = given(message=message, **options)
+        arguments = given(message=message, depth=_depth.get(), **options)
         result: RunResult[Any] = reader(RunResult)(await settled(self._engine.chat_run(arguments, produce)))
         return result
 

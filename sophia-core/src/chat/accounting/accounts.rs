@@ -27,6 +27,7 @@ use crate::{
         response::{Answer, BYTES_PER_TOKEN, Usage},
     },
     context::Context,
+    resilience::Permit,
     tally::TallyStore,
     telemetry::Telemetry,
 };
@@ -81,12 +82,24 @@ impl Accounts {
         })
     }
 
-    /// Counts one call of `scope`, if it keeps every limit.
+    /// Counts one call of `scope`, if it keeps every limit, and waits in line for its permit.
     ///
     /// # Errors
-    /// RateLimited, naming the limit, with `retry_after`.
-    pub async fn admit(&self, operation: &'static str, scope: &Scope) -> Result<()> {
-        self.limits.admit(operation, scope).await
+    /// RateLimited, naming the limit, with `retry_after`; what `permit` says.
+    pub async fn enter(
+        &self,
+        operation: &'static str,
+        scope: &Scope,
+        permit: impl Future<Output = Result<Permit>>,
+    ) -> Result<Permit> {
+        // Before the line: who is over a limit takes nobody's place in it.
+        self.limits.admit(operation, scope).await?;
+        let permit = permit.await?;
+        if permit.has_waited() {
+            // And after it: those before it have spent something meanwhile.
+            self.limits.admit_counted(operation, scope).await?;
+        }
+        Ok(permit)
     }
 
     /// Writes down what an answer used, and tells it its cost. A cost that the provider told counts.
@@ -111,10 +124,19 @@ impl Accounts {
     /// Writes down a call whose end nobody heard. What it used is not known; limits count an estimate, so that nobody passes
     /// them by leaving early.
     pub fn settle_unheard(&self, call: &ProviderCall, provider: &str, answer_bytes: usize) {
-        let usage = estimate(call, answer_bytes);
-        let cost = self.prices.find(provider, &call.model, &call.model).and_then(|price| price.of(&usage));
-        self.ledger.account(provider, &call.model, &call.scope).used(&Usage::default(), None);
-        self.limits.used(&call.scope, usage.total_tokens(), cost);
+        self.unheard(provider, &call.model, &call.scope, &estimate(call, answer_bytes));
+    }
+
+    /// Does the same for vectors that nobody has heard of.
+    pub fn settle_unheard_vectors(&self, texts: &[String], provider: &str, model: &str, scope: &Scope) {
+        let bytes = texts.iter().map(String::len).sum();
+        self.unheard(provider, model, scope, &estimate_bytes(bytes, 0));
+    }
+
+    fn unheard(&self, provider: &str, model: &str, scope: &Scope, estimate: &Usage) {
+        let cost = self.prices.find(provider, model, model).and_then(|price| price.of(estimate));
+        self.ledger.account(provider, model, scope).used(&Usage::default(), None);
+        self.limits.used(scope, estimate.total_tokens(), cost);
         self.share_soon();
     }
 
@@ -185,9 +207,12 @@ async fn share_on(ledger: Ledger, counts: Counts, sharer: Weak<Sharer>) {
 
 /// Returns about how many tokens a call takes that is answered with so many bytes.
 fn estimate(call: &ProviderCall, answer_bytes: usize) -> Usage {
+    estimate_bytes(call.body.values().map(text_bytes).sum(), answer_bytes)
+}
+
+fn estimate_bytes(request: usize, answer: usize) -> Usage {
     let tokens = |bytes: usize| Some(bytes.div_ceil(BYTES_PER_TOKEN) as u64);
-    let bytes = call.body.values().map(text_bytes).sum();
-    Usage { prompt_tokens: tokens(bytes), completion_tokens: tokens(answer_bytes), ..Usage::default() }
+    Usage { prompt_tokens: tokens(request), completion_tokens: tokens(answer), ..Usage::default() }
 }
 
 /// Returns how many bytes of text there are in a body. What is long and without a space is a file, not text.

@@ -162,6 +162,9 @@ impl LimitKind {
     const ALL: [LimitKind; 4] =
         [LimitKind::RequestsPerMinute, LimitKind::TokensPerMinute, LimitKind::DailyUsd, LimitKind::MonthlyUsd];
 
+    /// Those that are not used by asking, but by what is answered.
+    const OF_ANSWERS: [LimitKind; 3] = [LimitKind::TokensPerMinute, LimitKind::DailyUsd, LimitKind::MonthlyUsd];
+
     /// Returns the name, as configured.
     pub const fn name(self) -> &'static str {
         match self {
@@ -244,13 +247,25 @@ impl Limits {
     /// # Errors
     /// RateLimited, naming the limit that is open again last, and when that is.
     pub async fn admit(&self, operation: &'static str, scope: &Scope) -> Result<()> {
+        self.ask(operation, scope, &LimitKind::ALL).await
+    }
+
+    /// Asks for a call that was counted whether anything is left of what answers use.
+    ///
+    /// # Errors
+    /// As [`Limits::admit`].
+    pub async fn admit_counted(&self, operation: &'static str, scope: &Scope) -> Result<()> {
+        self.ask(operation, scope, &LimitKind::OF_ANSWERS).await
+    }
+
+    async fn ask(&self, operation: &'static str, scope: &Scope, kinds: &[LimitKind]) -> Result<()> {
         if self.0.rules.is_empty() {
             return Ok(());
         }
         let now = Now::of(&*self.0.clock);
         let (mut asked, mut changes) = (Vec::new(), Vec::new());
         for (index, rule) in self.concerning(scope) {
-            for limit in LimitKind::ALL {
+            for &limit in kinds {
                 let Some(max) = rule.config.max(limit) else { continue };
                 asked.push((index, limit, max));
                 changes.push(rule.admission(limit, max, scope, now));

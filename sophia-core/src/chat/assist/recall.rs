@@ -9,6 +9,7 @@ use crate::{
     Error, Result, Scope,
     chat::request::{ChatRequest, Message},
     memory::{AppendMessage, Hit, Memory, Query},
+    resilience::Deadline,
 };
 
 /// Most hits that are recalled, unless told otherwise.
@@ -107,7 +108,12 @@ pub struct Recalled {
 impl Recalled {
     /// Recalls what may help with the last message of the user, and puts it before that message: behind all that stays the
     /// same from question to question, so that a provider's cache of the prefix holds.
-    pub(super) async fn add(memory: &Memory, wanted: &UseMemory, request: &mut ChatRequest) -> Recalled {
+    pub(super) async fn add(
+        memory: &Memory,
+        wanted: &UseMemory,
+        request: &mut ChatRequest,
+        deadline: Deadline,
+    ) -> Recalled {
         let place = request.messages.iter().rposition(|message| message.role() == "user");
         let Some(place) = place else { return Recalled::default() };
         let question = request.messages[place].text().into_owned();
@@ -122,7 +128,7 @@ impl Recalled {
             .min_score(wanted.min_score)
             .token_budget(wanted.token_budget);
         query.kinds.clone_from(&wanted.kinds);
-        let hits = match memory.search(query).await {
+        let hits = match deadline.run("memory.search", memory.search(query)).await {
             Ok(found) => found.hits,
             Err(error) => return Recalled { error: Some(error.to_string()), ..Recalled::default() },
         };

@@ -26,6 +26,9 @@ use crate::{
     resilience::Deadline,
 };
 
+/// The part of the time that is left for which memory is waited for: a fourth. The rest is the model's.
+const RECALL_SHARE: u32 = 4;
+
 /// What helps a chat beyond its providers.
 #[derive(Debug, Clone)]
 pub(crate) struct Assistants {
@@ -65,7 +68,7 @@ pub(in crate::chat) struct Rounds {
 }
 
 impl Rounds {
-    /// Recalls, and lists the tools. A memory that fails is stepped over and told; a tool box that fails is an error, since
+    /// Recalls, and lists the tools. A memory that fails or is slow is stepped over and told; a tool box that fails is an error, since
     /// the model would be asked something else than the caller wanted.
     pub async fn begin(
         assistants: &Assistants,
@@ -84,8 +87,8 @@ impl Rounds {
         let forgotten = assistants.memory.forgotten().so_far();
         let recalled = match &wanted {
             Some(wanted) => {
-                let recalled = Recalled::add(&assistants.memory, wanted, &mut request);
-                Some(deadline.run(OPERATION, async { Ok(recalled.await) }).await?)
+                let patience = Deadline::after(deadline.remaining() / RECALL_SHARE);
+                Some(Recalled::add(&assistants.memory, wanted, &mut request, patience).await)
             }
             None => None,
         };

@@ -13,7 +13,6 @@ use super::{
         dialect::Dialect,
         flight::{FlightKey, stopped},
         key,
-        limited::forever,
         metrics::Operation,
         provider::Keeping,
         request::{CacheMode, context_of},
@@ -21,7 +20,9 @@ use super::{
         run::{self, Produced, RunOptions, RunResult},
         shared::{self, Held, Kept, Turn},
     },
-    Chat, before, in_background, ms, narrowed,
+    Chat, before, in_background,
+    line::Company,
+    ms, narrowed,
 };
 use crate::{Result, Scope, here::elsewhere, resilience::Role};
 
@@ -138,9 +139,9 @@ impl Chat {
             question: None,
         });
         let mut cache = before(used.then_some(key));
-        let (cached, limiter, shared) = (self.0.cache.clone(), self.0.run_limiter.clone(), self.0.shared.clone());
+        let (cached, line, shared) = (self.0.cache.clone(), self.0.run_line.clone(), self.0.shared.clone());
         let (accounts, scope) = (self.0.accounts.clone(), options.scope.clone().unwrap_or_default());
-        let work = move || async move {
+        let work = move |company: Arc<Company>| async move {
             if let Some(keeping) = keeping.as_ref().filter(|keeping| keeping.look)
                 && let Some(entry) = cached.get(&keeping.key)
                 && let Payload::Value(value) = &entry.payload
@@ -155,9 +156,8 @@ impl Chat {
                 Turn::Kept(_) => (Held::default(), Found::default()),
                 Turn::Ours(lease, found) => (lease, found),
             };
-            accounts.admit(OPERATION, &scope).await?;
-            let _permit = limiter.acquire(OPERATION, forever()).await?;
-            let produced = producer().await?;
+            let _permit = accounts.enter(OPERATION, &scope, line.acquire(&company)).await?;
+            let produced = run::inside(company.depth() + 1, async move { producer().await }).await?;
             let value = Arc::new(produced.value);
             let keeping = keeping.filter(|_| produced.cacheable);
             let ttl_s = keeping.as_ref().and_then(|keeping| {
@@ -174,18 +174,20 @@ impl Chat {
         };
         if let Some(kept) = stale {
             let runs = self.0.runs.clone();
-            let refreshed = async move { runs.run(flight, work).await.map(drop) };
+            let refreshed = async move { runs.run_with(flight, |_| {}, work).await.map(drop) };
             in_background(async move { deadline.run(OPERATION, refreshed).await })?;
             return Ok(kept);
         }
+        let depth = options.depth.unwrap_or_else(run::depth);
+        let join = |company: &Company| company.join(depth);
         let (value, ttl_s, found) = if used {
             let mut own = Some(work);
             let flown = loop {
-                let begin = || {
-                    let work = own.take().map(|work| work());
+                let begin = |company| {
+                    let work = own.take().map(|work| work(company));
                     async move { OptionFuture::from(work).await.unwrap_or_else(|| Err(stopped(OPERATION))) }
                 };
-                let run = self.0.flights.unless_stopped(OPERATION, self.0.runs.run(flight, begin));
+                let run = self.0.flights.unless_stopped(OPERATION, self.0.runs.run_with(flight, join, begin));
                 match deadline.run(OPERATION, run).await {
                     // Who led is over a limit, which says nothing about this caller.
                     Err(error) if is_over_limit(&error) && own.is_some() => {}
@@ -197,7 +199,9 @@ impl Chat {
             }
             flown.value
         } else {
-            deadline.run(OPERATION, self.0.flights.unless_stopped(OPERATION, work())).await?
+            let company = Arc::<Company>::default();
+            join(&company);
+            deadline.run(OPERATION, self.0.flights.unless_stopped(OPERATION, work(company))).await?
         };
         let cache = cache.landed(found, ttl_s, true);
         Ok(RunResult { value, cache, latency_ms: ms(start) })

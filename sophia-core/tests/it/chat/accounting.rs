@@ -239,3 +239,88 @@ async fn vectors_are_of_a_scope_as_answers_are() {
     let users: Vec<_> = rows.iter().map(|row| row.user.as_deref()).collect();
     assert_eq!(users, [Some("ada"), Some("bob")]);
 }
+
+#[tokio::test]
+async fn who_waited_in_line_is_asked_again_for_what_is_left() {
+    let mock = MockProvider::start().await.unwrap();
+    let mut config = config(&[&mock]);
+    config.chat.max_concurrent = 1;
+    config.chat.prices.insert("small".into(), price());
+    config.chat.limits.push(LimitConfig::per(Share::User).requests_per_minute(100).daily_usd(0.5 * COST));
+    let clock = Arc::new(ManualClock::default());
+    let chat = Sophia::builder().config(config).clock(clock).build().unwrap().chat().clone();
+    mock.script([Fault::Hold]);
+    let first = spawn(&chat, ask("a"));
+    until(|| mock.calls() == 1).await;
+    // Producers have a line of their own.
+    let (asking, done) = (chat.clone(), Arc::new(tokio::sync::Notify::new()));
+    let going_on = done.clone();
+    let run = |message: &'static str| {
+        let (chat, done) = (asking.clone(), done.clone());
+        tokio::spawn(async move {
+            chat.run(message, &ada(), || async move {
+                done.notified().await;
+                Ok(1)
+            })
+            .await
+        })
+    };
+    let running = run("a");
+    until(|| chat.metrics().in_flight == 2).await;
+    let (whole, streamed) = (
+        spawn(&chat, ask("b")),
+        tokio::spawn({
+            let chat = chat.clone();
+            async move { drain(&chat, ask("c")).await }
+        }),
+    );
+    let vectors = tokio::spawn({
+        let chat = chat.clone();
+        async move { chat.embed(EmbedCall::new(["x"]).scope(ada())).await }
+    });
+    let waiting = run("b");
+    until(|| chat.metrics().queue_depth == 4).await;
+    mock.release();
+    first.await.unwrap().unwrap();
+    going_on.notify_one();
+    running.await.unwrap().unwrap();
+    let refused = [
+        whole.await.unwrap().unwrap_err(),
+        streamed.await.unwrap().unwrap_err(),
+        vectors.await.unwrap().unwrap_err(),
+        waiting.await.unwrap().unwrap_err(),
+    ];
+    assert!(refused.iter().all(|error| error.get("limit") == Some("daily_usd")), "{refused:?}");
+    assert_eq!(mock.calls(), 1);
+    let budget = chat.budget(&ada()).await.unwrap();
+    assert!(
+        near(Some(budget[1].used), COST) && (budget[0].used - 6.0).abs() < 1e-6,
+        "each is counted once: {budget:?}"
+    );
+}
+
+#[tokio::test]
+async fn vectors_that_nobody_waits_for_any_more_are_paid_for() {
+    // It takes connections and answers nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = Config::default();
+    let url = format!("http://{}/v1", silent.local_addr().unwrap());
+    config.chat.providers.push(ProviderConfig::openai("silent", url).models(["small"]));
+    config.chat.prices.insert("silent/small".into(), price());
+    config.chat.limits.push(LimitConfig::per(Share::User).tokens_per_minute(10_000).daily_usd(1.0));
+    let chat = Sophia::builder().config(config).clock(Arc::new(ManualClock::default())).build().unwrap().chat().clone();
+    let call =
+        || EmbedCall::new(["word ".repeat(80), "word ".repeat(80)]).scope(ada()).timeout(Duration::from_millis(50));
+    let used = async || chat.budget(&ada()).await.unwrap().iter().map(|limit| limit.used).collect::<Vec<_>>();
+    assert_eq!(chat.embed(call()).await.unwrap_err().code(), "TIMEOUT");
+    let counted = used().await;
+    assert!((counted[0] - 200.0).abs() < 1e-3 && near(Some(counted[1]), 400e-6), "four bytes are a token: {counted:?}");
+    let total = chat.costs(&CostQuery::default()).await.unwrap().total;
+    assert_eq!((total.calls, total.unpriced_calls, total.prompt_tokens), (1, 1, 0), "what it cost is not known");
+    let error = chat.embed(call().timeout(Duration::ZERO)).await.unwrap_err();
+    assert_eq!(error.get("field"), Some("timeout"));
+    // What failed used nothing.
+    drop(silent);
+    assert_eq!(chat.embed(call().timeout(Duration::from_secs(10))).await.unwrap_err().code(), "UNAVAILABLE");
+    assert_eq!(used().await, counted);
+}

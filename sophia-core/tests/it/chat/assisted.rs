@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use serde_json::Map;
 use sophia_core::{
     chat::{Message, ToolBox, UseMemory},
-    memory::{ForgetRequest, History, NewRecord},
+    memory::{EmbedderConfig, ForgetRequest, History, NewRecord},
     resilience::Deadline,
 };
 
@@ -291,4 +291,21 @@ async fn what_is_stored_is_what_the_user_said_and_a_whole_answer() {
     assert_eq!(stored(ask().user("Is it cold?")).await, 2);
     let history = sophia.memory().history(History::new(&monday)).await.unwrap();
     assert_eq!(history[0].content, "Is it cold?");
+}
+
+#[tokio::test]
+async fn a_memory_that_is_silent_is_stepped_over_and_told() {
+    let mock = MockProvider::start().await.unwrap();
+    // It takes connections and answers nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = Config::default();
+    config.chat.providers.push(ProviderConfig::openai("mock", mock.base_url()));
+    let url = format!("http://{}/v1", silent.local_addr().unwrap());
+    config.memory.embedder = EmbedderConfig::http(url, "m");
+    let sophia = Sophia::new(config).unwrap();
+    let question = coat().memory(UseMemory::default()).timeout(Duration::from_secs(4));
+    let answer = sophia.chat().complete(question).await.unwrap();
+    let recalled = answer.assistance.as_ref().unwrap().recalled.as_ref().unwrap();
+    assert_eq!((answer.text.as_str(), mock.calls()), ("You asked: Do I need a coat?", 1));
+    assert!(recalled.ids.is_empty() && recalled.error.as_deref().unwrap().contains("no answer within"), "{recalled:?}");
 }

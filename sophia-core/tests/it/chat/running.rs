@@ -44,6 +44,74 @@ async fn producers_that_ask_a_provider_do_not_wait_for_themselves() {
     assert_eq!((metrics.in_flight, metrics.queue_depth), (0, 0));
 }
 
+#[tokio::test]
+async fn producers_inside_of_others_do_not_wait_for_their_permits() {
+    let mut config = Config::default();
+    config.chat.max_concurrent = 2;
+    config.chat.timeout = Duration::from_secs(10);
+    let chat = chat(config);
+    let outer = |number: usize| {
+        let asking = chat.clone();
+        chat.run(&format!("whole {number}"), &Scope::new(), move || async move {
+            let part = asking.run(&format!("part {number}"), &Scope::new(), move || async move {
+                tokio::task::yield_now().await;
+                Ok(number)
+            });
+            Ok(part.await?.value)
+        })
+    };
+    for (number, outcome) in join_all((0..20).map(outer)).await.into_iter().enumerate() {
+        assert_eq!(outcome.unwrap().value, number);
+    }
+    assert_eq!((chat.metrics().in_flight, chat.metrics().peak_in_flight), (0, 4), "as many for each depth");
+}
+
+#[tokio::test]
+async fn a_run_in_line_waits_for_no_producer_that_waits_for_it() {
+    let mut config = Config::default();
+    config.chat.max_concurrent = 1;
+    config.chat.timeout = Duration::from_secs(10);
+    let chat = chat(config);
+    let (scope, go) = (Scope::new(), Arc::new(tokio::sync::Notify::new()));
+    let whole = tokio::spawn({
+        let (chat, go) = (chat.clone(), go.clone());
+        async move {
+            let asking = chat.clone();
+            let whole = chat.run("whole", &Scope::new(), move || async move {
+                go.notified().await;
+                Ok(asking.run("part", &Scope::new(), || async { Ok(2) }).await?.value)
+            });
+            whole.await
+        }
+    });
+    until(|| chat.metrics().in_flight == 1).await;
+    let part = tokio::spawn({
+        let chat = chat.clone();
+        async move { chat.run("part", &scope, || async { Ok(1) }).await }
+    });
+    until(|| chat.metrics().queue_depth == 1).await;
+    go.notify_one();
+    assert_eq!((whole.await.unwrap().unwrap().value, part.await.unwrap().unwrap().value), (1, 1));
+}
+
+#[tokio::test]
+async fn producers_do_not_stand_inside_of_each_other_without_end() {
+    fn nest(chat: Chat, more: usize) -> futures::future::BoxFuture<'static, Result<usize>> {
+        let inner = chat.clone();
+        let run = async move {
+            let run = chat.run(&more.to_string(), &Scope::new(), move || async move {
+                if more == 0 { Ok(0) } else { nest(inner, more - 1).await }
+            });
+            Ok(run.await?.value)
+        };
+        run.boxed()
+    }
+    let chat = chat(Config::default());
+    assert_eq!(nest(chat.clone(), 7).await.unwrap(), 0);
+    let refused = nest(chat, 20).await.unwrap_err();
+    assert_eq!(refused.code(), "INVALID_INPUT", "{refused}");
+}
+
 #[derive(Debug)]
 struct Own(u32);
 

@@ -192,3 +192,30 @@ async fn while_redis_is_away_a_process_goes_on_from_what_it_saw_last_and_adds_it
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_redis_did_and_said_too_late_counts_once() {
+    const ROUNDS: u64 = 3;
+    let mock = MockProvider::start().await.unwrap();
+    let server = RedisServer::start();
+    let engine = || {
+        let limit = LimitConfig::per(Share::User).requests_per_minute(1_000_000).daily_usd(1.0);
+        counting(RedisConfig::url(server.url()), None, Some(mock.base_url()), limit)
+    };
+    let sophia = engine();
+    for round in 0..ROUNDS {
+        until("Redis is well", async || sophia.chat().costs(&CostQuery::default()).await.is_ok()).await;
+        server.hang();
+        sophia.chat().complete(ask(&round.to_string())).await.unwrap();
+        // Shares what was counted, in vain.
+        sophia.chat().costs(&CostQuery::default()).await.unwrap_err();
+        server.go_on();
+    }
+    until("all is counted", async || calls(sophia.chat()).await == ROUNDS).await;
+    sophia.shutdown().await.unwrap();
+    let later = engine();
+    let total = later.chat().costs(&CostQuery::default()).await.unwrap().total;
+    assert_eq!((total.calls, total.prompt_tokens), (ROUNDS, 10 * ROUNDS));
+    let spent = later.chat().budget(&ada()).await.unwrap()[1].used;
+    assert!((spent - ROUNDS as f64 * COST).abs() < 1e-12, "{spent}");
+}
