@@ -136,6 +136,8 @@ test('what a function gives is refused as an argument is, and nothing is kept', 
     [[Symbol('x')], '[0]'],
     [new Float32Array(2), ''],
     ['lone \ud800 surrogate', ''],
+    [{ a: [1, 10n] }, '.a[1]'],
+    [10n, ''],
   ]) {
     for (const [call, field] of [
       [() => s.chat.run('x', () => value), `value${path}`],
@@ -145,10 +147,8 @@ test('what a function gives is refused as an argument is, and nothing is kept', 
       assert.deepEqual([error.code, error.context.field], ['INVALID_INPUT', field], error.message)
     }
   }
-  for (const value of [10n, endless]) {
-    const error = await refused(() => s.chat.run('x', () => value))
-    assert.deepEqual([error.code, error.context.field], ['INVALID_INPUT', 'result'], error.message)
-  }
+  const error = await refused(() => s.chat.run('x', () => endless))
+  assert.deepEqual([error.code, error.context.field], ['INVALID_INPUT', 'result'], error.message)
   class Point {
     constructor() {
       this.x = 1

@@ -128,7 +128,7 @@ def test_a_wrong_argument_names_the_field_and_stores_nothing(s: Sophia, argument
     assert s.memory.stats_sync().records == 0
 
 
-@pytest.mark.parametrize("field", ["scop", "memmory", "chace", "timout", "maxTokens", "tag"])
+@pytest.mark.parametrize("field", ["scop", "memmory", "cahce", "timout", "maxTokens", "tag"])
 def test_a_misspelt_argument_is_not_passed_on_to_the_provider(s: Sophia, field: str) -> None:
     asking: Any = s.chat
     for ask in (asking.complete_sync, asking.stream, asking.cache_key):
@@ -137,7 +137,8 @@ def test_a_misspelt_argument_is_not_passed_on_to_the_provider(s: Sophia, field: 
         assert raised.value.context["field"] == field
     with pytest.raises(InvalidInputError, match="did you mean `scope`"):
         asking.embed_sync(["x"], scop=ADA)
-    assert s.chat.cache_key("x", model="m", top_p=0.5, top_k=3, stop=["a"], min_tokens=1, user="u", models=["m"], seed=7)
+    asked = Sophia({"chat": {"providers": [{"name": "mock", "base_url": "http://127.0.0.1:9/v1", "models": ["m"]}]}}).chat
+    assert asked.cache_key("x", model="m", top_p=0.5, top_k=3, stop=["a"], min_tokens=1, user="u", models=["m"], seed=7)
 
 
 @pytest.mark.parametrize(
