@@ -169,6 +169,13 @@ impl Error {
         self
     }
 
+    /// Names the operation that was called, where what failed is a part of it.
+    #[must_use]
+    pub(crate) fn in_operation(mut self, operation: &'static str) -> Error {
+        self.inner().operation = operation.into();
+        self
+    }
+
     /// Returns the kind.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

@@ -58,10 +58,10 @@ impl Metrics {
         }
     }
 
-    /// Runs one call and takes note of how it went.
+    /// Runs one call and takes note of how it went. An error names the call, whichever part of it failed.
     pub(crate) async fn timed<T>(&self, operation: &'static str, call: impl Future<Output = Result<T>>) -> Result<T> {
         let start = self.context.clock.monotonic();
-        let result = call.await;
+        let result = call.await.map_err(|error| error.in_operation(operation));
         self.note(operation, self.context.clock.monotonic().saturating_sub(start), result.as_ref().err());
         result
     }

@@ -204,7 +204,14 @@ async fn a_server_that_is_away_is_said_at_once_and_used_again_when_it_is_back() 
     let began = Instant::now();
     let away = memory.store(NewRecord::new("lost").scope(ada())).await.unwrap_err();
     assert_eq!((away.kind(), away.is_retryable()), (ErrorKind::Unavailable, true), "{away:?}");
-    assert_eq!(memory.search(Query::new("stays").scope(ada())).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    let message = AppendMessage::new(ada().session("s"), "user", "lost");
+    for (error, operation) in [
+        (memory.search(Query::new("stays").scope(ada())).await.unwrap_err(), "memory.search"),
+        (memory.append(message).await.unwrap_err(), "memory.append"),
+        (memory.history(History::new(ada().session("s"))).await.unwrap_err(), "memory.history"),
+    ] {
+        assert_eq!((error.kind(), error.operation()), (ErrorKind::Unavailable, operation), "{error:?}");
+    }
     assert!(began.elapsed() < Duration::from_secs(5), "it was waited for");
     let (status, said) = detail(&sophia).await;
     assert_eq!(status, TierStatus::Unhealthy, "{said}");
