@@ -141,6 +141,8 @@ impl Config {
         for (name, value) in variables {
             match name.strip_prefix(ENV_PREFIX) {
                 Some("CONFIG") => root = object(read_file(Path::new(&value))?, "config")?,
+                // What is logged is asked before there is a configuration.
+                Some("LOG") => {}
                 Some(field) if is_service_link(field, &value) => {}
                 Some(field) => fields.push((field.to_lowercase(), value)),
                 None => {}
@@ -323,6 +325,7 @@ mod tests {
             ("SOPHIA_DATA_DIR".into(), "/tmp/x".into()),
             ("SOPHIA_CHAT__MAX_CONCURRENT".into(), "7".into()),
             ("PATH".into(), "/bin".into()),
+            ("SOPHIA_LOG".into(), "debug".into()),
         ])
         .unwrap();
         assert_eq!((config.data_dir, config.chat.max_concurrent), (Some("/tmp/x".into()), 7));

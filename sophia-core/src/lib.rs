@@ -11,6 +11,7 @@
 //! | share it between processes | [`redis`], [`tally`] |
 //! | handle failures | [`Error`], [`resilience`] |
 //! | call anything by name, as the bindings do | [`operations`] |
+//! | hear its log, as the bindings do | [`logs`] |
 
 mod clock;
 mod config;
@@ -36,6 +37,8 @@ pub mod chat;
 pub mod cli;
 pub mod health;
 pub mod http;
+#[cfg(feature = "logs")]
+pub mod logs;
 pub mod memory;
 pub mod operations;
 pub mod redis;

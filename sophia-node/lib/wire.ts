@@ -2,6 +2,7 @@
 
 import * as native from '../native.js'
 import { SophiaError, invalidInput, toError, type Refuse } from './errors.js'
+import { hearLogs } from './logs.js'
 import type { Scope } from './types.js'
 
 /** What every call takes. */
@@ -42,6 +43,7 @@ export class Bridge {
   #last = 0
 
   constructor(source: native.ConfigSource, text: string, given: unknown) {
+    hearLogs()
     // Weak: the native side holds `deliver` for as long as the engine lives, which would hold the engine in turn.
     const self = new WeakRef(this)
     const engine = native.open(source, text, (batch) => {

@@ -11,6 +11,7 @@
 //! | call a function of JavaScript | `callback.rs` |
 //! | see what is no operation: what takes a function or gives a stream | `methods.rs` |
 //! | answer HTTP | `http.rs` |
+//! | follow a line of the log | `logs.rs` |
 //! | run the command line | `command_line.rs` |
 //! | read a stream | `stream.rs` |
 //! | see the schemas from which the facade's types are made | `schemas.rs` |
@@ -23,6 +24,7 @@ mod command_line;
 mod engine;
 mod failure;
 mod http;
+mod logs;
 mod mailbox;
 mod methods;
 mod runtime;

@@ -22,7 +22,7 @@ use crate::{
     convert::{self, Reader},
     error,
     http::HttpSurface,
-    pending, runtime,
+    logs, pending, runtime,
     stream::Stream,
 };
 
@@ -108,6 +108,7 @@ impl Engine {
     #[new]
     #[pyo3(signature = (mapping=None, *, path=None, env=false))]
     fn new(py: Python<'_>, mapping: Option<&Bound<'_, PyAny>>, path: Option<&str>, env: bool) -> PyResult<Engine> {
+        logs::install(py)?;
         let read = || -> Result<Config> {
             if env {
                 return Config::from_env();

@@ -8,14 +8,19 @@ use sophia_core::{Error, ErrorKind};
 pyo3::import_exception!(asyncio, CancelledError);
 
 /// A Python exception on its way through the engine: who awaits the answer gets this very object.
-#[derive(Debug)]
-pub struct Raised(PyErr);
+pub struct Raised {
+    exception: PyErr,
+    /// What it says, read once: who logs or shows the error may not wait for the interpreter.
+    text: String,
+}
 
 impl Raised {
     /// Wraps what a callback raised, for the waiters of `operation`.
     pub fn wrap(operation: &'static str, raised: PyErr) -> Error {
         let kind = Python::try_attach(|py| kind_of(py, &raised)).unwrap_or(ErrorKind::Unavailable);
-        Error::new(kind, operation, format!("the callback raised {raised}")).with_source(Raised(raised))
+        let text = raised.to_string();
+        Error::new(kind, operation, format!("the callback raised {text}"))
+            .with_source(Raised { exception: raised, text })
     }
 }
 
@@ -32,9 +37,15 @@ fn kind_of(py: Python<'_>, raised: &PyErr) -> ErrorKind {
     }
 }
 
+impl fmt::Debug for Raised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Raised({})", self.text)
+    }
+}
+
 impl fmt::Display for Raised {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -45,7 +56,7 @@ pub fn to_python(py: Python<'_>, error: &Error) -> PyErr {
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
         if let Some(raised) = inner.downcast_ref::<Raised>() {
-            return raised.0.clone_ref(py);
+            return raised.exception.clone_ref(py);
         }
         source = inner.source();
     }

@@ -8,6 +8,7 @@
 //! | follow a value in or out | `convert` |
 //! | follow an error | `error` |
 //! | follow an HTTP request of an ASGI server | `http` |
+//! | follow a line of the log | `logs` |
 //! | see fork, exit and Ctrl-C | `runtime` |
 
 mod callback;
@@ -15,6 +16,7 @@ mod convert;
 mod engine;
 mod error;
 mod http;
+mod logs;
 mod pending;
 mod runtime;
 mod stream;

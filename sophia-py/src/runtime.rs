@@ -16,16 +16,16 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::callback;
+use crate::{callback, logs};
 
 /// Worker threads: they wait for sockets and files; the work itself is small.
 const WORKER_THREADS: usize = 2;
 
 /// How long the interpreter's exit waits for running tasks.
-const EXIT_GRACE: Duration = Duration::from_secs(1);
+pub const EXIT_GRACE: Duration = Duration::from_secs(1);
 
 /// How often a blocking call looks for Ctrl-C.
-const SIGNAL_TICK: Duration = Duration::from_millis(50);
+pub const SIGNAL_TICK: Duration = Duration::from_millis(50);
 
 static RUNTIME: AtomicPtr<Runtime> = AtomicPtr::new(ptr::null_mut());
 /// Whether a task was ever given to the runtime of this process.
@@ -40,7 +40,12 @@ pub fn install(py: Python<'_>) -> PyResult<()> {
     unsafe {
         libc::pthread_atfork(None, None, Some(after_fork_in_child));
     }
-    let exit = pyo3::types::PyCFunction::new_closure(py, None, None, |arguments, _| stop(arguments.py()))?;
+    // What is imported before is stopped after: `logging` still takes what the engine says at its end.
+    py.import("logging")?;
+    let exit = pyo3::types::PyCFunction::new_closure(py, None, None, |arguments, _| {
+        stop(arguments.py());
+        logs::stop(arguments.py())
+    })?;
     py.import("atexit")?.call_method1("register", (exit,))?;
     Ok(())
 }
@@ -48,6 +53,7 @@ pub fn install(py: Python<'_>) -> PyResult<()> {
 /// Threads do not survive a fork: the child forgets the parent's runtime, leaking it, and makes its own.
 extern "C" fn after_fork_in_child() {
     RUNTIME.store(ptr::null_mut(), Ordering::SeqCst);
+    logs::forget();
     if USED.swap(false, Ordering::SeqCst) {
         GENERATION.fetch_add(1, Ordering::SeqCst);
     }
@@ -98,7 +104,8 @@ pub fn get() -> PyResult<&'static Runtime> {
         .map_err(|error| PyRuntimeError::new_err(format!("the runtime cannot start: {error}")))?;
     let made = Box::into_raw(Box::new(made));
     match RUNTIME.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => {}
+        // Not before: a process that has not begun to work has no threads, and is forked without a warning.
+        Ok(_) => logs::start(),
         // SAFETY: another thread was first; `made` was never shared.
         #[allow(unsafe_code, reason = "takes back what was made in vain")]
         Err(_) => drop(unsafe { Box::from_raw(made) }),

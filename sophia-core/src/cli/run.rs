@@ -12,7 +12,7 @@ use super::{
     output::{Output, note},
     serve,
 };
-use crate::{Config, Error, Result, Sophia, operations};
+use crate::{Config, Error, Result, Sophia, logs, operations};
 
 /// Configuration that is used where none is named.
 const DEFAULT_CONFIG: &str = "sophia.toml";
@@ -107,7 +107,8 @@ pub(super) async fn call(sophia: &Sophia, name: &str, arguments: Value) -> Resul
 
 fn log_to_stderr(serves: bool) {
     let default = if serves { "info" } else { "error" };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let asked = logs::asked().or_else(|| std::env::var(EnvFilter::DEFAULT_ENV).ok());
+    let filter = asked.and_then(|asked| asked.parse().ok()).unwrap_or_else(|| EnvFilter::new(default));
     // Where the host of this process has set up its own log, that one stays.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
 }
