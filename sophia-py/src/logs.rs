@@ -92,7 +92,11 @@ pub fn forget() {
 
 /// Begins to tell. Without a thread, what is logged waits for `stop`.
 pub fn start() {
-    let _ = thread::Builder::new().name("sophia-logs".to_owned()).spawn(|| current().run());
+    let teller = current();
+    if let Ok(started) = thread::Builder::new().name("sophia-logs".to_owned()).spawn(|| teller.run()) {
+        // Here too, so that an exit right after this waits for it.
+        let _ = teller.thread.set(started.thread().clone());
+    }
 }
 
 /// Tells what waits, and ends; for the exit of the interpreter.
@@ -115,7 +119,7 @@ pub fn stop(py: Python<'_>) -> PyResult<()> {
 
 impl Teller {
     fn run(&self) {
-        // Ignored: there is one thread for each.
+        // The same as in `start`, which may come later.
         let _ = self.thread.set(thread::current());
         let mut known = String::new();
         loop {
