@@ -483,7 +483,7 @@ export interface ChatRequest {
    * all tools of the registry, which are called here.
    */
   tools?: ToolsForm | null
-  /** Names under which a new answer can be invalidated, once it is kept. */
+  /** Names under which a new answer can be invalidated, once it is kept; of those who share a call, the first one's. */
   tags?: readonly string[]
   /** Any further field of the provider's protocol, passed on verbatim. */
   providerFields?: Record<string, unknown>
@@ -2564,7 +2564,7 @@ export interface RunOptions {
   ttlMs?: number | null
   /** Time in which there must be a value; the configured default where it is null. In milliseconds. */
   timeoutMs?: number | null
-  /** Names under which the kept value can be invalidated. */
+  /** Names under which the kept value can be invalidated; of those who share a run, the first one's. */
   tags?: readonly string[]
   /** Trace that it belongs to (W3C `traceparent`), for OpenTelemetry; null begins one. */
   traceparent?: string | null

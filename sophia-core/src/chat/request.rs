@@ -226,7 +226,7 @@ pub struct ChatRequest {
     #[serde(deserialize_with = "one_or_many")]
     #[schemars(with = "Option<ToolsForm>")]
     pub tools: Option<Vec<Value>>,
-    /// Names under which a new answer can be invalidated, once it is kept.
+    /// Names under which a new answer can be invalidated, once it is kept; of those who share a call, the first one's.
     pub tags: Vec<String>,
     /// Any further field of the provider's protocol, passed on verbatim.
     pub provider_fields: Map<String, Value>,

@@ -69,7 +69,7 @@ pub struct RunOptions {
     #[serde(with = "crate::duration::option")]
     #[schemars(with = "Option<crate::duration::DurationSchema>")]
     pub timeout: Option<Duration>,
-    /// Names under which the kept value can be invalidated.
+    /// Names under which the kept value can be invalidated; of those who share a run, the first one's.
     pub tags: Vec<String>,
     /// Trace that it belongs to (W3C `traceparent`), for OpenTelemetry; null begins one.
     pub traceparent: Option<String>,
