@@ -29,12 +29,22 @@ pub fn poll_here<F: Future + ?Sized>(call: Pin<&mut F>) -> Poll<F::Output> {
 
 /// Goes on at once, but not inside [`poll_here`].
 pub(crate) async fn elsewhere() {
-    poll_fn(|_| if HERE.get() { Poll::Pending } else { Poll::Ready(()) }).await;
+    poll_fn(|context| match HERE.get() {
+        true => {
+            // What polls several calls polls those again that were woken.
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+        false => Poll::Ready(()),
+    })
+    .await;
 }
 
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
+
+    use futures::{FutureExt, StreamExt, stream};
 
     use super::*;
 
@@ -51,6 +61,17 @@ mod tests {
         }
         assert_eq!(begun, 1);
         assert_eq!(poll_here(pin!(async { 7 })), Poll::Ready(7));
+    }
+
+    #[test]
+    fn calls_that_are_polled_together_go_on() {
+        let one = |number: usize| async move {
+            elsewhere().await;
+            number
+        };
+        let mut calls = pin!(stream::iter(0..20).map(one).buffered(8).collect::<Vec<_>>());
+        assert_eq!(poll_here(calls.as_mut()), Poll::Pending);
+        assert_eq!(calls.now_or_never().unwrap(), (0..20).collect::<Vec<_>>());
     }
 
     #[test]
