@@ -352,7 +352,10 @@ export interface ChatChunk {
 
 /** Configuration of chat. */
 export interface ChatConfig {
-  /** Calls to providers at once, and beside them as many producers of `run` at each depth; further ones wait in line. Default 50. */
+  /**
+   * Calls to providers at once, and beside them as many producers of `run` at each depth; further ones wait in line.
+   * Default 50.
+   */
   maxConcurrent?: number
   /** Time in which a call must have answered, unless it says otherwise. Default 30 s. In milliseconds. */
   timeoutMs?: number

@@ -22,6 +22,7 @@ mod calls;
 mod envelope;
 #[cfg(test)]
 mod fuzz;
+#[cfg_attr(not(feature = "http-server"), allow(dead_code, reason = "only the HTTP surface reads bodies as text"))]
 pub(crate) mod integers;
 #[cfg_attr(
     not(feature = "http-server"),
