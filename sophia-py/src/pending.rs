@@ -2,12 +2,10 @@
 //!
 //! A future is polled once in place. If it is ready, its value is returned and Python awaits nothing. If not, that same
 //! future is spawned, and its end is queued for the event loop: tasks that end together wake the loop once, with a byte on
-//! a socket, without the interpreter's lock. What is awaited is a future as asyncio understands one; it calls those who wait
-//! for it at once, in the turn of the loop that the byte woke, where asyncio's own would have them wait for the next.
+//! a socket, without the interpreter's lock. What is awaited is a future as asyncio understands one.
 
 use std::{
     cell::RefCell,
-    collections::VecDeque,
     io::{Read, Write},
     os::{fd::AsRawFd, unix::net::UnixStream},
     sync::{
@@ -21,7 +19,7 @@ use futures::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use pyo3::{
     PyTraverseError, PyVisit,
-    exceptions::{PyException, PyRuntimeError, PyStopIteration},
+    exceptions::{PyRuntimeError, PyStopIteration},
     intern,
     prelude::*,
     sync::PyOnceLock,
@@ -118,18 +116,11 @@ impl Pending {
         }
     }
 
-    /// Takes how it ended, and calls those who waited. Runs on the event loop.
-    fn settle<'py>(slf: &Bound<'py, Pending>, outcome: Outcome) -> PyResult<()> {
-        let py = slf.py();
-        let outcome = settle(py, outcome).map(Bound::unbind);
-        for Waiter { callback, context } in slf.get().end(State::Ended(outcome)).into_iter().flatten() {
-            let called = context.bind(py).call_method1(intern!(py, "run"), (callback, slf));
-            match called {
-                Err(failure) if failure.is_instance_of::<PyException>(py) => failure.write_unraisable(py, Some(slf)),
-                called => drop(called?),
-            }
-        }
-        Ok(())
+    /// Takes how it ended, and has those who waited called. Runs on the event loop.
+    fn settle(slf: &Bound<'_, Pending>, outcome: Outcome) -> PyResult<()> {
+        let outcome = settle(slf.py(), outcome).map(Bound::unbind);
+        let waiters = slf.get().end(State::Ended(outcome)).unwrap_or_default();
+        waiters.into_iter().try_for_each(|waiter| call_soon(slf, waiter))
     }
 
     fn outcome(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
@@ -285,7 +276,7 @@ fn call_soon(pending: &Bound<'_, Pending>, Waiter { callback, context }: Waiter)
 
 /// Ended calls of one event loop, and the socket that wakes it.
 struct Queue {
-    ended: Mutex<VecDeque<(Py<Pending>, Outcome)>>,
+    ended: Mutex<Vec<(Py<Pending>, Outcome)>>,
     wake: UnixStream,
 }
 
@@ -299,11 +290,13 @@ impl Slot {
     fn fill(self, outcome: Outcome) {
         let first = {
             let mut ended = self.queue.ended.lock();
-            ended.push_back((self.pending, outcome));
+            ended.push((self.pending, outcome));
             ended.len() == 1
         };
+        // The reader empties the whole queue: one byte is enough. A full socket has woken it already, and a closed one has
+        // nobody left who waits.
         if first {
-            self.queue.wake();
+            let _ = (&self.queue.wake).write(&[1]);
         }
     }
 }
@@ -313,32 +306,17 @@ impl Queue {
         Slot { queue: self.clone(), pending }
     }
 
-    /// Wakes the loop. A full socket has woken it already, and a closed one has nobody left who waits.
-    fn wake(&self) {
-        let _ = (&self.wake).write(&[1]);
-    }
-
     /// Settles what has ended; runs on the event loop.
-    fn drain(&self, py: Python<'_>, wake: &UnixStream) -> PyResult<()> {
-        /// Wakes the loop again where something is left: what ended meanwhile woke nobody.
-        struct Left<'a>(&'a Queue);
-        impl Drop for Left<'_> {
-            fn drop(&mut self) {
-                if !self.0.ended.lock().is_empty() {
-                    self.0.wake();
-                }
-            }
-        }
+    fn drain(&self, py: Python<'_>, wake: &UnixStream) {
         let mut bytes = [0; 64];
         while (&*wake).read(&mut bytes).is_ok_and(|read| read == bytes.len()) {}
-        let _left = Left(self);
-        // One by one, since who is called may run the loop, and no more than there are, since they may go on and on.
-        let count = self.ended.lock().len();
-        for _ in 0..count {
-            let Some((pending, outcome)) = self.ended.lock().pop_front() else { break };
-            Pending::settle(pending.bind(py), outcome)?;
+        let ended = std::mem::take(&mut *self.ended.lock());
+        for (pending, outcome) in ended {
+            let pending = pending.bind(py);
+            if let Err(failure) = Pending::settle(pending, outcome) {
+                failure.write_unraisable(py, Some(pending));
+            }
         }
-        Ok(())
     }
 }
 
