@@ -144,7 +144,7 @@ def test_a_fork_takes_nothing_from_a_parent_that_keeps_its_data_in_process(progr
 
 
 SLEEPY = """
-import sys, threading, time
+import signal, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from sophia import Sophia
 
@@ -159,6 +159,8 @@ server.daemon_threads = True
 threading.Thread(target=server.serve_forever, daemon=True).start()
 url = f"http://127.0.0.1:{server.server_address[1]}/v1"
 s = Sophia({"chat": {"providers": [{"name": "slow", "kind": "openai", "base_url": url, "api_key": "k"}]}})
+# Where the tests were begun in the background, it is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 s.chat.complete_sync("hello", model="m")
 """
 
