@@ -137,7 +137,7 @@ impl Engine {
         self.config.data_dir.is_some()
     }
 
-    /// Begins the operation `name`: its result, or a `Pending` of it.
+    /// Begins the operation `name`: its result, or an `asyncio.Future` of it.
     fn call<'py>(&self, py: Python<'py>, name: &str, arguments: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let running = self.begin(py, name, arguments)?;
         pending::run(py, running)

@@ -28,7 +28,6 @@ fn _sophia(module: &Bound<'_, PyModule>) -> PyResult<()> {
     runtime::install(module.py())?;
     module.add_class::<engine::Engine>()?;
     module.add_class::<http::HttpSurface>()?;
-    module.add_class::<pending::Pending>()?;
     module.add_class::<stream::Stream>()?;
     module.add_function(wrap_pyfunction!(engine::config_schema, module)?)?;
     module.add_function(wrap_pyfunction!(engine::operations, module)?)?;

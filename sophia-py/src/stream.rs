@@ -32,7 +32,7 @@ impl Stream {
 
 #[pymethods]
 impl Stream {
-    /// Returns the next item, or a `Pending` of it.
+    /// Returns the next item, or an `asyncio.Future` of it.
     fn next<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let (items, closed) = (self.items.clone(), self.closed.clone());
         let next = async move {

@@ -20,7 +20,7 @@ import pytest
 import uvloop
 
 from sophia import Probe, Scope, Sophia, SophiaError, _callbacks, errors
-from sophia._sophia import Pending, error_codes
+from sophia._sophia import error_codes
 
 from .conftest import Model, Program, engine
 
@@ -181,12 +181,12 @@ def test_an_answer_in_memory_is_returned_with_nothing_to_await() -> None:
     s.memory.kv.set_sync("plan", {"plan": "pro"}, scope=ADA)
     assert s._engine.kv_get_now("plan", ADA, None) == {"plan": "pro"}
     value = s._engine.call("memory.kv.get", {"key": "plan", "scope": ADA})
-    assert type(value) is not Pending and value == {"plan": "pro"}
+    assert not asyncio.isfuture(value) and value == {"plan": "pro"}
 
 
 def begun(s: Sophia, text: str) -> Any:
     pending = s._engine.call("memory.store", {"content": text, "scope": ADA})
-    assert type(pending) is Pending
+    assert type(pending) is asyncio.Future
     return pending
 
 

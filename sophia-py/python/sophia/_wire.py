@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from ._callbacks import blocking_the_loop
-from ._sophia import Engine, Pending, Stream
+from ._sophia import Engine, Stream
 from .errors import ConflictError
 
 P = ParamSpec("P")
@@ -75,7 +75,7 @@ def awaited(build: Callable[Concatenate[C, P], Request[R]]) -> Callable[Concaten
     async def method(self: C, /, *args: P.args, **kwargs: P.kwargs) -> R:
         request = build(self, *args, **kwargs)
         value = request.begin(self._engine)
-        return request.result(await value if type(value) is Pending else value)
+        return request.result(await value if type(value) is asyncio.Future else value)
 
     _name(method, build)
     return method
@@ -95,7 +95,7 @@ def blocking(build: Callable[Concatenate[C, P], Request[R]]) -> Callable[Concate
 
 async def settled(value: Any) -> Any:
     """Awaits what the engine returned, if it is not the value yet."""
-    return await typing.cast(Awaitable[Any], value) if type(value) is Pending else value
+    return await value if type(value) is asyncio.Future else value
 
 
 class Reading(Generic[R]):
@@ -131,9 +131,11 @@ class Reading(Generic[R]):
             raise ConflictError("stream: two tasks iterate over one stream: give each its own", operation="stream")
         if self._under_way is None:
             value = self._stream.next()
-            if type(value) is not Pending:
+            if type(value) is not asyncio.Future:
                 return value
-            self._under_way = typing.cast("asyncio.Future[Any]", value)
+            self._under_way = value
+            # Whoever leaves does not ask how it ended.
+            value.add_done_callback(lambda read: read.cancelled() or read.exception())
         read, self._is_awaited = self._under_way, True
         try:
             await asyncio.wait((read,))
