@@ -9,7 +9,7 @@
 //! | follow an error | `error` |
 //! | follow an HTTP request of an ASGI server | `http` |
 //! | follow a line of the log | `logs` |
-//! | see fork, exit and Ctrl-C | `runtime` |
+//! | see fork, exit and Ctrl-C | `runtime`, `per_process` |
 
 mod callback;
 mod convert;
@@ -18,6 +18,7 @@ mod error;
 mod http;
 mod logs;
 mod pending;
+mod per_process;
 mod runtime;
 mod stream;
 

@@ -4,10 +4,9 @@
 //! interpreter.
 
 use std::{
-    ptr,
     sync::{
         Arc, LazyLock, OnceLock,
-        atomic::{AtomicBool, AtomicPtr, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread::{self, Thread},
     time::{Duration, Instant, UNIX_EPOCH},
@@ -17,14 +16,17 @@ use parking_lot::{Condvar, Mutex};
 use pyo3::{intern, prelude::*};
 use sophia_core::logs::{self, Entry, Filter, Queue};
 
-use crate::runtime::{EXIT_GRACE, SIGNAL_TICK};
+use crate::{
+    per_process::PerProcess,
+    runtime::{EXIT_GRACE, SIGNAL_TICK},
+};
 
 /// How often the levels of the loggers are read: a change of them is heard within it.
 const LEVEL_TICK: Duration = Duration::from_secs(1);
 
 static FILTER: LazyLock<Arc<Filter>> = LazyLock::new(Arc::default);
 /// That of this process. A child makes its own: the thread is not there, and a lock may stay taken for ever.
-static TELLER: AtomicPtr<Teller> = AtomicPtr::new(ptr::null_mut());
+static TELLER: PerProcess<Teller> = PerProcess::new();
 
 /// The thread that tells, and what waits for it.
 #[derive(Default)]
@@ -65,29 +67,12 @@ fn hear(entry: Entry) {
 }
 
 fn current() -> &'static Teller {
-    let mut current = TELLER.load(Ordering::Acquire);
-    if current.is_null() {
-        let made = Box::into_raw(Box::<Teller>::default());
-        match TELLER.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => current = made,
-            Err(first) => {
-                current = first;
-                // SAFETY: another thread was first; `made` was never shared.
-                #[allow(unsafe_code, reason = "takes back what was made in vain")]
-                drop(unsafe { Box::from_raw(made) });
-            }
-        }
-    }
-    // SAFETY: it came from `Box::into_raw` above, and a teller that was shared is never freed.
-    #[allow(unsafe_code, reason = "reads what `Box::into_raw` made")]
-    unsafe {
-        &*current
-    }
+    TELLER.get().unwrap_or_else(|| TELLER.set(Teller::default()).0)
 }
 
 /// Forgets what belongs to the parent; for the child of a fork, where nothing but a store is allowed.
 pub fn forget() {
-    TELLER.store(ptr::null_mut(), Ordering::SeqCst);
+    TELLER.forget();
 }
 
 /// Begins to tell. Without a thread, what is logged waits for `stop`.

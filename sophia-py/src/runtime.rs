@@ -3,8 +3,7 @@
 use std::{
     future::Future,
     pin::pin,
-    ptr,
-    sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     task::Poll,
     time::Duration,
 };
@@ -16,7 +15,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{callback, logs};
+use crate::{callback, logs, per_process::PerProcess};
 
 /// Worker threads: they wait for sockets and files; the work itself is small.
 const WORKER_THREADS: usize = 2;
@@ -27,7 +26,7 @@ pub const EXIT_GRACE: Duration = Duration::from_secs(1);
 /// How often a blocking call looks for Ctrl-C.
 pub const SIGNAL_TICK: Duration = Duration::from_millis(50);
 
-static RUNTIME: AtomicPtr<Runtime> = AtomicPtr::new(ptr::null_mut());
+static RUNTIME: PerProcess<Runtime> = PerProcess::new();
 /// Whether a task was ever given to the runtime of this process.
 static USED: AtomicBool = AtomicBool::new(false);
 static GENERATION: AtomicU64 = AtomicU64::new(0);
@@ -52,7 +51,7 @@ pub fn install(py: Python<'_>) -> PyResult<()> {
 
 /// Threads do not survive a fork: the child forgets the parent's runtime, leaking it, and makes its own.
 extern "C" fn after_fork_in_child() {
-    RUNTIME.store(ptr::null_mut(), Ordering::SeqCst);
+    RUNTIME.forget();
     logs::forget();
     if USED.swap(false, Ordering::SeqCst) {
         GENERATION.fetch_add(1, Ordering::SeqCst);
@@ -74,24 +73,19 @@ pub fn has_begun() -> bool {
 /// Stops the runtime before the interpreter is gone, so that no task can touch a dead one.
 fn stop(py: Python<'_>) {
     EXITING.store(true, Ordering::SeqCst);
-    let runtime = RUNTIME.swap(ptr::null_mut(), Ordering::SeqCst);
-    if runtime.is_null() {
-        return;
-    }
-    // SAFETY: the pointer came from `Box::into_raw` in `get`, and the swap made this the only owner. References that
-    // `get` gave out live on threads that call into this module; at exit the interpreter runs none but this one.
+    // SAFETY: references that `get` gave out live on threads that call into this module; at exit the interpreter runs none
+    // but this one.
     #[allow(unsafe_code, reason = "takes back what `get` made")]
-    let runtime = unsafe { Box::from_raw(runtime) };
-    py.detach(|| runtime.shutdown_timeout(EXIT_GRACE));
+    let runtime = unsafe { RUNTIME.take() };
+    if let Some(runtime) = runtime {
+        py.detach(|| runtime.shutdown_timeout(EXIT_GRACE));
+    }
 }
 
 /// Returns the runtime, making it if there is none.
 pub fn get() -> PyResult<&'static Runtime> {
-    let current = RUNTIME.load(Ordering::Acquire);
-    if !current.is_null() {
-        // SAFETY: a stored runtime is freed by `stop` alone, at the interpreter's exit.
-        #[allow(unsafe_code, reason = "reads what `Box::into_raw` made")]
-        return Ok(unsafe { &*current });
+    if let Some(runtime) = RUNTIME.get() {
+        return Ok(runtime);
     }
     if EXITING.load(Ordering::SeqCst) {
         return Err(PyRuntimeError::new_err("the interpreter is shutting down"));
@@ -102,15 +96,12 @@ pub fn get() -> PyResult<&'static Runtime> {
         .enable_all()
         .build()
         .map_err(|error| PyRuntimeError::new_err(format!("the runtime cannot start: {error}")))?;
-    let made = Box::into_raw(Box::new(made));
-    match RUNTIME.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire) {
+    let (runtime, is_first) = RUNTIME.set(made);
+    if is_first {
         // Not before: a process that has not begun to work has no threads, and is forked without a warning.
-        Ok(_) => logs::start(),
-        // SAFETY: another thread was first; `made` was never shared.
-        #[allow(unsafe_code, reason = "takes back what was made in vain")]
-        Err(_) => drop(unsafe { Box::from_raw(made) }),
+        logs::start();
     }
-    get()
+    Ok(runtime)
 }
 
 /// Polls a future once, in place, inside the runtime's context.
