@@ -310,10 +310,9 @@ impl SharedCache {
         loop {
             let next = self.0.unwritten.lock().removals.first().cloned();
             let Some(due) = next else { return };
-            if self.ask(self.0.remove(&due)).await.is_none() {
+            if !self.try_to_remove(&due).await {
                 return;
             }
-            self.0.unwritten.lock().done(&due);
         }
     }
 
@@ -380,14 +379,20 @@ impl SharedCache {
         self.0.unwritten.lock().push(due.clone());
         let shared = self.clone();
         async move {
-            let done = shared.ask(shared.0.remove(&due)).await.is_some();
-            if done {
-                shared.0.unwritten.lock().done(&due);
-            } else {
+            let is_done = shared.try_to_remove(&due).await;
+            if !is_done {
                 shared.write_log();
             }
-            done
+            is_done
         }
+    }
+
+    async fn try_to_remove(&self, due: &Due) -> bool {
+        let is_done = self.ask(self.0.remove(due)).await.is_some();
+        if is_done {
+            self.0.unwritten.lock().done(due);
+        }
+        is_done
     }
 
     /// Returns what is kept, or else whose turn it is to ask; `None` where Redis is stepped over.

@@ -11,7 +11,7 @@ use super::{
     reply::{Failure, json_response},
     surface::{Response, Surface},
 };
-use crate::{Error, ErrorKind, Result, Scope};
+use crate::{Error, ErrorKind, Result, Scope, chat::dialect::integers};
 
 /// A request that was let in.
 #[derive(Debug)]
@@ -30,6 +30,14 @@ impl Call {
     /// Returns the part of the path that the route calls `name`.
     pub fn path_part(&self, name: &str) -> &str {
         self.path.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
+    }
+
+    /// Does what [`Call::json`] does, for what may be kept or given to a tool: a number that would be read as another one is
+    /// refused.
+    pub fn exact_json(&self) -> Result<Map<String, Value>> {
+        let body = self.json()?;
+        integers::refuse(&self.body)?;
+        Ok(body)
     }
 
     /// Reads the body as a JSON object; an empty body is an empty object.

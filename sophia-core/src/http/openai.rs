@@ -19,7 +19,7 @@ use crate::{
     chat::{
         ChatChunk, ChatRequest, ChatResponse,
         dialect::{
-            Names, integers,
+            Names,
             openai::{
                 FrameWriter, InboundEmbed, read_embed, read_request, write_embeddings, write_model, write_models,
                 write_response,
@@ -31,8 +31,7 @@ use crate::{
 /// `POST /v1/chat/completions`
 pub(super) async fn completions(call: Call) -> Result<Response, Failure> {
     let scope = call.header_scope("chat.complete")?;
-    let body = call.json()?;
-    integers::refuse(&call.body)?;
+    let body = call.exact_json()?;
     let mut inbound = read_request(Value::Object(body), &scope)?;
     read_headers(&call, &mut inbound.request)?;
     let chat = call.surface.sophia().chat();
