@@ -436,6 +436,11 @@ impl AnswerCache {
         removed
     }
 
+    /// Returns whether there are no entries, not even those just put.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.entries.iter().next().is_none()
+    }
+
     /// Returns how many entries there are, and how many bytes they take.
     pub fn size(&self) -> (u64, u64) {
         self.0.entries.run_pending_tasks();

@@ -2,9 +2,10 @@
 //!
 //! An answer is stored with its labels and the time of the server at which it was asked for, and listed under its user, so
 //! that it can be found when the user is forgotten. Invalidations are a short log beside it: an answer that was asked for
-//! before an invalidation that means it is not there any more. Every process hears of changes of the log, and takes them over
-//! into its own cache, however long Redis takes to tell them. What this process could not write into the log, because Redis
-//! was away, keeps it from reading answers until it is written.
+//! before an invalidation that means it is not there any more; nor is one of the next second, where there are several servers
+//! with a clock each; nor is any that is older than the log, which may have been evicted. Every process hears of changes of the
+//! log, and takes them over into its own cache, however long Redis takes to tell them. What this process could not write into the
+//! log, because Redis was away, keeps it from reading answers until it is written.
 
 use std::{
     sync::{Arc, LazyLock, Weak},
@@ -40,6 +41,8 @@ const TIER: &str = "l2";
 const LOG_LENGTH: i64 = 256;
 /// How long the log outlives the last answer that it speaks of, in seconds: what takes longer to answer is not shared.
 const LOG_SLACK_S: u64 = 600;
+/// How long the log is remembered. Who reads it keeps it from being evicted, and from expiring while there are answers.
+const LOG_REMEMBERED: Duration = Duration::from_secs(60);
 /// Digits of the hash of a user in the name of a list.
 const LIST_DIGITS: usize = 32;
 /// Answers of a list that are looked at together.
@@ -48,6 +51,8 @@ const ERASED_AT_ONCE: usize = 256;
 const STAMP_BYTES: usize = 24;
 /// First and longest wait before the log is written again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// By how much the clocks of several servers may differ, in microseconds.
+const CLOCK_SKEW_US: u64 = 1_000_000;
 
 /// KEYS answer, lease; ARGV owner, how long a lease lasts, how an answer begins that does not count. Gives the answer and how
 /// long it is there yet in milliseconds; or else takes the lease, or says who holds it, and the time in microseconds.
@@ -77,19 +82,37 @@ static LIST: LazyLock<Script> = LazyLock::new(|| {
          if redis.call('TTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('EXPIRE', KEYS[1], ARGV[2]) end return 1",
     )
 });
-/// KEYS log; ARGV origin, invalidation, length, ttl.
+/// Who a log says it began by.
+const BEGIN: &str = "begin";
+/// Adds to the log. Its times grow, also where the clock is set back. One that is not there was lost, or never was: it begins
+/// with an invalidation of everything that is shared.
+const LOGGING: &str = "local function add(origin, which) \
+       local now = redis.call('TIME') \
+       local former = string.match(redis.call('LINDEX', KEYS[1], 0) or '', '^%d+') or -1 \
+       local us = string.format('%.0f', math.max(now[1] * 1000000 + now[2], former + 1)) \
+       redis.call('LPUSH', KEYS[1], us .. ' ' .. origin .. ' ' .. which) \
+     end \
+     if redis.call('EXISTS', KEYS[1]) == 0 then add('begin', '{\"all\":true}') end ";
+/// KEYS log; ARGV length, ttl, origin, invalidation.
 static INVALIDATE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "local now = redis.call('TIME') \
-         local us = string.format('%.0f', now[1] * 1000000 + now[2]) \
-         redis.call('LPUSH', KEYS[1], us .. ' ' .. ARGV[1] .. ' ' .. ARGV[2]) \
-         if redis.call('LLEN', KEYS[1]) > tonumber(ARGV[3]) then \
+    Script::of(&[
+        LOGGING,
+        "add(ARGV[3], ARGV[4]) \
+         if redis.call('LLEN', KEYS[1]) > tonumber(ARGV[1]) then \
            redis.call('RPOP', KEYS[1]) \
            local last = redis.call('LINDEX', KEYS[1], -1) \
            redis.call('LSET', KEYS[1], -1, string.match(last, '^%d+') .. ' - {\"all\":true}') \
          end \
-         redis.call('EXPIRE', KEYS[1], ARGV[4]) return 1",
-    )
+         redis.call('EXPIRE', KEYS[1], ARGV[2]) return 1",
+    ])
+});
+/// KEYS log; ARGV ttl, below which it is set again. Gives what is logged.
+static READ_LOG: LazyLock<Script> = LazyLock::new(|| {
+    Script::of(&[
+        LOGGING,
+        "if redis.call('TTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('EXPIRE', KEYS[1], ARGV[1]) end \
+         return redis.call('LRANGE', KEYS[1], 0, -1)",
+    ])
 });
 
 /// Answers that processes share. Cheap to clone.
@@ -104,6 +127,8 @@ struct Inner {
     leases: Leases,
     turns: Area,
     budget: Duration,
+    /// By how much the clock that stamps answers may be ahead of that of the log.
+    skew_us: u64,
     log_ttl_s: u64,
     log_key: String,
     /// Tells the invalidations of this process from those of others.
@@ -117,7 +142,7 @@ struct Inner {
 /// What is known of the log.
 #[derive(Debug, Default)]
 struct Log {
-    entries: Option<Arc<Vec<Logged>>>,
+    entries: Option<(Arc<Vec<Logged>>, Instant)>,
     /// How often it was heard to change.
     changes: u64,
     /// Time of the last one of others that was taken over.
@@ -258,6 +283,7 @@ impl SharedCache {
             leases: Leases::new(redis, "chatlease", budget),
             turns: redis.area("chatlease"),
             budget,
+            skew_us: if redis.has_several_clocks() { CLOCK_SKEW_US } else { 0 },
             log_ttl_s: config.ttl.max + LOG_SLACK_S,
             log_key: logs.key("invalidations"),
             origin: Uuid::now_v7().simple().to_string(),
@@ -300,9 +326,13 @@ impl SharedCache {
 
     /// Begins to ask without a look.
     pub async fn unlooked(&self, operation: &'static str) -> Held {
-        let time = cmd("TIME");
-        let now = self.ask(self.0.redis.query_within::<(u64, u64)>(operation, self.0.budget, &time)).await;
-        Held { lease: None, asked: now.map(|(s, us)| (s * 1_000_000 + us, Instant::now())) }
+        let now = async {
+            self.begin_log(operation).await?;
+            let time = cmd("TIME");
+            self.ask(self.0.redis.query_within::<(u64, u64)>(operation, self.0.budget, &time)).await
+        };
+        let asked = now.await.map(|(s, us)| (s * 1_000_000 + us, Instant::now()));
+        Held { lease: None, asked }
     }
 
     /// Tries once more to write what is not in the log.
@@ -400,6 +430,7 @@ impl SharedCache {
         if !self.is_in_step() {
             return None;
         }
+        self.begin_log(operation).await?;
         let mut invalid = Vec::new();
         loop {
             let claim = self.0.leases.claim(turn);
@@ -418,7 +449,7 @@ impl SharedCache {
                 let log = self.ask(self.0.log(operation, self.0.budget)).await?;
                 let means_it =
                     |filter: &Filter| filter.matches(&keeping.key, &stored.scope, &stored.context, &stored.tags);
-                if !log.iter().any(|logged| logged.at_us >= at_us && means_it(&logged.filter))
+                if !log.iter().any(|logged| self.0.is_later(logged, at_us) && means_it(&logged.filter))
                     && let Some(kept) = self.0.bring_up(keeping, stored, number)
                 {
                     return Some(Looked::Kept(kept));
@@ -428,6 +459,11 @@ impl SharedCache {
             bytes.truncate(STAMP_BYTES);
             invalid = bytes;
         }
+    }
+
+    /// Lets the log begin before anything is asked for: what was asked for before it began does not count.
+    async fn begin_log(&self, operation: &'static str) -> Option<()> {
+        self.ask(self.0.log(operation, self.0.budget)).await.map(drop)
     }
 
     /// Returns whether all that this process invalidated is in the log; goes on writing it where it is not.
@@ -522,8 +558,8 @@ impl Inner {
         const OPERATION: &str = "chat.invalidate";
         // Text and numbers: what was read as JSON can be written.
         let text = serde_json::to_string(due.which()).unwrap_or_default();
-        let call = INVALIDATE.call().key(self.log_key.clone()).arg(self.origin.clone()).arg(text);
-        let call = call.int(LOG_LENGTH).arg(self.log_ttl_s.to_string());
+        let call = INVALIDATE.call().key(self.log_key.clone()).int(LOG_LENGTH).arg(self.log_ttl_s.to_string());
+        let call = call.arg(self.origin.clone()).arg(text);
         self.redis.run::<i64>(OPERATION, &INVALIDATE, &call).await?;
         self.forget_log();
         let Due::Forget(which) = due else { return Ok(()) };
@@ -586,40 +622,65 @@ impl Inner {
         (key, scope, context, tags): (Key, Scope, String, Vec<String>),
     ) -> Result<()> {
         const OPERATION: &str = "chat.invalidate";
-        let is_later = |logged: &Logged| logged.at_us >= asked_us;
-        // The newest first: mostly it is older, and the only one to be read.
-        if !self.read_log(OPERATION, self.redis.timeout(), 0).await?.iter().any(is_later) {
+        // As it is there: of a change one hears late.
+        let mut newest = cmd("LINDEX");
+        newest.arg(&self.log_key).arg(0);
+        let newest: Option<String> = self.redis.query(OPERATION, &newest).await?;
+        // Mostly it is older, and the only one to be read.
+        let newest = newest.as_deref().and_then(Logged::read);
+        if newest.is_some_and(|logged| !self.is_later(&logged, asked_us)) {
             return Ok(());
         }
-        let log = self.read_log(OPERATION, self.redis.timeout(), -1).await?;
-        if log.iter().any(|logged| is_later(logged) && logged.filter.matches(&key, &scope, &context, &tags)) {
+        self.forget_log();
+        let log = self.log(OPERATION, self.redis.timeout()).await?;
+        let means_it = |filter: &Filter| filter.matches(&key, &scope, &context, &tags);
+        if log.iter().any(|logged| self.is_later(logged, asked_us) && means_it(&logged.filter)) {
             self.redis.query::<i64>(OPERATION, cmd("DEL").arg(name)).await?;
         }
         Ok(())
     }
 
-    /// Returns what is in the log, up to an entry by its number, or all with -1.
-    async fn read_log(&self, operation: &'static str, budget: Duration, last: i64) -> Result<Vec<Logged>> {
-        let mut range = cmd("LRANGE");
-        range.arg(&self.log_key).arg(0).arg(last);
-        let said: Vec<String> = self.redis.query_within(operation, budget, &range).await?;
-        Ok(said.iter().filter_map(|line| Logged::read(line)).collect())
+    /// Returns whether an entry may speak of what was asked for at a time.
+    fn is_later(&self, logged: &Logged, asked_us: u64) -> bool {
+        logged.at_us + self.skew_us >= asked_us
     }
 
+    /// Returns what is logged, and remembers it for a while where a change of it is heard. Removes from the cache of this
+    /// process what others have invalidated.
     async fn log(&self, operation: &'static str, budget: Duration) -> Result<Arc<Vec<Logged>>> {
         let changes = {
             let log = self.log.lock();
-            if let Some(entries) = &log.entries {
+            if let Some((entries, at)) = &log.entries
+                && at.elapsed() < LOG_REMEMBERED
+            {
                 return Ok(entries.clone());
             }
             log.changes
         };
         let watching = self.redis.is_watching();
-        let entries = Arc::new(self.read_log(operation, budget, -1).await?);
-        let mut log = self.log.lock();
-        // Remembered only where a change of it is heard, and none was heard meanwhile.
-        if watching && log.changes == changes {
-            log.entries = Some(entries.clone());
+        let refreshed_s = self.log_ttl_s - LOG_SLACK_S / 2;
+        let call = READ_LOG.call().key(self.log_key.clone()).arg(self.log_ttl_s.to_string());
+        let call = call.arg(refreshed_s.to_string());
+        let said: Vec<String> = self.redis.run_within(operation, budget, &READ_LOG, &call).await?;
+        let entries: Arc<Vec<_>> = Arc::new(said.iter().filter_map(|line| Logged::read(line)).collect());
+        let since = {
+            let mut log = self.log.lock();
+            // Only where none was heard meanwhile.
+            if watching && log.changes == changes {
+                log.entries = Some((entries.clone(), Instant::now()));
+            }
+            let newest = entries.iter().map(|logged| logged.at_us).max().unwrap_or(0);
+            let since = log.taken_over_us;
+            log.taken_over_us = newest.max(since);
+            since
+        };
+        // What is asked for now is not older than the first log that is read.
+        if since > 0 || !self.cache.is_empty() {
+            // Not those again that were taken over: what was asked since then is as new as can be.
+            let by_others = |logged: &&Logged| ![self.origin.as_str(), BEGIN].contains(&logged.origin.as_str());
+            for logged in entries.iter().filter(|logged| logged.at_us > since).filter(by_others) {
+                self.cache.remove(logged.filter.clone());
+            }
         }
         Ok(entries)
     }
@@ -628,23 +689,6 @@ impl Inner {
         let mut log = self.log.lock();
         log.entries = None;
         log.changes += 1;
-    }
-
-    /// Removes from the cache of this process what others have invalidated.
-    async fn take_over(&self) -> Result<()> {
-        let entries = self.log("chat.invalidate", self.redis.timeout()).await?;
-        let since = {
-            let mut log = self.log.lock();
-            let newest = entries.iter().map(|logged| logged.at_us).max().unwrap_or(0);
-            let since = log.taken_over_us;
-            log.taken_over_us = newest.max(since);
-            since
-        };
-        // Not those again that were taken over: what was asked since then is as new as can be.
-        for logged in entries.iter().filter(|logged| logged.at_us > since && logged.origin != self.origin) {
-            self.cache.remove(logged.filter.clone());
-        }
-        Ok(())
     }
 
     /// Begins to take over what the log says, unless that is done already.
@@ -667,13 +711,13 @@ impl Drop for TakingOver {
     }
 }
 
-/// Takes over what the log says, until it has not changed since it was read.
+/// Reads the log, and so takes it over, until it has not changed since.
 async fn take_over(taking_over: TakingOver) {
     let mut wait = RETRY.0;
     loop {
         let Some(inner) = taking_over.0.upgrade() else { return };
         let changes = inner.log.lock().changes;
-        if inner.take_over().await.is_ok() {
+        if inner.log("chat.invalidate", inner.redis.timeout()).await.is_ok() {
             let mut log = inner.log.lock();
             // Under the lock: who hears of a change now either is heard here or begins anew.
             log.is_taking_over = log.changes != changes;

@@ -65,6 +65,11 @@ impl Redis {
         self.0.config.timeout
     }
 
+    /// Returns whether what it says of the time comes from clocks that may differ.
+    pub fn has_several_clocks(&self) -> bool {
+        self.0.target.kind() != Kind::Single
+    }
+
     /// Says what it is, for people.
     pub fn describe(&self) -> String {
         let kind = match self.0.target.kind() {

@@ -21,6 +21,11 @@ impl Script {
         Script { code, hash: redis::Script::new(code).get_hash().to_owned() }
     }
 
+    /// Puts a script together; it lives as long as the program.
+    pub fn of(parts: &[&str]) -> Script {
+        Script::new(Box::leak(parts.concat().into_boxed_str()))
+    }
+
     pub fn call(&self) -> Call {
         Call::default()
     }

@@ -21,6 +21,7 @@ use sophia_core::{
 
 mod chat;
 mod counting;
+mod evicting;
 mod faults;
 mod forgetting;
 mod modes;
@@ -146,6 +147,8 @@ async fn tags_prefixes_and_forgetting_reach_what_is_shared() {
 fn raw(server: &RedisServer) -> String {
     let script = "EVAL \"local all = '' for _, key in ipairs(redis.call('KEYS', '*')) do \
          if redis.call('TYPE', key).ok == 'string' then all = all .. key .. redis.call('GET', key) \
+         elseif redis.call('TYPE', key).ok == 'list' then \
+           all = all .. key .. table.concat(redis.call('LRANGE', key, 0, -1), ' ') \
          else all = all .. key .. table.concat(redis.call('ZRANGE', key, 0, -1), ' ') end end return all\" 0";
     server.ask(script).unwrap()
 }

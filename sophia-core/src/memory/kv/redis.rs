@@ -9,7 +9,8 @@
 //! each write removes the note, and invalidations are listed for as long as they may mean what is not there yet.
 //!
 //! Each wall has an index by name, another by expiry, and one for each tag, with a list of those: invalidating reads them, and
-//! nothing is scanned. All keys of a wall are in one slot of a Cluster.
+//! nothing is scanned. All keys of a wall are in one slot of a Cluster. Redis may evict any of them: a value counts only while
+//! the generation of its wall is the one that it was written in, and that ends when an index is found to be missing.
 
 use std::{
     sync::{
@@ -42,6 +43,8 @@ const WRITING_S: i64 = 35;
 const CHANGED_S: i64 = 10;
 /// Oldest read that may be brought up.
 const OLDEST_READ: Duration = Duration::from_secs(5);
+/// How long the epoch is remembered: asking keeps it from being evicted.
+const EPOCH_REMEMBERED: Duration = Duration::from_secs(60);
 /// How long the index of a wall outlives its last value, in seconds.
 const INDEX_SLACK_S: i64 = 3_600;
 /// Keys that one step of an invalidation removes: a millisecond or so of Redis.
@@ -52,53 +55,87 @@ const MAX_BATCHES: usize = 4_096;
 const LONGEST_LOAD_S: i64 = 3_600;
 /// Invalidations of a wall that are listed; what was noted before the oldest of more is not kept.
 const MOST_INVALIDATIONS: i64 = 10_000;
+/// Digits of the hash of a key.
+const DIGITS: usize = 64;
 /// Digits of the hash of a tag.
 const TAG_DIGITS: usize = 32;
 
-/// Takes expired members out of an index, so that it does not outgrow what it lists: two for each one that is added.
-const PURGE: &str = "local function purge(names, times) \
-     local now = redis.call('TIME')[1] \
-     for _, name in ipairs(redis.call('ZRANGEBYSCORE', times, '-inf', now, 'LIMIT', 0, 2)) do \
-       redis.call('ZREM', names, name) redis.call('ZREM', times, name) \
-     end end \
+/// Makes an epoch: the time in ms, so that it grows.
+const MAKE_EPOCH: &str = "local now = redis.call('TIME') \
+     local epoch = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000)) \
+     redis.call('SET', KEYS[1], epoch) return epoch";
+/// Where the indexes of a wall are among KEYS, and what goes by them. Each has a member that stays, and so is there as long as
+/// the values are: one that is not was evicted, and then no value counts that it may have listed. Values count in their
+/// generation alone; `lost` tells those who have near copies.
+const INDEX: &str = "local names, times, tags, generation, lost = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6] \
+     local function is_whole(first_tag) \
+       if redis.call('EXISTS', names, times, tags) < 3 then return false end \
+       local now = tonumber(redis.call('TIME')[1]) \
+       for i = first_tag, #KEYS do \
+         local until_s = tonumber(redis.call('ZSCORE', tags, KEYS[i]) or now) \
+         if until_s > now and redis.call('EXISTS', KEYS[i]) == 0 then return false end \
+       end \
+       return true \
+     end \
+     local function current(first_tag) \
+       local known = redis.call('GET', generation) \
+       if not known or is_whole(first_tag) then return known end \
+       for _, tag in ipairs(redis.call('ZRANGE', tags, 0, -1)) do redis.call('DEL', tag) end \
+       redis.call('DEL', names, times, tags, generation) redis.call('SET', lost, '', 'EX', 1) \
+       return false \
+     end ";
+/// Sets a value and lists it. Takes two expired ones out of the indexes, so that they do not outgrow what they list.
+const KEEP: &str = "local function begin() \
+       redis.call('DEL', names, times, tags) \
+       redis.call('ZADD', names, 0, '\\255') \
+       redis.call('ZADD', times, '+inf', '\\255') \
+       redis.call('ZADD', tags, '+inf', '') \
+       local now = redis.call('TIME') \
+       local known = string.format('%.0f', now[1] * 1000000 + now[2]) \
+       redis.call('SET', generation, known) \
+       return known \
+     end \
      local function keep(value, ttl, first_tag, name, index_ttl) \
-       redis.call('SET', KEYS[1], value, 'EX', ttl) \
+       local known = current(first_tag) or begin() \
+       redis.call('SET', KEYS[1], 'V2 ' .. known .. ' ' .. value, 'EX', ttl) \
        local now = redis.call('TIME')[1] \
        local until_s = now + ttl \
-       redis.call('ZADD', KEYS[2], 0, name) redis.call('ZADD', KEYS[3], until_s, name) \
-       redis.call('EXPIRE', KEYS[2], index_ttl) redis.call('EXPIRE', KEYS[3], index_ttl) \
+       redis.call('ZADD', names, 0, name) redis.call('ZADD', times, until_s, name) \
        for i = first_tag, #KEYS do \
          redis.call('ZADD', KEYS[i], until_s, name) redis.call('EXPIRE', KEYS[i], index_ttl) \
          redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now) \
-         redis.call('ZADD', KEYS[first_tag - 1], until_s, KEYS[i]) \
+         redis.call('ZADD', tags, until_s, KEYS[i]) \
        end \
-       if #KEYS >= first_tag then \
-         redis.call('EXPIRE', KEYS[first_tag - 1], index_ttl) \
-         redis.call('ZREMRANGEBYSCORE', KEYS[first_tag - 1], '-inf', now) \
+       for i = 2, 5 do redis.call('EXPIRE', KEYS[i], index_ttl) end \
+       redis.call('ZREMRANGEBYSCORE', tags, '-inf', now) \
+       for _, old in ipairs(redis.call('ZRANGEBYSCORE', times, '-inf', now, 'LIMIT', 0, 2)) do \
+         redis.call('ZREM', names, old) redis.call('ZREM', times, old) \
        end \
-       purge(KEYS[2], KEYS[3]) \
      end ";
 
-/// KEYS value, note of a load; ARGV token, seconds that it stays, now in µs, epoch; says whether a living value was there.
+/// KEYS value, note of a load, generation; ARGV token, seconds that it stays, now in µs, epoch; says whether a living value was
+/// there.
 static BEGIN: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local line = redis.call('GETRANGE', KEYS[1], 0, 127) \
          redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) redis.call('DEL', KEYS[2]) \
-         local epoch, stale = string.match(line, '^V1 (%d+) %S+ (%S+) ') \
-         if epoch == ARGV[4] and (stale == '-' or tonumber(stale) > tonumber(ARGV[3])) then return 1 end \
+         local of, epoch, stale = string.match(line, '^V2 (%d+) (%d+) %S+ (%S+) ') \
+         if of and of == redis.call('GET', KEYS[3]) and epoch == ARGV[4] \
+           and (stale == '-' or tonumber(stale) > tonumber(ARGV[3])) then return 1 end \
          return 0",
     )
 });
-/// KEYS value, names, times, note of a load, list of tags, tags…; ARGV token, value, ttl, name, ttl of the index, seconds that
-/// a mark stays.
+/// KEYS value, indexes, note of a load, tags…; ARGV token, value, ttl, name, ttl of the index, seconds that a mark stays.
 static COMMIT: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(with_functions(
-        "redis.call('DEL', KEYS[4]) \
+    Script::of(&[
+        INDEX,
+        KEEP,
+        "redis.call('DEL', KEYS[7]) \
          if redis.call('GET', KEYS[1]) ~= ARGV[1] then \
            redis.call('SET', KEYS[1], 'T1 -', 'EX', ARGV[6]) return 0 \
          end \
-         keep(ARGV[2], ARGV[3], 6, ARGV[4], ARGV[5]) return 1",
-    ))
+         keep(ARGV[2], ARGV[3], 8, ARGV[4], ARGV[5]) return 1",
+    ])
 });
 /// KEYS value, note of a load; ARGV seconds that a mark stays.
 static COMMIT_ABSENT: LazyLock<Script> = LazyLock::new(|| {
@@ -111,97 +148,112 @@ static NOTE: LazyLock<Script> = LazyLock::new(|| {
          redis.call('SET', KEYS[1], at, 'EX', ARGV[1]) return at",
     )
 });
-/// KEYS value, names, times, note of the load, invalidations, list of tags, tags…; ARGV value, ttl, name, ttl of the index,
-/// what the note must hold, most invalidations that are listed, key, tag…; says whether it was set. A mark that is not `-` is of
-/// a write under way, which comes later.
+/// KEYS value, indexes, note of the load, invalidations, tags…; ARGV value, ttl, name, ttl of the index, what the note must
+/// hold, most invalidations that are listed, key, tag…; says whether it was set. A mark that is not `-` is of a write under way,
+/// which comes later.
 static SET_UNCHANGED: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(with_functions(
-        "if redis.call('GET', KEYS[4]) ~= ARGV[5] then return 0 end \
-         redis.call('DEL', KEYS[4]) \
+    Script::of(&[
+        INDEX,
+        KEEP,
+        "if redis.call('GET', KEYS[7]) ~= ARGV[5] then return 0 end \
+         redis.call('DEL', KEYS[7]) \
          local start = redis.call('GETRANGE', KEYS[1], 0, 3) \
          if string.sub(start, 1, 3) == 'T1 ' and start ~= 'T1 -' then return 0 end \
-         local oldest = redis.call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2] \
+         local oldest = redis.call('ZRANGE', KEYS[8], 0, 0, 'WITHSCORES')[2] \
          if oldest and tonumber(oldest) > tonumber(ARGV[5]) \
-           and redis.call('ZCARD', KEYS[5]) >= tonumber(ARGV[6]) then return 0 end \
-         local tags = {} \
-         for i = 8, #ARGV do tags['t' .. redis.sha1hex(ARGV[i])] = true end \
-         for _, what in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], ARGV[5], '+inf')) do \
+           and redis.call('ZCARD', KEYS[8]) >= tonumber(ARGV[6]) then return 0 end \
+         local meant = {} \
+         for i = 8, #ARGV do meant['t' .. redis.sha1hex(ARGV[i])] = true end \
+         for _, what in ipairs(redis.call('ZRANGEBYSCORE', KEYS[8], ARGV[5], '+inf')) do \
            local length, hash = string.match(what, '^p(%d+) (.*)$') \
-           if tags[what] then return 0 end \
+           if meant[what] then return 0 end \
            if length and redis.sha1hex(string.sub(ARGV[7], 1, tonumber(length))) == hash then return 0 end \
          end \
-         keep(ARGV[1], ARGV[2], 7, ARGV[3], ARGV[4]) return 1",
-    ))
+         keep(ARGV[1], ARGV[2], 9, ARGV[3], ARGV[4]) return 1",
+    ])
 });
-/// KEYS value, names, times, invalidated, list of tags, tags…; ARGV value, ttl, name, ttl of the index, age of the read in ms.
+/// KEYS value, indexes, invalidated, tags…; ARGV value, ttl, name, ttl of the index, age of the read in ms, epoch.
 static PROMOTE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(with_functions(
-        "if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end \
-         local at = redis.call('GET', KEYS[4]) \
+    Script::of(&[
+        INDEX,
+        KEEP,
+        "local line = redis.call('GETRANGE', KEYS[1], 0, 63) \
+         local of, epoch = string.match(line, '^V2 (%d+) (%d+) ') \
+         if line ~= '' and not of or of and of == redis.call('GET', generation) and epoch == ARGV[6] then return 0 end \
+         local at = redis.call('GET', KEYS[7]) \
          if at then \
            local now = redis.call('TIME') \
            if tonumber(at) + tonumber(ARGV[5]) >= now[1] * 1000 + now[2] / 1000 - 1 then return 0 end \
          end \
-         keep(ARGV[1], ARGV[2], 6, ARGV[3], ARGV[4]) return 1",
-    ))
+         keep(ARGV[1], ARGV[2], 8, ARGV[3], ARGV[4]) return 1",
+    ])
 });
-/// KEYS invalidated, invalidations; ARGV seconds that the first stays, seconds that the second lists, how many, then `p` and a
-/// prefix or `t` and a tag, for each. They are listed by their hashes, which do not tell whose names they are.
+/// KEYS invalidated, indexes, invalidations, tags…; ARGV seconds that the first stays, seconds that the second lists, how many,
+/// then `p` and a prefix or `t` and a tag, for each. They are listed by their hashes, which do not tell whose names they are.
 static INVALIDATED: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "local now = redis.call('TIME') \
+    Script::of(&[
+        INDEX,
+        "current(8) \
+         local now = redis.call('TIME') \
          redis.call('SET', KEYS[1], string.format('%.0f', now[1] * 1000 + now[2] / 1000), 'EX', ARGV[1]) \
          local at = now[1] * 1000000 + now[2] \
          for i = 4, #ARGV do \
            local what = string.sub(ARGV[i], 2) \
            local hash = redis.sha1hex(what) \
            if string.sub(ARGV[i], 1, 1) == 'p' then what = 'p' .. #what .. ' ' .. hash else what = 't' .. hash end \
-           redis.call('ZADD', KEYS[2], string.format('%.0f', at), what) \
+           redis.call('ZADD', KEYS[7], string.format('%.0f', at), what) \
          end \
-         redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', at - ARGV[2] * 1000000)) \
-         redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - ARGV[3]) \
-         redis.call('EXPIRE', KEYS[2], ARGV[2]) return 1",
-    )
+         redis.call('ZREMRANGEBYSCORE', KEYS[7], '-inf', string.format('%.0f', at - ARGV[2] * 1000000)) \
+         redis.call('ZREMRANGEBYRANK', KEYS[7], 0, -1 - ARGV[3]) \
+         redis.call('EXPIRE', KEYS[7], ARGV[2]) return 1",
+    ])
 });
-/// KEYS names, times, listed by, value…; ARGV now in µs, epoch, tag or nothing, seconds that a mark stays, name…
+/// KEYS listed by, indexes, value…; ARGV now in µs, epoch, tag or nothing, seconds that a mark stays, name…
 static REMOVE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "local removed = 0 \
-         for i = 4, #KEYS do \
-           local name, value = ARGV[i + 1], redis.call('GETRANGE', KEYS[i], 0, 2047) \
-           if string.sub(value, 1, 3) == 'V1 ' and not string.find(value, '\\n', 1, true) then \
+    Script::of(&[
+        INDEX,
+        "local removed, known = 0, redis.call('GET', generation) \
+         for i = 7, #KEYS do \
+           local name, value = ARGV[i - 2], redis.call('GETRANGE', KEYS[i], 0, 2047) \
+           if string.sub(value, 1, 3) == 'V2 ' and not string.find(value, '\\n', 1, true) then \
              value = redis.call('GET', KEYS[i]) \
            end \
-           redis.call('ZREM', KEYS[3], name) \
+           redis.call('ZREM', KEYS[1], name) \
            local gone = true \
-           if string.sub(value, 1, 3) == 'V1 ' then \
-             local epoch, stale, tags = string.match(value, '^V1 (%d+) %S+ (%S+) %S+ ([^\\n]*)\\n') \
+           if string.sub(value, 1, 3) == 'V2 ' then \
+             local of, epoch, stale, tags_of = string.match(value, '^V2 (%d+) (%d+) %S+ (%S+) %S+ ([^\\n]*)\\n') \
              local meant = ARGV[3] == '' \
              if not meant then \
-               for _, tag in ipairs(cjson.decode(tags)) do meant = meant or tag == ARGV[3] end \
+               for _, tag in ipairs(cjson.decode(tags_of)) do meant = meant or tag == ARGV[3] end \
              end \
              if meant then \
-               if epoch == ARGV[2] and (stale == '-' or tonumber(stale) > tonumber(ARGV[1])) then \
+               if of == known and epoch == ARGV[2] and (stale == '-' or tonumber(stale) > tonumber(ARGV[1])) then \
                  removed = removed + 1 \
                end \
              else gone = false end \
            end \
            if gone then \
              if value ~= '' then redis.call('SET', KEYS[i], 'T1 -', 'EX', ARGV[4]) end \
-             redis.call('ZREM', KEYS[1], name) redis.call('ZREM', KEYS[2], name) \
+             redis.call('ZREM', names, name) redis.call('ZREM', times, name) \
            end \
          end \
+         if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('ZREM', tags, KEYS[1]) end \
          return removed",
-    )
+    ])
 });
-/// KEYS epoch; makes another one: the time in ms, so that it grows.
-static NEXT_EPOCH: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "local now = redis.call('TIME') \
-         local epoch = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000)) \
-         redis.call('SET', KEYS[1], epoch) return epoch",
-    )
+/// KEYS anything, indexes. Ends them where they list nothing.
+static END: LazyLock<Script> = LazyLock::new(|| {
+    Script::of(&[
+        INDEX,
+        "if redis.call('ZCARD', names) <= 1 then redis.call('DEL', names, times, tags, generation) end return 1",
+    ])
 });
+/// KEYS epoch; gives it, and makes one where there is none: it was evicted, or never was.
+static EPOCH: LazyLock<Script> = LazyLock::new(|| {
+    Script::of(&["local known = redis.call('GET', KEYS[1]) if known then return known end ", MAKE_EPOCH])
+});
+/// KEYS epoch; makes another one.
+static NEXT_EPOCH: LazyLock<Script> = LazyLock::new(|| Script::new(MAKE_EPOCH));
 
 /// Values that processes share, in Redis. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -230,8 +282,8 @@ struct Shared {
 /// What was written in another epoch is not there.
 #[derive(Debug, Default)]
 struct Epoch {
-    /// `None` where it has to be asked; 0 before the first.
-    known: Option<u64>,
+    /// And when it was asked; `None` where it has to be.
+    known: Option<(u64, Instant)>,
     /// How often it became unknown.
     changes: u64,
 }
@@ -283,18 +335,20 @@ impl RedisTier {
     async fn epoch(&self, operation: &'static str) -> Result<u64> {
         let changes = {
             let epoch = self.0.shared.epoch.lock();
-            if let Some(known) = epoch.known {
+            if let Some((known, at)) = epoch.known
+                && at.elapsed() < EPOCH_REMEMBERED
+            {
                 return Ok(known);
             }
             epoch.changes
         };
         let watching = self.0.redis.is_watching();
-        let said: Option<u64> = self.0.redis.query(operation, cmd("GET").arg(&self.0.shared.epoch_key)).await?;
-        let said = said.unwrap_or(0);
+        let call = EPOCH.call().key(self.0.shared.epoch_key.clone());
+        let said = self.0.redis.run::<u64>(operation, &EPOCH, &call).await?;
         let mut epoch = self.0.shared.epoch.lock();
         // Remembered only where a change of it is heard, and none was heard meanwhile.
         if watching && epoch.changes == changes {
-            epoch.known = Some(said);
+            epoch.known = Some((said, Instant::now()));
         }
         Ok(said)
     }
@@ -315,14 +369,18 @@ impl RedisTier {
         Place {
             value: self.0.values.wall(parts.tenant, parts.user).key(&hash),
             note: self.0.indexes.wall(parts.tenant, parts.user).key(&format!("load:{hash}")),
-            index: Index(self.0.indexes.wall(parts.tenant, parts.user)),
+            index: self.index(parts.tenant, parts.user),
             name: [key.key().as_bytes(), b"\0", hash.as_bytes()].concat(),
         }
     }
 
+    fn index(&self, tenant: Option<&str>, user: Option<&str>) -> Index {
+        Index { own: self.0.indexes.wall(tenant, user), values: self.0.values.wall(tenant, user) }
+    }
+
     async fn remove_listed(&self, operation: &'static str, what: &Invalidation, by: By<'_>, epoch: u64) -> Result<u64> {
         let (tenant, user) = (what.scope.tenant.as_deref(), what.scope.user.as_deref());
-        let (values, index) = (self.0.values.wall(tenant, user), Index(self.0.indexes.wall(tenant, user)));
+        let index = self.index(tenant, user);
         let (listed_by, list, tag) = match by {
             By::Prefix(prefix) => {
                 let mut list = cmd("ZRANGEBYLEX");
@@ -344,8 +402,8 @@ impl RedisTier {
             if names.is_empty() {
                 break;
             }
-            let call = REMOVE.call().key(index.names()).key(index.times()).key(listed_by.clone());
-            let call = call.keys(names.iter().map(|name| values.key(hash_of(name))));
+            let call = REMOVE.call().key(listed_by.clone()).keys(index.keys());
+            let call = call.keys(names.iter().map(|name| index.values.key(hash_of(name))));
             let call = call.int(self.0.clock.now().as_microsecond()).arg(epoch.to_string()).arg(tag).int(CHANGED_S);
             let call = names.iter().fold(call, |call, name| call.arg(name.clone()));
             removed += self.0.redis.run::<u64>(operation, &REMOVE, &call).await?;
@@ -353,10 +411,10 @@ impl RedisTier {
         Ok(removed)
     }
 
-    /// Removes the indexes of all tags of a wall: they hold names of keys.
-    async fn remove_tags(&self, operation: &'static str, index: &Index) -> Result<()> {
-        let mut list = cmd("ZRANGE");
-        list.arg(index.tags()).arg(0).arg(BATCH - 1);
+    /// Removes the indexes of all tags of a wall, which hold names of keys, and all others where nothing was set meanwhile.
+    async fn remove_indexes(&self, operation: &'static str, index: &Index) -> Result<()> {
+        let mut list = cmd("ZRANGEBYSCORE");
+        list.arg(index.tags()).arg("-inf").arg("(+inf").arg("LIMIT").arg(0).arg(BATCH);
         for _ in 0..MAX_BATCHES {
             let tags: Vec<String> = self.0.redis.query(operation, &list).await?;
             if tags.is_empty() {
@@ -365,7 +423,8 @@ impl RedisTier {
             self.0.redis.query::<i64>(operation, cmd("DEL").arg(&tags)).await?;
             self.0.redis.query::<i64>(operation, cmd("ZREM").arg(index.tags()).arg(&tags)).await?;
         }
-        Ok(())
+        let call = END.call().key(index.names()).keys(index.keys());
+        self.0.redis.run::<i64>(operation, &END, &call).await.map(drop)
     }
 }
 
@@ -387,31 +446,40 @@ struct Place {
 }
 
 /// The indexes of a wall.
-struct Index(Wall);
+struct Index {
+    own: Wall,
+    values: Wall,
+}
 
 impl Index {
+    /// Returns them as scripts take them.
+    fn keys(&self) -> [String; 5] {
+        // Who has near copies hears of changes of what stands among the values.
+        [self.names(), self.own.key("times"), self.tags(), self.generation(), self.values.key("lost")]
+    }
+
     fn names(&self) -> String {
-        self.0.key("names")
-    }
-
-    fn times(&self) -> String {
-        self.0.key("times")
-    }
-
-    fn invalidated(&self) -> String {
-        self.0.key("invalidated")
-    }
-
-    fn invalidations(&self) -> String {
-        self.0.key("invalidations")
+        self.own.key("names")
     }
 
     fn tags(&self) -> String {
-        self.0.key("tags")
+        self.own.key("tags")
     }
 
     fn tag(&self, tag: &str) -> String {
-        self.0.key(&format!("tag:{}", &blake3::hash(tag.as_bytes()).to_hex()[..TAG_DIGITS]))
+        self.own.key(&format!("tag:{}", &blake3::hash(tag.as_bytes()).to_hex()[..TAG_DIGITS]))
+    }
+
+    fn generation(&self) -> String {
+        self.own.key("generation")
+    }
+
+    fn invalidated(&self) -> String {
+        self.own.key("invalidated")
+    }
+
+    fn invalidations(&self) -> String {
+        self.own.key("invalidations")
     }
 }
 
@@ -440,7 +508,6 @@ fn digest(key: &KvKey) -> blake3::Hash {
 
 /// Returns the hash that stands at the end of a name in an index.
 fn hash_of(name: &[u8]) -> &str {
-    const DIGITS: usize = 64;
     name.len().checked_sub(DIGITS).and_then(|at| std::str::from_utf8(&name[at..]).ok()).unwrap_or_default()
 }
 
@@ -452,13 +519,8 @@ fn stripe_of(key: &KvKey) -> u64 {
 
 /// The same, of the hexadecimal digits at the end of a key in Redis.
 fn stripe_of_key(key: &[u8]) -> Option<u64> {
-    let digits = hash_of(key).get(..16)?;
-    u64::from_str_radix(digits, 16).ok()
-}
-
-fn with_functions(rest: &str) -> &'static str {
-    // Once for each script, which lives as long as the program.
-    Box::leak(format!("{PURGE}{rest}").into_boxed_str())
+    let digits = key.rsplit(|byte| *byte == b':').next().filter(|digits| digits.len() == DIGITS)?;
+    u64::from_str_radix(std::str::from_utf8(&digits[..16]).ok()?, 16).ok()
 }
 
 impl Listener for Shared {
@@ -492,12 +554,16 @@ impl KvTier for RedisTier {
         const OPERATION: &str = "memory.kv.get";
         let epoch = self.epoch(OPERATION).await?;
         let parts = key.borrowed();
-        let name = self.0.values.wall(parts.tenant, parts.user).key(&hash(key));
-        let said: Option<Vec<u8>> = self.0.redis.query(OPERATION, cmd("GET").arg(name)).await?;
+        let index = self.index(parts.tenant, parts.user);
+        let mut both = cmd("MGET");
+        both.arg(index.values.key(&hash(key))).arg(index.generation());
+        let (said, generation): (Option<Vec<u8>>, Option<u64>) = self.0.redis.query(OPERATION, &both).await?;
         self.0.look_ups.fetch_add(1, Ordering::Relaxed);
         // What cannot be read was not written by us: as good as nothing.
-        let Some(Found::Value { epoch: written, entry }) = said.and_then(wire::read) else { return Ok(None) };
-        if written != epoch || entry.is_dead(self.0.clock.now()) {
+        let Some(Found::Value { generation: of, epoch: written, entry }) = said.and_then(wire::read) else {
+            return Ok(None);
+        };
+        if generation != Some(of) || written != epoch || entry.is_dead(self.0.clock.now()) {
             return Ok(None);
         }
         self.0.hits.fetch_add(1, Ordering::Relaxed);
@@ -518,9 +584,10 @@ impl KvTier for RedisTier {
     async fn invalidate(&self, what: &Invalidation) -> Result<u64> {
         const OPERATION: &str = "memory.kv.invalidate";
         let epoch = self.epoch(OPERATION).await?;
-        let index = Index(self.0.indexes.wall(what.scope.tenant.as_deref(), what.scope.user.as_deref()));
+        let index = self.index(what.scope.tenant.as_deref(), what.scope.user.as_deref());
         // First, so that what was read before is not brought up behind our back.
-        let call = INVALIDATED.call().key(index.invalidated()).key(index.invalidations()).int(2 * CHANGED_S);
+        let call = INVALIDATED.call().key(index.invalidated()).keys(index.keys()).key(index.invalidations());
+        let call = call.keys(what.tags.iter().map(|tag| index.tag(tag))).int(2 * CHANGED_S);
         let call = call.int(LONGEST_LOAD_S).int(MOST_INVALIDATIONS);
         let call = what.prefix.iter().fold(call, |call, prefix| call.arg(format!("p{prefix}")));
         let call = what.tags.iter().fold(call, |call, tag| call.arg(format!("t{tag}")));
@@ -529,7 +596,7 @@ impl KvTier for RedisTier {
         if let Some(prefix) = &what.prefix {
             removed += self.remove_listed(OPERATION, what, By::Prefix(prefix), epoch).await?;
             if prefix.is_empty() {
-                self.remove_tags(OPERATION, &index).await?;
+                self.remove_indexes(OPERATION, &index).await?;
             }
         }
         for tag in &what.tags {
@@ -564,7 +631,7 @@ impl KvTier for RedisTier {
         let token = Uuid::now_v7().as_u128();
         let mark = format!("T1 {token:032x}");
         let place = self.place(key);
-        let call = BEGIN.call().key(place.value).key(place.note).arg(mark).int(WRITING_S);
+        let call = BEGIN.call().key(place.value).key(place.note).key(place.index.generation()).arg(mark).int(WRITING_S);
         let call = call.int(self.0.clock.now().as_microsecond()).arg(epoch.to_string());
         let found = self.0.redis.run::<i64>(OPERATION, &BEGIN, &call).await? == 1;
         Ok(Ticket { token, found })
@@ -578,8 +645,7 @@ impl KvTier for RedisTier {
             return self.0.redis.run::<i64>(OPERATION, &COMMIT_ABSENT, &call).await.map(drop);
         };
         let epoch = self.epoch(OPERATION).await?;
-        let call = COMMIT.call().key(place.value).key(place.index.names()).key(place.index.times());
-        let call = call.key(place.note).key(place.index.tags());
+        let call = COMMIT.call().key(place.value).keys(place.index.keys()).key(place.note);
         let call = call.keys(entry.tags.iter().map(|tag| place.index.tag(tag)));
         let mark = format!("T1 {:032x}", ticket.token);
         let call = call.arg(mark).arg(wire::write(epoch, entry, value)).int(self.keep_s(entry)).arg(place.name);
@@ -591,17 +657,18 @@ impl KvTier for RedisTier {
         const OPERATION: &str = "memory.kv.get";
         let Some(value) = entry.value.as_ref().filter(|_| read_for < OLDEST_READ) else { return Ok(()) };
         let (place, epoch) = (self.place(key), self.epoch(OPERATION).await?);
-        let call = PROMOTE.call().key(place.value).key(place.index.names()).key(place.index.times());
-        let call = call.key(place.index.invalidated()).key(place.index.tags());
+        let call = PROMOTE.call().key(place.value).keys(place.index.keys()).key(place.index.invalidated());
         let call = call.keys(entry.tags.iter().map(|tag| place.index.tag(tag)));
         let call = call.arg(wire::write(epoch, &entry, value)).int(self.keep_s(&entry)).arg(place.name);
         let age = i64::try_from(read_for.as_millis()).unwrap_or(i64::MAX) + 1;
-        let call = call.int(self.0.ttl_s + INDEX_SLACK_S).int(age);
+        let call = call.int(self.0.ttl_s + INDEX_SLACK_S).int(age).arg(epoch.to_string());
         self.0.redis.run::<i64>(OPERATION, &PROMOTE, &call).await.map(drop)
     }
 
     async fn version(&self, key: &KvKey) -> Result<i64> {
         const OPERATION: &str = "memory.kv.get_or_set";
+        // There before the note, so that the epoch did not begin after it.
+        self.epoch(OPERATION).await?;
         let call = NOTE.call().key(self.place(key).note).int(LONGEST_LOAD_S);
         self.0.redis.run(OPERATION, &NOTE, &call).await
     }
@@ -613,8 +680,8 @@ impl KvTier for RedisTier {
         let is_of_epoch = i64::try_from(epoch).is_ok_and(|epoch| epoch.saturating_mul(1_000) < version);
         let Some(value) = entry.value.as_ref().filter(|_| is_of_epoch) else { return Ok(false) };
         let place = self.place(key);
-        let call = SET_UNCHANGED.call().key(place.value).key(place.index.names()).key(place.index.times());
-        let call = call.key(place.note).key(place.index.invalidations()).key(place.index.tags());
+        let call = SET_UNCHANGED.call().key(place.value).keys(place.index.keys()).key(place.note);
+        let call = call.key(place.index.invalidations());
         let call = call.keys(entry.tags.iter().map(|tag| place.index.tag(tag)));
         let call = call.arg(wire::write(epoch, &entry, value)).int(self.keep_s(&entry)).arg(place.name);
         let call = call.int(self.0.ttl_s + INDEX_SLACK_S).int(version).int(MOST_INVALIDATIONS).arg(key.key());

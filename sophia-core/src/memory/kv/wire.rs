@@ -1,6 +1,6 @@
 //! What a value looks like in Redis: one line about it, then its JSON. Scripts and people can read it.
 //!
-//! `V1 <epoch> <fresh until> <kept until> <cost> <tags>\n<json>`: times in microseconds since 1970, the cost in
+//! `V2 <generation> <epoch> <fresh until> <kept until> <cost> <tags>\n<json>`: times in microseconds since 1970, the cost in
 //! milliseconds, tags as a JSON array, `-` where there is none. `T1 <token>` says that the key was changed a moment ago.
 
 use std::{fmt::Write, sync::Arc};
@@ -12,26 +12,21 @@ use super::tier::{KvEntry, KvValue};
 /// What was found under a name.
 #[derive(Debug, PartialEq)]
 pub(super) enum Found {
-    /// A value, written in this epoch.
-    Value { epoch: u64, entry: KvEntry },
+    /// A value, written in this generation and epoch.
+    Value { generation: u64, epoch: u64, entry: KvEntry },
     /// It was changed a moment ago; who wants to know asks a farther tier.
     Changed,
 }
 
-/// Writes a value.
+/// Writes a value, from its epoch on; the script that sets it knows the generation.
 pub(super) fn write(epoch: u64, entry: &KvEntry, value: &KvValue) -> Vec<u8> {
     let mut line = String::with_capacity(64 + value.json().len());
     let time = |time: Option<Timestamp>| time.map_or("-".to_owned(), |time| time.as_microsecond().to_string());
     let cost = entry.cost_ms.map_or("-".to_owned(), |cost| cost.to_string());
     let tags = serde_json::to_string(&entry.tags).unwrap_or_else(|_| "[]".to_owned());
     // Writing into a String cannot fail.
-    let _ = write!(
-        line,
-        "V1 {epoch} {} {} {cost} {tags}\n{}",
-        time(entry.expires_at),
-        time(entry.stale_until),
-        value.json()
-    );
+    let _ =
+        write!(line, "{epoch} {} {} {cost} {tags}\n{}", time(entry.expires_at), time(entry.stale_until), value.json());
     line.into_bytes()
 }
 
@@ -42,7 +37,8 @@ pub(super) fn read(bytes: Vec<u8>) -> Option<Found> {
         return Some(Found::Changed);
     }
     let (line, json) = text.split_once('\n')?;
-    let mut parts = line.strip_prefix("V1 ")?.splitn(5, ' ');
+    let mut parts = line.strip_prefix("V2 ")?.splitn(6, ' ');
+    let generation = parts.next()?.parse().ok()?;
     let epoch = parts.next()?.parse().ok()?;
     let expires_at = time(parts.next()?)?;
     let stale_until = time(parts.next()?)?;
@@ -53,7 +49,7 @@ pub(super) fn read(bytes: Vec<u8>) -> Option<Found> {
         tags => serde_json::from_str(tags).ok()?,
     };
     let value = Some(Arc::new(KvValue::from_json(json).ok()?));
-    Some(Found::Value { epoch, entry: KvEntry { value, expires_at, stale_until, cost_ms, tags } })
+    Some(Found::Value { generation, epoch, entry: KvEntry { value, expires_at, stale_until, cost_ms, tags } })
 }
 
 fn time(text: &str) -> Option<Option<Timestamp>> {
@@ -90,14 +86,14 @@ mod tests {
         ) {
             let entry = entry(json!({"text": text, "n": [1, null]}), tags, times, cost);
             let value = entry.value.clone().unwrap();
-            let read = read(write(epoch, &entry, &value));
-            prop_assert_eq!(read, Some(Found::Value { epoch, entry }));
+            let read = read([b"V2 7 ".to_vec(), write(epoch, &entry, &value)].concat());
+            prop_assert_eq!(read, Some(Found::Value { generation: 7, epoch, entry }));
         }
 
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = read(bytes.clone());
-            let _ = read([b"V1 ".to_vec(), bytes].concat());
+            let _ = read([b"V2 ".to_vec(), bytes].concat());
         }
     }
 
