@@ -18,9 +18,8 @@ use serde_json::Value;
 use super::{
     accounting::{Account, Accounts},
     config::ChatConfig,
-    dialect::Dialect,
     key::Key,
-    provider::Keeping,
+    provider::{Keeping, Words},
     response::{Answer, value_weight},
     ttl::Change,
 };
@@ -73,6 +72,7 @@ pub(crate) struct Entry {
     /// When it may be refreshed, in microseconds of the clock.
     refresh_at_us: AtomicU64,
     pub stored_at: Duration,
+    asked_at: Duration,
     /// How old it was when it came here from another tier.
     pub older_by: Duration,
     pub key_hex: Arc<str>,
@@ -117,6 +117,8 @@ pub(crate) enum Freshness {
 #[derive(Debug, Clone, Copy)]
 struct Learned {
     digest: [u8; 32],
+    /// By rule alone: where another one holds, what was learned does not.
+    by_rule: u64,
     ttl: u64,
 }
 
@@ -124,8 +126,8 @@ struct Learned {
 #[derive(Debug, Clone)]
 struct Refusal {
     error: Error,
-    /// Whose words were refused: in those of another dialect, the same may be asked.
-    dialect: Dialect,
+    /// In which words it was asked: in others, it may be answered.
+    words: Words,
     at: Duration,
 }
 
@@ -339,15 +341,18 @@ impl AnswerCache {
         entry.refresh_at_us.fetch_update(Ordering::AcqRel, Ordering::Acquire, due).is_ok()
     }
 
-    /// Returns why a question in this dialect was refused a moment ago.
-    pub fn refusal(&self, key: &Key, dialect: Dialect) -> Option<Error> {
-        let refusal = self.0.refusals.get(key).filter(|refusal| refusal.dialect == dialect)?;
+    /// Returns why a question in these words was refused a moment ago.
+    pub fn refusal(&self, key: &Key, words: impl FnOnce() -> Words) -> Option<Error> {
+        let refusal = self.0.refusals.get(key)?;
+        if refusal.words != words() {
+            return None;
+        }
         let age = self.0.clock.monotonic().saturating_sub(refusal.at);
         (age < self.0.config.cache.negative).then(|| refusal.error.with("refused_ms_ago", age.as_millis()))
     }
 
     /// Keeps why a question was refused, if that will not pass by itself.
-    pub fn put_refusal(&self, keeping: &Keeping, dialect: Dialect, error: &Error) {
+    pub fn put_refusal(&self, keeping: &Keeping, words: impl FnOnce() -> Words, error: &Error) {
         let lasting = matches!(
             error.kind(),
             ErrorKind::InvalidInput | ErrorKind::NotFound | ErrorKind::Unauthorized | ErrorKind::Unsupported
@@ -356,7 +361,8 @@ impl AnswerCache {
         if !lasting || self.0.config.cache.negative.is_zero() || keeping.epoch != self.epoch() {
             return;
         }
-        self.0.refusals.insert(keeping.key, Refusal { error: error.clone(), dialect, at: self.0.clock.monotonic() });
+        let refusal = Refusal { error: error.clone(), words: words(), at: self.0.clock.monotonic() };
+        self.0.refusals.insert(keeping.key, refusal);
     }
 
     /// Returns how long ago an entry was kept, in seconds.
@@ -364,13 +370,21 @@ impl AnswerCache {
         (self.0.clock.monotonic().saturating_sub(entry.stored_at) + entry.older_by).as_secs_f64()
     }
 
-    /// Keeps what `text` speaks for, unless it was invalidated meanwhile or is too large. Returns for how many seconds.
-    pub fn put(&self, keeping: &Keeping, payload: Payload, text: &str) -> Option<u64> {
-        self.put_older(keeping, payload, text, Duration::ZERO)
+    /// Returns the time as this cache tells it.
+    pub fn now(&self) -> Duration {
+        self.0.clock.monotonic()
     }
 
-    /// Does what [`AnswerCache::put`] does, with an answer that was kept elsewhere before.
-    pub fn put_older(&self, keeping: &Keeping, payload: Payload, text: &str, older_by: Duration) -> Option<u64> {
+    /// Keeps what `text` speaks for, unless it was invalidated or asked for anew meanwhile, or is too large. Returns for how
+    /// many seconds.
+    pub fn put(&self, keeping: &Keeping, payload: Payload, text: &str) -> Option<u64> {
+        let ttl = keeping.ttl.unwrap_or_else(|| self.ttl_by_rule(keeping, &payload, text));
+        self.put_older(keeping, payload, ttl, Duration::ZERO)
+    }
+
+    /// Does what [`AnswerCache::put`] does, with an answer that was kept elsewhere before, and is fresh for `ttl` seconds more.
+    /// One with a time of its own is never stale.
+    pub fn put_older(&self, keeping: &Keeping, payload: Payload, ttl: u64, older_by: Duration) -> Option<u64> {
         if !self.is_enabled() {
             return None;
         }
@@ -379,10 +393,7 @@ impl AnswerCache {
         if weight as u64 > self.0.max_entry {
             return None;
         }
-        let (ttl, stale) = match keeping.ttl {
-            Some(ttl) => (ttl, 0),
-            None => (self.ttl_by_rule(keeping, &payload, text), self.0.config.ttl.stale),
-        };
+        let stale = if keeping.ttl.is_some() { 0 } else { self.0.config.ttl.stale };
         let account = match &payload {
             Payload::Answer(answer) => Some(self.0.accounts.account(answer, &keeping.scope)),
             Payload::Value(_) => None,
@@ -392,7 +403,8 @@ impl AnswerCache {
             ttl: Duration::from_secs(ttl),
             hard_ttl: Duration::from_secs(ttl + stale),
             refresh_at_us: AtomicU64::new(0),
-            stored_at: self.0.clock.monotonic(),
+            stored_at: self.now(),
+            asked_at: keeping.asked_at.saturating_sub(older_by),
             older_by,
             key_hex: keeping.key.hex(),
             scope: keeping.scope.clone(),
@@ -403,7 +415,8 @@ impl AnswerCache {
         });
         // Under the lock, so that an invalidation either sees the entry or is seen here.
         let invalidations = self.0.invalidations.lock();
-        if self.is_invalidated(&invalidations, keeping) {
+        let is_older = |known: Arc<Entry>| known.asked_at > entry.asked_at;
+        if self.is_invalidated(&invalidations, keeping) || self.0.entries.get(&keeping.key).is_some_and(is_older) {
             return None;
         }
         self.0.entries.insert(keeping.key, entry);
@@ -450,14 +463,15 @@ impl AnswerCache {
     /// Returns how long an answer is kept, by what it says and by whether the last one said the same.
     fn ttl_by_rule(&self, keeping: &Keeping, payload: &Payload, text: &str) -> u64 {
         let rules = &self.0.config.ttl;
-        let mut ttl = rules.for_answer(&keeping.context, text);
+        let by_rule = rules.for_answer(&keeping.context, text);
+        let mut ttl = by_rule;
         if rules.adaptive {
             let digest = payload.digest();
-            if let Some(last) = self.0.learned.get(&keeping.key) {
+            if let Some(last) = self.0.learned.get(&keeping.key).filter(|last| last.by_rule == by_rule) {
                 let change = if last.digest == digest { Change::Same } else { Change::Different };
                 ttl = rules.adapted(last.ttl, change);
             }
-            self.0.learned.insert(keeping.key, Learned { digest, ttl });
+            self.0.learned.insert(keeping.key, Learned { digest, by_rule, ttl });
         }
         rules.jittered(ttl, random())
     }
@@ -507,6 +521,7 @@ mod tests {
             tags: vec![format!("tag-{message}")],
             ttl: Some(60),
             epoch: cache.epoch(),
+            asked_at: cache.now(),
             look: true,
             question: None,
         }
@@ -573,26 +588,52 @@ mod tests {
     }
 
     #[test]
+    fn what_was_learned_under_one_rule_does_not_hold_under_another() {
+        let (cache, _) = cache_with(|config| config.ttl.jitter = 0.0);
+        let put = |context: &str, text: &str| {
+            let keeping = Keeping { ttl: None, context: context.into(), ..keeping("a", &Scope::new(), &cache) };
+            cache.put(&keeping, Payload::Value(Arc::new(json!(text))), text).unwrap()
+        };
+        assert_eq!(put("ceo_deep_research", "x"), 900);
+        assert_eq!((put("infrastructure", "x"), put("infrastructure", "x")), (60, 120));
+        let figures = "business_intelligence";
+        assert_eq!((put(figures, "x"), put(figures, "as of today"), put(figures, "as of today")), (600, 120, 240));
+    }
+
+    #[test]
+    fn what_was_asked_for_later_is_not_replaced() {
+        let (cache, clock) = cache(1 << 20);
+        let before = keeping("a", &Scope::new(), &cache);
+        clock.advance(Duration::from_secs(1));
+        let after = Keeping { asked_at: cache.now(), ..before.clone() };
+        let value = |value: i64| Payload::Value(Arc::new(json!(value)));
+        assert_eq!(cache.put(&after, value(2), ""), Some(60));
+        assert_eq!(cache.put(&before, value(1), ""), None);
+        let kept = cache.get(&before.key).unwrap();
+        assert!(matches!(&kept.payload, Payload::Value(value) if **value == json!(2)));
+    }
+
+    #[test]
     fn a_refusal_is_kept_for_moments_and_only_if_it_will_not_pass() {
-        const CHAT: Dialect = Dialect::Chat;
+        let words = || Words([1; 32]);
         let (cache, clock) = cache_with(|config| config.cache.negative = Duration::from_secs(5));
         let keeping = |text: &str| keeping(text, &Scope::new(), &cache);
         for kind in [ErrorKind::Unavailable, ErrorKind::RateLimited, ErrorKind::Timeout, ErrorKind::Cancelled] {
-            cache.put_refusal(&keeping("a"), CHAT, &Error::new(kind, "t", "t"));
-            assert!(cache.refusal(&keeping("a").key, CHAT).is_none(), "{kind:?}");
+            cache.put_refusal(&keeping("a"), words, &Error::new(kind, "t", "t"));
+            assert!(cache.refusal(&keeping("a").key, words).is_none(), "{kind:?}");
         }
-        let refuse = || cache.put_refusal(&keeping("a"), CHAT, &Error::new(ErrorKind::InvalidInput, "t", "t"));
+        let refuse = || cache.put_refusal(&keeping("a"), words, &Error::new(ErrorKind::InvalidInput, "t", "t"));
         refuse();
         clock.advance(Duration::from_millis(4999));
-        assert!(cache.refusal(&keeping("a").key, Dialect::Messages).is_none());
-        assert_eq!(cache.refusal(&keeping("a").key, CHAT).unwrap().get("refused_ms_ago"), Some("4999"));
+        assert!(cache.refusal(&keeping("a").key, || Words([2; 32])).is_none());
+        assert_eq!(cache.refusal(&keeping("a").key, words).unwrap().get("refused_ms_ago"), Some("4999"));
         clock.advance(Duration::from_millis(1));
-        assert!(cache.refusal(&keeping("a").key, CHAT).is_none());
+        assert!(cache.refusal(&keeping("a").key, words).is_none());
         refuse();
         let before = keeping("b");
         invalidate(&cache, &Invalidate::tag("any"));
-        cache.put_refusal(&before, CHAT, &Error::new(ErrorKind::InvalidInput, "t", "t"));
-        assert!(cache.refusal(&keeping("a").key, CHAT).is_none() && cache.refusal(&before.key, CHAT).is_none());
+        cache.put_refusal(&before, words, &Error::new(ErrorKind::InvalidInput, "t", "t"));
+        assert!(cache.refusal(&keeping("a").key, words).is_none() && cache.refusal(&before.key, words).is_none());
     }
 
     #[test]

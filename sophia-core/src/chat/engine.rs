@@ -25,7 +25,7 @@ use super::{
     flight::{self, FlightKey, Flights, Form, Rider},
     keeper::Keeper,
     key::{self, Key, KeyText},
-    limited::Limited,
+    limited::{Limited, Pass},
     metrics::{ChatMetrics, Meter, Operation},
     provider::{AskedOf, ChatProvider, EmbedCall, Embeddings, Keeping, Model, ProviderCall, SharedDeadline},
     request::{CacheMode, ChatRequest, Share, check_options, context_of},
@@ -218,7 +218,7 @@ impl Chat {
         let prepared = self.prepare(Operation::Complete.name(), request, None).ok()?;
         // What is stale has to be asked for, which takes a runtime.
         let entry = self.0.cache.get(&prepared.key.filter(|_| request.cache != CacheMode::Refresh)?)?;
-        let response = self.give(&entry, Freshness::Fresh, start)?;
+        let response = self.give(request, &entry, Freshness::Fresh, start)?;
         self.0.meter.succeeded(Operation::Complete, CacheStatus::Hit, response.latency_ms);
         if let Some(asked) = self.asked(Operation::Complete, request.traceparent.as_deref()) {
             asked.answered(&response.cache, &response.answer, None);
@@ -546,7 +546,7 @@ impl Chat {
         };
         prepared.trace.note("l1", outcome, looked);
         let (entry, freshness) = found?;
-        let mut response = self.give(&entry, freshness, start)?;
+        let mut response = self.give(request, &entry, freshness, start)?;
         response.explain = prepared.trace.explanation();
         if freshness == Freshness::Stale && request.cache == CacheMode::Default && self.0.cache.claim_refresh(&entry) {
             self.refresh(request, prepared);
@@ -554,9 +554,15 @@ impl Chat {
         Some(response)
     }
 
-    fn give(&self, entry: &Entry, freshness: Freshness, start: Instant) -> Option<ChatResponse> {
+    fn give(&self, request: &ChatRequest, entry: &Entry, freshness: Freshness, start: Instant) -> Option<ChatResponse> {
         let Payload::Answer(answer) = &entry.payload else { return None };
-        entry.saved();
+        match (request.share, &request.scope) {
+            // It is kept for more than who saves by it.
+            (Share::Tenant | Share::All, Some(scope)) => {
+                self.0.accounts.account(answer, scope).saved(answer.cost_usd);
+            }
+            _ => entry.saved(),
+        }
         Some(ChatResponse {
             answer: answer.clone(),
             cache: self.hit_info(entry, freshness),
@@ -670,7 +676,8 @@ impl Chat {
         let dialect = request.dialect;
         let key = prepared.key.map(|key| FlightKey { key, dialect, epoch, refresh });
         let scope = request.scope.clone().unwrap_or_default();
-        let call = || self.call(operation, request, prepared, deadline, epoch);
+        let chat = self.clone();
+        let call = move || chat.call(operation, request, prepared, deadline, epoch);
         self.0.flights.join(key, &scope, deadline, &self.0.provider, form, call)
     }
 
@@ -695,6 +702,7 @@ impl Chat {
             tags: std::mem::take(&mut request.tags),
             ttl,
             epoch,
+            asked_at: self.0.cache.now(),
             look: request.cache != CacheMode::Refresh,
             question,
         });
@@ -709,6 +717,7 @@ impl Chat {
             model: model.into_owned(),
             trace,
             asked_of: AskedOf::default(),
+            pass: Pass::default(),
             parent,
         })
     }

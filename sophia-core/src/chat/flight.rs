@@ -5,6 +5,9 @@
 //! the first, and when the last one leaves the task is aborted, which closes the call. Whole answers and streams are the
 //! same to it: they share a flight.
 //!
+//! What becomes of the call is that of all, but what says nothing about somebody else's words: who asked in others than those
+//! that were refused asks again, and who wants a whole answer where a stream broke off.
+//!
 //! One of them pays for the call: whose scope is over a limit is refused alone, and the next one pays.
 //!
 //! The log is bounded, since the provider's answer is (`chat.max_response_bytes`).
@@ -12,10 +15,11 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
+    fmt,
     ops::ControlFlow,
     panic::AssertUnwindSafe,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Instant,
 };
 
@@ -67,6 +71,7 @@ pub(crate) struct Flights {
 struct Flight {
     /// `None` for a flight that nobody may join.
     key: Option<FlightKey>,
+    form: Form,
     call: ProviderCall,
     log: Mutex<Log>,
 }
@@ -91,6 +96,24 @@ struct Seat {
     waker: Option<Waker>,
 }
 
+/// Makes the call of one who joined that of another, where what became of it says nothing about theirs.
+type Call = Box<dyn FnOnce() -> Result<ProviderCall> + Send>;
+
+/// What it takes to ask for oneself.
+struct Own {
+    scope: Scope,
+    deadline: Deadline,
+    provider: Arc<dyn ChatProvider>,
+    form: Form,
+    call: Call,
+}
+
+impl fmt::Debug for Own {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Own").field("form", &self.form).finish_non_exhaustive()
+    }
+}
+
 /// How the upstream call is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -107,6 +130,8 @@ pub(crate) struct Rider {
     flight: Arc<Flight>,
     id: u64,
     read: usize,
+    /// Of one who joined.
+    own: Option<Own>,
 }
 
 impl Flights {
@@ -118,20 +143,26 @@ impl Flights {
         deadline: Deadline,
         provider: &Arc<dyn ChatProvider>,
         form: Form,
-        call: impl FnOnce() -> Result<ProviderCall>,
+        call: impl FnOnce() -> Result<ProviderCall> + Send + 'static,
     ) -> Result<Rider> {
-        if let Some(rider) = self.follow(&self.known.lock(), key, scope, deadline) {
+        let own = |call: Call| {
+            let (scope, provider) = (scope.clone(), provider.clone());
+            Some(Own { scope, deadline, provider, form, call })
+        };
+        if let Some(mut rider) = self.follow(&self.known.lock(), key, scope, deadline) {
+            rider.own = own(Box::new(call));
             return Ok(rider);
         }
         // Not under the lock: a body may be large.
         let call = call()?;
         let mut known = self.known.lock();
-        if let Some(rider) = self.follow(&known, key, scope, deadline) {
+        if let Some(mut rider) = self.follow(&known, key, scope, deadline) {
+            rider.own = own(Box::new(|| Ok(call)));
             return Ok(rider);
         }
         let runtime = Handle::try_current()
             .map_err(|_| Error::new(ErrorKind::Internal, call.operation, "called outside a tokio runtime"))?;
-        let flight = Arc::new(Flight { key, call, log: Mutex::default() });
+        let flight = Arc::new(Flight { key, form, call, log: Mutex::default() });
         if let Some(key) = key {
             known.insert(key, flight.clone());
         }
@@ -140,7 +171,7 @@ impl Flights {
         // Made here, so that a stop is heard by a task that has not begun.
         let stop = self.stop.clone().notified_owned();
         // In a box, since a task moves what it is made of more than once.
-        let task = runtime.spawn(Box::pin(fly(landing, provider.clone(), form, stop)));
+        let task = runtime.spawn(Box::pin(fly(landing, provider.clone(), stop)));
         flight.log.lock().abort = Some(task.abort_handle());
         Ok(rider)
     }
@@ -173,7 +204,7 @@ impl Flights {
             log.seats.insert(id, Seat { scope: scope.clone(), role, refusal: None, waker: None });
             id
         };
-        Rider { flights: self.clone(), flight, id, read: 0 }
+        Rider { flights: self.clone(), flight, id, read: 0, own: None }
     }
 }
 
@@ -214,13 +245,13 @@ pub(crate) fn stopped(operation: &'static str) -> Error {
     Error::new(ErrorKind::Cancelled, operation, "the call was stopped by a shutdown")
 }
 
-async fn fly(landing: Landing, provider: Arc<dyn ChatProvider>, form: Form, stop: OwnedNotified) {
+async fn fly(landing: Landing, provider: Arc<dyn ChatProvider>, stop: OwnedNotified) {
     let flight = landing.flight.clone();
     let operation = flight.call.operation;
     let work = async {
         let mut call = Cow::Borrowed(&flight.call);
         loop {
-            let outcome = match form {
+            let outcome = match flight.form {
                 Form::Whole => provider.complete(&call).await,
                 Form::Parts => pull(&flight, &call, &*provider).await,
             };
@@ -329,18 +360,62 @@ pub(crate) enum News {
 impl Rider {
     /// Waits for the whole answer.
     pub async fn outcome(&mut self) -> Result<Completion> {
-        std::future::poll_fn(|context| self.flight.log.lock().outcome(self.id, context)).await
+        std::future::poll_fn(|context| self.poll_outcome(context)).await
+    }
+
+    fn poll_outcome(&mut self, context: &mut Context<'_>) -> Poll<Result<Completion>> {
+        loop {
+            let outcome = ready!(self.flight.log.lock().outcome(self.id, context));
+            if !self.asks_itself(&outcome)? {
+                return Poll::Ready(outcome);
+            }
+        }
+    }
+
+    /// Takes another flight where one that was joined ended in what says nothing about this rider's own question: it was
+    /// refused in other words, or broke off for those who had read of it.
+    fn asks_itself(&mut self, outcome: &Result<Completion>) -> Result<bool> {
+        let Err(error) = outcome else { return Ok(false) };
+        let broke_off = error.is_retryable() && self.flight.form == Form::Parts && self.has_parts();
+        let refused = matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported);
+        if self.has_read() || !refused && !broke_off {
+            return Ok(false);
+        }
+        let Some(Own { scope, deadline, provider, form, call }) = self.own.take() else { return Ok(false) };
+        if broke_off {
+            *self = self.flights.clone().join(self.flight.key, &scope, deadline, &provider, form, call)?;
+            return Ok(true);
+        }
+        let call = call()?;
+        let is_other = call.words(form) != self.flight.call.words(self.flight.form);
+        if is_other {
+            // By itself: the next words may be refused as well.
+            *self = self.flights.clone().join(None, &scope, deadline, &provider, form, || Ok(call))?;
+        }
+        Ok(is_other)
+    }
+
+    fn has_parts(&self) -> bool {
+        !self.flight.log.lock().deltas.is_empty()
     }
 
     /// Returns what is new, all of it at once.
     pub fn poll_news(&mut self, context: &mut Context<'_>) -> Poll<News> {
-        let mut log = self.flight.log.lock();
-        if self.read < log.deltas.len() {
-            let deltas = log.deltas[self.read..].to_vec();
-            self.read = log.deltas.len();
-            return Poll::Ready(News::Deltas(deltas));
+        loop {
+            let mut log = self.flight.log.lock();
+            if self.read < log.deltas.len() {
+                let deltas = log.deltas[self.read..].to_vec();
+                self.read = log.deltas.len();
+                return Poll::Ready(News::Deltas(deltas));
+            }
+            let outcome = ready!(log.outcome(self.id, context));
+            drop(log);
+            match self.asks_itself(&outcome) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Ready(News::Landed(outcome)),
+                Err(error) => return Poll::Ready(News::Landed(Err(error))),
+            }
         }
-        log.outcome(self.id, context).map(News::Landed)
     }
 
     /// Returns whether the call is made on this rider's behalf.

@@ -117,6 +117,7 @@ mod tests {
             scope: crate::Scope::new(),
             trace: crate::chat::explain::Trace::default(),
             asked_of: Default::default(),
+            pass: Default::default(),
             parent: None,
         }
     }

@@ -6,6 +6,7 @@ use futures::StreamExt;
 use super::{
     cache::{AnswerCache, Payload},
     explain::Trace,
+    flight::Form,
     provider::{
         ChatProvider, Completion, EmbedCall, Embeddings, Keeping, Model, ProviderCall, ProviderEvent, ProviderStream,
     },
@@ -56,14 +57,14 @@ impl Keep {
     }
 
     /// Returns why the same was refused a moment ago, if it was.
-    fn refused(&self, call: &ProviderCall) -> Option<Error> {
-        self.cache.refusal(&call.keeping.as_ref().filter(|keeping| keeping.look)?.key, call.dialect)
+    fn refused(&self, call: &ProviderCall, form: Form) -> Option<Error> {
+        self.cache.refusal(&call.keeping.as_ref().filter(|keeping| keeping.look)?.key, || call.words(form))
     }
 
     /// Keeps a refusal that will not pass by itself, for a moment.
-    fn refuse<T>(&self, call: &ProviderCall, outcome: Result<T>) -> Result<T> {
+    fn refuse<T>(&self, call: &ProviderCall, form: Form, outcome: Result<T>) -> Result<T> {
         if let (Some(keeping), Err(error)) = (&call.keeping, &outcome) {
-            self.cache.put_refusal(keeping, call.dialect, error);
+            self.cache.put_refusal(keeping, || call.words(form), error);
         }
         outcome
     }
@@ -119,10 +120,10 @@ impl<P: ChatProvider> ChatProvider for Keeper<P> {
         if let Some(kept) = self.keep.kept(call.keeping.as_ref()) {
             return Ok(kept);
         }
-        if let Some(refused) = self.keep.refused(call) {
+        if let Some(refused) = self.keep.refused(call, Form::Whole) {
             return Err(refused);
         }
-        let completion = self.keep.refuse(call, self.inner.complete(call).await)?;
+        let completion = self.keep.refuse(call, Form::Whole, self.inner.complete(call).await)?;
         Ok(self.keep.keep_noted(call.keeping.as_ref(), completion, &call.trace))
     }
 
@@ -130,10 +131,10 @@ impl<P: ChatProvider> ChatProvider for Keeper<P> {
         if let Some(kept) = self.keep.kept(call.keeping.as_ref()) {
             return Ok(futures::stream::iter([Ok(ProviderEvent::Done(kept))]).boxed());
         }
-        if let Some(refused) = self.keep.refused(call) {
+        if let Some(refused) = self.keep.refused(call, Form::Parts) {
             return Err(refused);
         }
-        let stream = self.keep.refuse(call, self.inner.stream(call).await)?;
+        let stream = self.keep.refuse(call, Form::Parts, self.inner.stream(call).await)?;
         let (keep, keeping, trace) = (self.keep.clone(), call.keeping.clone(), call.trace.clone());
         let kept = stream.map(move |event| match event {
             Ok(ProviderEvent::Done(completion)) => {

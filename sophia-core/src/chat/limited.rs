@@ -6,6 +6,8 @@ use std::{borrow::Borrow, sync::Arc};
 
 use async_trait::async_trait;
 use futures::StreamExt;
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::{
     accounting::Accounts,
@@ -38,6 +40,48 @@ impl Limited {
     async fn enter(&self, operation: &'static str, scope: &Scope) -> Result<Permit> {
         self.accounts.enter(operation, scope, self.limiter.acquire(operation, forever())).await
     }
+
+    async fn admit(&self, call: &ProviderCall) -> Result<Entered> {
+        let start = call.trace.start();
+        let permit = self.enter(call.operation, &call.scope).await?;
+        call.trace.note("admission", "admitted", start);
+        *call.pass.0.lock() = Some((permit, self.limiter.clone()));
+        Ok(Entered(call.pass.clone()))
+    }
+}
+
+/// The permit of a call, which it does without while it waits for a provider. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pass(Arc<Mutex<Option<(Permit, Limiter)>>>);
+
+impl Pass {
+    /// Waits without the permit, so that others may ask meanwhile, and then in line for another one.
+    ///
+    /// # Errors
+    /// None as long as time does not end.
+    pub async fn wait_until(&self, at: Instant, operation: &'static str) -> Result<()> {
+        let held = self.0.lock().take().map(|(_, limiter)| limiter);
+        tokio::time::sleep_until(at).await;
+        if let Some(limiter) = held {
+            let permit = limiter.acquire(operation, forever()).await?;
+            *self.0.lock() = Some((permit, limiter));
+        }
+        Ok(())
+    }
+
+    /// Returns a permit for a call beside, if one is free.
+    pub fn beside(&self) -> Option<Permit> {
+        self.0.lock().as_ref()?.1.try_acquire()
+    }
+}
+
+/// Gives the permit of a call back.
+struct Entered(Pass);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.0.lock().take();
+    }
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -48,20 +92,16 @@ impl ChatProvider for Limited {
     }
 
     async fn complete(&self, call: &ProviderCall) -> Result<Completion> {
-        let start = call.trace.start();
-        let permit = self.enter(call.operation, &call.scope).await?;
-        call.trace.note("admission", "admitted", start);
-        let open = Open { accounts: &self.accounts, call, heard: 0, _permit: permit };
+        let entered = self.admit(call).await?;
+        let open = Open { accounts: &self.accounts, call, heard: 0, _entered: entered };
         let mut completion = self.inner.complete(call).await?;
         open.settle(&mut completion.answer);
         Ok(completion)
     }
 
     async fn stream(&self, call: &ProviderCall) -> Result<ProviderStream> {
-        let start = call.trace.start();
-        let permit = self.enter(call.operation, &call.scope).await?;
-        call.trace.note("admission", "admitted", start);
-        let mut open = Some(Open { accounts: self.accounts.clone(), call: call.clone(), heard: 0, _permit: permit });
+        let entered = self.admit(call).await?;
+        let mut open = Some(Open { accounts: self.accounts.clone(), call: call.clone(), heard: 0, _entered: entered });
         let stream = self.inner.stream(call).await?;
         let settled = stream.map(move |event| match event {
             Ok(ProviderEvent::Done(mut completion)) => {
@@ -101,7 +141,7 @@ struct Open<A: Borrow<Accounts>, C: Borrow<ProviderCall>> {
     /// Bytes of the answer so far.
     heard: usize,
     /// Given back when all is written down: who waits for it is asked again for what is left.
-    _permit: Permit,
+    _entered: Entered,
 }
 
 impl<A: Borrow<Accounts>, C: Borrow<ProviderCall>> Open<A, C> {

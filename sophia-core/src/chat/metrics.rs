@@ -16,13 +16,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    accounting::is_over_limit,
+    accounting::{EMBEDDINGS, is_over_limit},
     cache::AnswerCache,
-    provider::ProviderCall,
-    response::{Answer, CacheStatus},
+    provider::{Embeddings, ProviderCall},
+    response::{Answer, CacheStatus, Usage},
 };
 use crate::{
-    Clock, Error, ErrorKind, Signal, Signals,
+    Clock, Error, ErrorKind, Result, Signal, Signals,
     context::Context,
     resilience::Limiter,
     telemetry::{CacheLabels, EndpointLabels, ErrorLabels, RequestLabels, Telemetry},
@@ -216,7 +216,19 @@ impl Meter {
 
     /// Takes one try at a provider.
     pub fn asked(&self, provider: &str, call: &ProviderCall, latency: Duration, error: Option<&Error>) {
-        self.telemetry.ai(provider, &call.model, &call.context).requests.inc();
+        self.tried((provider, &call.model, &call.context), latency, error);
+    }
+
+    /// Takes a try to make vectors.
+    pub fn embedded(&self, provider: &str, model: &str, latency: Duration, vectors: &Result<Embeddings>) {
+        self.tried((provider, model, EMBEDDINGS), latency, vectors.as_ref().err());
+        if let Ok(vectors) = vectors {
+            self.used((provider, model, EMBEDDINGS), &vectors.usage);
+        }
+    }
+
+    fn tried(&self, (provider, model, task): (&str, &str, &str), latency: Duration, error: Option<&Error>) {
+        self.telemetry.ai(provider, model, task).requests.inc();
         let service = service_of(provider);
         self.signals.signals(&[
             Signal::latency_ms(service.clone(), latency.as_secs_f64() * 1000.0),
@@ -225,6 +237,15 @@ impl Meter {
         if let Some(error) = error {
             self.error(&service, error);
         }
+    }
+
+    /// Takes a try at a provider that everyone has left: where their time was over, it was too slow.
+    pub fn left(&self, provider: &str, call: &ProviderCall, latency: Duration, is_late: bool) {
+        if is_late {
+            let error = Error::new(ErrorKind::Timeout, call.operation, "nobody waits any more");
+            return self.asked(provider, call, latency, Some(&error));
+        }
+        self.telemetry.ai(provider, &call.model, &call.context).requests.inc();
     }
 
     /// Takes a stream that broke off after it had begun.
@@ -236,7 +257,10 @@ impl Meter {
 
     /// Takes the tokens of an answer.
     pub fn answered(&self, call: &ProviderCall, answer: &Answer) {
-        let usage = &answer.usage;
+        self.used((&answer.provider, &call.model, &call.context), &answer.usage);
+    }
+
+    fn used(&self, (provider, model, task): (&str, &str, &str), usage: &Usage) {
         let counts = [
             usage.prompt_tokens,
             usage.completion_tokens,
@@ -244,7 +268,7 @@ impl Meter {
             usage.cache_write_tokens,
             usage.reasoning_tokens,
         ];
-        self.telemetry.tokens(&self.telemetry.ai(&answer.provider, &call.model, &call.context), counts);
+        self.telemetry.tokens(&self.telemetry.ai(provider, model, task), counts);
     }
 
     /// Takes an invalidation.

@@ -12,7 +12,9 @@ use serde_json::{Map, Value};
 use super::{
     dialect::Dialect,
     explain::Trace,
+    flight::Form,
     key::Key,
+    limited::Pass,
     response::{Answer, Attempt, Delta, Found, Usage},
     semantic::{Question, Served},
 };
@@ -86,8 +88,24 @@ pub struct ProviderCall {
     pub(crate) trace: Trace,
     /// Who is asked, while the end of the answer is not known.
     pub(crate) asked_of: AskedOf,
+    /// The right to ask.
+    pub(crate) pass: Pass,
     /// Span of the first one who asks, if it is told to anybody.
     pub(crate) parent: Option<SpanContext>,
+}
+
+/// In which words a question is asked, those included that its key leaves out, and how it is to be answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Words(pub [u8; 32]);
+
+impl ProviderCall {
+    pub(crate) fn words(&self, form: Form) -> Words {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&[self.dialect as u8, form as u8]);
+        // Text and numbers: what was read as JSON can be written.
+        let _ = serde_json::to_writer(&mut hasher, &self.body);
+        Words(*hasher.finalize().as_bytes())
+    }
 }
 
 /// The providers that are asked, two where a call is hedged, for who pays for them. Cheap to clone.
@@ -125,6 +143,8 @@ pub(crate) struct Keeping {
     pub ttl: Option<u64>,
     /// Number of the last invalidation before the call began.
     pub epoch: u64,
+    /// When it was asked for, by the clock of the cache: it does not replace what was asked for later.
+    pub asked_at: Duration,
     /// Whether an answer will do that was kept since the caller looked: another flight may have landed meanwhile.
     pub look: bool,
     /// What the semantic tier compares; `None` where it is left out.

@@ -23,10 +23,7 @@ use super::{
     metrics::Meter,
     openai::OpenAiProvider,
     prefix::{Form, Prefixed},
-    provider::{
-        ChatProvider, Completion, EmbedCall, Embeddings, Model, ProviderCall, ProviderEvent, ProviderStream,
-        SharedDeadline,
-    },
+    provider::{ChatProvider, Completion, EmbedCall, Embeddings, Model, ProviderCall, ProviderEvent, ProviderStream},
     response::Attempt,
     responses::ResponsesProvider,
     traced::Traced,
@@ -35,7 +32,7 @@ use crate::{
     Clock, Error, ErrorKind, Result,
     names_map::NamesMap,
     otlp::Otel,
-    resilience::{Backoff, BreakerConfig, BreakerState, CircuitBreaker, breaker},
+    resilience::{Backoff, BreakerConfig, BreakerState, CircuitBreaker, Permit, breaker},
 };
 
 /// A caller's own deadline that passes sooner than this says nothing about the provider.
@@ -235,7 +232,7 @@ impl Router {
             let soonest = candidates.iter().map(|(_, not_before)| *not_before).min();
             let at = delays.next().zip(soonest).map(|(own, soonest)| soonest.max(Instant::now() + own));
             match at {
-                Some(at) if at < call.deadline.get().instant() => tokio::time::sleep_until(at).await,
+                Some(at) if at < call.deadline.get().instant() => call.pass.wait_until(at, call.operation).await?,
                 _ => {
                     let error = said.unwrap_or_else(|| self.unknown(call.operation, &call.model));
                     return Err(told(error, &attempts));
@@ -265,7 +262,7 @@ impl Router {
         let (outcome, attempt) = match early {
             Some(ended) => ended,
             None => match self.beside(call, route) {
-                Some(other) => return self.race(first, (route, start), call, other, ask, attempts).await,
+                Some((other, _permit)) => return self.race(first, (route, start), call, other, ask, attempts).await,
                 None => first.await,
             },
         };
@@ -273,8 +270,8 @@ impl Router {
         outcome
     }
 
-    /// Returns whom to ask beside a slow one: the next that offers the model and is well, or the same.
-    fn beside(&self, call: &ProviderCall, slow: &Route) -> Option<&Route> {
+    /// Returns whom to ask beside a slow one, and the permit to: the next that offers the model and is well, or the same.
+    fn beside(&self, call: &ProviderCall, slow: &Route) -> Option<(&Route, Permit)> {
         let well = |route: &&Route| {
             let state = self.breakers.of(route.provider.name(), &call.model).snapshot().state;
             route.offers(&call.model) && state == BreakerState::Closed
@@ -282,7 +279,8 @@ impl Router {
         let other = self.routes.iter().filter(|route| route.provider.name() != slow.provider.name()).find(well);
         let other = other
             .or_else(|| self.routes.iter().filter(|route| route.provider.name() == slow.provider.name()).find(well))?;
-        self.hedger.pay().then_some(other)
+        let permit = call.pass.beside()?;
+        self.hedger.pay().then_some((other, permit))
     }
 
     /// Waits for the first good answer of two; the other one is dropped, which closes its call.
@@ -333,7 +331,7 @@ impl Router {
         let start = Instant::now();
         let outcome = match breaker.acquire(call.operation) {
             Ok(permission) => {
-                let trial = Trial { permission: Some(permission), start, deadline: &call.deadline };
+                let trial = Trial { permission: Some(permission), start, call, name, meter: &self.meter };
                 call.asked_of.begin(name);
                 let outcome = trial.judge(ask(route.clone()).await);
                 if outcome.is_err() {
@@ -450,7 +448,10 @@ impl ChatProvider for Router {
 
     async fn embed(&self, call: &EmbedCall) -> Result<Embeddings> {
         let (provider, model) = self.embedder(call.model.as_deref())?;
-        provider.embed(&EmbedCall { model: Some(model.to_owned()), ..call.clone() }).await
+        let start = Instant::now();
+        let vectors = provider.embed(&EmbedCall { model: Some(model.to_owned()), ..call.clone() }).await;
+        self.meter.embedded(provider.name(), model, start.elapsed(), &vectors);
+        vectors
     }
 }
 
@@ -458,7 +459,9 @@ impl ChatProvider for Router {
 struct Trial<'a> {
     permission: Option<breaker::Call<'a>>,
     start: Instant,
-    deadline: &'a SharedDeadline,
+    call: &'a ProviderCall,
+    name: &'a str,
+    meter: &'a Meter,
 }
 
 impl Trial<'_> {
@@ -478,8 +481,11 @@ impl Trial<'_> {
 
 impl Drop for Trial<'_> {
     fn drop(&mut self) {
-        let timed_out = self.start.elapsed() >= SLOW_AFTER && self.deadline.get().remaining().is_zero();
-        if let Some(permission) = self.permission.take().filter(|_| timed_out) {
+        let Some(permission) = self.permission.take() else { return };
+        let took = self.start.elapsed();
+        let is_late = self.call.deadline.get().remaining().is_zero();
+        self.meter.left(self.name, self.call, took, is_late);
+        if is_late && took >= SLOW_AFTER {
             permission.failure();
         }
     }

@@ -66,10 +66,14 @@ static TURN: LazyLock<Script> = LazyLock::new(|| {
          return {2, redis.call('GET', KEYS[2]), us}",
     )
 });
-/// KEYS answer, and the lease if there is one; ARGV answer, ttl, and the owner of the lease. Gives the lease up as well.
+/// KEYS answer, and the lease if there is one; ARGV answer, ttl, and the owner of the lease. Gives the lease up as well. What was
+/// asked for later stays.
 static KEEP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) \
+        "local asked_at = function(answer) return tonumber(string.match(answer, '^(%d+)\\n') or 0) end \
+         if asked_at(redis.call('GETRANGE', KEYS[1], 0, 23)) <= asked_at(ARGV[1]) then \
+           redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) \
+         end \
          if KEYS[2] and redis.call('GET', KEYS[2]) == ARGV[3] then redis.call('DEL', KEYS[2]) end return 1",
     )
 });
@@ -227,6 +231,9 @@ impl Held {
 #[derive(Debug, Serialize, Deserialize)]
 struct Stored {
     ttl_s: u64,
+    /// Whether that is a time of its own, and not by rule.
+    #[serde(default)]
+    has_own_ttl: bool,
     scope: Scope,
     context: String,
     tags: Vec<String>,
@@ -365,6 +372,7 @@ impl SharedCache {
         };
         let stored = Stored {
             ttl_s,
+            has_own_ttl: keeping.ttl.is_some(),
             scope: keeping.scope.clone(),
             context: keeping.context.clone(),
             tags: keeping.tags.clone(),
@@ -608,8 +616,9 @@ impl Inner {
             (None, None) => return None,
         };
         let age = Duration::from_secs(stored.ttl_s).saturating_sub(Duration::from_millis(left_ms.unsigned_abs()));
-        let keeping = Keeping { context: stored.context, tags: stored.tags, ttl: Some(left_s), ..keeping.clone() };
-        self.cache.put_older(&keeping, payload.clone(), "", age);
+        let ttl = stored.has_own_ttl.then_some(left_s);
+        let keeping = Keeping { context: stored.context, tags: stored.tags, ttl, ..keeping.clone() };
+        self.cache.put_older(&keeping, payload.clone(), left_s, age);
         let found = Found { tier: Some(TIER), age_s: Some(age.as_secs_f64()), degraded: false };
         Some(Kept { payload, ttl_s: stored.ttl_s, found })
     }

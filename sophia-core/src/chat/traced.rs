@@ -13,7 +13,7 @@ use super::{
     response::{Answer, CacheInfo, ChatResponse, Usage},
 };
 use crate::{
-    Error, Result,
+    Error, ErrorKind, Result,
     otlp::{AttributeValue, Kind, Otel, Span, SpanContext, names},
 };
 
@@ -47,6 +47,7 @@ struct Seen {
     about: About,
     operation: &'static str,
     model: String,
+    has_ended: bool,
 }
 
 /// A question on its way through the stages.
@@ -107,7 +108,7 @@ impl Asked {
     }
 
     /// Ends it with an error.
-    pub fn failed(self, error: &Error) {
+    pub fn failed(mut self, error: &Error) {
         self.count(vec![(names::ERROR_TYPE, error.code().into())]);
         self.span.fail(error);
     }
@@ -147,7 +148,8 @@ impl Traced {
             span.set(name, value);
         }
         span.set(names::SOPHIA_PROVIDER, self.inner.name());
-        Seen { otel: self.otel.clone(), span, about: self.about.clone(), operation, model: model.to_owned() }
+        let (otel, about, model) = (self.otel.clone(), self.about.clone(), model.to_owned());
+        Seen { otel, span, about, operation, model, has_ended: false }
     }
 
     fn begin_chat(&self, call: &ProviderCall) -> Seen {
@@ -212,15 +214,32 @@ impl Seen {
             attributes.push((names::TOKEN_TYPE, kind.into()));
             self.otel.record(&names::TOKEN_USAGE, count as f64, attributes);
         }
-        self.otel.record(&names::DURATION_S, self.span.elapsed().as_secs_f64(), attributes);
+        self.took(attributes);
         self.span.end();
     }
 
-    fn failed(self, error: &Error) {
-        let mut attributes = self.about.attributes(self.operation, &self.model);
-        attributes.push((names::ERROR_TYPE, error.code().into()));
-        self.otel.record(&names::DURATION_S, self.span.elapsed().as_secs_f64(), attributes);
+    fn failed(mut self, error: &Error) {
+        self.took_until(error.code());
         self.span.fail(error);
+    }
+
+    fn took_until(&mut self, error: &'static str) {
+        let mut attributes = self.about.attributes(self.operation, &self.model);
+        attributes.push((names::ERROR_TYPE, error.into()));
+        self.took(attributes);
+    }
+
+    fn took(&mut self, attributes: Vec<(&'static str, AttributeValue)>) {
+        self.has_ended = true;
+        self.otel.record(&names::DURATION_S, self.span.elapsed().as_secs_f64(), attributes);
+    }
+}
+
+impl Drop for Seen {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.took_until(ErrorKind::Cancelled.code());
+        }
     }
 }
 

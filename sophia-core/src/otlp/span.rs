@@ -174,12 +174,12 @@ impl Span {
     }
 
     /// Ends it well.
-    pub fn end(mut self) {
+    pub fn end(&mut self) {
         self.send(None);
     }
 
     /// Ends it with an error. Of that only the code is told: a message may quote what was asked.
-    pub fn fail(mut self, error: &Error) {
+    pub fn fail(&mut self, error: &Error) {
         self.send(Some(error.code()));
     }
 

@@ -68,6 +68,12 @@ impl Limiter {
         Limiter { shared: Arc::new(Shared { semaphore, permits, counts }) }
     }
 
+    /// Returns a permit if one is free and nobody waits for it.
+    pub fn try_acquire(&self) -> Option<Permit> {
+        let permit = Arc::clone(&self.shared.semaphore).try_acquire_owned().ok()?;
+        Some(self.granted(permit, false))
+    }
+
     /// Waits for a permit until the deadline.
     ///
     /// # Errors
@@ -77,10 +83,10 @@ impl Limiter {
     /// A dropped call leaves the queue.
     pub async fn acquire(&self, operation: &'static str, deadline: Deadline) -> Result<Permit> {
         let shared = &self.shared;
-        let waiting = match Arc::clone(&shared.semaphore).try_acquire_owned() {
-            Ok(permit) => return Ok(self.granted(permit, false)),
-            Err(_) => Queued::new(&shared.counts.queued),
-        };
+        if let Some(permit) = self.try_acquire() {
+            return Ok(permit);
+        }
+        let waiting = Queued::new(&shared.counts.queued);
         let acquired = tokio::time::timeout_at(deadline.instant(), Arc::clone(&shared.semaphore).acquire_owned()).await;
         drop(waiting);
         match acquired {

@@ -45,7 +45,8 @@ impl LocalTallies {
         let numbers: Vec<_> = changes.iter().map(|change| change.of(known(change))).collect();
         let applied = changes.iter().zip(&numbers).all(|(change, number)| change.allows(*number));
         if applied {
-            changes.iter().zip(&numbers).for_each(|(change, number)| set(&mut groups, now, change, *number));
+            let written = changes.iter().zip(&numbers).filter(|(change, _)| !change.only_looks());
+            written.for_each(|(change, number)| set(&mut groups, now, change, *number));
         }
         Applied { applied, numbers }
     }

@@ -16,15 +16,18 @@ use crate::{
 const KNOWN_FOR: i64 = 3_600_000;
 
 /// KEYS a group for each change, and the batch if it has a name; ARGV for each change: field, floor, amount, at most or nothing,
-/// and how long it is needed; with a name, how long that is known. A batch that is known adds nothing.
+/// and how long it is needed; the time of the caller in µs; with a name, how long that is known. Times are told by the clock of
+/// the caller, and kept by that of the server. A batch that is known adds nothing.
 static APPLY: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local said, applied, changes = {}, 1, math.floor(#ARGV / 5) \
-         local batch = KEYS[changes + 1] \
+         local batch, time = KEYS[changes + 1], redis.call('TIME') \
+         local ahead = time[1] * 1000000 + time[2] - ARGV[changes * 5 + 1] \
          local known = batch and redis.call('EXISTS', batch) == 1 \
          for i = 1, changes do \
-           local a = i * 5 - 4 \
-           local number = math.max(tonumber(redis.call('HGET', KEYS[i], ARGV[a]) or ARGV[a + 1]), tonumber(ARGV[a + 1])) \
+           local a, floor, number = i * 5 - 4, tonumber(ARGV[i * 5 - 3]), tonumber(redis.call('HGET', KEYS[i], ARGV[i * 5 - 4])) \
+           if number and floor > 0 then number = math.min(number - ahead, floor + ARGV[a + 4] * 1000) end \
+           number = math.max(number or floor, floor) \
            if not known then number = number + tonumber(ARGV[a + 2]) end \
            if not known and ARGV[a + 3] ~= '' and number > tonumber(ARGV[a + 3]) then applied = 0 end \
            said[i] = string.format('%.17g', number) \
@@ -32,8 +35,12 @@ static APPLY: LazyLock<Script> = LazyLock::new(|| {
          if known or applied == 0 then return {applied, said} end \
          for i = 1, changes do \
            local a = i * 5 - 4 \
-           redis.call('HSET', KEYS[i], ARGV[a], said[i]) \
-           if redis.call('PTTL', KEYS[i]) < tonumber(ARGV[a + 4]) then redis.call('PEXPIRE', KEYS[i], ARGV[a + 4]) end \
+           local number, is_time = said[i], tonumber(ARGV[a + 1]) > 0 \
+           if is_time then number = string.format('%.17g', number + ahead) end \
+           if not is_time or tonumber(ARGV[a + 2]) ~= 0 then \
+             redis.call('HSET', KEYS[i], ARGV[a], number) \
+             if redis.call('PTTL', KEYS[i]) < tonumber(ARGV[a + 4]) then redis.call('PEXPIRE', KEYS[i], ARGV[a + 4]) end \
+           end \
          end \
          if batch then redis.call('SET', batch, '', 'PX', ARGV[#ARGV]) end \
          return {applied, said}",
@@ -64,6 +71,7 @@ impl RedisTallies {
                 .arg(change.at_most.map(|most| most.to_string()).unwrap_or_default())
                 .int(millis_until(change.expires_at, now));
         }
+        call = call.int(now.as_microsecond());
         if let Some(batch) = batch {
             // No longer than what it added is needed: many are calls that count for a minute.
             let added = changes.iter().filter(|change| change.amount != 0.0);

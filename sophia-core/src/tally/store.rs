@@ -32,7 +32,9 @@ pub trait TallyStore: Debug + Send + Sync + 'static {
 
 /// A change of one number: it becomes `max(number, floor) + amount`.
 ///
-/// With a floor of 0 it is a sum. With the present as its floor, the number is the time at which something is free again.
+/// With a floor of 0 it is a sum. With the present as its floor, in microseconds since 1970, the number is the time at which
+/// something is free again: the time of the store counts, where that has a clock of its own, and a number that is later than it
+/// would be needed comes from a clock that was wrong, and counts as that.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct TallyChange {
@@ -72,7 +74,18 @@ impl TallyChange {
 
     /// Returns what the number becomes.
     pub fn of(&self, number: Option<f64>) -> f64 {
-        number.map_or(self.floor, |number| number.max(self.floor)) + self.amount
+        let latest = if self.is_time() { self.expires_at.as_microsecond() as f64 } else { f64::MAX };
+        number.map_or(self.floor, |number| number.min(latest).max(self.floor)) + self.amount
+    }
+
+    /// Returns whether the number is a time.
+    pub(crate) fn is_time(&self) -> bool {
+        self.floor > 0.0
+    }
+
+    /// Returns whether it need not be written down: a time that has passed says nothing.
+    pub(crate) fn only_looks(&self) -> bool {
+        self.is_time() && self.amount == 0.0
     }
 
     /// Returns whether the number may become this.

@@ -46,6 +46,8 @@ pub enum Fault {
     Hold,
     /// Half of it is given, and the rest when [`MockProvider::release`] is called.
     HoldHalf,
+    /// Half of it is given, and it breaks off when [`MockProvider::release`] is called.
+    HoldCut,
     /// It never begins.
     Hang,
     /// This status, with this `Retry-After`.
@@ -404,6 +406,10 @@ impl Connection {
                 }
             }
             Fault::HoldHalf => self.held(before).await?,
+            Fault::HoldCut => {
+                self.held(before).await?;
+                return Err(End);
+            }
             _ => {}
         }
         self.json(200, &wire.whole(&reply), None).await
@@ -420,6 +426,10 @@ impl Connection {
                 match fault {
                     Fault::Cut => return Err(End),
                     Fault::HoldHalf => self.held(before).await?,
+                    Fault::HoldCut => {
+                        self.held(before).await?;
+                        return Err(End);
+                    }
                     Fault::Garbage => self.part(b"data: {not json}\n\n").await?,
                     Fault::BadUtf8 => self.part(b"data: {\"choices\": [\"\xff\"]}\n\n").await?,
                     Fault::ErrorInside => self.part(wire.frame(&wire.error(500)).as_bytes()).await?,

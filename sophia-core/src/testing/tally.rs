@@ -23,6 +23,7 @@ where
     let store = || make(clock.clone());
     sums_add_up_and_are_read_by_group(&store().await, &clock).await;
     a_floor_lifts_what_is_below_it(&store().await, &clock).await;
+    a_time_that_cannot_be_is_not_believed(&store().await, &clock).await;
     all_changes_are_applied_or_none(&store().await, &clock).await;
     what_has_expired_is_gone(&store().await, &clock).await;
     a_batch_that_was_refused_can_be_tried_again(&store().await, &clock).await;
@@ -43,6 +44,11 @@ async fn read(store: &impl TallyStore, group: &str) -> Vec<(String, f64)> {
     numbers
 }
 
+/// Returns whether a time is what it should be. A store with a clock of its own goes on while a test holds its clock still.
+fn is_about(time: f64, expected: f64) -> bool {
+    (time - expected).abs() < 10e6
+}
+
 async fn sums_add_up_and_are_read_by_group(store: &impl TallyStore, clock: &ManualClock) {
     let add = |group: &str, field: &str, amount| TallyChange::add(group, field, amount, later(clock));
     let first = apply(store, &[add("g", "a", 1.5), add("g", "b \"\n ü", 1e-6), add("other", "a", 7.0)]).await;
@@ -58,13 +64,24 @@ async fn sums_add_up_and_are_read_by_group(store: &impl TallyStore, clock: &Manu
 }
 
 async fn a_floor_lifts_what_is_below_it(store: &impl TallyStore, clock: &ManualClock) {
-    let change = |floor, amount| TallyChange::add("g", "free_at", amount, later(clock)).floor(floor);
-    assert_eq!(apply(store, &[change(100.0, 5.0)]).await.numbers, [105.0]);
-    assert_eq!(apply(store, &[change(102.0, 5.0)]).await.numbers, [110.0]);
-    assert_eq!(apply(store, &[change(200.0, 0.0)]).await.numbers, [200.0]);
+    let minute = 60e6;
+    let change = |floor, amount| TallyChange::add("g", "free_at", amount * minute, later(clock)).floor(floor * minute);
+    for (floor, amount, expected) in [(100.0, 5.0, 105.0), (102.0, 5.0, 110.0), (200.0, 0.0, 200.0)] {
+        let number = apply(store, &[change(floor, amount)]).await.numbers[0];
+        assert!(is_about(number, expected * minute), "{number}");
+    }
     let oldest = |at: f64| TallyChange::add("g", "since", 0.0, later(clock)).floor(-at);
     for at in [50.0, 60.0, 70.0] {
         assert_eq!(apply(store, &[oldest(at)]).await.numbers, [-50.0], "the least is kept");
+    }
+}
+
+async fn a_time_that_cannot_be_is_not_believed(store: &impl TallyStore, clock: &ManualClock) {
+    let (now, hour) = (clock.now().as_microsecond() as f64, 3_600e6);
+    let change = |amount| TallyChange::add("g", "free_at", amount, later(clock)).floor(now);
+    for (amount, expected) in [(2.0 * hour, 2.0 * hour), (0.0, hour), (60e6, hour + 60e6), (0.0, hour)] {
+        let number = apply(store, &[change(amount)]).await.numbers[0];
+        assert!(is_about(number, now + expected), "{amount}: {number}");
     }
 }
 
@@ -185,6 +202,19 @@ mod tests {
             Arc::new(crate::SystemClock::default()),
         ))
         .await;
+        // Times are the same for all, whatever their clocks say.
+        let mut config = RedisConfig::url(server.url());
+        config.prefix = "clocks".into();
+        let redis = Redis::new(&config, Arc::new(NoSignals)).unwrap().unwrap();
+        for hours in [1, 0, -1] {
+            let time = Timestamp::now() + SignedDuration::from_hours(hours);
+            let store = RedisTallies::new(&redis, Arc::new(ManualClock::new(time)));
+            let now = time.as_microsecond() as f64;
+            let change =
+                |amount| TallyChange::add("g", "free_at", amount, time + SignedDuration::from_mins(2)).floor(now);
+            let taken = apply(&store, &[change(20e6)]).await.numbers[0];
+            assert!(is_about(taken, now + f64::from(20 * (2 - hours as i32)) * 1e6), "{hours}: {taken}");
+        }
         let cluster = RedisCluster::start();
         tally_store(async |clock| make(RedisConfig::cluster(cluster.urls()), clock)).await;
         a_batch_that_is_tried_again_counts_once(&make(

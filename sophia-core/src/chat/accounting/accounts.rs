@@ -38,6 +38,8 @@ const SHARED_EVERY: Duration = Duration::from_millis(100);
 const SHARED_IDLY_EVERY: Duration = Duration::from_secs(1);
 /// Longest text without a space, in bytes.
 const LONGEST_WORD: usize = 1 << 10;
+/// What metrics call the task of making vectors.
+pub(crate) const EMBEDDINGS: &str = "embeddings";
 /// Days that are read at once.
 const READ_AT_ONCE: usize = 8;
 
@@ -144,6 +146,9 @@ impl Accounts {
     pub fn settle_vectors(&self, asked: &str, vectors: &Embeddings, scope: &Scope) {
         let price = self.prices.find(&vectors.provider, &vectors.model, asked);
         let cost = price.and_then(|price| price.of_prompt(&vectors.usage));
+        if let Some(cost) = cost {
+            self.telemetry.cost(&self.telemetry.ai(&vectors.provider, asked, EMBEDDINGS), cost);
+        }
         self.ledger.account(&vectors.provider, &vectors.model, scope).used(&vectors.usage, cost);
         self.limits.used(scope, vectors.usage.total_tokens(), cost);
         self.share_soon();

@@ -307,7 +307,8 @@ impl Limits {
         let now = Now::of(&*self.0.clock);
         let mut status = Vec::new();
         for (index, rule) in self.concerning(scope) {
-            let rates = self.0.counts.read(&rule.rates(scope)).await;
+            let looked = |field| TallyChange::add(rule.rates(scope), field, 0.0, now.plus(TOKENS_LAST)).floor(now.us());
+            let rates = self.0.counts.try_apply(&[looked(REQUESTS), looked(TOKENS)]).await.numbers;
             let spent = self.0.counts.read(&rule.spent(scope, now)).await;
             let find = |numbers: &[(String, f64)], field: &str| {
                 numbers.iter().find(|(name, _)| name == field).map_or(0.0, |(_, number)| *number)
@@ -315,8 +316,8 @@ impl Limits {
             for limit in LimitKind::ALL {
                 let Some(max) = rule.config.max(limit) else { continue };
                 let amount = match limit {
-                    LimitKind::RequestsPerMinute => now.gone(max, find(&rates, REQUESTS)),
-                    LimitKind::TokensPerMinute => now.gone(max, find(&rates, TOKENS)),
+                    LimitKind::RequestsPerMinute => now.gone(max, rates[0]),
+                    LimitKind::TokensPerMinute => now.gone(max, rates[1]),
                     LimitKind::DailyUsd => find(&spent, &now.today()),
                     LimitKind::MonthlyUsd => find(&spent, MONTH),
                 };
@@ -373,7 +374,7 @@ impl Rule {
                 taken.floor(us).at_most(us + MINUTE_US + rounding)
             }
             LimitKind::TokensPerMinute => {
-                let looked = TallyChange::add(self.rates(scope), TOKENS, 0.0, now.plus(CALLS_LAST));
+                let looked = TallyChange::add(self.rates(scope), TOKENS, 0.0, now.plus(TOKENS_LAST));
                 looked.floor(us).at_most(us + MINUTE_US * (max - 1.0) / max + rounding)
             }
             // Less than all of it: so a budget of nothing lets nothing through.

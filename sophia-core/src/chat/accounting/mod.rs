@@ -14,7 +14,7 @@ mod ledger;
 mod limits;
 mod prices;
 
-pub(crate) use accounts::Accounts;
+pub(crate) use accounts::{Accounts, EMBEDDINGS};
 pub(crate) use ledger::Account;
 pub use ledger::{CostGroup, CostQuery, CostRow, Costs};
 pub(crate) use limits::is_over_limit;

@@ -46,8 +46,8 @@ impl Chat {
             let (request, span) = self.spanned(request);
             let outcome = self.complete_in_rounds(request, own).await;
             match (span, &outcome) {
-                (Some(span), Ok(_)) => span.end(),
-                (Some(span), Err(error)) => span.fail(error),
+                (Some(mut span), Ok(_)) => span.end(),
+                (Some(mut span), Err(error)) => span.fail(error),
                 (None, _) => {}
             }
             outcome
@@ -126,7 +126,7 @@ impl Helped {
     async fn next(&mut self) -> Option<Result<ChatChunk>> {
         let item = self.step().await?;
         let is_over = item.as_ref().ok().is_none_or(|chunk| chunk.answer.is_some());
-        if is_over && let Some(span) = self.span.take() {
+        if is_over && let Some(mut span) = self.span.take() {
             match &item {
                 Ok(_) => span.end(),
                 Err(error) => span.fail(error),

@@ -218,6 +218,7 @@ pub(super) fn call(request: &ChatRequest, dialect: Dialect) -> ProviderCall {
         scope: crate::Scope::new(),
         trace: crate::chat::explain::Trace::default(),
         asked_of: Default::default(),
+        pass: Default::default(),
         parent: None,
     }
 }

@@ -135,6 +135,7 @@ impl Chat {
             tags: options.tags.clone(),
             ttl,
             epoch,
+            asked_at: self.0.cache.now(),
             look: options.cache != CacheMode::Refresh,
             question: None,
         });

@@ -184,6 +184,7 @@ mod tests {
             scope: Scope::new().user("ada"),
             trace: Trace::default(),
             asked_of: Default::default(),
+            pass: Default::default(),
             parent: None,
         }
     }

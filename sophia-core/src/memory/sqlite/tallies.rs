@@ -33,7 +33,7 @@ fn apply(connection: &Connection, changes: &[TallyChange], now: Timestamp) -> Re
     let numbers: Vec<f64> = numbers.collect::<Result<_>>()?;
     let applied = changes.iter().zip(&numbers).all(|(change, number)| change.allows(*number));
     if applied {
-        for (change, number) in changes.iter().zip(&numbers) {
+        for (change, number) in changes.iter().zip(&numbers).filter(|(change, _)| !change.only_looks()) {
             connection
                 .prepare_cached(
                     "INSERT INTO tallies (name, field, amount, expires_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO \

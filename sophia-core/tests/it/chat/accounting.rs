@@ -324,3 +324,35 @@ async fn vectors_that_nobody_waits_for_any_more_are_paid_for() {
     assert_eq!(chat.embed(call().timeout(Duration::from_secs(10))).await.unwrap_err().code(), "UNAVAILABLE");
     assert_eq!(used().await, counted);
 }
+
+#[tokio::test]
+async fn what_is_shared_by_many_saves_who_asks_for_it() {
+    let mock = MockProvider::start().await.unwrap();
+    let chat = chat(config(&[&mock]));
+    for scope in [ada(), bob(), bob()] {
+        chat.complete(ask("x").scope(scope).share(Share::Tenant)).await.unwrap();
+    }
+    let query = serde_json::from_value(json!({"by": "scope"})).unwrap();
+    let rows = chat.costs(&query).await.unwrap().rows;
+    let saved = |user: Option<&str>| rows.iter().find(|row| row.user.as_deref() == user).map(|row| row.saved_calls);
+    assert_eq!((saved(Some("ada")), saved(Some("bob")), saved(None)), (Some(0), Some(2), None), "{rows:?}");
+}
+
+#[tokio::test]
+async fn a_provider_that_hangs_and_vectors_are_seen_in_prometheus() {
+    let mock = MockProvider::start().await.unwrap();
+    let sophia = Sophia::new(config(&[&mock])).unwrap();
+    mock.script([Fault::Hang]);
+    let late = sophia.chat().complete(ask("x").timeout(Duration::from_millis(100))).await.unwrap_err();
+    assert_eq!(late.code(), "TIMEOUT");
+    let holds = |line: &str| sophia.telemetry().prometheus().lines().any(|own| own == line);
+    let labels = "{model=\"small\",provider=\"mock0\",task_type=";
+    until(|| holds("sophia_errors_total{service=\"chat.mock0\",error_type=\"TIMEOUT\"} 1")).await;
+    assert!(holds(&format!("sophia_ai_requests_total{labels}\"default\"}} 1")), "{}", sophia.telemetry().prometheus());
+    sophia.chat().embed(EmbedCall::new(["a"]).model("small")).await.unwrap();
+    assert!(
+        holds(&format!("sophia_ai_requests_total{labels}\"embeddings\"}} 1")),
+        "{}",
+        sophia.telemetry().prometheus()
+    );
+}

@@ -6,6 +6,10 @@ use super::*;
 const KNOWN_AFTER: usize = 40;
 
 async fn hedged(mocks: usize, budget: f64) -> (Vec<MockProvider>, Sophia) {
+    hedged_with(mocks, budget, |_| {}).await
+}
+
+async fn hedged_with(mocks: usize, budget: f64, change: impl FnOnce(&mut Config)) -> (Vec<MockProvider>, Sophia) {
     let mut providers = Vec::new();
     for _ in 0..mocks {
         providers.push(MockProvider::start().await.unwrap());
@@ -14,6 +18,7 @@ async fn hedged(mocks: usize, budget: f64) -> (Vec<MockProvider>, Sophia) {
     config.chat.hedge.enabled = true;
     config.chat.hedge.budget = budget;
     config.chat.retry.retries = 0;
+    change(&mut config);
     let sophia = Sophia::new(config).unwrap();
     let chat = sophia.chat();
     for index in 0..KNOWN_AFTER {
@@ -86,4 +91,18 @@ async fn an_error_tells_what_was_tried() {
     assert_eq!(error.get("attempts"), Some("4"));
     let tried: Vec<_> = error.get("tried").unwrap().split(", ").map(|one| one.split(" in ").next().unwrap()).collect();
     assert_eq!(tried, ["mock0 UNAVAILABLE", "mock1 UNAVAILABLE", "mock0 UNAVAILABLE", "mock1 UNAVAILABLE"]);
+}
+
+#[tokio::test]
+async fn a_second_call_takes_a_permit_or_is_not_made() {
+    let (mocks, sophia) = hedged_with(2, 1.0, |config| config.chat.max_concurrent = 1).await;
+    let chat = sophia.chat();
+    let before = mocks[1].calls();
+    mocks[0].script([Fault::Hold]);
+    let slow = spawn(chat, ask("slow"));
+    until(|| chat.metrics().in_flight == 1).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    mocks[0].release();
+    assert_eq!(told(&slow.await.unwrap().unwrap().attempts), [("mock0", "ok", false)]);
+    assert_eq!((mocks[1].calls(), chat.metrics().peak_in_flight), (before, 1));
 }

@@ -115,3 +115,84 @@ async fn a_timeout_is_typed_and_not_kept() {
     assert!(chat.hit(&hanging()).is_none());
     assert_eq!(chat.metrics().error_breakdown.get("TIMEOUT"), Some(&2));
 }
+
+#[tokio::test]
+async fn a_refusal_is_of_those_who_asked_in_the_same_words() {
+    let mock = MockProvider::start().await.unwrap();
+    let mut config = config(&[&mock]);
+    config.chat.cache.negative = Duration::from_secs(5);
+    let chat = chat(config);
+    let of = |name: &str, value: Value| {
+        let fields = json!({"prompt": "x", "scope": {"user": "ada"}, "provider_fields": {name: value}});
+        serde_json::from_value::<ChatRequest>(fields).unwrap()
+    };
+    let bounded = || of("max_tokens", json!(50));
+    assert_eq!(
+        chat.cache_key(&bounded()).unwrap(),
+        chat.cache_key(&of("max_completion_tokens", json!(50))).unwrap(),
+        "they are one question"
+    );
+    mock.delay(Duration::from_millis(300));
+    mock.script([Fault::Status(400, None)]);
+    let first = spawn(&chat, bounded());
+    until(|| mock.calls() == 1).await;
+    let same = spawn(&chat, bounded());
+    let other = spawn(&chat, of("max_completion_tokens", json!(50)));
+    let (streaming, request) = (chat.clone(), bounded());
+    let stream = tokio::spawn(async move { drain(&streaming, request).await });
+    for refused in [first, same] {
+        assert_eq!(refused.await.unwrap().unwrap_err().code(), "INVALID_INPUT");
+    }
+    assert_eq!(other.await.unwrap().unwrap().text, "You asked: x");
+    assert_eq!(text(&stream.await.unwrap().unwrap()), "You asked: x");
+    // And what is remembered of it is of those words, too.
+    chat.invalidate(&Invalidate::all()).await.unwrap();
+    mock.script([Fault::Status(400, None)]);
+    let calls = mock.calls();
+    chat.complete(bounded()).await.unwrap_err();
+    assert!(chat.complete(bounded()).await.unwrap_err().get("refused_ms_ago").is_some());
+    chat.complete(of("max_completion_tokens", json!(50))).await.unwrap();
+    assert_eq!(mock.calls(), calls + 2);
+}
+
+#[tokio::test]
+async fn who_wants_a_whole_answer_is_not_given_the_end_of_a_stream_that_broke_off() {
+    let (broken, well) = (MockProvider::start().await.unwrap(), MockProvider::start().await.unwrap());
+    let mut config = config(&[&broken, &well]);
+    config.chat.retry.retries = 0;
+    let chat = chat(config);
+    broken.script([Fault::HoldCut, Fault::Status(503, None), Fault::Status(503, None)]);
+    let mut stream = chat.stream(ask("x")).unwrap();
+    assert!(stream.next().await.unwrap().is_ok());
+    let whole: Vec<_> = (0..5).map(|_| spawn(&chat, ask("x"))).collect();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!((broken.calls(), well.calls()), (1, 0), "they share the call");
+    broken.release();
+    for answer in join_all(whole).await {
+        let answer = answer.unwrap().unwrap();
+        assert_eq!((answer.text.as_str(), answer.provider.as_str()), ("You asked: x", "mock1"));
+    }
+    assert_eq!((broken.calls(), well.calls()), (2, 1), "they ask once more together");
+    let rest: Vec<_> = stream.collect().await;
+    assert!(rest.last().unwrap().is_err(), "who has read of it is told");
+}
+
+#[tokio::test]
+async fn who_waits_to_ask_again_holds_nobody_up() {
+    let (limited, well) = (MockProvider::start().await.unwrap(), MockProvider::start().await.unwrap());
+    let mut config = config(&[&limited, &well]);
+    config.chat.providers[1].models = vec!["other".into()];
+    config.chat.max_concurrent = 2;
+    let chat = chat(config);
+    limited.script([Fault::Status(429, Some("1")), Fault::Status(429, Some("1"))]);
+    let waiting = [spawn(&chat, ask("a")), spawn(&chat, ask("b"))];
+    until(|| limited.calls() == 2).await;
+    until(|| chat.metrics().in_flight == 0).await;
+    let other = ChatRequest::new("other").user("c").scope(ada());
+    assert_eq!(chat.complete(other).await.unwrap().text, "You asked: c");
+    assert_eq!(limited.calls(), 2, "they wait for it still");
+    for answer in waiting {
+        assert!(answer.await.unwrap().is_ok());
+    }
+    assert_eq!((chat.metrics().in_flight, chat.metrics().peak_in_flight), (0, 2));
+}

@@ -366,3 +366,40 @@ async fn a_miss_asks_redis_three_times_and_a_hit_once() {
     assert_eq!(scripts(&server), before + 4);
     assert_eq!(server.ask("KEYS sophia:chatlease:*").unwrap().trim(), "*0", "no turn is left behind");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_asked_for_before_does_not_replace_what_another_asked_for_since() {
+    let (server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
+    let redis = || RedisConfig::url(server.url());
+    let (one, two) = (chatting(redis(), &mock).await, chatting(redis(), &mock).await);
+    mock.script([Fault::Hold]);
+    let chat = one.chat().clone();
+    let before = tokio::spawn(async move { chat.complete(ask("x")).await });
+    until("it is asked", async || mock.calls() == 1).await;
+    let message = json!({"role": "assistant", "content": "new"});
+    mock.script([Fault::Body(json!({"model": "small", "choices": [{"message": message, "finish_reason": "stop"}]}))]);
+    let anew = ask("x").cache(sophia_core::chat::CacheMode::Refresh);
+    assert_eq!(two.chat().complete(anew).await.unwrap().text, "new");
+    mock.release();
+    before.await.unwrap().unwrap();
+    let fresh = chatting(redis(), &mock).await.chat().complete(ask("x")).await.unwrap();
+    assert_eq!((fresh.cache.tier, fresh.text.as_str()), (Some("l2"), "new"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_from_another_is_stale_as_its_own_is() {
+    let (server, mock) = (RedisServer::start(), MockProvider::start().await.unwrap());
+    let start = async || {
+        let mut config = config(RedisConfig::url(server.url()), None);
+        config.chat.providers.push(ProviderConfig::openai("mock", mock.base_url()).models(["small"]));
+        (config.chat.ttl.min, config.chat.ttl.default, config.chat.ttl.jitter) = (1, 2, 0.0);
+        (config.chat.ttl.stale, config.chat.cache.l2.timeout) = (60, Duration::from_millis(150));
+        let sophia = Sophia::new(config).unwrap();
+        sophia.start().await.unwrap();
+        sophia
+    };
+    let (one, two) = (start().await, start().await);
+    one.chat().complete(ask("x")).await.unwrap();
+    until("it is shared", async || status(two.chat(), ask("x")).await.1.is_some()).await;
+    until("its time is over", async || status(two.chat(), ask("x")).await == (CacheStatus::Stale, Some("l1"))).await;
+}
