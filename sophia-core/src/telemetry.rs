@@ -71,7 +71,14 @@ pub struct TokenLabels {
     pub kind: String,
 }
 
-/// Labels of `sophia_cache_operations_total` and `sophia_cache_hit_ratio`.
+/// Labels of `sophia_cache_hit_ratio`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct HitRatioLabels {
+    /// `chat` or `memory.kv`.
+    pub cache: String,
+}
+
+/// Labels of `sophia_cache_operations_total`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CacheLabels {
     /// `chat` or `memory.kv`.
@@ -144,6 +151,8 @@ pub struct Telemetry {
     pub ai_cost_dollars: Family<AiLabels, FloatCounter>,
     /// `sophia_cache_operations_total{cache,operation}`
     pub cache_operations: Family<CacheLabels, Counter>,
+    /// `sophia_cache_hit_ratio{cache}`: of all look-ups, 0..1; absent before the first.
+    pub cache_hit_ratio: Family<HitRatioLabels, FloatGauge>,
     /// `sophia_mcp_server_status{server}`: 1 healthy, 0 not.
     pub mcp_server_status: Family<ServerLabels, Gauge>,
     /// `sophia_mcp_requests_total{server,status}`
@@ -167,6 +176,7 @@ impl Default for Telemetry {
             ai_tokens: Family::default(),
             ai_cost_dollars: Family::default(),
             cache_operations: Family::default(),
+            cache_hit_ratio: Family::default(),
             mcp_server_status: Family::default(),
             mcp_requests: Family::default(),
             service_score: Family::default(),
@@ -180,6 +190,7 @@ impl Default for Telemetry {
             registry.register("ai_tokens", "Tokens as the provider counted them", telemetry.ai_tokens.clone());
             registry.register("ai_cost_dollars", "Cost where the price is known", telemetry.ai_cost_dollars.clone());
             registry.register("cache_operations", "Cache look-ups and writes", telemetry.cache_operations.clone());
+            registry.register("cache_hit_ratio", "Look-ups that hit, 0 to 1", telemetry.cache_hit_ratio.clone());
             registry.register("mcp_server_status", "1 healthy, 0 not", telemetry.mcp_server_status.clone());
             registry.register("mcp_requests", "Tool calls", telemetry.mcp_requests.clone());
             registry.register("service_score", "Health score, 0 to 100", telemetry.service_score.clone());
@@ -246,6 +257,17 @@ impl Telemetry {
 
     /// Returns every metric in the Prometheus text format (OpenMetrics 1.0).
     pub fn prometheus(&self) -> String {
+        for cache in ["chat", "memory.kv"] {
+            let count = |operation: &str| {
+                let labels = CacheLabels { cache: cache.to_owned(), operation: operation.to_owned() };
+                self.cache_operations.get(&labels).map_or(0, |counter| counter.get())
+            };
+            let (hits, misses) = (count("hit"), count("miss") + count("coalesced"));
+            if hits + misses > 0 {
+                let ratio = hits as f64 / (hits + misses) as f64;
+                self.cache_hit_ratio.get_or_create(&HitRatioLabels { cache: cache.to_owned() }).set(ratio);
+            }
+        }
         let mut text = String::new();
         // Writing to a String cannot fail; the signature is the trait's.
         let _ = encode(&mut text, &self.registry.lock());

@@ -345,10 +345,15 @@ async fn a_provider_that_hangs_and_vectors_are_seen_in_prometheus() {
     mock.script([Fault::Hang]);
     let late = sophia.chat().complete(ask("x").timeout(Duration::from_millis(100))).await.unwrap_err();
     assert_eq!(late.code(), "TIMEOUT");
+    assert!(!sophia.telemetry().prometheus().contains("sophia_cache_hit_ratio{"), "nothing was looked up");
     let holds = |line: &str| sophia.telemetry().prometheus().lines().any(|own| own == line);
     let labels = "{model=\"small\",provider=\"mock0\",task_type=";
     until(|| holds("sophia_errors_total{service=\"chat.mock0\",error_type=\"TIMEOUT\"} 1")).await;
     assert!(holds(&format!("sophia_ai_requests_total{labels}\"default\"}} 1")), "{}", sophia.telemetry().prometheus());
+    for _ in 0..4 {
+        sophia.chat().complete(ask("y")).await.unwrap();
+    }
+    assert!(holds("sophia_cache_hit_ratio{cache=\"chat\"} 0.75"), "{}", sophia.telemetry().prometheus());
     sophia.chat().embed(EmbedCall::new(["a"]).model("small")).await.unwrap();
     assert!(
         holds(&format!("sophia_ai_requests_total{labels}\"embeddings\"}} 1")),
