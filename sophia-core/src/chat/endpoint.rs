@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use super::{
     config::{ProviderConfig, ProviderKind},
+    dialect::asker,
     failure::{Failure, is_failure},
     key,
     provider::{Completion, ProviderCall, ProviderEvent, ProviderStream},
@@ -275,10 +276,11 @@ impl Endpoint {
             return Ok(Completion::new(answer));
         }
         let text = body;
-        let body = self.fields(call.operation, &text, A::ANSWER)?;
+        let mut body = self.fields(call.operation, &text, A::ANSWER)?;
         if let Some(integer) = A::lost(&text) {
             return Err(self.failure(call.operation).lost(integer));
         }
+        asker::take_out(&mut body, &call.body);
         let garbage = || self.failure(call.operation).garbage(A::NO_ANSWER.as_bytes());
         A::read(body, self.name(), &call.model).map(Completion::new).ok_or_else(garbage)
     }

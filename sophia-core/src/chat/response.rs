@@ -210,7 +210,8 @@ impl Delta {
 }
 
 impl Answer {
-    /// Returns the provider's whole body, message included, as it came; null where it cannot be read again.
+    /// Returns the provider's whole body, message included, as it came, but for what it repeats of who asked; null where it
+    /// cannot be read again.
     pub fn body(&self) -> Value {
         super::dialect::body_of(self).unwrap_or_default()
     }

@@ -64,6 +64,10 @@ impl Assemble for Assembler {
     const ANSWER: &'static str = "output";
     const NO_ANSWER: &'static str = "no list in `output`";
 
+    fn begin(call: &ProviderCall) -> Assembler {
+        Assembler::of_request(&call.body)
+    }
+
     fn read(body: Map<String, Value>, provider: &str, model: &str) -> Option<Answer> {
         responses::answer(body, provider, model)
     }

@@ -37,12 +37,12 @@ pub(super) async fn completions(call: Call) -> Result<Response, Failure> {
     let chat = call.surface.sophia().chat();
     if inbound.stream {
         let model = inbound.request.model.clone().unwrap_or_default();
-        let writer = FrameWriter::new(model, Timestamp::now(), inbound.stream_usage);
+        let writer = FrameWriter::new(model, &inbound.repeated, Timestamp::now(), inbound.stream_usage);
         let frames = Completions { writer, names: inbound.names, request_id: call.request_id.clone() };
         return sse::answer(chat.stream(inbound.request), frames).await;
     }
     let answer = chat.complete(inbound.request).await.map_err(|error| inbound.names.tell(error))?;
-    Ok(answered(&answer, &write_response(&answer, Timestamp::now())?))
+    Ok(answered(&answer, &write_response(&answer, &inbound.repeated, Timestamp::now())?))
 }
 
 /// `POST /v1/embeddings`

@@ -105,10 +105,10 @@ fn tell(answer: &Answer, deltas: Vec<Delta>) -> [String; 3] {
         explain: None,
         assistance: None,
     };
-    openai::write_response(&response, Timestamp::UNIX_EPOCH).unwrap();
+    openai::write_response(&response, &Map::new(), Timestamp::UNIX_EPOCH).unwrap();
     anthropic::write_response(&response).unwrap();
     responses::write_response(&response, &Map::new(), Timestamp::UNIX_EPOCH).unwrap();
-    let mut chat = openai::FrameWriter::new("m", Timestamp::UNIX_EPOCH, true);
+    let mut chat = openai::FrameWriter::new("m", &Map::new(), Timestamp::UNIX_EPOCH, true);
     let mut messages = anthropic::FrameWriter::new("m");
     let mut items = responses::FrameWriter::new("m", &Map::new(), Timestamp::UNIX_EPOCH);
     let mut told = [String::new(), String::new(), String::new()];

@@ -18,6 +18,7 @@
 //! reasoning of another provider, which the newer protocols take only as they have signed it.
 
 pub mod anthropic;
+pub(crate) mod asker;
 mod calls;
 mod envelope;
 #[cfg(test)]

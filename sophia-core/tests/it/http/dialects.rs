@@ -156,6 +156,70 @@ async fn a_stream_in_the_clients_own_dialect_comes_event_by_event_live_and_kept(
     }
 }
 
+#[tokio::test]
+async fn what_a_provider_repeats_of_who_asks_is_told_to_nobody_else() {
+    const NAMES: [&str; 3] = ["user", "safety_identifier", "prompt_cache_key"];
+    let of_asker = |who: &str, mut body: Value| {
+        NAMES.iter().for_each(|name| body[*name] = format!("{who}-{name}").into());
+        body["metadata"] = json!({"trace": who});
+        body
+    };
+    let part = json!({"type": "output_text", "text": "Hello", "annotations": []});
+    let item = json!({"type": "message", "id": "msg_1", "role": "assistant", "content": [part]});
+    let choice = json!({"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"});
+    let answers = [
+        (
+            ProviderConfig::responses as Speak,
+            "/v1/responses",
+            json!({"id": "resp_1", "object": "response", "status": "completed", "output": [item]}),
+        ),
+        (
+            ProviderConfig::openai,
+            "/v1/chat/completions",
+            json!({"id": "1", "object": "chat.completion", "choices": [choice]}),
+        ),
+    ];
+    for (speak, route, answer) in answers {
+        let answer = of_asker("ada", answer);
+        let wire = match route {
+            "/v1/responses" => ["response.created", "response.completed"]
+                .map(|kind| format!("event: {kind}\ndata: {}\n\n", json!({"type": kind, "response": answer})))
+                .concat(),
+            _ => {
+                let mut event = answer.clone();
+                event["choices"] = json!([{"index": 0, "delta": choice["message"], "finish_reason": "stop"}]);
+                format!("data: {event}\n\ndata: [DONE]\n\n")
+            }
+        };
+        for (wire, live) in [(Fault::Body(answer), false), (Fault::Events(wire), true)] {
+            for kept in [false, true] {
+                let (surface, mock) = over(speak).await;
+                mock.script([wire.clone()]);
+                for (who, streamed, cache) in [("ada", live, "miss"), ("bob", kept, "hit"), ("", kept, "hit")] {
+                    let mut body = question(route, "x");
+                    body["stream"] = streamed.into();
+                    let body = if who.is_empty() { body } else { of_asker(who, body) };
+                    let headers = [("x-sophia-share", "all")];
+                    let line = format!("POST {route}");
+                    let (status, headers, told) = send(&surface, &line, &headers, body.to_string(), Peer::Local).await;
+                    assert_eq!((status, &headers["x-sophia-cache"]), (200, &cache.parse().unwrap()), "{told}");
+                    let told = told.as_str().map_or_else(|| vec![told.clone()], events);
+                    let told: Vec<_> = told.iter().map(|told| told.get("response").unwrap_or(told)).collect();
+                    for told in told.iter().filter(|told| told.get("id").is_some()) {
+                        let trace = told["metadata"].get("trace").and_then(Value::as_str);
+                        assert_eq!(trace.unwrap_or_default(), who, "{route}: {told}");
+                        for name in NAMES {
+                            let own = if who.is_empty() { Value::Null } else { format!("{who}-{name}").into() };
+                            assert_eq!(told[name], own, "{route}: {told}");
+                        }
+                    }
+                }
+                assert_eq!(mock.calls(), 1);
+            }
+        }
+    }
+}
+
 /// Log probabilities that nobody asked for are an empty list, there or not; deltas without anything say nothing.
 fn without_empty(mut event: Value) -> Value {
     let fields = event.as_object_mut().unwrap();

@@ -93,7 +93,7 @@ pub fn read_request(body: Value, scope: &Scope, betas: &[String]) -> Result<Inbo
         kept.insert("betas".to_owned(), betas.into());
     }
     request.provider_fields = kept;
-    Ok(Inbound { request, stream, stream_usage: true, names })
+    Ok(Inbound { request, stream, stream_usage: true, repeated: Map::new(), names })
 }
 
 fn wrong(field: &str, message: &str) -> Error {

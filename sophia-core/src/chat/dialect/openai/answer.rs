@@ -6,8 +6,8 @@ use crate::{
     Result,
     chat::{
         dialect::{
-            ENVELOPE, Envelope, REASONING_NAME, USAGE, carry, fields_of, fresh_id, is_plain_text, is_unset, name_calls,
-            name_of,
+            ENVELOPE, Envelope, REASONING_NAME, USAGE, asker, carry, fields_of, fresh_id, is_plain_text, is_unset,
+            name_calls, name_of,
         },
         request::{content_text, field},
         response::{Answer, Delta, Usage},
@@ -99,6 +99,8 @@ pub(crate) struct Assembler {
     usage: Option<Value>,
     /// Whether the request asks for token counts with each event.
     counts_each: bool,
+    /// What the request says of who asks.
+    asker: Map<String, Value>,
     finish_reason: Option<String>,
 }
 
@@ -117,11 +119,12 @@ impl Assembler {
     pub fn of_request(body: &Map<String, Value>) -> Assembler {
         let options = body.get("stream_options");
         let asks = options.and_then(|options| options.get("continuous_usage_stats")) == Some(&Value::Bool(true));
-        Assembler { counts_each: asks, ..Assembler::default() }
+        Assembler { counts_each: asks, asker: asker::of(body), ..Assembler::default() }
     }
 
     /// Takes one event. Returns what is new in it, if anything is; `Err` if it is not of this protocol.
     pub fn push(&mut self, mut event: Map<String, Value>) -> Result<Option<Delta>, ()> {
+        asker::take_out(&mut event, &self.asker);
         let usage = event.remove("usage").filter(|usage| !usage.is_null());
         let counted = usage.as_ref().filter(|_| self.counts_each).cloned();
         self.usage = usage.or_else(|| self.usage.take());

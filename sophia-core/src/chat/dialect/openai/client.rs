@@ -11,7 +11,7 @@ use crate::{
     chat::{
         ChatChunk, ChatRequest, ChatResponse, EmbedCall, Embeddings, Message, Model,
         dialect::{
-            CONTENT_BLOCKS, Dialect, ENVELOPE, NATIVE, Names, OUTPUT_ITEMS, REASONING_NAME, USAGE, fresh_id,
+            CONTENT_BLOCKS, Dialect, ENVELOPE, NATIVE, Names, OUTPUT_ITEMS, REASONING_NAME, USAGE, asker, fresh_id,
             named_model, native,
         },
         response::{Answer, Usage},
@@ -28,6 +28,8 @@ pub struct Inbound {
     pub stream: bool,
     /// Whether the client wants token counts at the end of the stream.
     pub stream_usage: bool,
+    /// What an answer may repeat of the request.
+    pub repeated: Map<String, Value>,
     /// What the client calls that which it said.
     #[cfg_attr(
         not(feature = "http-server"),
@@ -70,19 +72,25 @@ pub fn read_request(body: Value, scope: &Scope) -> Result<Inbound> {
     };
     let stream_usage =
         fields.get("stream_options").and_then(|options| options.get("include_usage")) == Some(&Value::Bool(true));
+    let repeated = asker::of(&fields);
     request.scope = Some(scope.clone());
     request.provider_fields = fields;
-    Ok(Inbound { request, stream, stream_usage, names: Names::default() })
+    Ok(Inbound { request, stream, stream_usage, repeated, names: Names::default() })
 }
 
-/// Writes an answer for a client: the provider's own body, or what it amounts to in this protocol.
+/// Writes an answer for a client: the provider's own body, or what it amounts to in this protocol. `repeated` is what the
+/// request said.
 ///
 /// # Errors
 /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) where the provider's body cannot be read again.
-pub fn write_response(response: &ChatResponse, now: Timestamp) -> Result<Value> {
+pub fn write_response(response: &ChatResponse, repeated: &Map<String, Value>, now: Timestamp) -> Result<Value> {
     let answer = &response.answer;
     if answer.envelope.dialect() == Dialect::Chat {
-        return body_of(answer);
+        let mut body = body_of(answer)?;
+        if let Value::Object(fields) = &mut body {
+            asker::put_in(fields, repeated);
+        }
+        return Ok(body);
     }
     let choice = json!({
         "index": 0, "message": answer.message, "finish_reason": answer.finish_reason, "logprobs": null,
@@ -247,6 +255,8 @@ fn own_blocks(answer: &Answer) -> Map<String, Value> {
 pub struct FrameWriter {
     /// What each event says beside its choices: the provider's own words, once they are known.
     envelope: Map<String, Value>,
+    /// What the request says of who asks.
+    asker: Map<String, Value>,
     /// What the provider calls its reasoning.
     reasoning: String,
     usage: bool,
@@ -256,8 +266,13 @@ pub struct FrameWriter {
 }
 
 impl FrameWriter {
-    /// Begins a stream of `model`; `usage` says whether the client wants token counts.
-    pub fn new(model: impl Into<String>, created: crate::Timestamp, usage: bool) -> FrameWriter {
+    /// Begins a stream of `model`; `repeated` is what the request said, `usage` whether the client wants token counts.
+    pub fn new(
+        model: impl Into<String>,
+        repeated: &Map<String, Value>,
+        created: crate::Timestamp,
+        usage: bool,
+    ) -> FrameWriter {
         let own = [
             ("id", format!("chatcmpl-{}", uuid::Uuid::now_v7().simple()).into()),
             ("object", Value::from("chat.completion.chunk")),
@@ -265,7 +280,8 @@ impl FrameWriter {
             ("model", model.into().into()),
         ];
         let envelope = own.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        FrameWriter { envelope, reasoning: REASONING[0].to_owned(), usage, begun: false, finish_reason: None }
+        let (asker, reasoning) = (asker::of(repeated), REASONING[0].to_owned());
+        FrameWriter { envelope, asker, reasoning, usage, begun: false, finish_reason: None }
     }
 
     /// Writes one chunk as server-sent events; the last one closes the stream with `[DONE]`.
@@ -286,6 +302,7 @@ impl FrameWriter {
                 text = self.choice(json!({"role": "assistant"}), None, None);
             }
             let mut event = event.clone();
+            asker::put_in(&mut event, &self.asker);
             if let Some(counted) = counted {
                 event.insert("usage".to_owned(), counted.clone());
             }
@@ -354,6 +371,7 @@ impl FrameWriter {
 
     fn event(&self, choices: Value, usage: Option<&Value>) -> String {
         let mut event = self.envelope.clone();
+        asker::put_in(&mut event, &self.asker);
         event.insert("choices".to_owned(), choices);
         if let Some(usage) = usage {
             event.insert("usage".to_owned(), usage.clone());
@@ -416,7 +434,7 @@ mod tests {
 
     /// Writes a stream, and reads its events again.
     fn told(deltas: Vec<Delta>, answer: &Answer) -> Vec<Value> {
-        let mut writer = FrameWriter::new("m", crate::Timestamp::UNIX_EPOCH, false);
+        let mut writer = FrameWriter::new("m", &Map::new(), crate::Timestamp::UNIX_EPOCH, false);
         let end = ChatChunk::end(Arc::new(answer.clone()), CacheInfo::new(CacheStatus::Miss));
         let text: String =
             deltas.into_iter().map(ChatChunk::of).chain([end]).map(|chunk| writer.chunk(&chunk)).collect();
@@ -468,7 +486,7 @@ mod tests {
             choice(json!({"content": "llo"})),
             json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 1}}),
         ]);
-        let mut writer = FrameWriter::new("m", crate::Timestamp::UNIX_EPOCH, true);
+        let mut writer = FrameWriter::new("m", &Map::new(), crate::Timestamp::UNIX_EPOCH, true);
         let mut text: String = deltas.into_iter().map(|delta| writer.chunk(&ChatChunk::of(delta))).collect();
         text += &writer.chunk(&ChatChunk::end(Arc::new(answer.clone()), CacheInfo::new(CacheStatus::Miss)));
         let mut events = Vec::new();

@@ -12,7 +12,16 @@ use crate::chat::{
 /// Reads a body. `None` where it is none of an answer, or not as plain as most are: then [`super::answer`] says what it is.
 pub(crate) fn read(text: &Bytes, provider: &str, model: &str) -> Option<Answer> {
     let said: Said = serde_json::from_slice(text).ok()?;
-    let is_plain = said.error.is_null() && Dialect::of(Some(&said.kind), Some(&said.object)) == Dialect::Chat;
+    let of_the_asker = [
+        &said.user,
+        &said.metadata,
+        &said.safety_identifier,
+        &said.prompt_cache_key,
+        &said.prompt_cache_options,
+        &said.prompt_cache_retention,
+    ];
+    let is_plain = of_the_asker.into_iter().chain([&said.error]).all(Value::is_null)
+        && Dialect::of(Some(&said.kind), Some(&said.object)) == Dialect::Chat;
     let count = said.choices.len();
     let first = said.choices.into_iter().next().filter(|_| is_plain)?;
     let Value::Object(message) = first.message else { return None };
@@ -34,6 +43,12 @@ object! {
         "model" => model: Value,
         "usage" => usage: Option<Counts>,
         "error" => error: Value,
+        "user" => user: Value,
+        "metadata" => metadata: Value,
+        "safety_identifier" => safety_identifier: Value,
+        "prompt_cache_key" => prompt_cache_key: Value,
+        "prompt_cache_options" => prompt_cache_options: Value,
+        "prompt_cache_retention" => prompt_cache_retention: Value,
         "type" => kind: Value,
         "object" => object: Value,
     }
@@ -86,7 +101,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::chat::dialect::openai;
+    use crate::chat::dialect::{asker, openai};
 
     /// Returns what is read of a body in one way and in the other.
     fn both(text: &str) -> (Option<Answer>, Option<Answer>) {
@@ -142,6 +157,15 @@ mod tests {
         assert!(both(&deep).0.is_none());
         let wrong = [br#"{"choices": [{"message": {}}], "x": ""#.as_slice(), &[0xff], br#""}"#].concat();
         assert!(read(&Bytes::from(wrong), "p", "m").is_none());
+    }
+
+    #[test]
+    fn what_may_be_of_who_asks_is_left_to_the_other() {
+        for name in asker::NAMES {
+            let body = json!({"choices": [{"message": {}}], name: "ada"}).to_string();
+            assert!(both(&body).0.is_none(), "{name}");
+            assert!(both(&body.replace("\"ada\"", "null")).0.is_some(), "{name}");
+        }
     }
 
     #[test]

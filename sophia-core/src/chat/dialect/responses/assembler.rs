@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::answer::answer;
 use crate::chat::{
-    dialect::{carry, is_unset, tool_part},
+    dialect::{asker, carry, is_unset, tool_part},
     response::{Answer, Delta},
 };
 
@@ -16,6 +16,8 @@ pub(crate) struct Assembler {
     calls: Vec<u64>,
     /// Where the part under way stands: what a plain delta belongs to.
     place: Place,
+    /// What the request says of who asks.
+    asker: Map<String, Value>,
     response: Option<Map<String, Value>>,
 }
 
@@ -94,8 +96,16 @@ impl Place {
 }
 
 impl Assembler {
+    /// Begins the answer to a request.
+    pub fn of_request(body: &Map<String, Value>) -> Assembler {
+        Assembler { asker: asker::of(body), ..Assembler::default() }
+    }
+
     /// Takes one event. Returns what is new in it, if anything is; `Err` if it is not of this protocol.
-    pub fn push(&mut self, event: Map<String, Value>) -> Result<Option<Delta>, ()> {
+    pub fn push(&mut self, mut event: Map<String, Value>) -> Result<Option<Delta>, ()> {
+        if let Some(Value::Object(response)) = event.get_mut("response") {
+            asker::take_out(response, &self.asker);
+        }
         let kind = event.get("type").and_then(Value::as_str).ok_or(())?.to_owned();
         let text = || event.get("delta").and_then(Value::as_str).map(str::to_owned).ok_or(());
         let mut delta = Delta::default();

@@ -7,7 +7,7 @@ use crate::{
     Error, Result, Timestamp,
     chat::{
         ChatChunk, ChatResponse,
-        dialect::{Dialect, body_of, calls::Calls, frame, fresh_id, named_model, native},
+        dialect::{Dialect, asker, body_of, calls::Calls, frame, fresh_id, named_model, native},
         keeper::is_end,
         response::{Answer, Usage},
     },
@@ -21,7 +21,13 @@ use crate::{
 pub fn write_response(response: &ChatResponse, repeated: &Map<String, Value>, now: Timestamp) -> Result<Value> {
     let answer = &response.answer;
     match answer.envelope.dialect() {
-        Dialect::Responses => body_of(answer),
+        Dialect::Responses => {
+            let mut body = body_of(answer)?;
+            if let Value::Object(fields) = &mut body {
+                asker::put_in(fields, repeated);
+            }
+            Ok(body)
+        }
         Dialect::Chat | Dialect::Messages => {
             let mut body = skeleton(&answer.model, repeated, now);
             complete(&mut body, answer, items(answer));
@@ -141,6 +147,8 @@ fn call_item(id: &str, status: &str, call_id: &str, name: &str, arguments: &str)
 #[derive(Debug)]
 pub struct FrameWriter {
     response: Map<String, Value>,
+    /// What the request says of who asks.
+    asker: Map<String, Value>,
     begun: bool,
     number: u64,
     /// Items that are complete.
@@ -176,6 +184,7 @@ impl FrameWriter {
         let response = skeleton(model, repeated, now);
         FrameWriter {
             response,
+            asker: asker::of(repeated),
             begun: false,
             number: 0,
             output: Vec::new(),
@@ -198,7 +207,11 @@ impl FrameWriter {
                 self.begun = true;
                 self.native = true;
                 self.place.follow(event);
-                self.event(Value::Object(event.clone()), &mut out);
+                let mut event = event.clone();
+                if let Some(Value::Object(response)) = event.get_mut("response") {
+                    asker::put_in(response, &self.asker);
+                }
+                self.event(Value::Object(event), &mut out);
             }
             _ if self.native => self.plain(chunk, &mut out),
             _ => self.common(chunk, &mut out),
@@ -399,7 +412,9 @@ impl FrameWriter {
     fn end(&mut self, answer: &Answer, out: &mut String) {
         let is_providers = answer.envelope.dialect() == Dialect::Responses;
         let response = if is_providers {
-            answer.envelope.fields().into_owned()
+            let mut response = answer.envelope.fields().into_owned();
+            asker::put_in(&mut response, &self.asker);
+            response
         } else {
             self.begin(out);
             self.rest(out);

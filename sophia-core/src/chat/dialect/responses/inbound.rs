@@ -15,7 +15,7 @@ use crate::{
 
 const OPERATION: &str = "chat.complete";
 /// Fields of a request that the response repeats.
-const REPEATED: [&str; 16] = [
+const REPEATED: [&str; 19] = [
     "instructions",
     "max_output_tokens",
     "max_tool_calls",
@@ -23,6 +23,8 @@ const REPEATED: [&str; 16] = [
     "parallel_tool_calls",
     "previous_response_id",
     "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
     "reasoning",
     "safety_identifier",
     "service_tier",
@@ -32,6 +34,7 @@ const REPEATED: [&str; 16] = [
     "tools",
     "top_p",
     "truncation",
+    "user",
 ];
 
 /// What fields of the common form are called here.
