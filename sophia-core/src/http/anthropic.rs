@@ -23,7 +23,7 @@ use crate::{
 /// `POST /v1/messages`
 pub(super) async fn messages(call: Call) -> Result<Response, Failure> {
     let scope = call.header_scope("chat.complete")?;
-    let body = call.exact_json()?;
+    let body = call.json()?;
     let mut inbound = read_request(Value::Object(body), &scope, &betas(&call)?)?;
     read_headers(&call, &mut inbound.request)?;
     let chat = call.surface.sophia().chat();

@@ -32,21 +32,14 @@ impl Call {
         self.path.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
     }
 
-    /// Does what [`Call::json`] does, for what may be kept or given to a tool: a number that would be read as another one is
-    /// refused.
-    pub fn exact_json(&self) -> Result<Map<String, Value>> {
-        let body = self.json()?;
-        integers::refuse(&self.body)?;
-        Ok(body)
-    }
-
-    /// Reads the body as a JSON object; an empty body is an empty object.
+    /// Reads the body as a JSON object; an empty body is an empty object. What is asked may be kept, or given to a tool: a number
+    /// that would be read as another one is refused.
     pub fn json(&self) -> Result<Map<String, Value>> {
         if self.body.trim_ascii().is_empty() {
             return Ok(Map::new());
         }
         match serde_json::from_slice(&self.body) {
-            Ok(Value::Object(fields)) => Ok(fields),
+            Ok(Value::Object(fields)) => integers::refuse(&self.body).map(|()| fields),
             Ok(_) => Err(Error::invalid("http", "body", "must be a JSON object")),
             Err(error) => {
                 let (line, column) = (error.line(), error.column());

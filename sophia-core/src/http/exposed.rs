@@ -8,7 +8,10 @@ use std::{collections::HashMap, sync::LazyLock};
 use serde_json::Value;
 
 use super::{caller::Access, scopes::ScopePlaces};
-use crate::operations::{self, Operation};
+use crate::{
+    chat::dialect::integers::inexact,
+    operations::{self, Operation},
+};
 
 /// Acts on one caller's data; must have a scope in its arguments, or is for admins only.
 const SCOPED: &[&str] = &[
@@ -114,7 +117,7 @@ impl Exposed {
             return text.split(',').map(str::trim).map(Value::from).collect();
         }
         match serde_json::from_str(&text) {
-            Ok(value) if !is(schema, "string") => value,
+            Ok(value) if !is(schema, "string") && inexact(text.as_bytes()).is_none() => value,
             _ => Value::String(text),
         }
     }
@@ -181,6 +184,8 @@ mod tests {
         assert_eq!(registry.argument("server", "7".into()), Value::from("7"));
         let series = find("health.series").unwrap();
         assert_eq!(series.argument("buckets", "7".into()), Value::from(7));
+        let beyond = "18446744073709551617";
+        assert_eq!(find("memory.kv.set").unwrap().argument("value", beyond.into()), Value::from(beyond));
     }
 
     #[test]

@@ -31,7 +31,7 @@ use crate::{
 /// `POST /v1/chat/completions`
 pub(super) async fn completions(call: Call) -> Result<Response, Failure> {
     let scope = call.header_scope("chat.complete")?;
-    let body = call.exact_json()?;
+    let body = call.json()?;
     let mut inbound = read_request(Value::Object(body), &scope)?;
     read_headers(&call, &mut inbound.request)?;
     let chat = call.surface.sophia().chat();

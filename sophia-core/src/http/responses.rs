@@ -41,7 +41,7 @@ const STORE: &str = "store";
 /// `POST /v1/responses`
 pub(super) async fn responses(call: Call) -> Result<Response, Failure> {
     let scope = call.header_scope("chat.complete")?;
-    let mut body = call.exact_json()?;
+    let mut body = call.json()?;
     let sophia = call.surface.sophia();
     let max_bytes = sophia.config().chat.max_request_bytes;
     let mut given = Given {

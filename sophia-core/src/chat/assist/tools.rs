@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     Error, ErrorKind, Result, Scope,
+    chat::dialect::integers::inexact,
     registry::{ListTools, ListedTool, Registry, ToolCall, ToolFormat},
     resilience::Deadline,
 };
@@ -155,16 +156,16 @@ pub(super) async fn step(
     let start = Instant::now();
     let tool = function_name(call).to_owned();
     let text = call["function"]["arguments"].as_str().unwrap_or("{}");
-    let (arguments, outcome) = match serde_json::from_str::<Value>(if text.is_empty() { "{}" } else { text }) {
-        Ok(Value::Object(arguments)) => {
+    let (arguments, outcome) = match read_arguments(text) {
+        Ok(arguments) => {
             let outcome = match tools {
                 Ok(tools) => deadline.run(OPERATION, tools.call(&tool, arguments.clone(), scope, deadline)).await,
                 Err(error) => Err(error),
             };
             (Value::Object(arguments), outcome)
         }
-        _ => {
-            let wrong = Error::new(ErrorKind::InvalidInput, OPERATION, "the arguments are not a JSON object");
+        Err(wrong) => {
+            let wrong = Error::new(ErrorKind::InvalidInput, OPERATION, wrong);
             (Value::from(text), Err(tools.err().unwrap_or(wrong)))
         }
     };
@@ -174,6 +175,18 @@ pub(super) async fn step(
     };
     let latency_ms = start.elapsed().as_secs_f64() * 1e3;
     ToolStep { round, tool, arguments, result: shortened(result), error_code, latency_ms }
+}
+
+/// Reads the arguments of a call, or says what is wrong with them.
+fn read_arguments(text: &str) -> Result<Map<String, Value>, String> {
+    let text = if text.is_empty() { "{}" } else { text };
+    match (serde_json::from_str(text), inexact(text.as_bytes())) {
+        (Ok(Value::Object(arguments)), None) => Ok(arguments),
+        (Ok(Value::Object(_)), Some(integer)) => {
+            Err(format!("the arguments hold the integer {integer}, which is beyond 64 bits: write it as a text"))
+        }
+        _ => Err("the arguments are not a JSON object".to_owned()),
+    }
 }
 
 fn shortened(mut text: String) -> String {

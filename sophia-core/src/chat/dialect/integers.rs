@@ -25,7 +25,7 @@ pub(crate) fn refuse(body: &[u8]) -> Result<()> {
     match found {
         Some((name, integer)) => {
             let message = format!("holds the integer {integer}, which is beyond 64 bits: write it as a text");
-            Err(Error::invalid("chat.complete", name, message))
+            Err(Error::invalid("http", name, message))
         }
         None => Ok(()),
     }

@@ -104,6 +104,26 @@ async fn a_tool_that_nobody_has_is_told_to_the_model() {
 }
 
 #[tokio::test]
+async fn no_tool_is_called_with_another_number_than_the_model_said() {
+    for integer in ["18446744073709551617", "12345678901234567890123", "-9223372036854775809"] {
+        let (mock, sophia) = start_engine().await;
+        let said = format!(r#"{{"city": {integer}}}"#);
+        let mut wants_beyond = wants_weather();
+        if let Fault::Body(body) = &mut wants_beyond {
+            body["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] = said.as_str().into();
+        }
+        mock.script([wants_beyond]);
+        let tools = Arc::new(Weather::default());
+        let response = sophia.chat().complete_with(coat(), tools.clone()).await.unwrap();
+        let step = &response.assistance.as_ref().unwrap().steps[0];
+        assert_eq!(tools.calls.load(Ordering::Relaxed), 0);
+        assert_eq!((&step.arguments, step.error_code), (&Value::from(said), Some("INVALID_INPUT")));
+        let told = mock.bodies()[1]["messages"][3]["content"].clone();
+        assert!(told.as_str().unwrap().contains(&format!("{integer}, which is beyond 64 bits")), "{told}");
+    }
+}
+
+#[tokio::test]
 async fn a_question_that_runs_out_of_time_says_how_much_it_had() {
     #[derive(Debug)]
     struct Hangs;

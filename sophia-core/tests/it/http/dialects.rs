@@ -408,6 +408,22 @@ async fn an_integer_that_no_number_holds_is_refused_by_its_name() {
         let (status, _, answer) = send(&surface, &format!("POST {route}"), &[], body, Peer::Local).await;
         assert_eq!((status, &answer["error"]["param"], mock.calls()), (400, &json!("seed"), 0), "{answer}");
     }
+    let (surface, mock) = over(ProviderConfig::openai).await;
+    for (route, body, field) in [
+        ("/v1/embeddings", r#"{"model": "small", "input": "x", "dimensions": N}"#, "dimensions"),
+        ("/api/v1/chat", r#"{"messages": [{"role": "user", "content": "x", "order": N}]}"#, "messages"),
+        ("/api/v1/chat/complete", r#"{"prompt": "x", "provider_fields": {"seed": N}}"#, "provider_fields"),
+        ("/api/v1/chat/embed", r#"{"texts": ["x"], "provider_fields": {"dimensions": N}}"#, "provider_fields"),
+        ("/api/v1/memory/kv/set", r#"{"key": "k", "value": {"id": N}}"#, "value"),
+        ("/api/v1/tools/call", r#"{"tool": "t", "arguments": {"order": N}}"#, "arguments"),
+    ] {
+        let body = body.replace('N', "18446744073709551617");
+        let (status, _, answer) = send(&surface, &format!("POST {route}"), &[], body, Peer::Local).await;
+        let error = &answer["error"];
+        let told = if route.starts_with("/v1") { &error["param"] } else { &error["context"]["field"] };
+        assert_eq!((status, told.as_str()), (400, Some(field)), "{route}: {answer}");
+    }
+    assert_eq!(mock.calls(), 0);
 }
 
 #[tokio::test]
