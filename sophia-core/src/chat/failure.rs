@@ -15,6 +15,13 @@ const MAX_QUOTE_BYTES: usize = 80;
 /// How much of it is read for that.
 const MAX_READ_BYTES: usize = 4 << 10;
 
+/// Longest name that a provider gives to a failure, in bytes.
+const MAX_NAME_BYTES: usize = 100;
+/// What a provider says of a failure beside its message, and the fact of the error that holds it.
+const NAMED: [(&str, &str); 3] = [("code", "provider_code"), ("param", "provider_param"), ("type", "provider_type")];
+/// Names of an account that has nothing left to pay with.
+const SPENT: [&str; 4] = ["billing_error", "billing_hard_limit_reached", "billing_not_active", "insufficient_quota"];
+
 /// What is said of a status 401.
 const REFUSED: &str = "refused our credential";
 /// What is said of a status 403.
@@ -66,12 +73,15 @@ impl Failure<'_> {
 
     /// It answered with a status that is not success.
     pub fn status(&self, status: u16, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Error {
-        let message = serde_json::from_slice::<Value>(body).ok().and_then(|body| message_of(&body));
-        let says = match &message {
-            Some(message) => format!("says: {}", self.clean(message, MAX_MESSAGE_BYTES)),
+        let body = serde_json::from_slice::<Value>(body).unwrap_or_default();
+        let told = body.get("error").unwrap_or(&body);
+        let says = match message_of(told) {
+            Some(message) => format!("says: {}", self.clean(&message, MAX_MESSAGE_BYTES)),
             None => format!("answered with status {status}"),
         };
         let error = match status {
+            402 => self.error(ErrorKind::Unauthorized, &says),
+            400..=499 if says_spent(told) => self.error(ErrorKind::Unauthorized, &says),
             // What it says about a credential may quote it.
             401 => self.error(ErrorKind::Unauthorized, REFUSED),
             403 => self.error(ErrorKind::Unauthorized, NOT_PERMITTED),
@@ -81,7 +91,7 @@ impl Failure<'_> {
             400..=499 => self.error(ErrorKind::InvalidInput, &says),
             _ => self.error(ErrorKind::Unavailable, &says),
         };
-        let error = error.with("status", status);
+        let error = self.named(error, told).with("status", status);
         match retry_after(headers, now) {
             Some(delay) if error.is_retryable() => error.with_retry_after(delay),
             _ => error,
@@ -98,7 +108,9 @@ impl Failure<'_> {
     pub fn reported(&self, error: &Value) -> Error {
         let number = error.get("code").and_then(|code| code.as_u64().or_else(|| code.as_str()?.parse().ok()));
         let named = |field: &str| kind_of(error.get(field)?.as_str()?);
+        let is_spent = number == Some(402) || says_spent(error);
         let kind = match number {
+            _ if is_spent => ErrorKind::Unauthorized,
             Some(401 | 403) => ErrorKind::Unauthorized,
             Some(429) => ErrorKind::RateLimited,
             Some(400 | 413 | 422) => ErrorKind::InvalidInput,
@@ -108,23 +120,32 @@ impl Failure<'_> {
             (Some(403), _) | (_, Some("permission_error")) => Some(403),
             (Some(413), _) | (_, Some("request_too_large")) => Some(413),
             (Some(422), _) => Some(422),
+            _ if is_spent => Some(402),
             (Some(529), _) | (_, Some("overloaded_error")) => Some(529),
             _ => None,
         };
         let failure = match (kind, status) {
             // What it says about a credential may quote it.
             (ErrorKind::Unauthorized, Some(403)) => self.error(kind, NOT_PERMITTED),
-            (ErrorKind::Unauthorized, _) => self.error(kind, REFUSED),
+            (ErrorKind::Unauthorized, _) if !is_spent => self.error(kind, REFUSED),
             _ => {
-                let message = message_of(&serde_json::json!({ "error": error }));
-                let message = message.unwrap_or_else(|| "no message".to_owned());
+                let message = message_of(error).unwrap_or_else(|| "no message".to_owned());
                 self.error(kind, &format!("failed: {}", self.clean(&message, MAX_MESSAGE_BYTES)))
             }
         };
+        let failure = self.named(failure, error);
         match status {
             Some(status) => failure.with("status", status),
             None => failure,
         }
+    }
+
+    /// Adds how the provider names a failure.
+    fn named(&self, error: Error, told: &Value) -> Error {
+        NAMED.into_iter().fold(error, |error, (field, fact)| match told.get(field).and_then(Value::as_str) {
+            Some(name) if !name.is_empty() => error.with(fact, self.clean(name, MAX_NAME_BYTES)),
+            _ => error,
+        })
     }
 
     fn error(&self, kind: ErrorKind, what: &str) -> Error {
@@ -152,11 +173,23 @@ pub(crate) fn is_failure(error: &Value) -> bool {
     }
 }
 
+/// Returns whether a provider has answered that our account with it has nothing left to pay with: another one may be asked, but
+/// not the same again.
+pub(crate) fn is_spent(error: &Error) -> bool {
+    let named = |fact: &str| error.get(fact).is_some_and(|name| SPENT.contains(&name));
+    error.kind() == ErrorKind::Unauthorized
+        && (error.get("status") == Some("402") || named("provider_code") || named("provider_type"))
+}
+
+fn says_spent(told: &Value) -> bool {
+    ["code", "type"].into_iter().filter_map(|name| told.get(name)?.as_str()).any(|name| SPENT.contains(&name))
+}
+
 /// Returns what a named failure means: names of Anthropic's and of OpenAI's protocols.
 fn kind_of(name: &str) -> Option<ErrorKind> {
     Some(match name {
-        "authentication_error" | "permission_error" | "billing_error" | "invalid_api_key" => ErrorKind::Unauthorized,
-        "rate_limit_error" | "rate_limit_exceeded" | "insufficient_quota" => ErrorKind::RateLimited,
+        "authentication_error" | "permission_error" | "invalid_api_key" => ErrorKind::Unauthorized,
+        "rate_limit_error" | "rate_limit_exceeded" => ErrorKind::RateLimited,
         "invalid_request_error" | "request_too_large" | "invalid_prompt" | "context_length_exceeded" => {
             ErrorKind::InvalidInput
         }
@@ -166,8 +199,7 @@ fn kind_of(name: &str) -> Option<ErrorKind> {
     })
 }
 
-fn message_of(body: &Value) -> Option<String> {
-    let error = body.get("error").unwrap_or(body);
+fn message_of(error: &Value) -> Option<String> {
     let message = error.get("message").or_else(|| error.get("detail")).unwrap_or(error);
     match message {
         Value::String(message) => Some(message.clone()),
@@ -209,6 +241,7 @@ mod tests {
         for (status, code) in [
             (400, "INVALID_INPUT"),
             (401, "UNAUTHORIZED"),
+            (402, "UNAUTHORIZED"),
             (403, "UNAUTHORIZED"),
             (404, "NOT_FOUND"),
             (413, "INVALID_INPUT"),
@@ -234,12 +267,47 @@ mod tests {
             (json!({"code": "413"}), "INVALID_INPUT", Some("413")),
             (json!({"code": 422, "message": "no"}), "INVALID_INPUT", Some("422")),
             (json!({"code": 429}), "RATE_LIMITED", None),
+            (json!({"code": 402, "message": "Insufficient credits"}), "UNAUTHORIZED", Some("402")),
+            (json!({"type": "billing_error"}), "UNAUTHORIZED", Some("402")),
             (json!({"type": "overloaded_error"}), "UNAVAILABLE", Some("529")),
             (json!({"code": 529}), "UNAVAILABLE", Some("529")),
         ] {
             let told = failure.reported(&error);
             assert_eq!((told.code(), told.get("status")), (code, status), "{error}");
         }
+    }
+
+    #[test]
+    fn how_a_provider_names_a_failure_is_a_fact_of_the_error() {
+        let told = |status: u16, told: Value| {
+            let error = failure(status, &[], &json!({"error": told}).to_string());
+            let fact = |name: &str| error.get(name).unwrap_or("-").to_owned();
+            [fact("provider_code"), fact("provider_param"), fact("provider_type")]
+        };
+        let window = json!({"message": "x", "type": "invalid_request_error", "param": "messages", "code": "context_length_exceeded"});
+        assert_eq!(told(400, window), ["context_length_exceeded", "messages", "invalid_request_error"]);
+        assert_eq!(told(400, json!({"code": 400, "type": null, "param": "of sk-secret"})), ["-", "of ***", "-"]);
+        assert_eq!(told(503, json!("down")), ["-", "-", "-"]);
+    }
+
+    #[test]
+    fn an_account_that_is_spent_is_one_kind_however_it_is_told() {
+        let quota =
+            json!({"message": "You exceeded your quota.", "type": "insufficient_quota", "code": "insufficient_quota"});
+        let inside = Failure { operation: "test", provider: "p", secrets: &[] };
+        for error in [
+            failure(402, &[], "{}"),
+            failure(429, &[], &json!({"error": quota}).to_string()),
+            failure(400, &[], &json!({"error": {"type": "billing_error"}}).to_string()),
+            inside.reported(&quota),
+            inside.reported(&json!({"code": 402})),
+            inside.reported(&json!({"type": "billing_error"})),
+        ] {
+            assert!(is_spent(&error) && !error.is_retryable(), "{error}");
+            assert_eq!(error.code(), "UNAUTHORIZED", "{error}");
+        }
+        assert!(inside.reported(&quota).message().ends_with("failed: You exceeded your quota."));
+        assert!(!is_spent(&failure(429, &[], "{}")) && !is_spent(&failure(401, &[], "{}")));
     }
 
     #[test]

@@ -80,6 +80,8 @@ pub(crate) use embedder::HttpEmbedder;
 pub use engine::Chat;
 pub use explain::{Explanation, StageNote};
 pub use extractor::ChatExtractor;
+#[cfg(feature = "http-server")]
+pub(crate) use failure::is_spent;
 pub use metrics::ChatMetrics;
 pub(crate) use operations::OPERATIONS;
 pub use prefix::{PrefixConfig, PromptCacheKey};

@@ -19,6 +19,7 @@ use super::{
     anthropic::AnthropicProvider,
     config::{ChatConfig, ProviderConfig, ProviderKind, RetryConfig},
     endpoint::Endpoint,
+    failure::is_spent,
     hedge::Hedger,
     metrics::Meter,
     openai::OpenAiProvider,
@@ -215,8 +216,9 @@ impl Router {
                 }
                 let error = match self.try_hedged(call, route, &ask, &mut attempts).await {
                     Ok(value) => return Ok((value, attempts)),
-                    // What one protocol cannot say, that of the next provider may.
-                    Err(error) if error.kind() == ErrorKind::Unsupported => error,
+                    // What one protocol cannot say, that of the next provider may; where nothing is left to pay one with, the next
+                    // may be paid.
+                    Err(error) if error.kind() == ErrorKind::Unsupported || is_spent(&error) => error,
                     Err(error) if !error.is_retryable() => return Err(told(error, &attempts)),
                     Err(error) => error,
                 };

@@ -6,7 +6,10 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{Body, surface::Response};
-use crate::{Error, ErrorKind, chat::dialect};
+use crate::{
+    Error, ErrorKind,
+    chat::{dialect, is_spent},
+};
 
 /// Type of a JSON body.
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -105,6 +108,8 @@ pub(super) fn describe(error: &Error, request_id: &str) -> Value {
 fn precise_status(error: &Error) -> u16 {
     match (error.kind(), error.get("provider").and(error.get("status"))) {
         (ErrorKind::Unauthorized, Some("403")) => 403,
+        (ErrorKind::Unauthorized, Some("429")) => 429,
+        _ if is_spent(error) => 402,
         (ErrorKind::InvalidInput, Some("413")) => 413,
         (ErrorKind::InvalidInput, Some("422")) => 422,
         (kind, _) => kind.http_status(),
@@ -143,9 +148,9 @@ pub(super) fn describe_openai(error: &Error, status: StatusCode, request_id: &st
     };
     json!({
         "message": describe(error, request_id)["message"],
-        "type": kind,
-        "param": error.get("field"),
-        "code": error.code(),
+        "type": error.get("provider_type").unwrap_or(kind),
+        "param": dialect::param_of(error),
+        "code": dialect::code_of(error),
     })
 }
 

@@ -52,6 +52,8 @@ pub enum Fault {
     Hang,
     /// This status, with this `Retry-After`.
     Status(u16, Option<&'static str>),
+    /// This status, with this body.
+    Failure(u16, Value),
     /// It breaks off half-way.
     Cut,
     /// The connection is closed without an answer.
@@ -377,6 +379,7 @@ impl Connection {
             Fault::Status(status, retry_after) => {
                 return self.json(*status, &wire.error(*status), *retry_after).await;
             }
+            Fault::Failure(status, body) => return self.json(*status, body, None).await,
             Fault::Close => return Err(End),
             _ => {}
         }

@@ -209,6 +209,16 @@ pub(crate) fn is_item_said_beside(item: &Value) -> bool {
     is_known && !is_sealed && !item.iter().any(says_more)
 }
 
+/// Returns the code of an error for a client of another protocol: what its provider has named it.
+pub(crate) fn code_of(error: &Error) -> &str {
+    error.get("provider_code").unwrap_or(error.code())
+}
+
+/// Returns the field at fault for a client of another protocol: ours, or what its provider has named.
+pub(crate) fn param_of(error: &Error) -> Option<&str> {
+    error.get("field").or_else(|| error.get("provider_param"))
+}
+
 /// Writes one event with its name, as both newer protocols do.
 pub(crate) fn frame(event: &Value) -> String {
     let name = event.get("type").and_then(Value::as_str).unwrap_or("message");

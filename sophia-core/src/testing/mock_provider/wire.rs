@@ -106,7 +106,10 @@ impl Wire {
             _ => "api_error",
         };
         match self {
-            Wire::Chat => json!({"error": {"message": "asked to fail", "type": "server_error", "code": status}}),
+            Wire::Chat => {
+                let kind = (status >= 500).then_some("server_error");
+                json!({"error": {"message": "asked to fail", "type": kind, "param": null, "code": status}})
+            }
             Wire::Messages => {
                 json!({"type": "error", "error": {"type": kind, "message": "asked to fail"}, "request_id": "req_1"})
             }

@@ -13,6 +13,7 @@ async fn no_failure_is_ever_kept() {
         for (fault, code) in [
             (Fault::Status(400, None), "INVALID_INPUT"),
             (Fault::Status(401, None), "UNAUTHORIZED"),
+            (Fault::Status(402, None), "UNAUTHORIZED"),
             (Fault::Status(403, None), "UNAUTHORIZED"),
             (Fault::Status(404, None), "NOT_FOUND"),
             (Fault::Status(422, None), "INVALID_INPUT"),
@@ -153,6 +154,22 @@ async fn the_next_provider_is_asked_when_the_first_fails_but_not_when_it_refuses
     first.script([Fault::Cut]);
     assert_eq!(drain(&chat, ask("d e f g")).await.unwrap_err().code(), "UNAVAILABLE");
     assert_eq!((first.calls(), second.calls()), (4, 2));
+}
+
+#[tokio::test]
+async fn where_nothing_is_left_to_pay_one_with_the_next_provider_is_asked() {
+    let (first, second) = (MockProvider::start().await.unwrap(), MockProvider::start().await.unwrap());
+    let chat = chat(config(&[&first, &second]));
+    let quota = json!({"error": {"message": "x", "type": "insufficient_quota", "code": "insufficient_quota"}});
+    for fault in [Fault::Status(402, None), Fault::Failure(429, quota)] {
+        first.script([fault.clone(), fault.clone()]);
+        let question = format!("{fault:?}");
+        assert_eq!(chat.complete(ask(&question)).await.unwrap().provider, "mock1");
+        second.script([fault.clone()]);
+        let error = chat.complete(ask(&format!("again {question}"))).await.unwrap_err();
+        assert_eq!((error.code(), error.get("attempts")), ("UNAUTHORIZED", Some("2")));
+    }
+    assert_eq!((first.calls(), second.calls()), (4, 4));
 }
 
 #[tokio::test]

@@ -1048,8 +1048,10 @@ async fn every_dialect_has_its_own_errors_and_keys_work_in_both_headers() {
         ("fail:413", 413, "invalid_request_error", "request_too_large"),
         ("fail:422", 422, "invalid_request_error", "invalid_request_error"),
         ("fault:limit", 429, "rate_limit_error", "rate_limit_error"),
-        ("fail:500", 503, "api_error", "api_error"),
-        ("fault:overloaded", 529, "api_error", "overloaded_error"),
+        ("fail:402", 402, "invalid_request_error", "billing_error"),
+        // As the provider calls it.
+        ("fail:500", 503, "server_error", "api_error"),
+        ("fault:overloaded", 529, "server_error", "overloaded_error"),
     ] {
         for route in ROUTES {
             let mut body = question(route, fault);
@@ -1103,6 +1105,33 @@ async fn every_dialect_has_its_own_errors_and_keys_work_in_both_headers() {
     ] {
         let (status, _, answer) = ask(route, &key, &body).await;
         assert_eq!((status, &answer["error"]["param"]), (400, &json!(field)), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_is_named_as_the_provider_names_it() {
+    let named = |code: &str, param: Option<&str>, kind: &str| json!({"error": {"message": "x", "type": kind, "param": param, "code": code}});
+    for (status, body, told) in [
+        (400, named("context_length_exceeded", Some("messages"), "invalid_request_error"), "INVALID_INPUT"),
+        (429, named("insufficient_quota", None, "insufficient_quota"), "UNAUTHORIZED"),
+        (402, named("invalid_request_error", None, "unknown_error"), "UNAUTHORIZED"),
+    ] {
+        let (surface, mock) = over(ProviderConfig::openai).await;
+        for (number, route) in ROUTES.into_iter().enumerate() {
+            mock.script([Fault::Failure(status, body.clone())]);
+            let (found, _, answer) = post(&surface, route, &question(route, &number.to_string())).await;
+            let (error, said) = (&answer["error"], &body["error"]);
+            assert_eq!((found, &error["code"]), (status, &said["code"]), "{route}: {answer}");
+            assert_eq!(error.get("param").unwrap_or(&Value::Null), &said["param"], "{answer}");
+            if route != "/v1/messages" {
+                assert_eq!(error["type"], said["type"], "{answer}");
+            }
+        }
+        mock.script([Fault::Failure(status, body.clone())]);
+        let (found, _, answer) = post(&surface, "/api/v1/chat", &json!({"prompt": "x"})).await;
+        let error = &answer["error"];
+        assert_eq!((found, &error["code"], &error["retryable"]), (status, &json!(told), &json!(false)), "{answer}");
+        assert_eq!((&error["context"]["provider_code"], mock.calls()), (&body["error"]["code"], 4));
     }
 }
 

@@ -6,7 +6,9 @@ use crate::{
     Error, ErrorKind, Result,
     chat::{
         ChatChunk, ChatResponse,
-        dialect::{Dialect, body_of, calls::Calls, frame, fresh_id, integers::inexact, named_model, native},
+        dialect::{
+            Dialect, body_of, calls::Calls, code_of, frame, fresh_id, integers::inexact, named_model, native, param_of,
+        },
         response::{Answer, Usage},
     },
 };
@@ -85,6 +87,7 @@ fn usage(usage: &Usage) -> Value {
 pub fn write_error(error: &Error, message: &str, status: u16, request_id: &str) -> Value {
     let kind = match status {
         401 => "authentication_error",
+        402 => "billing_error",
         403 => "permission_error",
         404 => "not_found_error",
         413 => "request_too_large",
@@ -95,8 +98,8 @@ pub fn write_error(error: &Error, message: &str, status: u16, request_id: &str) 
         400..500 => "invalid_request_error",
         _ => "api_error",
     };
-    let mut told = json!({"type": kind, "message": message, "code": error.code()});
-    if let Some(field) = error.get("field") {
+    let mut told = json!({"type": kind, "message": message, "code": code_of(error)});
+    if let Some(field) = param_of(error) {
         told["param"] = field.into();
     }
     json!({"type": "error", "error": told, "request_id": request_id})

@@ -11,8 +11,8 @@ use crate::{
     chat::{
         ChatChunk, ChatRequest, ChatResponse, EmbedCall, Embeddings, Message, Model,
         dialect::{
-            CONTENT_BLOCKS, Dialect, ENVELOPE, NATIVE, Names, OUTPUT_ITEMS, REASONING_NAME, USAGE, asker, fresh_id,
-            named_model, native,
+            CONTENT_BLOCKS, Dialect, ENVELOPE, NATIVE, Names, OUTPUT_ITEMS, REASONING_NAME, USAGE, asker, code_of,
+            fresh_id, named_model, native, param_of,
         },
         response::{Answer, Usage},
     },
@@ -123,7 +123,8 @@ fn counts(usage: &Usage) -> Option<Value> {
 
 /// Writes an error for a client, in the protocol's form. Its HTTP status is that of the kind.
 pub fn write_error(error: &Error) -> Value {
-    json!({"error": {"message": error.message(), "type": error.code().to_ascii_lowercase(), "code": error.code(), "param": error.get("field")}})
+    let kind = error.get("provider_type").map_or_else(|| error.code().to_ascii_lowercase(), str::to_owned);
+    json!({"error": {"message": error.message(), "type": kind, "code": code_of(error), "param": param_of(error)}})
 }
 
 /// A request for vectors, of a client that speaks this protocol.

@@ -7,7 +7,7 @@ use crate::{
     Error, Result, Timestamp,
     chat::{
         ChatChunk, ChatResponse,
-        dialect::{Dialect, asker, body_of, calls::Calls, frame, fresh_id, named_model, native},
+        dialect::{Dialect, asker, body_of, calls::Calls, code_of, frame, fresh_id, named_model, native, param_of},
         keeper::is_end,
         response::{Answer, Usage},
     },
@@ -230,7 +230,7 @@ impl FrameWriter {
     /// Writes an error that ends the stream.
     pub fn error(&mut self, error: &Error, message: &str) -> String {
         let mut out = String::new();
-        let told = json!({"type": "error", "code": error.code(), "message": message, "param": error.get("field")});
+        let told = json!({"type": "error", "code": code_of(error), "message": message, "param": param_of(error)});
         let mut event = told.clone();
         // Where OpenAI's documentation has it, and where its servers have it.
         event["error"] = told;
