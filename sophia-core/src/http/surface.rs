@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
+use axum::{
+    body::HttpBody as _,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header},
+};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -34,6 +37,11 @@ pub type Response = axum::http::Response<Body>;
 
 /// Longest wait for a body: whoever sends slower keeps a place from others.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How much of a body that nobody reads is read and dropped, in bytes: more than any client sends before it reads its answer.
+const MAX_DROPPED_BYTES: usize = 64 << 20;
+/// Longest time in which it is, and longest wait for more of it.
+const DROP_TIMEOUT: Duration = Duration::from_secs(10);
+const DROP_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest wait for what readiness asks: below the second after which most orchestrators give up.
 const READY_TIMEOUT: Duration = Duration::from_millis(800);
 /// How long a browser may keep a preflight's answer, in seconds.
@@ -117,13 +125,15 @@ impl Surface {
 
     /// Answers a request. Failures are answers as well.
     ///
-    /// The body of a request is read only when its sender was let in and its route exists, up to `max_body_bytes`.
+    /// The body of a request is taken only when its sender was let in and its route exists, up to `max_body_bytes`; what is not
+    /// taken is read and dropped, or else the connection is closed after the answer.
     ///
     /// # Cancel safety
     /// Dropping the future, or the body of the answer, ends the work.
     pub async fn handle<B: Into<axum::body::Body>>(&self, request: Request<B>, peer: Peer) -> Response {
         let began = Instant::now();
         let (parts, body) = request.into_parts();
+        let mut body = body.into();
         let request_id = request_id(&parts.headers);
         let path = parts.uri.path();
         let found = routes::find(&parts.method, path);
@@ -139,7 +149,7 @@ impl Surface {
         };
         let mut origin = None;
         let answer =
-            self.answer(&parts.method, &parts.uri, &parts.headers, body.into(), peer, found, &request_id, &mut origin);
+            self.answer(&parts.method, &parts.uri, &parts.headers, &mut body, peer, found, &request_id, &mut origin);
         let mut response = match answer.await {
             Ok(response) => response,
             Err(failure) => failure.into_response(dialect, &request_id),
@@ -149,6 +159,9 @@ impl Surface {
             *response.body_mut() = Body::default();
         }
         self.count(&parts.method, endpoint, response.status(), began.elapsed());
+        if !drop_rest(&parts.headers, &mut body).await {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         response
     }
 
@@ -208,7 +221,7 @@ impl Surface {
         method: &Method,
         uri: &Uri,
         headers: &HeaderMap,
-        body: axum::body::Body,
+        body: &mut axum::body::Body,
         peer: Peer,
         found: Match,
         request_id: &str,
@@ -265,7 +278,7 @@ impl Surface {
         })
     }
 
-    async fn read(&self, headers: &HeaderMap, body: axum::body::Body) -> Result<Bytes, Failure> {
+    async fn read(&self, headers: &HeaderMap, body: &mut axum::body::Body) -> Result<Bytes, Failure> {
         let limit = self.0.max_body_bytes;
         let too_large = || {
             let message = format!("the body is larger than {limit} bytes (`server.max_body_bytes`)");
@@ -276,8 +289,11 @@ impl Surface {
         if announced.is_some_and(|length| length > limit) {
             return Err(too_large());
         }
-        match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
+        match tokio::time::timeout(BODY_TIMEOUT, Limited::new(&mut *body, limit).collect()).await {
+            Ok(Ok(whole)) => {
+                *body = axum::body::Body::empty();
+                Ok(whole.to_bytes())
+            }
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
             Ok(Err(_)) => Err(Error::invalid("http", "body", "ended before it was whole").into()),
             Err(_) => {
@@ -398,6 +414,30 @@ fn request_id(headers: &HeaderMap) -> String {
     given
         .filter(|id| (1..=MAX_REQUEST_ID_BYTES).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()))
         .map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
+}
+
+/// Reads and drops what nobody has read of a body: many clients read no answer before they have sent all, and what is left would
+/// break the next request of the connection. Returns whether nothing is left.
+async fn drop_rest(headers: &HeaderMap, body: &mut axum::body::Body) -> bool {
+    if body.is_end_stream() {
+        return true;
+    }
+    // Who asks before it sends is told not to.
+    if headers.contains_key(header::EXPECT) {
+        return false;
+    }
+    let (began, mut left) = (Instant::now(), MAX_DROPPED_BYTES);
+    while began.elapsed() < DROP_TIMEOUT {
+        match tokio::time::timeout(DROP_PATIENCE, body.frame()).await {
+            Ok(Some(Ok(frame))) => match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+                Some(rest) => left = rest,
+                None => return false,
+            },
+            Ok(None) => return true,
+            Ok(Some(Err(_))) | Err(_) => return false,
+        }
+    }
+    false
 }
 
 /// Adds the headers that every answer has.

@@ -136,6 +136,41 @@ async fn a_body_beyond_the_limit_is_refused_however_it_comes() {
 }
 
 #[tokio::test]
+async fn a_connection_outlives_an_answer_that_needs_no_body_or_says_that_it_does_not() {
+    let served = serve(surface(|server| server.max_body_bytes = 1000)).await;
+    let answer = async |stream: &mut TcpStream| {
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"}") {
+            assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "{}", String::from_utf8_lossy(&answer));
+        }
+        String::from_utf8(answer).unwrap()
+    };
+    let head = |line: &str, more: &str| format!("{line} HTTP/1.1\r\nhost: localhost\r\n{more}\r\n");
+    for (line, status) in [
+        ("POST /v1/completions", "404"),
+        ("POST /v1/models", "405"),
+        ("POST /api/v1/memory/store", "413"),
+        ("POST /healthz", "405"),
+    ] {
+        let mut stream = TcpStream::connect(&served.url).await.unwrap();
+        stream.write_all(head(line, "content-length: 300000\r\n").as_bytes()).await.unwrap();
+        stream.write_all(&[b' '; 300_000]).await.unwrap();
+        let told = answer(&mut stream).await;
+        assert!(told.starts_with(&format!("HTTP/1.1 {status}")) && !told.contains("connection: close"), "{told}");
+        stream.write_all(head("GET /healthz", "").as_bytes()).await.unwrap();
+        assert!(answer(&mut stream).await.starts_with("HTTP/1.1 200"));
+    }
+    // Nothing of the body comes, or it is not to come at all.
+    for more in ["content-length: 3000\r\n", "content-length: 3000\r\nexpect: 100-continue\r\n"] {
+        let mut stream = TcpStream::connect(&served.url).await.unwrap();
+        stream.write_all(head("POST /api/v1/memory/store", more).as_bytes()).await.unwrap();
+        let told = answer(&mut stream).await;
+        assert!(told.starts_with("HTTP/1.1 413") && told.contains("connection: close"), "{told}");
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
 async fn more_than_allowed_at_once_are_told_to_come_back() {
     let surface = surface(|server| server.max_concurrent = 1);
     let live = surface.live("/ws/system-alerts", &HeaderMap::new(), Peer::Local).unwrap();
