@@ -320,7 +320,8 @@ async fn a_recorded_stream_of_chat_completions_is_told_in_the_other_dialects() {
         kinds.push("content_block_stop");
         kinds
     };
-    let inner = [block(2), block(2), block(2), block(1)].concat();
+    // The last of a thought is its signature.
+    let inner = [block(3), block(2), block(2), block(1)].concat();
     assert_eq!(kinds, [vec!["message_start"], inner, vec!["message_delta", "message_stop"]].concat());
     let starts: Vec<_> = heard.iter().filter(|event| event["type"] == "content_block_start").collect();
     let named: Vec<_> = starts
@@ -980,6 +981,62 @@ async fn reasoning_of_another_provider_is_left_out_of_what_is_sent_back() {
     assert_eq!(post(&surface, "/v1/responses", &json!({"model": "small", "input": input})).await.0, 200);
     let asked = mock.bodies()[0].to_string();
     assert!(asked.contains("Well.") && !asked.contains("Hm."), "{asked}");
+}
+
+#[tokio::test]
+async fn a_thought_that_is_not_signed_goes_back_to_its_own_provider_and_one_of_another_does_not() {
+    let result = json!([{"type": "tool_result", "tool_use_id": "t", "content": "42"}]);
+    let go_on = |said: &Value| {
+        let messages = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": said}, {"role": "user", "content": result}]);
+        json!({"model": "small", "max_tokens": 9, "messages": messages})
+    };
+    let (messages, asked) = over(ProviderConfig::anthropic).await;
+    let call = json!({"type": "tool_use", "id": "t", "name": "f", "input": {}});
+    for thought in [
+        json!({"type": "thinking", "thinking": "Hm."}),
+        json!({"type": "thinking", "thinking": "Hm.", "signature": ""}),
+    ] {
+        let said = json!([thought, call]);
+        assert_eq!(post(&messages, "/v1/messages", &go_on(&said)).await.0, 200);
+        assert_eq!(asked.bodies().last().unwrap()["messages"][1]["content"], said);
+        // Others hear it in the common form, as far as they have one.
+        for speak in [ProviderConfig::openai as Speak, ProviderConfig::responses] {
+            let (surface, asked) = over(speak).await;
+            let (status, _, answer) = post(&surface, "/v1/messages", &go_on(&said)).await;
+            assert_eq!(status, 200, "{answer}");
+            assert!(!asked.bodies()[0].to_string().contains("content_blocks"));
+        }
+    }
+    // What came in the common form goes back, too.
+    let body = json!({"id": "m", "type": "message", "role": "assistant", "model": "small", "stop_reason": "end_turn",
+        "content": [{"type": "thinking", "thinking": "Hm.", "signature": ""}, {"type": "text", "text": "Hi"}]});
+    asked.script([Fault::Body(body.clone())]);
+    let (_, _, answer) = post(&messages, ROUTES[0], &question(ROUTES[0], "b")).await;
+    let message = answer["choices"][0]["message"].clone();
+    let again = json!({"model": "small", "messages": [{"role": "user", "content": "b"}, message, {"role": "user", "content": "c"}]});
+    assert_eq!(post(&messages, ROUTES[0], &again).await.0, 200);
+    assert_eq!(asked.bodies().last().unwrap()["messages"][1]["content"], body["content"]);
+    let (chat, asked) = over(ProviderConfig::openai).await;
+    assert_eq!(post(&chat, ROUTES[0], &again).await.0, 200);
+    let plain = json!({"role": "assistant", "content": "Hi", "reasoning_content": "Hm."});
+    assert_eq!(asked.bodies()[0]["messages"][1], plain);
+
+    // A thought that was written here, whole and in parts.
+    asked.script([Fault::Reasoning]);
+    let (_, _, whole) = post(&chat, "/v1/messages", &question("/v1/messages", "d")).await;
+    let (_, heard) = stream(&chat, "/v1/messages", question("/v1/messages", "d")).await;
+    let own = whole["content"][0].clone();
+    assert_eq!((&own["type"], &own["thinking"]), (&json!("thinking"), &json!("Hm, let me see.")));
+    let signed = heard.iter().find_map(|event| event["delta"].get("signature"));
+    assert_eq!(signed, Some(&own["signature"]));
+    let text = json!({"type": "text", "text": "late"});
+    for said in [json!([own, call]), json!([own, call, text])] {
+        let (surface, asked) = over(ProviderConfig::anthropic).await;
+        assert_eq!(post(&surface, "/v1/messages", &go_on(&said)).await.0, 200);
+        assert_eq!(asked.bodies()[0]["messages"][1]["content"], json!(said.as_array().unwrap()[1..]));
+    }
+    assert_eq!(post(&chat, "/v1/messages", &go_on(&json!([own, call]))).await.0, 200);
+    assert_eq!(asked.bodies().last().unwrap()["messages"][1]["reasoning_content"], "Hm, let me see.");
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ pub(crate) fn answer(mut body: Map<String, Value>, provider: &str, model: &str) 
     if !said.calls.is_empty() {
         message.insert("tool_calls".to_owned(), said.calls.clone().into());
     }
-    if !said.whole || blocks.iter().filter(|block| block["type"] == "text").count() > 1 {
+    if !said.whole || said.unsigned || blocks.iter().filter(|block| block["type"] == "text").count() > 1 {
         message.insert(CONTENT_BLOCKS.to_owned(), Value::Array(blocks.clone()));
     }
     let finish_reason = body.get("stop_reason").and_then(Value::as_str).map(finish_reason);

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::inbound::OWN_SIGNATURE;
 use crate::{
     Error, ErrorKind, Result,
     chat::{
@@ -28,7 +29,7 @@ pub fn write_response(response: &ChatResponse) -> Result<Value> {
 fn translate(answer: &Answer) -> Value {
     let mut content = Vec::new();
     if let Some(thought) = reasoning_of(answer) {
-        content.push(json!({"type": "thinking", "thinking": thought, "signature": ""}));
+        content.push(json!({"type": "thinking", "thinking": thought, "signature": OWN_SIGNATURE}));
     }
     if !answer.text.is_empty() {
         content.push(json!({"type": "text", "text": answer.text}));
@@ -262,6 +263,9 @@ impl FrameWriter {
     }
 
     fn close(&mut self, out: &mut String) {
+        if self.open == Some(Open::Thinking) {
+            self.delta(json!({"type": "signature_delta", "signature": OWN_SIGNATURE}), out);
+        }
         if self.open.take().is_some() {
             *out += &frame(&json!({"type": "content_block_stop", "index": self.next - 1}));
         }

@@ -16,6 +16,8 @@ use crate::{
 };
 
 const OPERATION: &str = "chat.complete";
+/// Signature of a thought that we made of another provider's reasoning, by which we know it again. Clients keep it unread.
+pub(super) const OWN_SIGNATURE: &str = "sophia";
 /// What fields of the common form are called here.
 const NAMES: [(&str, &str); 7] = [
     ("betas", "anthropic-beta"),
@@ -266,10 +268,20 @@ fn assistant(blocks: Vec<Value>) -> Message {
     if !said.calls.is_empty() {
         message = message.with("tool_calls", said.calls);
     }
-    if !said.whole {
+    if !said.whole || said.unsigned {
         message = message.with(CONTENT_BLOCKS, blocks);
     }
     message
+}
+
+/// Returns whether the common form beside them says all that counts in blocks for another protocol.
+pub(crate) fn is_said_beside(blocks: &Value) -> bool {
+    blocks.as_array().is_none_or(|blocks| Said::of(blocks).whole)
+}
+
+/// Returns whether a block is a thought that we made of another provider's reasoning.
+pub(super) fn is_own_thought(block: &Value) -> bool {
+    block.get("signature").is_some_and(|signature| signature == OWN_SIGNATURE)
 }
 
 /// What the common form can say of an assistant's blocks.
@@ -279,11 +291,14 @@ pub(super) struct Said {
     pub calls: Vec<Value>,
     /// Whether that is all of it.
     pub whole: bool,
+    /// Whether a thought is of a provider that signs none, and wants it back as it was.
+    pub unsigned: bool,
 }
 
 impl Said {
     pub fn of(blocks: &[Value]) -> Said {
-        let mut said = Said { texts: Vec::new(), thought: String::new(), calls: Vec::new(), whole: true };
+        let mut said =
+            Said { texts: Vec::new(), thought: String::new(), calls: Vec::new(), whole: true, unsigned: false };
         for block in blocks {
             if !said.take(block) {
                 said.whole = false;
@@ -307,10 +322,11 @@ impl Said {
                 self.texts.push(if whole { parts::to_chat(block.clone()) } else { plain() });
                 whole
             }
-            // What is not signed is what we made of another provider's reasoning.
             Some("thinking") => {
                 self.thought += text("thinking").unwrap_or_default();
-                text("signature").unwrap_or_default().is_empty() && self.texts.is_empty() && self.calls.is_empty()
+                let is_unsigned = text("signature").unwrap_or_default().is_empty();
+                self.unsigned |= is_unsigned;
+                (is_unsigned || is_own_thought(block)) && self.texts.is_empty() && self.calls.is_empty()
             }
             Some("tool_use") => {
                 let input = block.get("input").map_or_else(|| "{}".to_owned(), Value::to_string);

@@ -11,5 +11,6 @@ mod parts;
 pub(crate) use answer::{answer, replay};
 pub(crate) use assembler::Assembler;
 pub use client::{FrameWriter, write_error, write_response};
+pub(crate) use inbound::is_said_beside;
 pub use inbound::read_request;
 pub(crate) use outbound::{Outbound, write_request};

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::parts;
+use super::{inbound::is_own_thought, parts};
 use crate::{
     Error, Result,
     chat::{
@@ -390,13 +390,14 @@ impl At<'_> {
     }
 
     fn assistant(&self, message: &Map<String, Value>) -> Result<Value> {
-        // Another provider's reasoning is not signed, and Anthropic takes no other.
+        // Reasoning of another protocol is not signed, and Anthropic takes no other.
         let known = ["role", "content", "tool_calls", "cache_control", "reasoning_content", "reasoning", OUTPUT_ITEMS];
-        if let Some(blocks @ Value::Array(_)) = message.get(CONTENT_BLOCKS) {
+        if let Some(Value::Array(blocks)) = message.get(CONTENT_BLOCKS) {
             let is_own = self.from == Dialect::Messages;
             let mut beside = if is_own { self.beside(message, &known)? } else { Map::new() };
             beside.shift_remove(CONTENT_BLOCKS);
-            return Ok(turn("assistant", blocks.clone(), beside));
+            let blocks: Value = blocks.iter().filter(|block| !is_own_thought(block)).cloned().collect();
+            return Ok(turn("assistant", blocks, beside));
         }
         let beside = self.beside(message, &known)?;
         self.said_beside(message)?;

@@ -8,8 +8,8 @@ use crate::{
     Error, Result,
     chat::{
         dialect::{
-            CONTENT_BLOCKS, Dialect, INPUT_ITEMS, OUTPUT_ITEMS, TOOL_HINTS, Target, asks_for_sealed_reasoning,
-            is_said_beside, is_unset,
+            CONTENT_BLOCKS, Dialect, INPUT_ITEMS, OUTPUT_ITEMS, TOOL_HINTS, Target, anthropic,
+            asks_for_sealed_reasoning, is_said_beside, is_unset,
         },
         provider::ProviderCall,
     },
@@ -49,6 +49,9 @@ const PARTS: [&str; 5] = ["text", "image_url", "input_audio", "file", "refusal"]
 /// Hints that no answer depends on.
 const HINTS: [&str; 2] = ["cache_control", "is_error"];
 
+/// Fields of a message that hold it in the words of another protocol.
+const NATIVE: [&str; 3] = [CONTENT_BLOCKS, OUTPUT_ITEMS, INPUT_ITEMS];
+
 /// How Anthropic's names of features begin that are hints as well.
 const CACHE_BETAS: [&str; 2] = ["extended-cache-ttl", "prompt-caching"];
 
@@ -59,16 +62,23 @@ const CACHE_BETAS: [&str; 2] = ["extended-cache-ttl", "prompt-caching"];
 pub(crate) fn write_request<'a>(call: &'a ProviderCall, provider: &str) -> Result<Cow<'a, Map<String, Value>>> {
     let target = Target { operation: call.operation, provider, dialect: Dialect::Chat };
     let messages = call.body.get("messages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let mut is_said_twice = false;
     for (index, message) in messages.iter().enumerate() {
-        for name in [CONTENT_BLOCKS, OUTPUT_ITEMS, INPUT_ITEMS] {
-            let is_said = |own: &Value| if name == CONTENT_BLOCKS { is_unset(own) } else { is_said_beside(own) };
-            if message.get(name).is_some_and(|own| !is_said(own)) {
+        for name in NATIVE {
+            let Some(own) = message.get(name) else { continue };
+            let is_said = if name == CONTENT_BLOCKS { anthropic::is_said_beside(own) } else { is_said_beside(own) };
+            if !is_said {
                 return Err(target.refuse(format!("messages[{index}].{name}")));
             }
+            is_said_twice = true;
         }
     }
     if call.dialect == Dialect::Chat {
-        return Ok(Cow::Borrowed(&call.body));
+        let mut body = Cow::Borrowed(&call.body);
+        if is_said_twice && let Some(Value::Array(messages)) = body.to_mut().get_mut("messages") {
+            messages.iter_mut().filter_map(Value::as_object_mut).for_each(leave_native_out);
+        }
+        return Ok(body);
     }
     let is_foreign = |name: &str| !OWN.contains(&name) || (name == "service_tier" && call.dialect == Dialect::Messages);
     if let Some((name, _)) =
@@ -121,9 +131,14 @@ fn says_nothing(name: &str, value: &Value, from: Dialect) -> bool {
         }
 }
 
+fn leave_native_out(message: &mut Map<String, Value>) {
+    message.retain(|name, _| !NATIVE.contains(&name.as_str()));
+}
+
 fn clean(message: &mut Value, path: &str, target: Target<'_>) -> Result<(), Error> {
     let Value::Object(message) = message else { return Err(target.refuse(path)) };
-    message.retain(|name, _| !HINTS.contains(&name.as_str()) && name != OUTPUT_ITEMS && name != INPUT_ITEMS);
+    leave_native_out(message);
+    message.retain(|name, _| !HINTS.contains(&name.as_str()));
     // What a tool says is text there, and nothing else.
     let known = if message.get("role").is_some_and(|role| role == "tool") { &PARTS[..1] } else { &PARTS[..] };
     let Some(Value::Array(parts)) = message.get_mut("content") else { return Ok(()) };

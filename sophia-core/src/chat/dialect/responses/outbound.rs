@@ -5,7 +5,10 @@ use serde_json::{Map, Value, json};
 use crate::{
     Error, Result,
     chat::{
-        dialect::{Dialect, INPUT_ITEMS, OUTPUT_ITEMS, Target, is_fresh_id, is_unset},
+        dialect::{
+            CONTENT_BLOCKS, Dialect, INPUT_ITEMS, OUTPUT_ITEMS, Target, anthropic::is_said_beside, is_fresh_id,
+            is_unset,
+        },
         provider::ProviderCall,
     },
 };
@@ -244,8 +247,10 @@ impl At<'_> {
             "reasoning",
             "reasoning_content",
         ];
-        let lost =
-            message.iter().find(|(name, value)| !known.contains(&name.as_str()) && !is_unset(value) && *value != "");
+        let is_said = |name: &str, value: &Value| {
+            known.contains(&name) || is_unset(value) || value == "" || name == CONTENT_BLOCKS && is_said_beside(value)
+        };
+        let lost = message.iter().find(|(name, value)| !is_said(name, value));
         if let Some((name, _)) = lost {
             return Err(self.refuse(name));
         }
