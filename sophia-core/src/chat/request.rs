@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{
     assist::{self, UseMemory},
-    dialect::Dialect,
+    dialect::{Dialect, SAID_ELSEWHERE},
     ttl::DEFAULT_CONTEXT,
 };
 use crate::{Error, Result, Scope};
@@ -441,7 +441,9 @@ impl ChatRequest {
             (Some(prompt), _) if prompt.is_empty() => {
                 return Err(Error::invalid(operation, "prompt", "must not be empty"));
             }
-            (None, 0) => return Err(Error::invalid(operation, "messages", "must hold at least one message")),
+            (None, 0) if !self.is_said_elsewhere() => {
+                return Err(Error::invalid(operation, "messages", "must hold at least one message"));
+            }
             (_, count) if count > MAX_MESSAGES => {
                 return Err(Error::invalid(operation, "messages", format!("must be at most {MAX_MESSAGES}")));
             }
@@ -476,7 +478,10 @@ impl ChatRequest {
         if self.max_tokens == Some(0) {
             return Err(Error::invalid(operation, "max_tokens", "must be at least 1"));
         }
-        if let Some(name) = TYPED.into_iter().find(|name| self.provider_fields.contains_key(*name)) {
+        // A prompt that a provider of Responses keeps is another thing.
+        let is_theirs = |name: &str| name == "prompt" && self.dialect == Dialect::Responses;
+        let has_its_own = |name: &&str| self.provider_fields.contains_key(*name) && !is_theirs(name);
+        if let Some(name) = TYPED.into_iter().find(has_its_own) {
             return Err(Error::invalid(operation, &format!("provider_fields.{name}"), "has its own argument"));
         }
         let twice = [
@@ -492,6 +497,11 @@ impl ChatRequest {
         check_options(operation, self.context.as_deref(), &self.tags, self.timeout)
     }
 
+    /// Returns whether the provider of Responses knows what is said.
+    fn is_said_elsewhere(&self) -> bool {
+        self.dialect == Dialect::Responses && SAID_ELSEWHERE.iter().any(|name| self.provider_fields.contains_key(*name))
+    }
+
     /// Returns whether memory or tools of this crate are to be used around it.
     pub(crate) fn is_assisted(&self) -> bool {
         self.memory.is_some() || assist::names_of_boxes(self.tools.as_deref().unwrap_or_default()).next().is_some()
@@ -501,13 +511,15 @@ impl ChatRequest {
     pub(crate) fn unstorable(&self) -> Option<&'static str> {
         let fields = &self.provider_fields;
         let set = |name: &str| fields.get(name).is_some_and(|value| !matches!(value, Value::Null | Value::Bool(false)));
-        const EFFECTS: [&str; 9] = [
+        const EFFECTS: [&str; 10] = [
             "background",
             "container",
             "conversation",
             "logprobs",
             "mcp_servers",
             "previous_response_id",
+            // It may run tools, and say something else tomorrow.
+            "prompt",
             "store",
             "top_logprobs",
             "web_search_options",

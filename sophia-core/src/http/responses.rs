@@ -121,8 +121,9 @@ impl Given {
                 items.clone()
             }
             Some(Value::String(text)) => vec![json!({"role": "user", "content": text})],
+            None | Some(Value::Null) => Vec::new(),
             // Refused by who reads it.
-            _ => return Ok(()),
+            Some(_) => return Ok(()),
         };
         if !self.may_name_all && body.get(CONVERSATION).is_some_and(|named| !named.is_null()) {
             return Err(not_yours(CONVERSATION));

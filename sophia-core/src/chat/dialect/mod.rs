@@ -62,6 +62,9 @@ pub(crate) const INPUT_ITEMS: &str = "input_items";
 /// Hints of Anthropic's tools that no answer depends on: where its cache ends, and how finely input is streamed.
 pub(crate) const TOOL_HINTS: [&str; 2] = ["cache_control", "eager_input_streaming"];
 
+/// Fields of OpenAI's Responses that name what is said: beside an input, or in place of one.
+pub(crate) const SAID_ELSEWHERE: [&str; 3] = ["conversation", PREVIOUS, "prompt"];
+
 /// A protocol between a client and a server of models.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]

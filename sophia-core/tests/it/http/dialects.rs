@@ -230,6 +230,27 @@ fn without_empty(mut event: Value) -> Value {
 }
 
 #[tokio::test]
+async fn what_is_said_elsewhere_reaches_a_provider_of_responses_and_no_other() {
+    let prompt = json!({"id": "pmpt_1", "version": "2", "variables": {"city": "Rome"}});
+    for (body, field) in [
+        (json!({"model": "small", "prompt": prompt}), "prompt"),
+        (json!({"model": "small", "prompt": prompt, "instructions": "Be brief."}), "prompt"),
+        (json!({"model": "small", "prompt": prompt, "input": [{"role": "user", "content": "x"}]}), "prompt"),
+        (json!({"model": "small", "conversation": "conv_1"}), "conversation"),
+    ] {
+        let (surface, mock) = over(ProviderConfig::responses).await;
+        let (status, headers, answer) = post(&surface, "/v1/responses", &body).await;
+        assert_eq!((status, &headers["x-sophia-cache"]), (200, &"bypass".parse().unwrap()), "{answer}");
+        assert_eq!(mock.bodies(), std::slice::from_ref(&body));
+        for speak in [ProviderConfig::openai as Speak, ProviderConfig::anthropic] {
+            let (surface, mock) = over(speak).await;
+            let (status, _, answer) = post(&surface, "/v1/responses", &body).await;
+            assert_eq!((status, &answer["error"]["param"], mock.calls()), (400, &json!(field), 0), "{answer}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_a_client_says_reaches_a_provider_of_its_own_dialect_as_it_was() {
     for (speak, route, body) in [
         (ProviderConfig::anthropic as Speak, "/v1/messages", include_str!("../chat/wire/messages_request.json")),
@@ -838,13 +859,15 @@ async fn what_a_provider_of_responses_keeps_is_named_by_whom_it_was_given_to() {
         assert_eq!(status, 200, "{given}");
         let item = json!({"type": "item_reference", "id": given["output"][0]["id"]});
         let named = json!({"model": "small", "input": [item, {"role": "user", "content": format!("and {number}?")}]});
-        let conversation = json!({"model": "small", "input": "and?", "conversation": "conv_1"});
+        let conversation = json!({"model": "small", "conversation": "conv_1"});
+        let unsaid = json!({"model": "small", "previous_response_id": given["id"]});
         for (key, is_allowed) in [("ada-key", true), ("admin-key", true), ("bob-key", false), ("acme-key", false)] {
             let before = mock.calls();
             let (further, _) = ask(key, go_on(&given["id"], &format!("{key} {number}")), streamed).await;
             let (by_item, _) = ask(key, named.clone(), streamed).await;
             let told = if is_allowed { (200, 200, 2) } else { (404, 404, 0) };
             assert_eq!((further, by_item, mock.calls() - before), told, "{key}");
+            assert_eq!(ask(key, unsaid.clone(), streamed).await.0, told.0, "{key}");
             let (status, answer) = ask(key, conversation.clone(), streamed).await;
             let told = if key == "admin-key" { 200 } else { 403 };
             assert_eq!(status, told, "{key}: {answer}");

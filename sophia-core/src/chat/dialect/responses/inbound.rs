@@ -7,7 +7,8 @@ use crate::{
     chat::{
         ChatRequest, Message,
         dialect::{
-            Dialect, INPUT_ITEMS, Names, OUTPUT_ITEMS, PREVIOUS, collapse, is_item_said_beside, is_unset,
+            Dialect, INPUT_ITEMS, Names, OUTPUT_ITEMS, PREVIOUS, SAID_ELSEWHERE, collapse, is_item_said_beside,
+            is_unset,
             names::{Origin, Place},
         },
     },
@@ -81,8 +82,7 @@ pub struct Inbound {
 /// ```
 ///
 /// # Errors
-/// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput), naming the field;
-/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for `prompt`, a template that only OpenAI's servers know.
+/// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput), naming the field.
 pub fn read_request(body: Value, scope: &Scope) -> Result<Inbound> {
     read_further_request(body, scope, 0)
 }
@@ -108,10 +108,6 @@ pub(crate) fn read_further_request(body: Value, scope: &Scope, known: usize) -> 
                 request.messages.push(Message::system(text));
                 names.push(Origin::new(Place::of("instructions"), Place::of("instructions")));
             }
-            ("prompt", value) if !value.is_null() => {
-                let message = "`prompt` is a template that only OpenAI's servers know: send its text as `input`";
-                return Err(Error::new(crate::ErrorKind::Unsupported, OPERATION, message).with("field", "prompt"));
-            }
             ("max_output_tokens", value) => put(&mut kept, "max_completion_tokens", value),
             ("text", Value::Object(text)) => read_text(text, &mut kept)?,
             ("reasoning", Value::Object(mut reasoning)) => {
@@ -135,6 +131,7 @@ pub(crate) fn read_further_request(body: Value, scope: &Scope, known: usize) -> 
             names.push(Origin::new(Place::of("input"), Place::of("input")));
         }
         Some(Value::Array(items)) => read_items(items, known, &mut request.messages, &mut names)?,
+        None | Some(Value::Null) if SAID_ELSEWHERE.iter().any(|name| kept.contains_key(*name)) => {}
         _ => return Err(wrong("input", "must be a text or a list of items")),
     }
     request.provider_fields = kept;

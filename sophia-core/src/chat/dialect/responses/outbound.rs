@@ -6,8 +6,8 @@ use crate::{
     Error, Result,
     chat::{
         dialect::{
-            CONTENT_BLOCKS, Dialect, INPUT_ITEMS, OUTPUT_ITEMS, Target, anthropic::is_said_beside, is_fresh_id,
-            is_unset,
+            CONTENT_BLOCKS, Dialect, INPUT_ITEMS, OUTPUT_ITEMS, PREVIOUS, SAID_ELSEWHERE, Target,
+            anthropic::is_said_beside, is_fresh_id, is_unset,
         },
         provider::ProviderCall,
     },
@@ -107,7 +107,8 @@ pub(crate) fn write_request(call: &ProviderCall, provider: &str) -> Result<Map<S
             _ => return Err(target.refuse(name)),
         }
     }
-    let stateful = ["previous_response_id", "conversation"].iter().any(|name| body.contains_key(*name));
+    let stateful = [PREVIOUS, "conversation"].iter().any(|name| body.contains_key(*name));
+    let is_said_elsewhere = SAID_ELSEWHERE.iter().any(|name| body.contains_key(*name));
     let mut items = Vec::new();
     let messages = call.body.get("messages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     for (index, message) in messages.iter().enumerate() {
@@ -115,13 +116,17 @@ pub(crate) fn write_request(call: &ProviderCall, provider: &str) -> Result<Map<S
         let Some(message) = message.as_object() else { return Err(target.refuse(at.path)) };
         let system = message.get("role").is_some_and(|role| role == "system");
         match message.get("content") {
-            Some(text @ Value::String(_)) if index == 0 && system && !stateful && messages.len() > 1 => {
+            Some(text @ Value::String(_))
+                if index == 0 && system && !stateful && (messages.len() > 1 || is_said_elsewhere) =>
+            {
                 body.insert("instructions".to_owned(), text.clone());
             }
             _ => at.items(message, &mut items)?,
         }
     }
-    body.insert("input".to_owned(), Value::Array(items));
+    if !items.is_empty() || !is_said_elsewhere {
+        body.insert("input".to_owned(), Value::Array(items));
+    }
     Ok(body)
 }
 
