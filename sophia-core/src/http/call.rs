@@ -1,6 +1,6 @@
 //! One request on its way to an operation.
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
@@ -34,20 +34,35 @@ impl Call {
 
     /// Reads the body as a JSON object; an empty body is an empty object. What is asked may be kept, or given to a tool: a number
     /// that would be read as another one is refused.
-    pub fn json(&self) -> Result<Map<String, Value>> {
+    pub fn json(&self) -> Result<Map<String, Value>, Failure> {
         if self.body.trim_ascii().is_empty() {
             return Ok(Map::new());
         }
         match serde_json::from_slice(&self.body) {
-            Ok(Value::Object(fields)) => integers::refuse(&self.body).map(|()| fields),
-            Ok(_) => Err(Error::invalid("http", "body", "must be a JSON object")),
+            Ok(Value::Object(fields)) => {
+                integers::refuse(&self.body)?;
+                Ok(fields)
+            }
+            Ok(_) => Err(Error::invalid("http", "body", "must be a JSON object").into()),
+            Err(_) if self.is_encoded() => {
+                let message = "`content-encoding` must be left out: a body is read as it is";
+                let mut failure = Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorKind::Unsupported, message);
+                failure.error = failure.error.with("field", "content-encoding");
+                Err(failure)
+            }
             Err(error) => {
                 let (line, column) = (error.line(), error.column());
                 Err(Error::invalid("http", "body", format!("is not JSON: {error}"))
                     .with("line", line)
-                    .with("column", column))
+                    .with("column", column)
+                    .into())
             }
         }
+    }
+
+    /// Returns whether the body is said to be compressed. One that is not all the same, since a proxy has unpacked it, is read.
+    fn is_encoded(&self) -> bool {
+        self.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding.as_bytes() != b"identity")
     }
 
     /// Returns the scope that the caller acts in, where only headers may ask for one.

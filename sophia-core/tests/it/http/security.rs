@@ -136,6 +136,26 @@ async fn a_body_beyond_the_limit_is_refused_however_it_comes() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_compressed_is_refused_by_the_header_that_says_so() {
+    let surface = surface(|_| {});
+    let packed: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff";
+    for (route, field) in [
+        ("/api/v1/memory/store", "/error/context/field"),
+        ("/v1/chat/completions", "/error/param"),
+        ("/v1/messages", "/error/param"),
+    ] {
+        let line = format!("POST {route}");
+        let (status, _, answer) = send(&surface, &line, &[("content-encoding", "gzip")], packed, Peer::Local).await;
+        assert_eq!((status, answer.pointer(field)), (415, Some(&json!("content-encoding"))), "{answer}");
+        let (status, _, answer) = send(&surface, &line, &[], packed, Peer::Local).await;
+        assert_eq!(status, 400, "{answer}");
+    }
+    let unpacked = [("content-encoding", "gzip")];
+    let line = "POST /api/v1/memory/kv/get";
+    assert_eq!(send(&surface, line, &unpacked, r#"{"key": "k"}"#, Peer::Local).await.0, 200);
+}
+
+#[tokio::test]
 async fn a_connection_outlives_an_answer_that_needs_no_body_or_says_that_it_does_not() {
     let served = serve(surface(|server| server.max_body_bytes = 1000)).await;
     let answer = async |stream: &mut TcpStream| {
