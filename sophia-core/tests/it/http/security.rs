@@ -102,6 +102,15 @@ async fn pages_of_other_hosts_are_refused_and_those_listed_may_read() {
         assert_eq!((status, headers["access-control-allow-origin"].to_str().unwrap()), (204, origin));
         assert!(headers["access-control-allow-methods"].to_str().unwrap().contains("POST"));
     }
+    for line in ["GET /healthz", "GET /readyz"] {
+        let allowed = async |origin: &str| {
+            let (status, headers, _) = ask(line, origin).await;
+            assert_eq!(status, 200);
+            headers.get("access-control-allow-origin").map(|origin| origin.to_str().unwrap().to_owned())
+        };
+        assert_eq!(allowed("https://app.acme.example").await.as_deref(), Some("https://app.acme.example"));
+        assert_eq!(allowed("https://evil.example").await, None);
+    }
 }
 
 #[tokio::test]
