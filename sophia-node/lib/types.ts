@@ -1788,6 +1788,8 @@ export interface Model {
   provider: string
   /** Who made it, as the provider says; null where it does not. */
   ownedBy: string | null
+  /** When it was made, in seconds since 1970, as the provider says; null where it does not. */
+  created: number | null
 }
 
 /** An entity near another one. */

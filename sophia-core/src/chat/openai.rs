@@ -12,7 +12,7 @@ use super::{
     provider::{ChatProvider, Completion, EmbedCall, Embeddings, Model, ProviderCall, ProviderStream},
     response::Answer,
 };
-use crate::Result;
+use crate::{Result, Timestamp};
 
 /// A server that speaks OpenAI's chat completions. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -109,8 +109,18 @@ pub(crate) async fn list_models(endpoint: &Endpoint, path: &str) -> Result<Vec<M
     let object = endpoint.object(OPERATION, response, "data").await?;
     let models = object.get("data").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let text = |model: &Value, field: &str| model.get(field).and_then(Value::as_str).map(str::to_owned);
+    // A number in OpenAI's protocols, a time in Anthropic's.
+    let created = |model: &Value| {
+        let at = || model.get("created_at")?.as_str()?.parse::<Timestamp>().ok();
+        model.get("created").and_then(Value::as_i64).or_else(|| Some(at()?.as_second()))
+    };
     let model = |model: &Value| {
-        Some(Model { id: text(model, "id")?, provider: endpoint.name().to_owned(), owned_by: text(model, "owned_by") })
+        Some(Model {
+            id: text(model, "id")?,
+            provider: endpoint.name().to_owned(),
+            owned_by: text(model, "owned_by"),
+            created: created(model),
+        })
     };
     Ok(models.iter().filter_map(model).collect())
 }

@@ -237,6 +237,8 @@ pub struct Model {
     pub provider: String,
     /// Who made it, as the provider says; null where it does not.
     pub owned_by: Option<String>,
+    /// When it was made, in seconds since 1970, as the provider says; null where it does not.
+    pub created: Option<i64>,
 }
 
 /// Texts to be turned into vectors.

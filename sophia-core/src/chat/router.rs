@@ -439,6 +439,7 @@ impl ChatProvider for Router {
                     id: id.clone(),
                     provider: provider.to_owned(),
                     owned_by: None,
+                    created: None,
                 }));
             }
         }

@@ -337,7 +337,9 @@ impl Connection {
             Some("responses") => self.chat(body, Wire::Responses).await,
             Some("embeddings") => self.embeddings(&body).await,
             Some("models") => {
-                let models = json!({"object": "list", "data": [{"id": "small", "owned_by": "mock"}, {"id": "large"}]});
+                let small = json!({"id": "small", "owned_by": "mock", "created": 1_700_000_000});
+                let large = json!({"id": "large", "created_at": "2025-02-19T00:00:00Z"});
+                let models = json!({"object": "list", "data": [small, large]});
                 self.json(200, &models, None).await
             }
             Some("stats") => {

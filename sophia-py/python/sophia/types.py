@@ -1128,6 +1128,8 @@ class Model:
     """Configured name of the provider."""
     owned_by: str | None
     """Who made it, as the provider says; null where it does not."""
+    created: int | None
+    """When it was made, in seconds since 1970, as the provider says; null where it does not."""
 
 
 @dataclass(frozen=True)

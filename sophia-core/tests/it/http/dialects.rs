@@ -1357,6 +1357,20 @@ async fn vectors_and_models_come_in_the_forms_that_clients_ask_for() {
         (&model["object"], &model["type"], &models["has_more"]),
         (&json!("model"), &json!("model"), &json!(false))
     );
+    // When each was made, where the provider says it.
+    let mut config = Config::default();
+    config.chat.providers.push(ProviderConfig::openai("mock", mock.base_url()));
+    let listing = Surface::new(Sophia::new(config).unwrap()).unwrap();
+    for (surface, created) in [
+        (&surface, vec![(0, "1970-01-01T00:00:00Z")]),
+        (&listing, vec![(1_700_000_000, "2023-11-14T22:13:20Z"), (1_739_923_200, "2025-02-19T00:00:00Z")]),
+    ] {
+        let (_, _, models) = send(surface, "GET /v1/models", &[], "", Peer::Local).await;
+        let models = models["data"].as_array().unwrap();
+        let told =
+            models.iter().map(|model| (model["created"].as_i64().unwrap(), model["created_at"].as_str().unwrap()));
+        assert_eq!(told.collect::<Vec<_>>(), created);
+    }
     let anthropic = [("anthropic-version", "2023-06-01")];
     let (status, _, answer) = send(&surface, "GET /v1/models/huge", &anthropic, "", Peer::Local).await;
     assert_eq!((status, &answer["type"], &answer["error"]["type"]), (404, &json!("error"), &json!("not_found_error")));

@@ -211,12 +211,13 @@ pub fn write_models(models: &[Model]) -> Value {
 
 /// Writes one model, in the form of OpenAI's clients and of Anthropic's.
 ///
-/// When a model was made is not known: both protocols want a time, and Anthropic's names the epoch for that.
+/// Both protocols want to know when it was made; Anthropic's names the epoch where that is not known.
 pub fn write_model(model: &Model) -> Value {
     let owner = model.owned_by.as_ref().unwrap_or(&model.provider);
+    let created = model.created.and_then(|second| Timestamp::from_second(second).ok()).unwrap_or(Timestamp::UNIX_EPOCH);
     json!({
-        "id": model.id, "object": "model", "created": 0, "owned_by": owner,
-        "type": "model", "display_name": model.id, "created_at": "1970-01-01T00:00:00Z",
+        "id": model.id, "object": "model", "created": created.as_second(), "owned_by": owner,
+        "type": "model", "display_name": model.id, "created_at": created.to_string(),
     })
 }
 
