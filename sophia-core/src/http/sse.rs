@@ -15,6 +15,7 @@ use crate::{
 
 /// How often a silent stream sends a comment: below the 30 s after which impatient proxies close it.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const COMMENT: Bytes = Bytes::from_static(b": keep-alive\n\n");
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 
 /// Writes the events of one stream.
@@ -36,15 +37,16 @@ pub(super) trait Frames: Send + 'static {
     }
 }
 
-/// Answers with a stream. What fails before the first part is an error with its own status.
+/// Answers with a stream. What fails before the first part is an error with its own status, unless that is long in coming.
 pub(super) async fn answer(stream: Result<ChatStream>, mut frames: impl Frames) -> Result<Response, Failure> {
     let mut chunks = stream.map_err(|error| frames.name(error))?;
-    let first = match chunks.next_batch().await {
-        Some(first) => first.map_err(|error| frames.name(error))?,
-        None => Vec::new(),
+    let (cache, begin) = match timeout(KEEP_ALIVE, chunks.next_batch()).await {
+        Ok(first) => {
+            let first = first.transpose().map_err(|error| frames.name(error))?.unwrap_or_default();
+            (first.first().and_then(|chunk| chunk.cache.clone()), write(&first, &mut frames).await)
+        }
+        Err(_) => (None, COMMENT),
     };
-    let cache = first.first().and_then(|chunk| chunk.cache.clone());
-    let begin = write(&first, &mut frames).await;
     let rest = rest(chunks, frames);
     let body = futures::StreamExt::chain(futures::stream::iter([begin]), rest);
     let mut response = Response::new(Body::from_stream(body));
@@ -69,7 +71,7 @@ fn rest(chunks: ChatStream, frames: impl Frames) -> impl Stream<Item = Bytes> + 
                 Some((frames.error(&error).into(), None))
             }
             Ok(None) => None,
-            Err(_) => Some((Bytes::from_static(b": keep-alive\n\n"), Some((chunks, frames)))),
+            Err(_) => Some((COMMENT, Some((chunks, frames)))),
         }
     })
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{SOON, as_key, client, keys, remote, send, serve};
+use super::{SOON, as_key, client, keys, remote, send, serve, text};
+use axum::http::HeaderMap;
+use futures::StreamExt;
 use serde_json::{Value, json};
 use sophia_core::{
     Config, Scope, Sophia,
@@ -1338,6 +1340,31 @@ async fn an_error_in_the_middle_is_the_streams_last_event() {
             }
             _ => assert_eq!(last["error"]["code"], "UNAVAILABLE"),
         }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_silent_at_first_has_a_head_and_comments() {
+    for route in ROUTES {
+        let (surface, mock) = over(ProviderConfig::openai).await;
+        mock.script([Fault::Hold]);
+        let mut body = question(route, "x");
+        body["stream"] = true.into();
+        let asked = tokio::spawn(async move {
+            surface.handle_parts("POST", route, HeaderMap::new(), body.to_string().into(), Peer::Local).await
+        });
+        while mock.calls() == 0 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(16)).await;
+        let response = tokio::time::timeout(Duration::from_secs(1), asked).await.unwrap().unwrap();
+        tokio::time::resume();
+        assert_eq!((response.status().as_u16(), response.headers().get("x-sophia-cache")), (200, None));
+        let mut body = response.into_body();
+        assert_eq!(body.next().await.as_deref(), Some(&b": keep-alive\n\n"[..]));
+        mock.release();
+        assert_eq!(streamed_text(route, &events(&text(body).await)), "You asked: x");
     }
 }
 
