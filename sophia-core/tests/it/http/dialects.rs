@@ -1224,7 +1224,21 @@ async fn what_is_wrong_has_the_name_that_the_client_gave_it() {
     let odd = json!({"type": "input_odd"});
     let result = |id: &str| json!({"type": "tool_result", "tool_use_id": id, "content": "found"});
     let found = json!({"type": "search_result"});
-    let cases: [(Speak, &str, Value, &str); 13] = [
+    let image = json!({"type": "image_url", "image_url": {"url": "https://x.example/i.png", "detail": "high"}});
+    let edits = json!({"edits": [{"type": "clear_tool_uses_20250919"}]});
+    let cases: [(Speak, &str, Value, &str); 15] = [
+        (
+            ProviderConfig::anthropic,
+            "/v1/chat/completions",
+            json!({"messages": [user(json!([image]))]}),
+            "messages[0].content[0].image_url.detail",
+        ),
+        (
+            ProviderConfig::responses,
+            "/v1/messages",
+            json!({"max_tokens": 9, "messages": [user(json!("a"))], "context_management": edits}),
+            "context_management",
+        ),
         (
             ProviderConfig::openai,
             "/v1/responses",

@@ -77,25 +77,26 @@ fn marked(mut part: Value, from: &Map<String, Value>) -> Value {
 pub(super) fn to_native(part: &Value, path: &str, target: Target<'_>) -> Result<Value, Error> {
     let Some(fields) = part.as_object() else { return Err(target.refuse(path)) };
     match text_of(fields, "type") {
-        Some("image_url") => image_to_native(fields).ok_or_else(|| target.refuse(format!("{path}.image_url"))),
+        Some("image_url") => image_to_native(fields).map_err(|field| target.refuse(format!("{path}.{field}"))),
         Some("file") => file_to_native(fields).ok_or_else(|| target.refuse(format!("{path}.file"))),
         Some(kind) if FOREIGN.contains(&kind) => Err(target.refuse(format!("{path}.type"))),
         _ => Ok(part.clone()),
     }
 }
 
-fn image_to_native(fields: &Map<String, Value>) -> Option<Value> {
-    let image = fields.get("image_url")?.as_object()?;
+/// Translates an image, or says which field has no counterpart.
+fn image_to_native(fields: &Map<String, Value>) -> Result<Value, &'static str> {
+    let image = fields.get("image_url").and_then(Value::as_object).ok_or("image_url")?;
     if !image.get("detail").is_none_or(|detail| detail.is_null() || detail == "auto") {
-        return None;
+        return Err("image_url.detail");
     }
-    let url = text_of(image, "url")?;
+    let url = text_of(image, "url").ok_or("image_url")?;
     let source = match base64_of(url) {
         Some((media_type, data)) => json!({"type": "base64", "media_type": media_type, "data": data}),
         None if url.starts_with("http://") || url.starts_with("https://") => json!({"type": "url", "url": url}),
-        None => return None,
+        None => return Err("image_url"),
     };
-    Some(marked(json!({"type": "image", "source": source}), fields))
+    Ok(marked(json!({"type": "image", "source": source}), fields))
 }
 
 fn file_to_native(fields: &Map<String, Value>) -> Option<Value> {

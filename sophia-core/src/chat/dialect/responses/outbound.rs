@@ -69,6 +69,10 @@ pub(crate) fn write_request(call: &ProviderCall, provider: &str) -> Result<Map<S
             ("messages" | "cache_control", _) => {}
             ("stream_options", _) if call.dialect != Dialect::Responses => {}
             ("thinking", thinking) if thinking["type"] == "disabled" => {}
+            // Both have one, and mean something else.
+            ("context_management", value) if call.dialect == Dialect::Messages && !is_unset(value) => {
+                return Err(target.refuse(name));
+            }
             ("service_tier", tier) if call.dialect == Dialect::Messages && tier != "auto" => {
                 return Err(target.refuse(name));
             }
