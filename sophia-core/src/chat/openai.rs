@@ -6,7 +6,10 @@ use reqwest::{Url, header::HeaderMap};
 use serde_json::{Map, Value, json};
 
 use super::{
-    dialect::openai::{self, Assembler, DONE},
+    dialect::{
+        integers::inexact,
+        openai::{self, Assembler, DONE},
+    },
     endpoint::{Assemble, Endpoint, Heard},
     failure::is_failure,
     provider::{ChatProvider, Completion, EmbedCall, Embeddings, Model, ProviderCall, ProviderStream},
@@ -79,6 +82,11 @@ impl Assemble for Assembler {
         openai::read_whole(body, provider, model)
     }
 
+    fn lost(body: &Bytes) -> Option<&str> {
+        let integer = inexact(body)?;
+        serde_json::from_slice(body).is_ok_and(|body| openai::gives_values(&body)).then_some(integer)
+    }
+
     fn hear(&mut self, data: &str) -> Heard {
         if data.trim_ascii_end() == DONE {
             return Heard::End;
@@ -86,6 +94,9 @@ impl Assemble for Assembler {
         let Ok(mut event) = serde_json::from_str::<Map<String, Value>>(data) else { return Heard::Garbage };
         if let Some(error) = event.get_mut("error").filter(|error| is_failure(error)) {
             return Heard::Failed(error.take());
+        }
+        if openai::gives_values(&event) && inexact(data.as_bytes()).is_some() {
+            return Heard::Garbage;
         }
         match self.push(event) {
             Ok(delta) => delta.map_or(Heard::Nothing, Heard::Delta),

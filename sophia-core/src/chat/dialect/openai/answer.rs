@@ -69,6 +69,14 @@ fn write_arguments(call: &mut Map<String, Value>) {
     }
 }
 
+/// Returns whether an answer, or an event of one, gives the arguments of a call as what they are instead of as text.
+pub(crate) fn gives_values(body: &Map<String, Value>) -> bool {
+    let choices = body.get("choices").and_then(Value::as_array).into_iter().flatten();
+    let messages = choices.flat_map(|choice| [choice.get("message"), choice.get("delta")]).flatten();
+    let calls = messages.filter_map(|message| message.get("tool_calls")?.as_array()).flatten();
+    calls.filter_map(|call| call.pointer("/function/arguments")).any(|own| own.is_object() || own.is_array())
+}
+
 /// Reads token counts.
 pub(crate) fn usage(usage: &Value) -> Usage {
     Usage {

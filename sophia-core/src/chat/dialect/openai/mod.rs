@@ -6,7 +6,7 @@ mod client;
 mod outbound;
 mod whole;
 
-pub(crate) use answer::{Assembler, DONE, answer, body_of, replay, usage};
+pub(crate) use answer::{Assembler, DONE, answer, body_of, gives_values, replay, usage};
 pub use client::{
     Encoding, FrameWriter, Inbound, InboundEmbed, read_embed, read_request, write_embeddings, write_error, write_model,
     write_models, write_response,

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::answer::of_message;
 use crate::chat::{
-    dialect::{Dialect, Envelope, envelope::object},
+    dialect::{Dialect, Envelope, envelope::object, integers::inexact},
     response::{Answer, Usage},
 };
 
@@ -25,6 +25,9 @@ pub(crate) fn read(text: &Bytes, provider: &str, model: &str) -> Option<Answer> 
     let count = said.choices.len();
     let first = said.choices.into_iter().next().filter(|_| is_plain)?;
     let Value::Object(message) = first.message else { return None };
+    if message.contains_key("tool_calls") && inexact(text).is_some() {
+        return None;
+    }
     let finish_reason = match first.finish_reason {
         Value::String(reason) => Some(reason),
         _ => None,
@@ -101,7 +104,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::chat::dialect::{asker, openai};
+    use crate::chat::{
+        dialect::{
+            asker,
+            openai::{self, Assembler},
+        },
+        endpoint::{Assemble, Heard},
+    };
 
     /// Returns what is read of a body in one way and in the other.
     fn both(text: &str) -> (Option<Answer>, Option<Answer>) {
@@ -157,6 +166,23 @@ mod tests {
         assert!(both(&deep).0.is_none());
         let wrong = [br#"{"choices": [{"message": {}}], "x": ""#.as_slice(), &[0xff], br#""}"#].concat();
         assert!(read(&Bytes::from(wrong), "p", "m").is_none());
+    }
+
+    #[test]
+    fn arguments_with_an_integer_that_no_number_holds_are_no_answer_where_they_come_as_an_object() {
+        let body = |arguments: &str| {
+            let call = format!(r#"{{"id": "1", "function": {{"name": "f", "arguments": {arguments}}}}}"#);
+            format!(r#"{{"choices": [{{"message": {{"tool_calls": [{call}]}}}}]}}"#)
+        };
+        let lost = |text: &str| Assembler::lost(&Bytes::from(text.to_owned())).map(str::to_owned);
+        let beyond = body(r#"{"order": 18446744073709551617}"#);
+        assert!(both(&beyond).0.is_none());
+        assert_eq!(lost(&beyond).as_deref(), Some("18446744073709551617"));
+        assert!(matches!(Assembler::default().hear(&beyond.replace("message", "delta")), Heard::Garbage));
+        for held in [body(r#"{"order": 7}"#), body(r#""{\"order\": 18446744073709551617}""#)] {
+            assert!(both(&held).0.is_some() && lost(&held).is_none(), "{held}");
+            assert!(matches!(Assembler::default().hear(&held.replace("message", "delta")), Heard::Delta(_)));
+        }
     }
 
     #[test]
