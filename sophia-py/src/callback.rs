@@ -5,26 +5,27 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use futures::future::OptionFuture;
 use parking_lot::Mutex;
 use pyo3::{IntoPyObjectExt, intern, prelude::*, sync::PyOnceLock, types::PyTuple};
 use serde::de::DeserializeOwned;
-use sophia_core::{Error, ErrorKind, Result};
+use sophia_core::{Error, ErrorKind, Result, resilience::abandoned};
 use tokio::sync::oneshot;
 
-use crate::{convert::Reader, error::Raised, pending};
+use crate::{convert::Reader, error::Raised, pending::LoopQueue};
 
 /// The event loop on which an engine was started: where functions run that were given outside of one.
-#[derive(Debug, Clone, Default)]
-pub struct Home(Arc<Mutex<Option<Py<PyAny>>>>);
+#[derive(Clone, Default)]
+pub struct Home(Arc<Mutex<Option<LoopQueue>>>);
 
 impl Home {
     /// Remembers the loop that runs now.
-    pub fn settle(&self, event_loop: Bound<'_, PyAny>) {
-        *self.0.lock() = Some(event_loop.unbind());
+    pub fn settle(&self, event_loop: LoopQueue) {
+        *self.0.lock() = Some(event_loop);
     }
 
-    fn event_loop(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.0.lock().as_ref().map(|event_loop| event_loop.clone_ref(py))
+    fn event_loop(&self) -> Option<LoopQueue> {
+        self.0.lock().clone()
     }
 }
 
@@ -51,11 +52,10 @@ impl Drop for Embedding {
 }
 
 /// A Python function, sync or async, with the loop and the context variables of where it was given.
-#[derive(Debug)]
 pub struct Callback {
     operation: &'static str,
     function: Py<PyAny>,
-    event_loop: Option<Py<PyAny>>,
+    event_loop: Option<LoopQueue>,
     context: Py<PyAny>,
     home: Home,
 }
@@ -67,7 +67,7 @@ impl Callback {
         let py = function.py();
         Ok(Callback {
             operation,
-            event_loop: pending::running_loop(py).ok().map(Bound::unbind),
+            event_loop: LoopQueue::current(py).ok(),
             context: COPY_CONTEXT.import(py, "contextvars", "copy_context")?.call0()?.unbind(),
             function: function.unbind(),
             home: home.clone(),
@@ -83,12 +83,18 @@ impl Callback {
         T: DeserializeOwned,
     {
         let _counted = (self.operation == EMBED).then(Embedding::begin);
-        let (answer, _cancel) =
+        let Begun { answer, event_loop, _cancel } =
             Python::attach(|py| self.begin(py, argument)).map_err(|raised| Raised::wrap(self.operation, raised))?;
-        match answer.await {
-            Ok(Ok(value)) => Python::attach(|py| self.read(value.bind(py))),
-            Ok(Err(raised)) => Err(Raised::wrap(self.operation, raised)),
-            Err(_) => Err(Error::new(ErrorKind::Cancelled, self.operation, "the event loop of the callback has ended")),
+        let closed = OptionFuture::from(event_loop.as_ref().map(LoopQueue::closed));
+        let answer = tokio::select! {
+            biased;
+            answer = answer => answer.ok(),
+            Some(()) = closed => None,
+        };
+        match answer {
+            Some(Ok(value)) => Python::attach(|py| self.read(value.bind(py))),
+            Some(Err(raised)) => Err(Raised::wrap(self.operation, raised)),
+            None => Err(abandoned(self.operation, "the event loop of the callback was closed")),
         }
     }
 
@@ -102,29 +108,34 @@ impl Callback {
         })
     }
 
-    fn begin<A>(
-        &self,
-        py: Python<'_>,
-        argument: Option<A>,
-    ) -> PyResult<(oneshot::Receiver<PyResult<Py<PyAny>>>, Cancel)>
+    fn begin<A>(&self, py: Python<'_>, argument: Option<A>) -> PyResult<Begun>
     where
         A: for<'py> IntoPyObject<'py>,
     {
         static CALL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let (send, receive) = oneshot::channel();
+        let (send, answer) = oneshot::channel();
         let report = Report { send: Mutex::new(Some(send)) };
         let arguments = match argument {
             Some(argument) => PyTuple::new(py, [argument.into_bound_py_any(py)?])?,
             None => PyTuple::empty(py),
         };
-        let own = self.event_loop.as_ref().map(|own| own.clone_ref(py));
-        let event_loop = own.or_else(|| self.home.event_loop(py));
+        let event_loop = self.event_loop.clone().or_else(|| self.home.event_loop());
+        let its_loop = event_loop.as_ref().map(LoopQueue::event_loop);
         let call = CALL.import(py, "sophia._callbacks", "Call")?;
         let (context, function) = (self.context.clone_ref(py), self.function.clone_ref(py));
-        let call = call.call1((event_loop, context, function, arguments, report, self.operation))?;
-        call.call_method0(intern!(py, "start"))?;
-        Ok((receive, Cancel { call: call.unbind() }))
+        let call = call.call1((its_loop, context, function, arguments, report, self.operation))?;
+        let is_on_loop = call.call_method0(intern!(py, "start"))?.is_truthy()?;
+        let event_loop = event_loop.filter(|_| is_on_loop);
+        Ok(Begun { answer, event_loop, _cancel: Cancel { call: call.unbind() } })
     }
+}
+
+/// A call under way.
+struct Begun {
+    answer: oneshot::Receiver<PyResult<Py<PyAny>>>,
+    /// The loop that it runs on; `None` on a thread.
+    event_loop: Option<LoopQueue>,
+    _cancel: Cancel,
 }
 
 /// Lets a function go on that waits for the event loop of this thread, while a synchronous call holds that up.

@@ -22,7 +22,9 @@ use crate::{
     convert::{self, Reader},
     error,
     http::HttpSurface,
-    logs, pending, runtime,
+    logs,
+    pending::{self, LoopQueue},
+    runtime,
     stream::Stream,
 };
 
@@ -155,7 +157,7 @@ impl Engine {
     }
 
     fn start<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.home.settle(pending::running_loop(py)?);
+        self.home.settle(LoopQueue::current(py)?);
         let sophia = self.sophia(py)?;
         pending::run(py, pending::reply(async move { sophia.start().await }))
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use pyo3::{exceptions::PyTimeoutError, prelude::*, sync::PyOnceLock, types::PyDict};
-use sophia_core::{Error, ErrorKind};
+use sophia_core::{Error, ErrorKind, resilience::abandoned};
 
 pyo3::import_exception!(asyncio, CancelledError);
 
@@ -17,6 +17,10 @@ pub struct Raised {
 impl Raised {
     /// Wraps what a callback raised, for the waiters of `operation`.
     pub fn wrap(operation: &'static str, raised: PyErr) -> Error {
+        // Its task was, and not theirs: to them it is an error like another.
+        if Python::try_attach(|py| raised.is_instance_of::<CancelledError>(py)).unwrap_or_default() {
+            return abandoned(operation, "the task of the callback was cancelled");
+        }
         let kind = Python::try_attach(|py| kind_of(py, &raised)).unwrap_or(ErrorKind::Unavailable);
         let text = raised.to_string();
         Error::new(kind, operation, format!("the callback raised {text}"))
@@ -30,11 +34,7 @@ fn kind_of(py: Python<'_>, raised: &PyErr) -> ErrorKind {
     if let Some(kind) = code.ok().and_then(|code| ErrorKind::from_code(&code)) {
         return kind;
     }
-    match () {
-        () if raised.is_instance_of::<PyTimeoutError>(py) => ErrorKind::Timeout,
-        () if raised.is_instance_of::<CancelledError>(py) => ErrorKind::Cancelled,
-        () => ErrorKind::Unavailable,
-    }
+    if raised.is_instance_of::<PyTimeoutError>(py) { ErrorKind::Timeout } else { ErrorKind::Unavailable }
 }
 
 impl fmt::Debug for Raised {

@@ -22,7 +22,7 @@ use pyo3::{
     types::{IntoPyDict, PyCFunction},
 };
 use sophia_core::{Result, memory::embed::without_waiting, operations::Reply};
-use tokio::task::AbortHandle;
+use tokio::{sync::watch, task::AbortHandle};
 
 use crate::{callback, convert, error, runtime};
 
@@ -36,7 +36,7 @@ pub fn run<'py>(py: Python<'py>, mut future: BoxFuture<'static, Outcome>) -> PyR
     if let Poll::Ready(outcome) = polled {
         return settle(py, outcome);
     }
-    let LoopQueue { event_loop, queue } = LoopQueue::current(py)?;
+    let LoopQueue { event_loop, queue, .. } = LoopQueue::current(py)?;
     let awaited = new_future(py, &event_loop)?;
     let slot = queue.slot(awaited.clone().unbind());
     let task = runtime::spawn(runtime, async move { slot.fill(future.await) });
@@ -119,12 +119,21 @@ impl Queue {
     fn slot(self: &Arc<Self>, future: Py<PyAny>) -> Slot {
         Slot { queue: self.clone(), future }
     }
+}
 
-    /// Settles everything that ended; runs on the event loop.
-    fn drain(&self, py: Python<'_>, wake: &UnixStream) {
+/// What an event loop calls when it is woken, and drops when it is closed.
+struct Drain {
+    queue: Arc<Queue>,
+    wake: UnixStream,
+    _is_open: watch::Sender<()>,
+}
+
+impl Drain {
+    /// Settles everything that ended.
+    fn run(&self, py: Python<'_>) {
         let mut bytes = [0; 64];
-        while (&*wake).read(&mut bytes).is_ok_and(|read| read == bytes.len()) {}
-        let ended = std::mem::take(&mut *self.ended.lock());
+        while (&self.wake).read(&mut bytes).is_ok_and(|read| read == bytes.len()) {}
+        let ended = std::mem::take(&mut *self.queue.ended.lock());
         for (future, outcome) in ended {
             let future = future.bind(py);
             if let Err(failure) = resolve(py, future, outcome) {
@@ -145,11 +154,13 @@ fn resolve(py: Python<'_>, future: &Bound<'_, PyAny>, outcome: Outcome) -> PyRes
     Ok(())
 }
 
-/// The queue of the loop that runs on this thread.
+/// An event loop, and the queue of what ended for it.
 #[derive(Clone)]
-struct LoopQueue {
+pub struct LoopQueue {
     event_loop: Arc<Py<PyAny>>,
     queue: Arc<Queue>,
+    /// Its sender is gone when the loop is closed.
+    open: watch::Receiver<()>,
 }
 
 thread_local! {
@@ -158,7 +169,8 @@ thread_local! {
 }
 
 impl LoopQueue {
-    fn current(py: Python<'_>) -> PyResult<LoopQueue> {
+    /// The one of the loop that runs on this thread.
+    pub fn current(py: Python<'_>) -> PyResult<LoopQueue> {
         let event_loop = running_loop(py)?;
         let known = CURRENT.with_borrow(|current| {
             let (known, generation) = current.as_ref()?;
@@ -176,22 +188,31 @@ impl LoopQueue {
     }
 
     fn new(py: Python<'_>, event_loop: Bound<'_, PyAny>) -> PyResult<LoopQueue> {
-        let (reader, wake) = UnixStream::pair()?;
-        reader.set_nonblocking(true)?;
+        let (woken, wake) = UnixStream::pair()?;
+        woken.set_nonblocking(true)?;
         wake.set_nonblocking(true)?;
+        let descriptor = woken.as_raw_fd();
+        let (is_open, open) = watch::channel(());
         let queue = Arc::new(Queue { ended: Mutex::default(), wake });
-        let descriptor = reader.as_raw_fd();
-        let drain = PyCFunction::new_closure(py, None, None, {
-            let queue = queue.clone();
-            move |arguments, _| queue.drain(arguments.py(), &reader)
-        })?;
+        let drain = Drain { queue: queue.clone(), wake: woken, _is_open: is_open };
+        let drain = PyCFunction::new_closure(py, None, None, move |arguments, _| drain.run(arguments.py()))?;
         event_loop.call_method1(intern!(py, "add_reader"), (descriptor, drain))?;
-        Ok(LoopQueue { event_loop: Arc::new(event_loop.unbind()), queue })
+        Ok(LoopQueue { event_loop: Arc::new(event_loop.unbind()), queue, open })
+    }
+
+    pub fn event_loop(&self) -> &Py<PyAny> {
+        &self.event_loop
+    }
+
+    /// Waits until the loop is closed.
+    pub async fn closed(&self) {
+        let mut open = self.open.clone();
+        while open.changed().await.is_ok() {}
     }
 }
 
 /// Returns the event loop that runs on this thread.
-pub fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     GET.import(py, "asyncio", "get_running_loop")?.call0().map_err(|failure| {
         if !failure.is_instance_of::<PyRuntimeError>(py) {

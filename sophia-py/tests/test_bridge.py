@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from sophia import Probe, Scope, Sophia, SophiaError, _callbacks, errors
+from sophia import CancelledError, Probe, Scope, Sophia, SophiaError, _callbacks, errors
 from sophia._sophia import error_codes
 
 from .conftest import Model, Program, engine
@@ -404,6 +404,72 @@ def test_what_a_callback_raises_reaches_every_waiter_as_the_same_object() -> Non
         assert all(outcome is failure for outcome in outcomes)
 
     asyncio.run(main())
+
+
+Ask = Callable[[Sophia, Callable[[], Awaitable[str]]], Awaitable[object]]
+
+
+async def from_run(s: Sophia, make: Callable[[], Awaitable[str]]) -> object:
+    return (await s.chat.run("q", make)).value
+
+
+async def from_kv(s: Sophia, make: Callable[[], Awaitable[str]]) -> object:
+    return await s.memory.kv.get_or_set("k", make)
+
+
+def closing(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> Callable[..., object]:
+    def run(main: Coroutine[Any, Any, None]) -> None:
+        loop = new_loop()
+        loop.run_until_complete(main)
+        loop.close()
+
+    return run
+
+
+@pytest.mark.parametrize("ask", [from_run, from_kv])
+@pytest.mark.parametrize(
+    "run",
+    [asyncio.run, uvloop.run, closing(asyncio.new_event_loop), closing(uvloop.new_event_loop)],
+    ids=["asyncio", "uvloop", "asyncio closed", "uvloop closed"],
+)
+def test_who_waits_for_work_on_a_loop_that_ends_begins_anew(run: Callable[..., object], ask: Ask) -> None:
+    s, begun, leaving = Sophia(), threading.Event(), threading.Event()
+    asking: list[object] = []
+
+    async def hang() -> str:
+        begun.set()
+        await asyncio.Future()
+        return "never"
+
+    async def make() -> str:
+        return "made"
+
+    async def lead() -> None:
+        asking.append(asyncio.ensure_future(ask(s, hang)))
+        while not leaving.is_set():
+            await asyncio.sleep(0.01)
+
+    async def follow() -> object:
+        following = asyncio.ensure_future(ask(s, make))
+        await asyncio.sleep(0.1)
+        assert not following.done()
+        leaving.set()
+        return await asyncio.wait_for(following, 5)
+
+    with ThreadPoolExecutor() as pool:
+        leader = pool.submit(run, lead())
+        assert begun.wait(5)
+        assert asyncio.run(follow()) == "made"
+        leader.result(5)
+
+
+async def test_a_callback_that_is_cancelled_is_an_error_of_ours_to_who_waits_for_it() -> None:
+    async def cancelled() -> str:
+        raise asyncio.CancelledError
+
+    for ask in (from_run, from_kv):
+        with pytest.raises(CancelledError, match="the task of the callback was cancelled"):
+            await ask(Sophia(), cancelled)
 
 
 def test_callbacks_see_the_context_variables_of_their_caller() -> None:

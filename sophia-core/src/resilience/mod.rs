@@ -22,4 +22,4 @@ pub use breaker::{BreakerConfig, BreakerSnapshot, BreakerState, CircuitBreaker};
 pub use check_all::CheckAll;
 pub use deadline::Deadline;
 pub use limiter::{Limiter, Permit};
-pub use single_flight::{Flown, Role, SingleFlight};
+pub use single_flight::{Flown, Role, SingleFlight, abandoned};

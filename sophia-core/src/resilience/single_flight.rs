@@ -1,7 +1,8 @@
 //! The same work once for all who ask at the same time.
 //!
 //! The work is a task of its own and every caller, the first included, only waits for it. So a caller that is cancelled
-//! harms nobody else; when the last one leaves, the work is aborted; and a panic in it is an error for those who wait.
+//! harms nobody else; when the last one leaves, the work is aborted; and a panic in it is an error for those who wait. Work that
+//! ends with what ran it, a runtime or an event loop, is begun anew by one who waits, with work of their own.
 
 use std::{
     collections::HashMap,
@@ -19,6 +20,9 @@ use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 
 use crate::{Error, ErrorKind, Result};
+
+/// What the context of an error says of work that was abandoned.
+const ABANDONED: &str = "abandoned";
 
 /// Coalesces concurrent work by key. Cheap to clone.
 ///
@@ -114,7 +118,8 @@ where
     /// Waits for the work under `key`, beginning it with `work` if nobody has.
     ///
     /// # Errors
-    /// What the work returns; [`ErrorKind::Internal`] if it panics; [`ErrorKind::Cancelled`] if its runtime stops.
+    /// What the work returns; [`ErrorKind::Internal`] if it panics; [`ErrorKind::Cancelled`], for who began it, if what runs it
+    /// stops.
     ///
     /// # Cancel safety
     /// Dropping the call leaves the flight; the last one to leave aborts the work.
@@ -131,32 +136,39 @@ where
     ///
     /// # Errors
     /// As [`SingleFlight::run`].
-    pub async fn run_with<F, W>(&self, key: K, join: impl FnOnce(&A), work: F) -> Result<Flown<V>>
+    pub async fn run_with<F, W>(&self, key: K, join: impl Fn(&A), mut work: F) -> Result<Flown<V>>
     where
         F: FnOnce(Arc<A>) -> W,
         W: Future<Output = Result<V>> + Send + 'static,
     {
-        let (mut seat, role) = self.board(key, join, work)?;
-        let outcome = match seat.outcome.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone(),
-            Err(_) => None,
-        };
-        match outcome {
-            Some(outcome) => outcome.map(|value| Flown { value, role }),
-            None => Err(Error::new(ErrorKind::Cancelled, self.operation, "the work was stopped by a shutdown")),
+        loop {
+            let (mut seat, unused) = self.board(key.clone(), &join, work)?;
+            let role = if unused.is_some() { Role::Follower } else { Role::Leader };
+            let outcome = match seat.outcome.wait_for(Option::is_some).await {
+                Ok(outcome) => outcome.clone(),
+                Err(_) => None,
+            };
+            match (outcome, unused) {
+                (None, Some(unused)) => work = unused,
+                (Some(Err(error)), Some(unused)) if is_abandoned(&error) => work = unused,
+                (Some(outcome), _) => return outcome.map(|value| Flown { value, role }),
+                (None, None) => return Err(abandoned(self.operation, "the work was stopped by a shutdown")),
+            }
         }
     }
 
-    fn board<F, W>(&self, key: K, join: impl FnOnce(&A), work: F) -> Result<(Seat<K, V, A>, Role)>
+    /// Takes a seat; gives the work back where other work is under way.
+    fn board<F, W>(&self, key: K, join: impl Fn(&A), work: F) -> Result<(Seat<K, V, A>, Option<F>)>
     where
         F: FnOnce(Arc<A>) -> W,
         W: Future<Output = Result<V>> + Send + 'static,
     {
         let mut flights = self.flights.lock();
-        if let Some(flight) = flights.get_mut(&key) {
+        // One whose runtime stopped has left no outcome, and nobody who would.
+        if let Some(flight) = flights.get_mut(&key).filter(|flight| flight.outcome.has_changed().is_ok()) {
             flight.waiters += 1;
             join(&flight.aboard);
-            return Ok((self.seat(key, flight.id, flight.outcome.clone()), Role::Follower));
+            return Ok((self.seat(key, flight.id, flight.outcome.clone()), Some(work)));
         }
         let runtime = Handle::try_current()
             .map_err(|_| Error::new(ErrorKind::Internal, self.operation, "called outside a tokio runtime"))?;
@@ -179,12 +191,21 @@ where
         });
         let flight = Flight { id, waiters: 1, outcome: outcome.clone(), abort: task.abort_handle(), aboard };
         flights.insert(key.clone(), flight);
-        Ok((self.seat(key, id, outcome), Role::Leader))
+        Ok((self.seat(key, id, outcome), None))
     }
 
     fn seat(&self, key: K, id: u64, outcome: watch::Receiver<Option<Result<V>>>) -> Seat<K, V, A> {
         Seat { flights: self.flights.clone(), key, id, outcome }
     }
+}
+
+/// Makes the error of work that ended with what ran it, which says nothing about others who ask the same: one of them begins theirs.
+pub fn abandoned(operation: &'static str, message: &'static str) -> Error {
+    Error::new(ErrorKind::Cancelled, operation, message).with(ABANDONED, true)
+}
+
+fn is_abandoned(error: &Error) -> bool {
+    error.get(ABANDONED).is_some()
 }
 
 /// One caller's place on a flight, given up when dropped.
@@ -309,6 +330,47 @@ mod tests {
         until(|| work.started.load(Ordering::SeqCst) == 2).await;
         work.go.notify_one();
         assert_eq!(next.await.unwrap().unwrap().value, 1);
+    }
+
+    #[tokio::test]
+    async fn work_that_was_abandoned_is_begun_anew_by_one_who_waits() {
+        let (flights, begun) = (SingleFlight::<u8, usize>::new("test"), AtomicUsize::new(0));
+        let call = || {
+            flights.run(1, || {
+                let turn = begun.fetch_add(1, Ordering::SeqCst);
+                async move {
+                    tokio::task::yield_now().await;
+                    if turn < 2 { Err(abandoned("test", "its loop has ended")) } else { Ok(turn) }
+                }
+            })
+        };
+        let (first, second, third, fourth) = futures::join!(call(), call(), call(), call());
+        for cancelled in [first, second] {
+            assert_eq!(cancelled.unwrap_err().kind(), ErrorKind::Cancelled);
+        }
+        assert_eq!(third.unwrap(), Flown { value: 2, role: Role::Leader });
+        assert_eq!(fourth.unwrap(), Flown { value: 2, role: Role::Follower });
+        assert_eq!((begun.load(Ordering::SeqCst), flights.in_flight()), (3, 0));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_waits_for_work_whose_runtime_stops_begins_anew() {
+        let (flights, lost, own) = (SingleFlight::new("test"), Work::default(), Work::default());
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let leader = runtime.spawn({
+            let (flights, lost) = (flights.clone(), lost.clone());
+            async move { flights.run(1, || lost.run()).await }
+        });
+        until(|| lost.started.load(Ordering::SeqCst) == 1).await;
+        let followers = [join(&flights, &own), join(&flights, &own)];
+        until(|| waiters(&flights) == 3).await;
+        runtime.shutdown_background();
+        assert!(leader.await.unwrap_err().is_cancelled());
+        until(|| own.started.load(Ordering::SeqCst) == 1).await;
+        own.go.notify_one();
+        for follower in followers {
+            assert_eq!(follower.await.unwrap().unwrap().value, 0);
+        }
     }
 
     #[tokio::test]

@@ -190,14 +190,21 @@ class Call:
         self._look: Look | None = None
         self._ended = False
 
-    def start(self) -> None:
-        if self._loop is None:
-            if self._begins_look():
-                self._begin_thread()
-        else:
+    def start(self) -> bool:
+        """Begins it; returns whether on the loop."""
+        if self._loop is not None:
             if self._operation in WAITED_FOR:
                 _waiting.add(self)
-            self._loop.call_soon_threadsafe(self._on_loop, context=self._context.copy())
+            try:
+                self._loop.call_soon_threadsafe(self._on_loop, context=self._context.copy())
+                return True
+            except RuntimeError:
+                # It was closed a moment ago.
+                _waiting.discard(self)
+                self._loop = self._home = None
+        if self._begins_look():
+            self._begin_thread()
+        return False
 
     def _begins_look(self) -> bool:
         """Whether no other call looks already for this one. What has left its loop is no look, and joins none."""
@@ -278,6 +285,9 @@ class Call:
                 value = self.awaited.result()
             elif inspect.isawaitable(value):
                 value = asyncio.run(_await(value))
+        except concurrent.futures.CancelledError:
+            # By the loop, which knows it by another name.
+            self._end(None, asyncio.CancelledError())
         except BaseException as raised:  # noqa: BLE001 - as above
             self._end(None, raised)
         else:

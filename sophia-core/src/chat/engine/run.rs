@@ -43,7 +43,8 @@ impl Chat {
     /// ```
     ///
     /// # Errors
-    /// What the producer returns, to everyone who waited for it; Timeout.
+    /// What the producer returns, to everyone who waited for it; Timeout. Where a producer ends with the runtime or the event loop
+    /// that runs it, one of the others begins theirs.
     ///
     /// # Cancel safety
     /// As [`Chat::complete`]; the producer is dropped when the last one leaves.

@@ -312,7 +312,8 @@ impl Kv {
     ///
     /// # Errors
     /// As [`Kv::set`]; what `load` returns; [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) for all who wait where it does
-    /// not return in time. A failure is not kept.
+    /// not return in time. A failure is not kept. Where `load` ends with the runtime or the event loop that runs it, one of the
+    /// others begins theirs.
     ///
     /// # Cancel safety
     /// A caller may leave; `load` goes on for the others and is aborted when the last one leaves, or its time is over.
