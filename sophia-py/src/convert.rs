@@ -1,7 +1,8 @@
 //! Python values in and out of serde, with no text between.
 //!
-//! In: None, bool, int, float, str, bytes, dict, list, tuple, set, a dataclass, a path, and datetime (as RFC 3339). What has `tolist()` (a numpy array)
-//! is read as that list. Out: the same plain types; a struct becomes a dict.
+//! In: None, bool, int, float, str, bytes, mappings, sequences, sets, views, generators, dataclasses, models of pydantic, paths and
+//! datetime (as RFC 3339). What has `tolist()` (a numpy array) is read as that list. Whatever else can be iterated over is refused:
+//! a file, a cursor or a row is not meant as a list. Out: the plain types; a struct becomes a dict.
 
 use std::fmt;
 
@@ -10,10 +11,11 @@ use pyo3::{
     exceptions::{PyOverflowError, PyUnicodeEncodeError},
     intern,
     prelude::*,
-    types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString},
+    sync::PyOnceLock,
+    types::{IntoPyDict, PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple, PyType},
 };
 use serde::{
-    de::{self, DeserializeSeed, IntoDeserializer, Visitor},
+    de::{self, DeserializeSeed, Deserializer as _, IntoDeserializer, Visitor},
     ser::{self, Serialize},
 };
 
@@ -61,20 +63,65 @@ const MAX_DEPTH: usize = 128;
 /// Reads a Python value.
 pub struct Reader<'a, 'py> {
     value: &'a Bound<'py, PyAny>,
+    place: Place,
+}
+
+/// Where a value stands.
+#[derive(Clone, Copy)]
+struct Place {
     depth: usize,
+    nulls: Nulls,
+}
+
+/// What becomes of the fields of a model that are null.
+#[derive(Clone, Copy)]
+enum Nulls {
+    Kept,
+    LeftOut,
 }
 
 impl<'a, 'py> Reader<'a, 'py> {
     pub fn new(value: &'a Bound<'py, PyAny>) -> Reader<'a, 'py> {
-        Reader { value, depth: 0 }
+        Reader { value, place: Place { depth: 0, nulls: Nulls::Kept } }
+    }
+
+    /// Leaves out the fields of models that are null.
+    pub fn without_nulls(value: &'a Bound<'py, PyAny>) -> Reader<'a, 'py> {
+        Reader { value, place: Place { depth: 0, nulls: Nulls::LeftOut } }
     }
 
     /// Reads a value in place of this one, or inside it.
-    fn inside(value: &'a Bound<'py, PyAny>, depth: usize) -> Result<Reader<'a, 'py>, Mismatch> {
-        if depth == MAX_DEPTH {
+    fn inside(value: &'a Bound<'py, PyAny>, place: Place) -> Result<Reader<'a, 'py>, Mismatch> {
+        if place.depth == MAX_DEPTH {
             return Err(Mismatch(format!("the value is nested deeper than {MAX_DEPTH}, or holds itself")));
         }
-        Ok(Reader { value, depth: depth + 1 })
+        Ok(Reader { value, place: Place { depth: place.depth + 1, ..place } })
+    }
+
+    fn read_object<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
+        let Reader { value, place } = self;
+        let py = value.py();
+        if value.is_instance_of::<PyType>() {
+            Err(refused(value)?)
+        } else if let Some(fields) = value.getattr_opt(intern!(py, "__dataclass_fields__"))? {
+            visitor.visit_map(Entries { entries: fields_of(value, &fields)?.iter(), value: None, place })
+        } else if let Some(dump) = value.getattr_opt(intern!(py, "model_dump"))? {
+            Reader::inside(&dumped(&dump, place.nulls)?, place)?.deserialize_any(visitor)
+        } else if value.hasattr(intern!(py, "__fspath__"))? {
+            Reader::inside(&value.call_method0(intern!(py, "__fspath__"))?, place)?.deserialize_any(visitor)
+        } else if value.hasattr(intern!(py, "isoformat"))? {
+            visitor.visit_string(rfc3339(value)?)
+        } else if value.hasattr(intern!(py, "total_seconds"))? {
+            Err(Mismatch(
+                "a timedelta is written as its seconds, `.total_seconds()`, or as text such as \"15m\"".into(),
+            ))
+        } else if value.hasattr(intern!(py, "tolist"))? {
+            Reader::inside(&value.call_method0(intern!(py, "tolist"))?, place)?.deserialize_any(visitor)
+        } else if is_list(value)? {
+            visitor.visit_seq(Items { items: value.try_iter()?, place })
+        } else {
+            Err(refused(value)?)
+        }
     }
 }
 
@@ -82,7 +129,7 @@ impl<'de> de::Deserializer<'de> for Reader<'_, '_> {
     type Error = Mismatch;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mismatch> {
-        let Reader { value, depth } = self;
+        let Reader { value, place } = self;
         if value.is_none() {
             visitor.visit_unit()
         } else if let Ok(text) = value.cast::<PyString>() {
@@ -102,29 +149,17 @@ impl<'de> de::Deserializer<'de> for Reader<'_, '_> {
             }
             visitor.visit_f64(number)
         } else if let Ok(dict) = value.cast::<PyDict>() {
-            visitor.visit_map(Entries { entries: dict.iter(), value: None, depth })
+            visitor.visit_map(Entries { entries: dict.iter(), value: None, place })
+        } else if value.is_instance_of::<PyList>() || value.is_instance_of::<PyTuple>() {
+            visitor.visit_seq(Items { items: value.try_iter()?, place })
         } else if let Ok(bytes) = value.cast::<PyBytes>() {
             visitor.visit_bytes(bytes.as_bytes())
         } else if let Ok(mapping) = value.cast::<PyMapping>() {
             let dict = PyDict::new(value.py());
             dict.update(mapping)?;
-            visitor.visit_map(Entries { entries: dict.iter(), value: None, depth })
-        } else if value.hasattr(intern!(value.py(), "__dataclass_fields__"))? {
-            Reader::inside(&value.getattr(intern!(value.py(), "__dict__"))?, depth)?.deserialize_any(visitor)
-        } else if value.hasattr(intern!(value.py(), "__fspath__"))? {
-            Reader::inside(&value.call_method0(intern!(value.py(), "__fspath__"))?, depth)?.deserialize_any(visitor)
-        } else if value.hasattr(intern!(value.py(), "isoformat"))? {
-            visitor.visit_string(rfc3339(value)?)
-        } else if value.hasattr(intern!(value.py(), "total_seconds"))? {
-            Err(Mismatch(
-                "a timedelta is written as its seconds, `.total_seconds()`, or as text such as \"15m\"".into(),
-            ))
-        } else if value.hasattr(intern!(value.py(), "tolist"))? {
-            Reader::inside(&value.call_method0(intern!(value.py(), "tolist"))?, depth)?.deserialize_any(visitor)
-        } else if let Ok(items) = value.try_iter() {
-            visitor.visit_seq(Items { items, depth })
+            visitor.visit_map(Entries { entries: dict.iter(), value: None, place })
         } else {
-            Err(Mismatch(format!("a value of type `{}` cannot be stored", value.get_type().name()?)))
+            self.read_object(visitor)
         }
     }
 
@@ -175,10 +210,54 @@ fn rfc3339(value: &Bound<'_, PyAny>) -> Result<String, Mismatch> {
     Ok(value.call_method0(intern!(py, "isoformat"))?.extract()?)
 }
 
+/// Says of what type a value is that cannot be read.
+fn refused(value: &Bound<'_, PyAny>) -> PyResult<Mismatch> {
+    let kind = value.get_type().fully_qualified_name()?;
+    Ok(Mismatch(format!("a value of type `{kind}` cannot be read: give it as a dict, a list, text or a number")))
+}
+
+/// Dumps a model of pydantic.
+fn dumped<'py>(dump: &Bound<'py, PyAny>, nulls: Nulls) -> PyResult<Bound<'py, PyAny>> {
+    let py = dump.py();
+    let options = [("mode", "json")].into_py_dict(py)?;
+    if matches!(nulls, Nulls::LeftOut) {
+        options.set_item("exclude_none", true)?;
+    }
+    dump.call((), Some(&options))
+}
+
+/// Returns the fields of a dataclass, also where they are slots, and nothing else that was set on it.
+fn fields_of<'py>(value: &Bound<'py, PyAny>, fields: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+    static FIELDS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = value.py();
+    let set = value.getattr_opt(intern!(py, "__dict__"))?.and_then(|set| set.cast_into::<PyDict>().ok());
+    let known = fields.cast::<PyDict>()?;
+    if let Some(set) = set.filter(|set| set.len() == known.len())
+        && set.iter().all(|(name, _)| known.contains(name).unwrap_or(false))
+    {
+        return Ok(set);
+    }
+    let dict = PyDict::new(py);
+    for field in FIELDS.import(py, "dataclasses", "fields")?.call1((value,))?.try_iter()? {
+        let name = field?.getattr(intern!(py, "name"))?.cast_into::<PyString>()?;
+        if let Some(value) = value.getattr_opt(&name)? {
+            dict.set_item(name, value)?;
+        }
+    }
+    Ok(dict)
+}
+
+/// Whether a value is meant as a list. A row of a database passes for a sequence, but has names for what is in it.
+fn is_list(value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static LISTS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = value.py();
+    Ok(value.is_instance(LISTS.import(py, "sophia._wire", "LISTS")?)? && !value.hasattr(intern!(py, "keys"))?)
+}
+
 struct Entries<'py> {
     entries: pyo3::types::dict::BoundDictIterator<'py>,
     value: Option<Bound<'py, PyAny>>,
-    depth: usize,
+    place: Place,
 }
 
 impl<'de> de::MapAccess<'de> for Entries<'_> {
@@ -193,13 +272,13 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Mismatch> {
         let value = self.value.take().ok_or_else(|| Mismatch("a value without its key".into()))?;
-        seed.deserialize(Reader::inside(&value, self.depth)?)
+        seed.deserialize(Reader::inside(&value, self.place)?)
     }
 }
 
 struct Items<'py> {
     items: Bound<'py, pyo3::types::PyIterator>,
-    depth: usize,
+    place: Place,
 }
 
 impl<'de> de::SeqAccess<'de> for Items<'_> {
@@ -207,7 +286,7 @@ impl<'de> de::SeqAccess<'de> for Items<'_> {
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Mismatch> {
         match self.items.next() {
-            Some(item) => seed.deserialize(Reader::inside(&item?, self.depth)?).map(Some),
+            Some(item) => seed.deserialize(Reader::inside(&item?, self.place)?).map(Some),
             None => Ok(None),
         }
     }

@@ -382,7 +382,8 @@ impl Engine {
         method: &'static str,
         arguments: &Bound<'_, PyAny>,
     ) -> PyResult<T> {
-        sophia_core::operations::read(method, Reader::new(arguments)).map_err(|failure| error::to_python(py, &failure))
+        sophia_core::operations::read(method, reading(method, arguments))
+            .map_err(|failure| error::to_python(py, &failure))
     }
 
     fn begin(
@@ -392,9 +393,15 @@ impl Engine {
         arguments: &Bound<'_, PyAny>,
     ) -> PyResult<sophia_core::operations::Running> {
         let sophia = self.sophia(py)?;
-        sophia_core::operations::call(&sophia, name, Reader::new(arguments))
+        sophia_core::operations::call(&sophia, name, reading(name, arguments))
             .map_err(|failure| error::to_python(py, &failure))
     }
+}
+
+/// Reads the arguments of an operation.
+fn reading<'a, 'py>(operation: &str, arguments: &'a Bound<'py, PyAny>) -> Reader<'a, 'py> {
+    // A message that an SDK gave has null wherever nothing was said, which providers refuse for many a field.
+    if operation.starts_with("chat.") { Reader::without_nulls(arguments) } else { Reader::new(arguments) }
 }
 
 /// What the facade's wrapper of a producer returns.

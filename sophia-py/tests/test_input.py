@@ -7,13 +7,19 @@ import math
 import pickle
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy
+import pydantic
 import pytest
 
 from sophia import (
@@ -249,6 +255,77 @@ def test_a_vector_may_be_a_numpy_array(s: Sophia) -> None:
     stored = s.memory.store_sync("x", scope=ADA, embedding=vector)
     found = s.memory.search_sync(scope=ADA, embedding=vector, mode="semantic")
     assert [hit.record.id for hit in found.hits] == [stored.id]
+
+
+class City(pydantic.BaseModel):
+    name: str
+    founded: date | None = None
+
+
+@dataclass(slots=True)
+class Slotted:
+    kind: ClassVar[str] = "slotted"
+    name: str = "a"
+    city: City | None = None
+
+
+@dataclass
+class Half(Slotted):
+    size: int = 2
+
+    @cached_property
+    def double(self) -> int:
+        return self.size * 2
+
+
+HALF = Half(city=City(name="Rome"))
+assert HALF.double == 4
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        (City(name="Rome"), {"name": "Rome", "founded": None}),
+        ([City(name="Rome", founded=date(1, 1, 1))], [{"name": "Rome", "founded": "0001-01-01"}]),
+        (pydantic.RootModel([1, 2]), [1, 2]),
+        (Slotted(), {"name": "a", "city": None}),
+        (HALF, {"name": "a", "city": {"name": "Rome", "founded": None}, "size": 2}),
+        (ADA, {"tenant": "acme", "user": "ada", "session": None, "agent": None}),
+        (MappingProxyType({"a": (1, 2)}), {"a": [1, 2]}),
+        (deque([1, 2]), [1, 2]),
+        (range(2), [0, 1]),
+        ({1}, [1]),
+        (frozenset({1}), [1]),
+        ({"a": 1}.keys(), ["a"]),
+        ({"a": 1}.values(), [1]),
+        ({"a": 1}.items(), [["a", 1]]),
+        ((number for number in (1, 2)), [1, 2]),
+        (map(str, (1, 2)), ["1", "2"]),
+        (numpy.array([[1.5]]), [[1.5]]),
+        (numpy.float64(1.5), 1.5),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_of_python_are_read_as_what_they_are(s: Sophia, value: Any, read: Any) -> None:
+    s.memory.kv.set_sync("k", value)
+    assert s.memory.kv.get_sync("k") == read
+
+
+class Pairs:
+    def __iter__(self) -> Iterator[int]:
+        return iter((1, 2))
+
+
+DATABASE = sqlite3.connect(":memory:")
+DATABASE.row_factory = sqlite3.Row
+ROW = DATABASE.execute("SELECT 1 AS one").fetchone()
+
+
+@pytest.mark.parametrize("value", [StringIO("text"), ROW, DATABASE.cursor(), Pairs(), City, Slotted], ids=lambda value: type(value).__name__)
+def test_what_only_can_be_iterated_over_is_no_list(s: Sophia, value: Any) -> None:
+    with pytest.raises(InvalidInputError, match=f"{type(value).__name__}` cannot be read: give it as a dict") as raised:
+        s.memory.kv.set_sync("k", {"a": value})
+    assert raised.value.context["field"] == "value.a"
 
 
 def test_text_is_kept_whole_whatever_it_holds(s: Sophia) -> None:

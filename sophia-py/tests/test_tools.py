@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
+from openai.types.chat import ChatCompletionMessage
+from pydantic import BaseModel
 
 from sophia import InvalidInputError, RateLimitedError, UnsupportedError
 from sophia._tools import Tool, definition, split
@@ -53,6 +55,24 @@ def test_tools_are_parted_from_functions() -> None:
     assert split("registry") == (["registry"], [])
     assert split([own, look_up, "registry"]) == ([own, "registry"], [look_up])
     assert split([look_up]) == (None, [look_up])
+
+
+def test_what_an_sdk_answered_and_models_of_ones_own_are_messages(model: Model) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
+    answered = ChatCompletionMessage.model_validate({"role": "assistant", "content": None, "refusal": None, "tool_calls": [call]})
+
+    class Told(BaseModel):
+        role: str = "tool"
+        tool_call_id: str
+        content: str
+        name: str | None = None
+
+    assert engine(model).chat.complete_sync([answered, Told(tool_call_id="1", content="Ada")]).text == "Ada"
+    # As from the SDK: to a provider, null is no list of calls.
+    assert model.bodies[-1]["messages"] == [
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "Ada"},
+    ]
 
 
 class Directory:

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence, Set, ValuesView
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from ._callbacks import blocking_the_loop
@@ -16,6 +16,10 @@ from .errors import ConflictError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+LISTS = (Sequence, Set, ValuesView, Generator, map, filter, zip, reversed)
+"""What the engine reads as a list."""
 
 
 class Unset:

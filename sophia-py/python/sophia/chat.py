@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from . import _tracing
 from ._sophia import Engine, Stream, refuse_misspelt
@@ -36,7 +36,16 @@ Share = Literal["session", "user", "tenant", "all"]
 CacheMode = Literal["default", "bypass", "refresh", "only"]
 Verdict = Literal["right", "wrong"]
 CostGroup = Literal["model", "provider", "tenant", "scope"]
-Messages = str | Sequence[Mapping[str, Any]]
+
+
+class Dumped(Protocol):
+    """A model of pydantic, such as a message that the SDK of a provider has given."""
+
+    def model_dump(self, *, mode: str, exclude_none: bool) -> Any:
+        """Returns it as plain values."""
+
+
+Messages = str | Sequence[Mapping[str, Any] | Dumped]
 
 _depth: ContextVar[int | None] = ContextVar("depth", default=None)
 """How many producers of `run` stand around what is done here: they hold permits that a run inside of them must not wait for."""
