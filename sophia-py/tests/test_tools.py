@@ -12,7 +12,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessage
 from pydantic import BaseModel
 
-from sophia import InvalidInputError, RateLimitedError, UnsupportedError
+from sophia import InvalidInputError, RateLimitedError, Sophia, UnsupportedError
 from sophia._tools import Tool, definition, split
 
 from .conftest import Model, engine
@@ -55,6 +55,15 @@ def test_tools_are_parted_from_functions() -> None:
     assert split("registry") == (["registry"], [])
     assert split([own, look_up, "registry"]) == ([own, "registry"], [look_up])
     assert split([look_up]) == (None, [look_up])
+    given: Any = (tool for tool in (own, look_up))
+    assert split(given) == ([own], [look_up])
+
+
+@pytest.mark.parametrize("tools", [5, look_up, {"type": "function"}])
+def test_what_is_no_list_of_tools_is_refused(tools: Any) -> None:
+    with pytest.raises(InvalidInputError, match=f"`tools` must be a list .* not a value of type `{type(tools).__name__}`") as refused:
+        Sophia().chat.complete_sync("hello", tools=tools)
+    assert refused.value.context["field"] == "tools"
 
 
 def test_what_an_sdk_answered_and_models_of_ones_own_are_messages(model: Model) -> None:

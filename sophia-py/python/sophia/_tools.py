@@ -6,7 +6,7 @@ import functools
 import inspect
 import json
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal
 
@@ -20,9 +20,11 @@ _NAMES = {str: "string", int: "integer", float: "number", bool: "boolean", NoneT
 
 def split(tools: Sequence[Tool] | str | None) -> tuple[list[Any] | None, list[Callable[..., Any]]]:
     """Parts what the engine is told as it is from functions."""
-    given = [tools] if isinstance(tools, str) else tools
-    if given is None:
+    if tools is None:
         return None, []
+    if isinstance(tools, Mapping) or not isinstance(tools, Iterable):
+        raise _refused(f"must be a list of tools, or \"registry\", not a value of type `{type(tools).__name__}`")
+    given = [tools] if isinstance(tools, str) else list(tools)
     functions = [tool for tool in given if callable(tool)]
     return [tool for tool in given if not callable(tool)] or None, functions
 
@@ -40,9 +42,12 @@ def _name(function: Callable[..., Any]) -> str:
     own, _ = _unfixed(function)
     name: str = getattr(own, "__name__", type(own).__name__)
     if name == "<lambda>":
-        message = "chat.complete: `tools` holds a lambda, which has no name that a model could call: write it with `def`"
-        raise InvalidInputError(message, operation="chat.complete", context={"field": "tools"})
+        raise _refused("holds a lambda, which has no name that a model could call: write it with `def`")
     return name
+
+
+def _refused(problem: str) -> InvalidInputError:
+    return InvalidInputError(f"chat.complete: `tools` {problem}", operation="chat.complete", context={"field": "tools"})
 
 
 def definition(function: Callable[..., Any]) -> dict[str, Any]:
