@@ -1,5 +1,7 @@
 /** One error class for each code of the engine. `docs/errors.md` is the table. */
 
+import { DURATIONS } from './types.js'
+
 /** Stable codes, the same in Rust, Python, Node and HTTP. */
 export type ErrorCode =
   | 'NOT_FOUND'
@@ -124,7 +126,7 @@ export function toError(told: Told, given?: unknown): SophiaError {
     const written = asWritten(field, given)
     context['field'] = written
     message = message.replace(`\`${field}\``, () => `\`${written}\``)
-    message = inCamelCase(message, written)
+    message = asSuggested(message, written, told.operation)
   }
   const facts = Object.entries(context).filter(([key]) => key !== 'field')
   const shown = facts.length === 0 ? '' : ` (${facts.map(([key, value]) => `${key}: ${value}`).join(', ')})`
@@ -192,10 +194,11 @@ function member(place: unknown, name: string): unknown {
   return typeof place === 'object' && place !== null ? (place as Record<string, unknown>)[name] : undefined
 }
 
-/** Turns the names that an error about an unknown field suggests. */
-function inCamelCase(message: string, written: string): string {
-  const unit = /ms\w?$/i.test(written) ? 'Ms' : ''
+/** Turns the names that an error about an unknown field suggests. In a configuration durations have two names. */
+function asSuggested(message: string, written: string, operation: string): string {
+  const shown = (name: string) => camel(name) + (operation !== 'config' && DURATIONS.has(camel(name)) ? 'Ms' : '')
+  const meant = (name: string) => (/ms\w?$/i.test(written) ? camel(name).replace(/(?:Ms)?$/, 'Ms') : shown(name))
   return message
-    .replace(/(?<=is not a known field; did you mean `)\w+/, (name) => camel(name).replace(/(?:Ms)?$/, unit))
-    .replace(/(?<=is not a known field; known are ).*/, camel)
+    .replace(/(?<=is not a known field; did you mean `)\w+/, meant)
+    .replace(/(?<=is not a known field; known are ).*/, (names) => names.replace(/\w+/g, shown))
 }

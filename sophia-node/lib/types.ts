@@ -1,5 +1,8 @@
 /** The types of the wire. Made by scripts/types.mjs from the schemas of the engine: do not edit. */
 
+/** Arguments that are durations: what is given is in milliseconds, and their names end in `Ms`. */
+export const DURATIONS: ReadonlySet<string> = new Set(['cooldown', 'deadline', 'interval', 'recencyHalfLife', 'stale', 'timeout', 'ttl', 'window'])
+
 /** Something that can be done about a target. */
 export interface Action {
   /** Its name, unique. */

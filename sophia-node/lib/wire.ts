@@ -1,9 +1,9 @@
 /** The bridge to the native engine: JSON text out, JSON text back, at once or later. */
 
 import * as native from '../native.js'
-import { SophiaError, invalidInput, toError, type Refuse } from './errors.js'
+import { SophiaError, camel, invalidInput, toError, type Refuse } from './errors.js'
 import { hearLogs } from './logs.js'
-import type { Scope } from './types.js'
+import { DURATIONS, type Scope } from './types.js'
 
 /** What every call takes. */
 export interface CallOptions {
@@ -68,25 +68,25 @@ export class Bridge {
   async call<T>(operation: string, own: object, options?: CallOptions): Promise<T> {
     const { signal, ...rest } = options ?? {}
     const given = { ...rest, ...own }
-    return this.#run((id) => this.#engine.call(id, operation, write(operation, given)), given, signal)
+    return this.#run((id) => this.#engine.call(id, operation, writeArguments(operation, given)), given, signal)
   }
 
   /** Calls an operation and waits for it on this thread. */
   callSync<T>(operation: string, own: object, options?: object): T {
     const given = { ...options, ...own }
-    const reply = this.#engine.callSync(operation, write(operation, given))
+    const reply = this.#engine.callSync(operation, writeArguments(operation, given))
     if (typeof reply === 'string') return JSON.parse(reply)
     throw this.#error(reply as native.Failure, given)
   }
 
   /** Calls a native method that takes the number of its promise. */
   async run<T>(operation: string, given: object, options: CallOptions | undefined, call: NativeCall): Promise<T> {
-    return this.#run((id) => call(this.#engine, id, write(operation, given)), given, options?.signal)
+    return this.#run((id) => call(this.#engine, id, writeArguments(operation, given)), given, options?.signal)
   }
 
   /** Calls a native method that is ready at once. */
   runSync<T>(operation: string, given: object, call: (engine: native.Engine, text: string) => native.Reply): T {
-    const reply = call(this.#engine, write(operation, given))
+    const reply = call(this.#engine, writeArguments(operation, given))
     if (typeof reply === 'string') return JSON.parse(reply)
     throw this.#error(reply as native.Failure, given)
   }
@@ -101,7 +101,7 @@ export class Bridge {
   stream<T>(operation: string, own: object, options?: CallOptions): JsonIterator<T> {
     const { signal, ...rest } = options ?? {}
     const given = { ...rest, ...own }
-    return this.#open<T>((engine) => engine.stream(operation, write(operation, given)), given, signal)
+    return this.#open<T>((engine) => engine.stream(operation, writeArguments(operation, given)), given, signal)
   }
 
   /** Opens a streamed answer with functions as tools. */
@@ -109,7 +109,7 @@ export class Bridge {
     const { signal, ...rest } = options
     const given = { ...rest, ...own }
     const open = (engine: native.Engine) =>
-      engine.streamWith(write('chat.stream', given), write('chat.stream', tools), this.keep('chat.stream', answer))
+      engine.streamWith(writeArguments('chat.stream', given), write('chat.stream', tools), this.keep('chat.stream', answer))
     return this.#open<T>(open, given, signal)
   }
 
@@ -367,6 +367,15 @@ export class JsonIterator<T> implements AsyncIterableIterator<T> {
 
 /** Traces of what JSON changes: of numbers that are not finite and of functions, half of a pair, a `Map`, an array of bytes. */
 const CHANGED = ['null', '\\ud', '{}', '{"0":']
+
+/** Writes the arguments of an operation. A duration under the engine's own name would be taken for seconds. */
+function writeArguments(operation: string, given: object): string {
+  for (const [name, value] of Object.entries(given)) {
+    if (typeof value !== 'number' || !DURATIONS.has(camel(name))) continue
+    throw invalidInput(operation, name, `is told in milliseconds: write \`${camel(name)}Ms\``)
+  }
+  return write(operation, given)
+}
 
 /**
  * Writes arguments, a configuration, or what a function gave as JSON text; what is not defined is null. Refuses what JSON would

@@ -141,6 +141,16 @@ function typesOf({ arguments: given, results }) {
   return types
 }
 
+/** Names the arguments that are durations, and nowhere another number. */
+function durationsOf(capabilities) {
+  const definitions = capabilities.flatMap(([, schemas]) => Object.values(schemas.arguments))
+  const fields = definitions.flatMap(({ properties = {} }) => Object.entries(properties))
+  const isNumber = (schema) => !isDuration(schema) && [schema.type].flat().some((type) => type === 'number' || type === 'integer')
+  const numbers = new Set(fields.filter(([, schema]) => isNumber(schema)).map(([name]) => name))
+  const durations = fields.filter(([name, schema]) => isDuration(schema) && !numbers.has(name))
+  return [...new Set(durations.map(([name]) => camel(name)))].sort()
+}
+
 /** Returns the text of lib/types.ts. */
 export function generate() {
   const capabilities = Object.entries(JSON.parse(operationSchemas()))
@@ -162,7 +172,9 @@ export function generate() {
     for (const [name, text] of typesOf(renamed)) types.set(name, text)
   }
   const sorted = [...types].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, text]) => text)
-  return ['/** The types of the wire. Made by scripts/types.mjs from the schemas of the engine: do not edit. */', ...sorted, ''].join('\n\n')
+  const names = durationsOf(capabilities).map((name) => `'${name}'`).join(', ')
+  const durations = `/** Arguments that are durations: what is given is in milliseconds, and their names end in \`Ms\`. */\nexport const DURATIONS: ReadonlySet<string> = new Set([${names}])`
+  return ['/** The types of the wire. Made by scripts/types.mjs from the schemas of the engine: do not edit. */', durations, ...sorted, ''].join('\n\n')
 }
 
 /** Renames definitions and what refers to them. */

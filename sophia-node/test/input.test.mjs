@@ -119,6 +119,25 @@ test('an argument that cannot be is refused by the name of its field, and nothin
   assert.deepEqual({ records, keys }, { records: 0, keys: 0 })
 })
 
+test('a duration under its bare name is no number of seconds', async () => {
+  const s = new Sophia()
+  for (const [call, field] of [
+    [() => s.chat.complete('x', { timeout: 1500 }), 'timeout'],
+    [() => s.chat.run('x', () => 1, { ttl: 60 }), 'ttl'],
+    [() => s.memory.kv.getOrSet('k', () => 1, { stale: 5 }), 'stale'],
+    [() => s.memory.search('x', { recency_half_life: 60 }), 'recency_half_life'],
+    [() => s.health.register('x', { probe: { kind: 'tcp', host: 'h', port: 1 }, interval: 5 }), 'interval'],
+  ]) {
+    const error = await refused(call)
+    assert.deepEqual([error.code, error.context.field], ['INVALID_INPUT', field])
+    assert.match(error.message, /`\w+` is told in milliseconds: write `\w+Ms`$/)
+  }
+  await assert.rejects(s.chat.complete('x', { timeot: 5 }), { message: /did you mean `timeoutMs`\?$/ })
+  await assert.rejects(s.chat.complete('x', { somethingElse: 5 }), { message: /known are .*\bttlMs, timeoutMs\b/ })
+  // A configuration may be that of another language.
+  assert.ok(new Sophia({ chat: { timeout: 5 } }))
+})
+
 test("what is for the provider is shown its place, and a misspelt option its name", async () => {
   const s = new Sophia()
   await assert.rejects(s.chat.complete('x', { top_p: 1 }), { message: /is not a known field; known are .*providerFields$/ })
