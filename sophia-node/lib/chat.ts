@@ -62,8 +62,8 @@ export interface RunResult<T> {
   latencyMs: number
 }
 
-/** How many producers of `run` stand around what is done: they hold permits that a run inside of them must not wait for. */
-const depths = new AsyncLocalStorage<number>()
+/** The producers of `run` that stand around what is done: a run inside of them must not wait for them, nor for their permits. */
+const standing = new AsyncLocalStorage<readonly string[]>()
 
 /** Asks models, and keeps what they answer. */
 export class Chat {
@@ -101,8 +101,8 @@ export class Chat {
     options: RunProducerOptions<T> = {},
   ): Promise<RunResult<T>> {
     const { text, cacheable, signal, ...rest } = options
-    const produce = async (depth: number, signal: AbortSignal) => {
-      const value = await depths.run(depth, () => producer({ signal }))
+    const produce = async (around: readonly string[], signal: AbortSignal) => {
+      const value = await standing.run(around, () => producer({ signal }))
       // As a field it would be left out.
       if (isCode(value)) throw invalidInput('chat.run', 'value', `is a ${typeof value}, which JSON cannot say`)
       return {
@@ -111,8 +111,8 @@ export class Chat {
         cacheable: typeof cacheable === 'function' ? Boolean(cacheable(value)) : cacheable,
       }
     }
-    const depth = depths.getStore()
-    return this.#bridge.run('chat.run', { ...traced(), ...rest, message, depth }, { signal }, (engine, id, text) =>
+    const around = standing.getStore()
+    return this.#bridge.run('chat.run', { ...traced(), ...rest, message, around }, { signal }, (engine, id, text) =>
       engine.run(id, text, this.#bridge.keep('chat.run', produce)),
     )
   }

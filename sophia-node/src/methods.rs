@@ -109,7 +109,7 @@ pub fn run(sophia: &Sophia, arguments: &str, producer: JsFunction) -> Result<Wor
     let sophia = sophia.clone();
     let produce = move || -> BoxFuture<'static, Result<Produced>> {
         Box::pin(async move {
-            let made: Made = answer("chat.run", &producer.call("chat.run", [chat::depth()]).await?)?;
+            let made: Made = answer("chat.run", &producer.call("chat.run", [chat::around()]).await?)?;
             let produced = Produced::new(made.value).cacheable(made.cacheable.unwrap_or(true));
             Ok(match made.text {
                 Some(text) => produced.text(text),

@@ -328,6 +328,8 @@ test('producers inside of others do not wait for their permits, nor do tools tha
   const whole = (i) => s.chat.run(`whole ${i}`, async () => [await part(i), (await s.chat.complete(`${i}`, { tools: tools(`t${i}`) })).text])
   const results = await Promise.all(Array.from({ length: 20 }, (_, i) => whole(i)))
   assert.deepEqual(results.map(({ value }) => value), Array.from({ length: 20 }, (_, i) => [i, `t${i}`]))
+  const itself = () => s.chat.run('itself', itself)
+  await assert.rejects(itself(), { code: 'INVALID_INPUT', message: /which would wait for itself/ })
 })
 
 test('vectors have a deadline of their own', async (t) => {

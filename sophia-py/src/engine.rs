@@ -275,7 +275,7 @@ impl Engine {
         })))
     }
 
-    /// Gives the chat's protection to a coroutine function, which is given how many producers stand around what it does and
+    /// Gives the chat's protection to a coroutine function, which is given the producers that stand around what it does and
     /// returns `{value, text, cacheable}`.
     fn chat_run<'py>(
         &self,
@@ -285,7 +285,7 @@ impl Engine {
     ) -> PyResult<Bound<'py, PyAny>> {
         let options: RunOptions = self.read(py, "chat.run", arguments)?;
         let callback = Callback::new("chat.run", produce, &self.home)?;
-        let producer = move || async move { callback.call(Some(chat::depth())).await.and_then(produced) }.boxed();
+        let producer = move || async move { callback.call(Some(chat::around())).await.and_then(produced) }.boxed();
         let sophia = self.sophia(py)?;
         pending::run(py, pending::reply(async move { sophia.chat().run_value(options, producer).await }))
     }

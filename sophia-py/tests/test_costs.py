@@ -128,3 +128,9 @@ async def test_producers_inside_of_others_do_not_wait_for_their_permits() -> Non
 
     runs = (s.chat.run(f"whole {number}", lambda number=number: whole(number)) for number in range(20))
     assert [result.value for result in await asyncio.gather(*runs)] == list(range(20))
+
+    async def itself() -> object:
+        return await s.chat.run("itself", itself)
+
+    with pytest.raises(sophia.InvalidInputError, match="which would wait for itself"):
+        await s.chat.run("itself", itself)

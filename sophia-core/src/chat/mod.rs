@@ -90,7 +90,7 @@ pub use provider::{
 };
 pub use request::{CacheMode, ChatRequest, Message, Share};
 pub use response::{Answer, Attempt, CacheInfo, CacheStatus, ChatChunk, ChatResponse, Delta, Usage};
-pub use run::{Produced, RunOptions, RunResult, depth};
+pub use run::{Produced, RunOptions, RunResult, around};
 pub use semantic::{
     SemanticConfig, SemanticDecision, SemanticFeedback, SemanticGroup, SemanticMode, SemanticProfile, SemanticReport,
     SemanticVerdict,

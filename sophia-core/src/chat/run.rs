@@ -73,24 +73,24 @@ pub struct RunOptions {
     pub tags: Vec<String>,
     /// Trace that it belongs to (W3C `traceparent`), for OpenTelemetry; null begins one.
     pub traceparent: Option<String>,
-    /// How many producers stand around the call; as many as around this task where it is null. Bindings say it, whose
-    /// functions run elsewhere.
+    /// The producers that stand around the call; those around this task where it is null. Bindings say it, whose functions run
+    /// elsewhere.
     #[schemars(skip)]
-    pub depth: Option<usize>,
+    pub around: Option<Vec<String>>,
 }
 
 tokio::task_local! {
-    static DEPTH: usize;
+    static AROUND: Vec<String>;
 }
 
-/// Returns how many producers of `run` stand around what this task does.
-pub fn depth() -> usize {
-    DEPTH.try_with(|depth| *depth).unwrap_or_default()
+/// Returns what names the producers of `run` that stand around what this task does, the outermost first.
+pub fn around() -> Vec<String> {
+    AROUND.try_with(Vec::clone).unwrap_or_default()
 }
 
-/// Does the work of a producer around which `depth` stand, itself included.
-pub(crate) fn inside<W: Future>(depth: usize, work: W) -> impl Future<Output = W::Output> {
-    DEPTH.scope(depth, work)
+/// Does the work of a producer around which these stand, itself included.
+pub(crate) fn inside<W: Future>(around: Vec<String>, work: W) -> impl Future<Output = W::Output> {
+    AROUND.scope(around, work)
 }
 
 impl RunOptions {

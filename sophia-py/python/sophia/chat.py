@@ -47,8 +47,8 @@ class Dumped(Protocol):
 
 Messages = str | Sequence[Mapping[str, Any] | Dumped]
 
-_depth: ContextVar[int | None] = ContextVar("depth", default=None)
-"""How many producers of `run` stand around what is done here: they hold permits that a run inside of them must not wait for."""
+_around: ContextVar[list[str] | None] = ContextVar("around", default=None)
+"""The producers of `run` that stand around what is done here: a run inside of them must not wait for them, nor for their permits."""
 
 
 @dataclass(frozen=True)
@@ -229,8 +229,8 @@ class Chat:
         """
         text, cacheable = options.pop("text", None), options.pop("cacheable", None)
 
-        async def produce(depth: int) -> dict[str, Any]:
-            _depth.set(depth)
+        async def produce(around: list[str]) -> dict[str, Any]:
+            _around.set(around)
             made = producer()
             value = await made if inspect.isawaitable(made) else made
             return {
@@ -240,7 +240,7 @@ class Chat:
             }
 
         options["traceparent"] = options.get("traceparent") or _tracing.traceparent()
-        arguments = given(message=message, depth=_depth.get(), **options)
+        arguments = given(message=message, around=_around.get(), **options)
         result: RunResult[Any] = reader(RunResult)(await settled(self._engine.chat_run(arguments, produce)))
         return result
 

@@ -18,8 +18,8 @@ pub(super) struct RunLine([Limiter; MAX_DEPTH]);
 /// What those share who wait for one run.
 #[derive(Debug, Default)]
 pub(super) struct Company {
-    /// How many producers stand around the deepest of them.
-    depth: watch::Sender<usize>,
+    /// The producers that stand around the deepest of them.
+    around: watch::Sender<Vec<String>>,
 }
 
 impl RunLine {
@@ -34,9 +34,9 @@ impl RunLine {
     /// InvalidInput where it is too deep.
     pub async fn acquire(&self, company: &Company) -> Result<Permit> {
         const OPERATION: &str = Operation::Run.name();
-        let mut depth = company.depth.subscribe();
+        let mut around = company.around.subscribe();
         loop {
-            let now = *depth.borrow_and_update();
+            let now = around.borrow_and_update().len();
             let Some(limiter) = self.0.get(now) else {
                 let message = format!("more than {MAX_DEPTH} producers stand inside of each other");
                 return Err(Error::new(ErrorKind::InvalidInput, OPERATION, message));
@@ -44,24 +44,26 @@ impl RunLine {
             tokio::select! {
                 biased;
                 permit = limiter.acquire(OPERATION, forever()) => return permit,
-                Ok(()) = depth.changed() => {}
+                Ok(()) = around.changed() => {}
             }
         }
     }
 }
 
 impl Company {
-    /// Takes one more in, around whom so many producers stand.
-    pub fn join(&self, depth: usize) {
-        self.depth.send_if_modified(|deepest| {
-            let is_deeper = depth > *deepest;
-            *deepest = depth.max(*deepest);
+    /// Takes one more in, around whom these producers stand.
+    pub fn join(&self, around: &[String]) {
+        self.around.send_if_modified(|deepest| {
+            let is_deeper = around.len() > deepest.len();
+            if is_deeper {
+                *deepest = around.to_vec();
+            }
             is_deeper
         });
     }
 
-    /// Returns how many producers stand around the deepest.
-    pub fn depth(&self) -> usize {
-        *self.depth.borrow()
+    /// Returns the producers that stand around the deepest.
+    pub fn around(&self) -> Vec<String> {
+        self.around.borrow().clone()
     }
 }

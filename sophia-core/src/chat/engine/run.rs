@@ -24,7 +24,7 @@ use super::{
     line::Company,
     ms, narrowed,
 };
-use crate::{Result, Scope, here::elsewhere, resilience::Role};
+use crate::{Error, Result, Scope, here::elsewhere, resilience::Role};
 
 impl Chat {
     /// Returns the value that `producer` makes for `message`, in this scope: kept, shared, bounded and measured.
@@ -129,6 +129,14 @@ impl Chat {
         let deadline = self.deadline(options.timeout);
         let epoch = self.0.cache.epoch();
         let flight = FlightKey { key, dialect: Dialect::Chat, epoch, refresh: options.cache == CacheMode::Refresh };
+        // What nobody joins is not waited for.
+        let name = if used { format!("{flight:?}") } else { String::new() };
+        let around = options.around.unwrap_or_else(run::around);
+        if used && stale.is_none() && around.contains(&name) && self.0.runs.is_under_way(&flight) {
+            const ITSELF: &str =
+                "is what a producer around it is asked, which would wait for itself: ask something else";
+            return Err(Error::invalid(OPERATION, "message", ITSELF));
+        }
         let keeping = used.then(|| Keeping {
             key,
             scope: narrowed(options.share, options.scope.as_ref()),
@@ -159,7 +167,8 @@ impl Chat {
                 Turn::Ours(lease, found) => (lease, found),
             };
             let _permit = accounts.enter(OPERATION, &scope, line.acquire(&company)).await?;
-            let produced = run::inside(company.depth() + 1, async move { producer().await }).await?;
+            let around = [company.around(), vec![name]].concat();
+            let produced = run::inside(around, async move { producer().await }).await?;
             let value = Arc::new(produced.value);
             let keeping = keeping.filter(|_| produced.cacheable);
             let ttl_s = keeping.as_ref().and_then(|keeping| {
@@ -180,8 +189,7 @@ impl Chat {
             in_background(async move { deadline.run(OPERATION, refreshed).await })?;
             return Ok(kept);
         }
-        let depth = options.depth.unwrap_or_else(run::depth);
-        let join = |company: &Company| company.join(depth);
+        let join = |company: &Company| company.join(&around);
         let (value, ttl_s, found) = if used {
             let mut own = Some(work);
             let flown = loop {

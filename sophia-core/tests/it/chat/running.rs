@@ -112,6 +112,25 @@ async fn producers_do_not_stand_inside_of_each_other_without_end() {
     assert_eq!(refused.code(), "INVALID_INPUT", "{refused}");
 }
 
+#[tokio::test]
+async fn a_producer_that_asks_for_its_own_value_is_told_so() {
+    fn run(chat: &Chat, questions: &'static [&'static str]) -> futures::future::BoxFuture<'static, Result<usize>> {
+        let (chat, inner) = (chat.clone(), chat.clone());
+        async move {
+            let Some((question, others)) = questions.split_first() else { return Ok(0) };
+            let run = chat.run(question, &Scope::new(), move || async move { run(&inner, others).await });
+            Ok(run.await?.value + 1)
+        }
+        .boxed()
+    }
+    let chat = chat(Config::default());
+    for questions in [&["a", "a"][..], &["a", "b", "a"], &["a", "b", "b"]] {
+        let refused = run(&chat, questions).await.unwrap_err();
+        assert_eq!((refused.code(), refused.get("field")), ("INVALID_INPUT", Some("message")), "{refused}");
+    }
+    assert_eq!(run(&chat, &["a", "b", "c"]).await.unwrap(), 3);
+}
+
 #[derive(Debug)]
 struct Own(u32);
 
