@@ -64,7 +64,30 @@ pub(super) fn of(text: &[char]) -> Vec<Box<str>> {
     if found.iter().any(|sign: &String| sign.contains(|c| OPERATORS.contains(c))) {
         found.append(&mut brackets);
     }
+    found.extend(layout(text));
     found.into_iter().map(String::into_boxed_str).collect()
+}
+
+/// Returns how deep each line stands, and how it begins, where some stand deeper than others, as in code: a block ends where
+/// its depth does. The first line counts for nothing, for it may begin amid a question.
+fn layout(text: &[char]) -> Option<String> {
+    let mut open: Vec<usize> = Vec::new();
+    let lines = text.split(|c| *c == '\n').filter(|line| !line.iter().all(|c| is_blank(*c)));
+    let mut lines: Vec<(usize, String)> = lines
+        .skip(1)
+        .map(|line| {
+            let width = line.iter().take_while(|c| is_blank(**c)).count();
+            open.retain(|outer| *outer < width);
+            open.push(width);
+            let word = line[width..].iter().take_while(|c| c.is_alphanumeric());
+            (open.len(), word.flat_map(|c| c.to_lowercase()).collect())
+        })
+        .collect();
+    let least = lines.iter().map(|(depth, _)| *depth).min()?;
+    // Lines after the last deep one are like any text.
+    lines.truncate(lines.iter().rposition(|(depth, _)| *depth > least)? + 1);
+    let shown: Vec<_> = lines.iter().map(|(depth, word)| format!("{}{word}", depth - least)).collect();
+    Some(format!("\n{}", shown.join(" ")))
 }
 
 fn is_word(c: char) -> bool {
@@ -168,6 +191,10 @@ impl Place<'_> {
             // `.net`, `.5`
             ['.'] | ['.', '.'] if right && opens(self.text, self.sign.start) => Some(self.bound(&sign, false, true)),
             ['.', '.'] if !left => Some(self.bound(&sign, false, false)),
+            // The negation of `!x`, the command of `:w`: what ends a part of a sentence does not begin a word.
+            [before @ .., '!' | ':'] if right && (!left || before.iter().any(|c| QUOTES.contains(*c))) => {
+                Some(self.bound(sign.trim_start_matches(|c| QUOTES.contains(c)), false, true))
+            }
             // The factorial; feet, inches and the derivative.
             ['!', ..] if follows && left && !right => Some(self.bound("!", true, false)),
             ['\'', ..] | ['"', ..]
@@ -228,6 +255,8 @@ mod tests {
             ("2 * (3 + 4)", &["(3", "2*", "3+4", "4)"]),
             ("what does `;` do, and \"?\"", &[";", "?"]),
             ("5!, 5' and 6\"", &["5!", "5'", "6\""]),
+            ("!x, `!y`, (!!z) and :w", &["!!z", "!x", "!y", ":w"]),
+            ("a\n if b:\n  c\n d", &["\n0if 1c"]),
         ] {
             assert_eq!(signs(text), expected, "{text}");
         }
@@ -243,6 +272,8 @@ mod tests {
             "¿Qué es «esto»? 何ですか。",
             "20 °C, Acme®",
             "a 'b' `c`",
+            "Hi!\nIs it: so",
+            "a:\n  b\n  c",
         ] {
             assert!(signs(text).is_empty(), "{text}: {:?}", signs(text));
         }

@@ -601,6 +601,15 @@ mod tests {
     }
 
     #[test]
+    fn code_that_is_indented_in_another_way_is_other_code() {
+        let fix = |code: &str| format!("What does this do?\n{code}");
+        let kept = fix("if x:\n    a()\n    b()");
+        assert_eq!(veto(&kept, &fix("if x:\n    a()\nb()")), Veto::Signs);
+        assert_eq!(veto(&kept, &fix("while x:\n    a()\n    b()")), Veto::Signs);
+        assert_eq!(likeness(&kept, &format!("Hello! {}\n\nThanks", fix("if x:\n  a()\n  b()"))), 1.0);
+    }
+
+    #[test]
     fn what_changes_the_answer_is_a_veto() {
         use Veto::*;
         for (a, b, why) in [

@@ -128,7 +128,7 @@ async fn conversations_that_end_in_the_same_words_are_not_the_same() {
 }
 
 /// Pairs of questions that no profile serves with one answer, whatever their similarity.
-const APART: [(&str, &str); 40] = [
+const APART: [(&str, &str); 42] = [
     ("What is C# used for?", "What is C++ used for?"),
     ("How do I learn C/C++?", "How do I learn C?"),
     ("What is 12 * 3?", "What is 12 + 3?"),
@@ -169,6 +169,8 @@ const APART: [(&str, &str); 40] = [
     ("Is the letter from Alice?", "Is the letter for Alice?"),
     ("What does a && b do?", "What does a || b do?"),
     ("What does 🍆 mean?", "What does 🍑 mean?"),
+    ("What does `!x` do?", "What does `x` do?"),
+    ("Fix this:\nif x:\n    a()\n    b()", "Fix this:\nif x:\n    a()\nb()"),
 ];
 
 /// Pairs that every profile serves.
