@@ -39,6 +39,11 @@ const LIMITERS: &str = "only solely exclusively merely purely even except except
 /// Verbs that turn the verb after them around.
 const REVERSERS: &str = "stop avoid quit cease prevent refuse fail lack forget skip undo reverse revoke pretend";
 
+/// Words about words: the one after them may be spoken of.
+const ABOUT_WORDS: &str = "mean meaning word phrase expression keyword spell spelling pronounce pronunciation say write synonym \
+    antonym opposite rhyme plural singular tense conjugate conjugation define definition translate translation etymology \
+    verb noun adverb adjective preposition pronoun conjunction syllable sentence use usage";
+
 /// Days, months and moments: they are dates.
 const MOMENTS: &str = "monday tuesday wednesday thursday friday saturday sunday january february march april june july august \
     september october november december today tomorrow yesterday tonight weekend weekday";
@@ -101,6 +106,7 @@ struct Lexicon {
     negators: HashSet<&'static str>,
     limiters: HashSet<&'static str>,
     reversers: HashSet<String>,
+    about_words: HashSet<String>,
     moments: HashSet<&'static str>,
     units: HashSet<String>,
     numbers: HashMap<&'static str, u32>,
@@ -135,6 +141,7 @@ impl Lexicon {
             negators: set(NEGATORS),
             limiters: set(LIMITERS),
             reversers: REVERSERS.split_whitespace().map(stem).collect(),
+            about_words: ABOUT_WORDS.split_whitespace().map(stem).collect(),
             moments: set(MOMENTS),
             units: UNITS.split_whitespace().map(stem).collect(),
             numbers: small.chain(tens).collect(),
@@ -171,6 +178,11 @@ pub(super) fn plain_negator(word: &str) -> &str {
 /// Returns whether it turns the verb after it around.
 pub(super) fn is_reverser(stem: &str) -> bool {
     LEXICON.reversers.contains(stem)
+}
+
+/// Returns whether it is a word about words.
+pub(super) fn is_about_words(stem: &str) -> bool {
+    LEXICON.about_words.contains(stem)
 }
 
 /// Returns whether a joining word is of English only.

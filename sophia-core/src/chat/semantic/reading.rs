@@ -26,7 +26,24 @@ struct Word {
     text: (u32, u32),
     stem: (u32, u32),
     kind: Kind,
-    name: bool,
+    style: Style,
+}
+
+/// How a word is written, as far as that tells what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Style {
+    /// It tells nothing: the first word of a sentence, or any of a text that is all small or all large.
+    Plain,
+    /// Small, where a name would be large.
+    Small,
+    /// Large where others are small: a name.
+    Name,
+    /// Large for another reason, perhaps: shouted, or in a title.
+    Large,
+    /// Not said but spoken of: `what does please mean`.
+    Mentioned,
+    /// The same, to the letter: `is "reciept" right`.
+    Quoted,
 }
 
 /// One word of a reading.
@@ -35,11 +52,20 @@ pub(super) struct WordRef<'a> {
     pub text: &'a str,
     pub stem: &'a str,
     pub kind: Kind,
-    /// Whether it is written as a name: with a capital where none is due.
-    pub is_name: bool,
+    pub style: Style,
 }
 
 impl WordRef<'_> {
+    /// Returns whether nothing else can be said for it: a name, or a word that is spoken of.
+    pub fn is_name(&self) -> bool {
+        matches!(self.style, Style::Name | Style::Large) || self.is_mentioned()
+    }
+
+    /// Returns whether it is spoken of.
+    pub fn is_mentioned(&self) -> bool {
+        matches!(self.style, Style::Mentioned | Style::Quoted)
+    }
+
     /// Returns whether it is a number, a day or the like, which have an order of their own.
     pub fn is_counted(&self) -> bool {
         lexicon::moment(self.text).is_some()
@@ -65,7 +91,13 @@ impl Reading {
             };
             let text = put(&token.text);
             let stem = if stem == token.text { text } else { put(&stem) };
-            words.push(Word { text, stem, kind: kind(&tokens, at), name: token.is_name });
+            let (kind, style) = match kind(&tokens, at) {
+                kind @ (Kind::Negator | Kind::Limiter) => (kind, token.style),
+                _ if token.is_quoted => (Kind::Content, Style::Quoted),
+                _ if is_mentioned(&tokens, at) => (Kind::Content, Style::Mentioned),
+                kind => (kind, token.style),
+            };
+            words.push(Word { text, stem, kind, style });
         }
         numbers.append(&mut moments);
         signs.sort_unstable();
@@ -77,7 +109,7 @@ impl Reading {
             text: self.slice(word.text),
             stem: self.slice(word.stem),
             kind: word.kind,
-            is_name: word.name,
+            style: word.style,
         })
     }
 
@@ -112,7 +144,10 @@ impl Reading {
     /// Returns whether what is known of words applies to it: a share of its words are English ones that join others.
     pub fn is_english(&self) -> bool {
         const SHARE: usize = 4;
-        let joining = self.words().filter(|word| matches!(word.kind, Kind::Function | Kind::Filler));
+        let is_joining = |kind| matches!(kind, Kind::Function | Kind::Filler);
+        let joining = self
+            .words()
+            .filter(|word| is_joining(word.kind) || (word.is_mentioned() && is_joining(lexicon::kind(word.text))));
         self.words.len() <= joining.clone().count() * SHARE
             && joining.clone().any(|word| lexicon::is_english_only(word.text))
     }
@@ -134,7 +169,10 @@ impl Reading {
 #[derive(Debug, PartialEq)]
 struct Token {
     text: String,
-    is_name: bool,
+    style: Style,
+    is_quoted: bool,
+    /// Whether a clause ends with it.
+    is_last: bool,
     /// What decides whether it is a joining word or a name for something: `IT` is not `it`, nor `vitamin D` the `d` of `I'd`.
     form: Form,
 }
@@ -149,6 +187,10 @@ enum Form {
 }
 
 impl Token {
+    fn new(text: &str, style: Style, form: Form) -> Token {
+        Token { text: text.to_owned(), style, is_quoted: false, is_last: false, form }
+    }
+
     fn kind(&self) -> Kind {
         let is_letter = self.text.len() == 1 && self.text.as_bytes()[0].is_ascii_alphabetic();
         let is_word = match self.form {
@@ -200,6 +242,44 @@ fn kind(tokens: &[Token], at: usize) -> Kind {
     }
 }
 
+/// Returns whether a word is not said but spoken of: it stands where only a noun can, or a word about words says so.
+fn is_mentioned(tokens: &[Token], at: usize) -> bool {
+    /// Words that stand before another: where none follows, they are spoken of.
+    const LEADING: [&str; 21] = [
+        "a", "an", "the", "my", "your", "our", "their", "its", "and", "or", "but", "if", "than", "because", "while",
+        "during", "since", "into", "within", "whether", "very",
+    ];
+    /// What may stand between a word about words and the one that it is about.
+    const BETWEEN: [&str; 12] = ["a", "an", "the", "of", "for", "to", "with", "in", "between", "as", "and", "or"];
+    /// What may follow the one that it is about.
+    const AFTER: [&str; 12] = ["to", "in", "into", "for", "with", "and", "or", "from", "mean", "means", "do", "does"];
+    /// Words that mean what was said before or is shown, unless they come after one of `of`, `with` and `between`.
+    const POINTING: [&str; 22] = [
+        "i", "me", "we", "us", "you", "it", "he", "him", "she", "they", "them", "this", "that", "these", "those",
+        "there", "here", "what", "how", "when", "where", "why",
+    ];
+    let text = |at: usize| tokens.get(at).map_or("", |token| token.text.as_str());
+    let token = &tokens[at];
+    if token.is_last && LEADING.contains(&text(at)) {
+        return true;
+    }
+    let before = |at: usize| {
+        let is_end = |before: &Token| before.is_last || !BETWEEN.contains(&before.text.as_str());
+        tokens[..at].iter().rposition(is_end).filter(|&before| !tokens[before].is_last)
+    };
+    let is_pointing = POINTING.contains(&text(at));
+    if !is_pointing && at > 0 && matches!(text(at + 1), "mean" | "means") {
+        return true;
+    }
+    let Some(about) = before(at) else { return false };
+    // Of `between who and whom`, both.
+    let is_second = matches!(text(at - 1), "and" | "or") && about + 2 == at;
+    let about = if is_second { before(about).unwrap_or(about) } else { about };
+    lexicon::is_about_words(&lexicon::stem(text(about)))
+        && (!is_pointing || matches!(text(at - 1), "of" | "with" | "between"))
+        && (token.is_last || AFTER.contains(&text(at + 1)))
+}
+
 /// A text in parts.
 #[derive(Debug, Default)]
 struct Tokens {
@@ -213,6 +293,8 @@ fn tokens(text: &str) -> Tokens {
     let is_loud = !text.iter().any(|c| c.is_lowercase());
     let mut out = Tokens::default();
     let mut at = 0;
+    let quotes = sign::quotes(&text);
+    let mut has_capitals = false;
     let mut sentence_starts = true;
     while at < text.len() {
         let first = text[at];
@@ -225,6 +307,7 @@ fn tokens(text: &str) -> Tokens {
         let part = &text[at..end];
         if first.is_alphanumeric() || is_negative {
             let is_capital = first.is_uppercase();
+            let is_first_person = part == ['I'] || matches!(part, ['I', '\'' | '’', ..]);
             let is_shouted = !is_loud && part.len() > 1 && part.iter().all(|c| !c.is_lowercase());
             // Amid a sentence, `A` is the one of `vitamin A`; `I` is always written so.
             let is_letter = part == ['A'] && !sentence_starts && !is_loud;
@@ -232,17 +315,44 @@ fn tokens(text: &str) -> Tokens {
                 && is_capital
                 && !is_loud
                 && (!sentence_starts || is_shouted)
-                && !(part.len() == 1 || part.starts_with(&['I', '\'']) || part.starts_with(&['I', '’']));
+                && !(part.len() == 1 || is_first_person);
+            has_capitals |= is_capital && !is_loud && !is_shouted && !is_first_person;
             let lower: String = part.iter().flat_map(|c| c.to_lowercase()).collect();
             let form = if is_shouted || is_letter { Form::Shouted } else { Form::Plain };
-            split(&lower, is_name, form, &mut out.tokens);
+            let style = match is_name {
+                true if is_shouted => Style::Large,
+                true => Style::Name,
+                false if first.is_lowercase() => Style::Small,
+                false => Style::Plain,
+            };
+            let before = out.tokens.len();
+            split(&lower, style, form, &mut out.tokens);
+            let is_quoted = quotes.iter().any(|quote| quote.contains(&at));
+            out.tokens[before..].iter_mut().for_each(|token| token.is_quoted = is_quoted);
             sentence_starts = false;
         } else if matches!(first, '$' | '£' | '€' | '%') {
-            out.tokens.push(Token { text: first.to_string(), is_name: false, form: Form::Plain });
+            out.tokens.push(Token::new(&first.to_string(), Style::Plain, Form::Plain));
         } else if matches!(first, '.' | '!' | '?' | ':' | '\n' | '"' | '“') {
             sentence_starts = true;
         }
+        if matches!(first, '.' | '!' | '?' | ';' | ',' | '\n' | ')')
+            && let Some(last) = out.tokens.last_mut()
+        {
+            last.is_last = true;
+        }
         at = end;
+    }
+    if let Some(last) = out.tokens.last_mut() {
+        last.is_last = true;
+    }
+    // In `How Is It Made`, capitals tell no name.
+    let is_title = out.tokens.iter().any(|token| token.style == Style::Name && token.kind() == Kind::Function);
+    for token in &mut out.tokens {
+        token.style = match token.style {
+            Style::Small if !has_capitals => Style::Plain,
+            Style::Name if is_title => Style::Large,
+            style => style,
+        };
     }
     out.signs = sign::of(&text);
     out
@@ -262,8 +372,8 @@ pub(super) fn run(text: &[char], at: usize) -> usize {
 }
 
 /// Puts a run of letters and digits as the words that it is.
-fn split(lower: &str, is_name: bool, form: Form, out: &mut Vec<Token>) {
-    let mut put = |text: &str, form: Form| out.push(Token { text: text.to_owned(), is_name, form });
+fn split(lower: &str, style: Style, form: Form, out: &mut Vec<Token>) {
+    let mut put = |text: &str, form: Form| out.push(Token::new(text, style, form));
     if lower.starts_with(|c: char| c.is_ascii_digit() || c == '-') {
         // `3pm` is a number and its unit; `3b7` is an identifier.
         let number = lower.trim_end_matches(|c: char| c.is_alphabetic());
@@ -343,7 +453,12 @@ mod tests {
     #[test]
     fn a_capital_inside_of_a_sentence_makes_a_name() {
         let names = |text: &str| -> Vec<String> {
-            tokens(text).tokens.into_iter().filter(|token| token.is_name).map(|token| token.text).collect()
+            tokens(text)
+                .tokens
+                .into_iter()
+                .filter(|token| matches!(token.style, Style::Name | Style::Large))
+                .map(|token| token.text)
+                .collect()
         };
         assert_eq!(names("Is Paris in France? Yes. I'd say NASA, and I say so."), ["paris", "france", "nasa"]);
     }

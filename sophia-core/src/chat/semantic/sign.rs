@@ -90,6 +90,44 @@ fn layout(text: &[char]) -> Option<String> {
     Some(format!("\n{}", shown.join(" ")))
 }
 
+/// Returns where something is quoted.
+pub(super) fn quotes(text: &[char]) -> Vec<Range<usize>> {
+    const PAIRS: [(char, &str); 10] = [
+        ('"', "\""),
+        ('\'', "'’"),
+        ('`', "`"),
+        ('“', "”"),
+        ('„', "“”"),
+        ('‘', "’'"),
+        ('«', "»"),
+        ('‹', "›"),
+        ('「', "」"),
+        ('『', "』"),
+    ];
+    let mut found = Vec::new();
+    // Those that nothing closes any more are not looked for again, or a text of them would take long.
+    let mut unclosed = Vec::new();
+    let mut at = 0;
+    while at < text.len() {
+        let pair = PAIRS.iter().find(|(open, _)| *open == text[at] && !unclosed.contains(open));
+        let Some((open, close)) = pair.filter(|_| opens(text, at)) else {
+            at += 1;
+            continue;
+        };
+        let closes =
+            |end: &usize| close.contains(text[*end]) && !text.get(end + 1).is_some_and(|next| next.is_alphanumeric());
+        match (at + 1..text.len()).find(closes) {
+            Some(end) => {
+                found.push(at + 1..end);
+                at = end;
+            }
+            None => unclosed.push(*open),
+        }
+        at += 1;
+    }
+    found
+}
+
 fn is_word(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '$' | '£' | '€' | '%')
 }

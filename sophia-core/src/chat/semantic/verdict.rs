@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use super::{
     lexicon::{self, Kind},
     order::{DETERMINERS, is_reversed},
-    reading::{Reading, WordRef},
+    reading::{Reading, Style, WordRef},
 };
 
 /// Shortest word in which a slip of the pen is recognised, in bytes.
@@ -87,7 +87,7 @@ pub(super) fn judge(a: &Reading, b: &Reading) -> Result<f64, Veto> {
     if only_a.iter().chain(&only_b).any(|word| lexicon::is_reverser(word.stem)) {
         return Err(Veto::Negation);
     }
-    if only_a.iter().chain(&only_b).any(|word| word.is_name || word.text.len() == 1 || !is_known(word.text)) {
+    if only_a.iter().chain(&only_b).any(|word| word.is_name() || word.text.len() == 1 || !is_known(word.text)) {
         return Err(Veto::Names);
     }
     let all = a.content().count() + b.content().count();
@@ -475,7 +475,7 @@ fn pairs(words: &[WordRef<'_>]) -> Vec<Joined> {
 impl Joined {
     /// Returns whether it is that word, or says the same: `log in` and `login`, `sign up` and `register`.
     fn is(&self, word: &WordRef<'_>) -> bool {
-        self.text == word.text || (!word.is_name && self.says(word.stem))
+        self.text == word.text || (!word.is_name() && self.says(word.stem))
     }
 
     fn says(&self, stem: &str) -> bool {
@@ -487,15 +487,21 @@ impl Joined {
 fn is_counterpart(word: WordRef<'_>, other: WordRef<'_>) -> bool {
     match other.kind {
         Kind::Content => are_same(word, other),
-        Kind::Function => !word.is_name && (word.stem == other.stem || lexicon::are_synonyms(word.stem, other.stem)),
+        Kind::Function | Kind::Filler if word.is_mentioned() => word.text == other.text,
+        Kind::Function => !word.is_name() && (word.stem == other.stem || lexicon::are_synonyms(word.stem, other.stem)),
         _ => false,
     }
 }
 
-/// Returns whether two words are forms, synonyms or slips of one. Of a name there is one form only.
+/// Returns whether two words are forms, synonyms or slips of one. Of a name there is one form only, and a word that is
+/// written small where names are large is none.
 pub(super) fn are_same(a: WordRef<'_>, b: WordRef<'_>) -> bool {
-    if a.is_name || b.is_name {
-        return a.text == b.text;
+    if matches!((a.style, b.style), (Style::Name, Style::Small) | (Style::Small, Style::Name)) {
+        return false;
+    }
+    if a.is_name() || b.is_name() {
+        let has_slips = |word: WordRef<'_>| word.style == Style::Mentioned || !word.is_name();
+        return a.text == b.text || (has_slips(a) && has_slips(b) && is_slip(a.text, b.text));
     }
     a.stem == b.stem || lexicon::are_synonyms(a.stem, b.stem) || is_slip(a.text, b.text)
 }
@@ -607,6 +613,20 @@ mod tests {
         assert_eq!(veto(&kept, &fix("if x:\n    a()\nb()")), Veto::Signs);
         assert_eq!(veto(&kept, &fix("while x:\n    a()\n    b()")), Veto::Signs);
         assert_eq!(likeness(&kept, &format!("Hello! {}\n\nThanks", fix("if x:\n  a()\n  b()"))), 1.0);
+    }
+
+    #[test]
+    fn a_word_that_is_spoken_of_is_no_politeness() {
+        for (a, b) in [
+            ("Conjugate to have in the past", "Conjugate to be in the past"),
+            ("Define hope", "Define want"),
+            ("Is \"reciept\" spelled right?", "Is \"receipt\" spelled right?"),
+            ("What is the plural of this?", "What is the plural of that?"),
+            ("What does \"well, thanks\" mean?", "What does \"oh, thanks\" mean?"),
+            ("Write a sentence with because", "Write a sentence with while"),
+        ] {
+            assert!(matches!(veto(a, b), Veto::Names | Veto::Words), "{a} | {b}: {:?}", veto(a, b));
+        }
     }
 
     #[test]

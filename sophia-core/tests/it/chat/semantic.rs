@@ -128,7 +128,7 @@ async fn conversations_that_end_in_the_same_words_are_not_the_same() {
 }
 
 /// Pairs of questions that no profile serves with one answer, whatever their similarity.
-const APART: [(&str, &str); 42] = [
+const APART: [(&str, &str); 47] = [
     ("What is C# used for?", "What is C++ used for?"),
     ("How do I learn C/C++?", "How do I learn C?"),
     ("What is 12 * 3?", "What is 12 + 3?"),
@@ -169,12 +169,17 @@ const APART: [(&str, &str); 42] = [
     ("Is the letter from Alice?", "Is the letter for Alice?"),
     ("What does a && b do?", "What does a || b do?"),
     ("What does 🍆 mean?", "What does 🍑 mean?"),
+    ("What does 'please' mean?", "What does 'thanks' mean?"),
+    ("How do I say hello in Welsh?", "How do I say sorry in Welsh?"),
+    ("What is the antonym of want?", "What is the antonym of need?"),
+    ("How do I use during?", "How do I use since?"),
+    ("How are Polish knives made?", "How are polish knives made?"),
     ("What does `!x` do?", "What does `x` do?"),
     ("Fix this:\nif x:\n    a()\n    b()", "Fix this:\nif x:\n    a()\nb()"),
 ];
 
 /// Pairs that every profile serves.
-const ALIKE: [(&str, &str); 12] = [
+const ALIKE: [(&str, &str); 13] = [
     ("What is C# used for?", "Please tell me what C# is used for."),
     ("When is x > 5 true?", "when is x>5 true"),
     ("How do I delete ~/data?", "Hi, how can I delete ~/data? Thanks!"),
@@ -187,6 +192,7 @@ const ALIKE: [(&str, &str); 12] = [
     ("How do I change the receipt?", "How do I change the reciept?"),
     ("Did Germany invade France?", "did Germany invade France"),
     ("How do I turn off the alarm?", "How do I switch off the alarm?"),
+    ("What does 'thanks' mean?", "Please tell me what thanks means."),
 ];
 
 #[tokio::test]
