@@ -256,7 +256,20 @@ pub(super) fn stem(word: &str) -> String {
 }
 
 /// Words that end like a form of another and are none.
-const LEXICON_FREE_OF_ENDINGS: [&str; 6] = ["monday", "tuesday", "wednesday", "thursday", "news", "this"];
+const LEXICON_FREE_OF_ENDINGS: [&str; 12] = [
+    "monday",
+    "tuesday",
+    "wednesday",
+    "thursday",
+    "news",
+    "this",
+    "apply",
+    "comply",
+    "imply",
+    "multiply",
+    "reply",
+    "supply",
+];
 
 fn is_alphabetic(word: &str) -> bool {
     word.bytes().all(|byte| byte.is_ascii_alphabetic())
@@ -274,6 +287,7 @@ mod tests {
             ("copy", "copies"),
             ("plan", "planned"),
             ("refund", "refunded"),
+            ("apply", "applying"),
         ] {
             assert_eq!(stem(a), stem(b), "{a} {b}");
         }

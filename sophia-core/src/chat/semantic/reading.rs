@@ -27,6 +27,7 @@ struct Word {
     stem: (u32, u32),
     kind: Kind,
     style: Style,
+    is_last: bool,
 }
 
 /// How a word is written, as far as that tells what it is.
@@ -53,6 +54,8 @@ pub(super) struct WordRef<'a> {
     pub stem: &'a str,
     pub kind: Kind,
     pub style: Style,
+    /// Whether a clause ends with it.
+    pub is_last: bool,
 }
 
 impl WordRef<'_> {
@@ -97,7 +100,7 @@ impl Reading {
                 _ if is_mentioned(&tokens, at) => (Kind::Content, Style::Mentioned),
                 kind => (kind, token.style),
             };
-            words.push(Word { text, stem, kind, style });
+            words.push(Word { text, stem, kind, style, is_last: token.is_last });
         }
         numbers.append(&mut moments);
         signs.sort_unstable();
@@ -110,6 +113,7 @@ impl Reading {
             stem: self.slice(word.stem),
             kind: word.kind,
             style: word.style,
+            is_last: word.is_last,
         })
     }
 
@@ -233,6 +237,8 @@ fn kind(tokens: &[Token], at: usize) -> Kind {
     match token.text.as_str() {
         // `the best way to` asks how.
         "best" if next == "way" => Kind::Function,
+        // `How long` is one question word, `how come` asks why.
+        "long" | "many" | "often" | "far" | "old" | "come" if before == "how" => Kind::Function,
         // `I'd` and `I'll`, unless a number or a sickness.
         "id" if !matches!(next, "like" | "love" | "rather" | "prefer") => Kind::Content,
         "ill" if at > 0 => Kind::Content,

@@ -151,6 +151,7 @@ impl Veto {
             Veto::Person => "person",
             Veto::Names => "names",
             Veto::Words => "words",
+            Veto::Added => "added",
         }
     }
 }

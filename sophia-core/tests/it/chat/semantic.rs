@@ -128,7 +128,7 @@ async fn conversations_that_end_in_the_same_words_are_not_the_same() {
 }
 
 /// Pairs of questions that no profile serves with one answer, whatever their similarity.
-const APART: [(&str, &str); 47] = [
+const APART: [(&str, &str); 50] = [
     ("What is C# used for?", "What is C++ used for?"),
     ("How do I learn C/C++?", "How do I learn C?"),
     ("What is 12 * 3?", "What is 12 + 3?"),
@@ -176,10 +176,16 @@ const APART: [(&str, &str); 47] = [
     ("How are Polish knives made?", "How are polish knives made?"),
     ("What does `!x` do?", "What does `x` do?"),
     ("Fix this:\nif x:\n    a()\n    b()", "Fix this:\nif x:\n    a()\nb()"),
+    ("How do I reset my password?", "How do I reset my wife's password?"),
+    ("How do I delete a file?", "How do I delete a file permanently?"),
+    (
+        "Summarise this: the ferries wait in the frozen harbour until the ice on the water breaks in the spring.",
+        "Summarise this for a child: the ferries wait in the frozen harbour until the ice on the water breaks in the spring.",
+    ),
 ];
 
 /// Pairs that every profile serves.
-const ALIKE: [(&str, &str); 13] = [
+const ALIKE: [(&str, &str); 15] = [
     ("What is C# used for?", "Please tell me what C# is used for."),
     ("When is x > 5 true?", "when is x>5 true"),
     ("How do I delete ~/data?", "Hi, how can I delete ~/data? Thanks!"),
@@ -193,6 +199,8 @@ const ALIKE: [(&str, &str); 13] = [
     ("Did Germany invade France?", "did Germany invade France"),
     ("How do I turn off the alarm?", "How do I switch off the alarm?"),
     ("What does 'thanks' mean?", "Please tell me what thanks means."),
+    ("How do I reset my password?", "Hi team, how do I reset my password? Thanks in advance"),
+    ("How long does delivery take?", "How many days does delivery take?"),
 ];
 
 #[tokio::test]
