@@ -23,7 +23,7 @@ const PREPOSITIONS: [&str; 36] = [
 const TYING: [&str; 7] = ["of", "for", "in", "on", "at", "under", "about"];
 /// Those of them that say where something is.
 const PLACING: [&str; 4] = ["in", "on", "at", "under"];
-pub(super) const BE: [&str; 7] = ["is", "are", "was", "were", "be", "been", "s"];
+const BE: [&str; 7] = ["is", "are", "was", "were", "be", "been", "s"];
 const HAVE: [&str; 4] = ["have", "has", "had", "got"];
 const JOINING: [&str; 2] = ["and", "or"];
 /// Adjectives that follow their noun as well as they precede it.

