@@ -450,6 +450,7 @@ impl AnswerCache {
     }
 
     /// Returns whether there are no entries, not even those just put.
+    #[cfg(feature = "redis")]
     pub(super) fn is_empty(&self) -> bool {
         self.0.entries.iter().next().is_none()
     }

@@ -366,7 +366,7 @@ mod tests {
         until(|| waiters(&flights) == 3).await;
         runtime.shutdown_background();
         assert!(leader.await.unwrap_err().is_cancelled());
-        until(|| own.started.load(Ordering::SeqCst) == 1).await;
+        until(|| own.started.load(Ordering::SeqCst) == 1 && waiters(&flights) == 2).await;
         own.go.notify_one();
         for follower in followers {
             assert_eq!(follower.await.unwrap().unwrap().value, 0);
