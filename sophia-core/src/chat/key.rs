@@ -1,8 +1,9 @@
 //! The key of a question: what must be equal for one answer to serve both.
 //!
 //! BLAKE3-256 over version ‖ scope as far as it is shared ‖ providers ‖ model ‖ canonical JSON of the whole body minus a
-//! short list. The dialect is not in it: an answer serves all of them. A refusal does not, nor is a call under way joined. Listing what to leave out is safe where listing what to include is not: a new field of a provider
-//! makes another key instead of a wrong answer.
+//! short list. The dialect is not in it: an answer serves all of them. A refusal does not, nor is a call under way joined. Listing
+//! what to leave out is safe where listing what to include is not: a new field of a provider makes another key instead of a wrong
+//! answer.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -10,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::{
     canonical::{Canonical, by_utf16},
-    dialect::TOOL_HINTS,
+    dialect::{TOOL_HINTS, asker},
     request::{ChatRequest, Field, Share, field},
     semantic::is_instruction,
 };
@@ -19,19 +20,8 @@ use crate::{Error, Result, Scope};
 /// Changes whenever the meaning of a key changes.
 const VERSION: &[u8] = b"sophia-chat-v1";
 
-/// Fields of a body that do not change what the answer says. What they say of who asks stays out of answers (`dialect/asker.rs`).
-const EXCLUDED: [&str; 10] = [
-    "cache_control",
-    "stream",
-    "stream_options",
-    "user",
-    "metadata",
-    "timeout",
-    "safety_identifier",
-    "prompt_cache_key",
-    "prompt_cache_options",
-    "prompt_cache_retention",
-];
+/// Fields of a body that do not change what the answer says, beside those that say who asks ([`asker::NAMES`]).
+const HINTS: [&str; 4] = ["cache_control", "stream", "stream_options", "timeout"];
 /// Marker of a message or a part for the provider's own cache.
 const MARKER: [&str; 1] = ["cache_control"];
 
@@ -178,7 +168,7 @@ fn part(text: &mut Vec<u8>, part: Option<&str>) {
 }
 
 fn write_fields(operation: &'static str, mut fields: Vec<(&str, Field<'_>)>, text: &mut Vec<u8>) -> Result<()> {
-    fields.retain(|(name, _)| !EXCLUDED.contains(name));
+    fields.retain(|(name, _)| !HINTS.contains(name) && !asker::NAMES.contains(name));
     // Two names of one bound, by protocol. What it cuts is never kept.
     if !fields.iter().any(|(name, _)| *name == "max_tokens") {
         fields
@@ -233,7 +223,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::chat::{Message, dialect::asker};
+    use crate::chat::Message;
 
     const PROVIDERS: [u8; 32] = [7; 32];
 

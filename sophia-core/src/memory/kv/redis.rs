@@ -365,12 +365,12 @@ impl RedisTier {
 
     fn place(&self, key: &KvKey) -> Place {
         let parts = key.borrowed();
-        let hash = hash(key);
+        let (hash, index) = (hash(key), self.index(parts.tenant, parts.user));
         Place {
-            value: self.0.values.wall(parts.tenant, parts.user).key(&hash),
-            note: self.0.indexes.wall(parts.tenant, parts.user).key(&format!("load:{hash}")),
-            index: self.index(parts.tenant, parts.user),
+            value: index.values.key(&hash),
+            note: index.own.key(&format!("load:{hash}")),
             name: [key.key().as_bytes(), b"\0", hash.as_bytes()].concat(),
+            index,
         }
     }
 
@@ -378,9 +378,7 @@ impl RedisTier {
         Index { own: self.0.indexes.wall(tenant, user), values: self.0.values.wall(tenant, user) }
     }
 
-    async fn remove_listed(&self, operation: &'static str, what: &Invalidation, by: By<'_>, epoch: u64) -> Result<u64> {
-        let (tenant, user) = (what.scope.tenant.as_deref(), what.scope.user.as_deref());
-        let index = self.index(tenant, user);
+    async fn remove_listed(&self, operation: &'static str, index: &Index, by: By<'_>, epoch: u64) -> Result<u64> {
         let (listed_by, list, tag) = match by {
             By::Prefix(prefix) => {
                 let mut list = cmd("ZRANGEBYLEX");
@@ -594,13 +592,13 @@ impl KvTier for RedisTier {
         self.0.redis.run::<i64>(OPERATION, &INVALIDATED, &call).await?;
         let mut removed = 0;
         if let Some(prefix) = &what.prefix {
-            removed += self.remove_listed(OPERATION, what, By::Prefix(prefix), epoch).await?;
+            removed += self.remove_listed(OPERATION, &index, By::Prefix(prefix), epoch).await?;
             if prefix.is_empty() {
                 self.remove_indexes(OPERATION, &index).await?;
             }
         }
         for tag in &what.tags {
-            removed += self.remove_listed(OPERATION, what, By::Tag(tag), epoch).await?;
+            removed += self.remove_listed(OPERATION, &index, By::Tag(tag), epoch).await?;
         }
         Ok(removed)
     }
